@@ -1,0 +1,3 @@
+"""Touchstone: human preference comparisons in, trustworthy reward models out."""
+
+__version__ = "0.1.0"

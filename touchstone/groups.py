@@ -1,0 +1,317 @@
+"""The group: one prompt, its K completions, and the judged comparisons between them.
+
+The unit of everything: a preference pair is a group with two completions and one comparison, a ranking
+is K completions and the comparisons it implies, best-of-N is N completions and no comparison.
+
+Two spellings, one meaning: `data/groups.jsonl` (one group per line, the same bytes on any machine) and
+Parquet with `ARROW_SCHEMA` (inside the pipeline).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from touchstone.errors import DataError
+from touchstone.files import canonical_json, digest_text, digest_value
+
+SCHEMA_VERSION = 1
+PARQUET_BATCH = 2_000
+"""Groups per Parquet row group: what is held in memory at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a chat: `role` is system, user, assistant or tool."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One answer to the prompt, with what is known of it besides the comparisons.
+
+    Attributes:
+        text: the completion, without template or end-of-sequence token.
+        policy: who or what wrote it; None if unknown.
+        outcome: outcome label (1.0 correct, 0.0 wrong); None if unknown.
+        steps: one label per reasoning step; None if unknown.
+        ratings: named scores. The sandbox keeps its known reward under "gold".
+    """
+
+    text: str
+    policy: str | None = None
+    outcome: float | None = None
+    steps: tuple[float, ...] | None = None
+    ratings: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """An edge between completions `i` and `j`: how often each was preferred, and by whom.
+
+    Attributes:
+        i, j: indices into the group's completions, i != j.
+        wins_i, wins_j, ties: counts (or weights) of judgements.
+        margin: how much better the preferred one is, in the source's units; None if unknown.
+        annotator: hashed identity of the judge; None if unknown or aggregated.
+    """
+
+    i: int
+    j: int
+    wins_i: float
+    wins_j: float
+    ties: float = 0.0
+    margin: float | None = None
+    annotator: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One prompt, its completions and their comparisons.
+
+    Attributes:
+        id: content hash of axis, prompt and completion texts; labels don't enter it.
+        cluster_id: the unit of splitting and resampling: the prompt's hash, unless the source says otherwise.
+        prompt: chat messages before the completion.
+        axis: what was judged (helpfulness, safety, ...).
+        source: the source's name.
+        created_at: date of the data (ISO 8601), never of the import; None if unknown.
+    """
+
+    id: str
+    cluster_id: str
+    prompt: tuple[Message, ...]
+    completions: tuple[Completion, ...]
+    comparisons: tuple[Comparison, ...]
+    axis: str
+    source: str
+    created_at: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedPair:
+    """All judgements of one pair of completions, added up; `first` < `second`."""
+
+    first: int
+    second: int
+    wins_first: float
+    wins_second: float
+    ties: float
+    margin: float | None
+
+    @property
+    def chosen(self) -> int | None:
+        """Index of the preferred completion; None when neither is preferred."""
+        if self.wins_first == self.wins_second:
+            return None
+        return self.first if self.wins_first > self.wins_second else self.second
+
+    @property
+    def rejected(self) -> int | None:
+        """Index of the completion that lost; None when neither is preferred."""
+        if self.chosen is None:
+            return None
+        return self.second if self.chosen == self.first else self.first
+
+    @property
+    def strength(self) -> float:
+        """Share of the judgements for the preferred side, ties counted half: 0.5 to 1."""
+        total = self.wins_first + self.wins_second + self.ties
+        return (max(self.wins_first, self.wins_second) + 0.5 * self.ties) / total if total else 0.5
+
+
+def prompt_digest(prompt: Iterable[Message]) -> str:
+    """Hash of the prompt's roles and contents: the default `cluster_id` (16 hex digits)."""
+    return digest_value([[message.role, message.content] for message in prompt])[:16]
+
+
+def make_group(
+    *,
+    prompt: Iterable[Message],
+    completions: Iterable[Completion],
+    comparisons: Iterable[Comparison],
+    source: str,
+    axis: str = "helpfulness",
+    cluster_id: str | None = None,
+    created_at: str | None = None,
+) -> Group:
+    """A group with its content hash; `cluster_id` defaults to the prompt's digest."""
+    prompt, completions = tuple(prompt), tuple(completions)
+    content = [axis, [[m.role, m.content] for m in prompt], [c.text for c in completions]]
+    return Group(
+        id=digest_value(content)[:24],
+        cluster_id=cluster_id or prompt_digest(prompt),
+        prompt=prompt,
+        completions=completions,
+        comparisons=tuple(comparisons),
+        axis=axis,
+        source=source,
+        created_at=created_at,
+    )
+
+
+def judged_pairs(group: Group) -> list[JudgedPair]:
+    """One row per pair of completions that somebody compared, edges added up, ordered by (first, second).
+
+    The pair's margin is the mean of the margins given, counted from the preferred side.
+    """
+    totals: dict[tuple[int, int], list[float]] = {}
+    margins: dict[tuple[int, int], list[float]] = {}
+    for edge in group.comparisons:
+        forward = edge.i < edge.j
+        pair = (edge.i, edge.j) if forward else (edge.j, edge.i)
+        wins = (edge.wins_i, edge.wins_j) if forward else (edge.wins_j, edge.wins_i)
+        total = totals.setdefault(pair, [0.0, 0.0, 0.0])
+        total[0] += wins[0]
+        total[1] += wins[1]
+        total[2] += edge.ties
+        if edge.margin is not None:
+            margins.setdefault(pair, []).append(edge.margin)
+    return [
+        JudgedPair(*pair, *totals[pair], sum(margins[pair]) / len(margins[pair]) if pair in margins else None)
+        for pair in sorted(totals)
+    ]
+
+
+def to_record(group: Group) -> dict[str, Any]:
+    """The group as JSON-ready dictionaries; `ratings` become a list of [name, value] sorted by name."""
+    record = asdict(group)
+    for completion in record["completions"]:
+        completion["ratings"] = sorted(completion["ratings"].items())
+    return record
+
+
+def from_record(record: dict[str, Any]) -> Group:
+    """The inverse of `to_record`.
+
+    Raises:
+        KeyError, TypeError, ValueError: the record is not a group.
+    """
+    return Group(
+        id=record["id"],
+        cluster_id=record["cluster_id"],
+        prompt=tuple(Message(m["role"], m["content"]) for m in record["prompt"]),
+        completions=tuple(
+            Completion(
+                c["text"],
+                c["policy"],
+                c["outcome"],
+                None if c["steps"] is None else tuple(c["steps"]),
+                dict(c["ratings"]),
+            )
+            for c in record["completions"]
+        ),
+        comparisons=tuple(Comparison(**edge) for edge in record["comparisons"]),
+        axis=record["axis"],
+        source=record["source"],
+        created_at=record["created_at"],
+    )
+
+
+def to_line(group: Group) -> str:
+    """One line of `groups.jsonl`, newline included."""
+    return canonical_json(to_record(group)) + "\n"
+
+
+def read_jsonl(path: Path) -> Iterator[Group]:
+    """Groups of a JSON-lines file, one at a time.
+
+    Raises:
+        DataError: a line is not a group; the message names file and line.
+    """
+    with path.open(encoding="utf-8", errors="surrogatepass", newline="\n") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                yield from_record(json.loads(line))
+            except (KeyError, TypeError, ValueError) as error:
+                raise DataError(
+                    f"{path.name}, line {number} is not a group ({type(error).__name__}: {error}); import the data again"
+                ) from error
+
+
+_MESSAGE = pa.struct([pa.field("role", pa.string(), False), pa.field("content", pa.string(), False)])
+_COMPLETION = pa.struct(
+    [
+        pa.field("text", pa.string(), False),
+        pa.field("policy", pa.string()),
+        pa.field("outcome", pa.float64()),
+        pa.field("steps", pa.list_(pa.float64())),
+        pa.field("ratings", pa.map_(pa.string(), pa.float64())),
+    ]
+)
+_COMPARISON = pa.struct(
+    [
+        pa.field("i", pa.int32(), False),
+        pa.field("j", pa.int32(), False),
+        pa.field("wins_i", pa.float64(), False),
+        pa.field("wins_j", pa.float64(), False),
+        pa.field("ties", pa.float64(), False),
+        pa.field("margin", pa.float64()),
+        pa.field("annotator", pa.string()),
+    ]
+)
+ARROW_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), False),
+        pa.field("cluster_id", pa.string(), False),
+        pa.field("prompt", pa.list_(_MESSAGE), False),
+        pa.field("completions", pa.list_(_COMPLETION), False),
+        pa.field("comparisons", pa.list_(_COMPARISON), False),
+        pa.field("axis", pa.string(), False),
+        pa.field("source", pa.string(), False),
+        pa.field("created_at", pa.string()),
+    ],
+    metadata={"touchstone_groups": str(SCHEMA_VERSION)},
+)
+
+
+def write_parquet(path: Path, groups: Iterable[Group]) -> int:
+    """Write groups in the order given, streaming; returns how many. The file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    count, batch = 0, []
+    with pq.ParquetWriter(partial, ARROW_SCHEMA, compression="zstd") as writer:
+        for group in groups:
+            batch.append(to_record(group))
+            count += 1
+            if len(batch) == PARQUET_BATCH:
+                writer.write_table(pa.Table.from_pylist(batch, schema=ARROW_SCHEMA))
+                batch = []
+        writer.write_table(pa.Table.from_pylist(batch, schema=ARROW_SCHEMA))
+    partial.replace(path)
+    return count
+
+
+def iterate_parquet(path: Path) -> Iterator[Group]:
+    """Groups of a Parquet file, one row group at a time.
+
+    Raises:
+        DataError: the file is missing, or of another schema version.
+    """
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; run the stage that writes it (`dvc repro`)")
+    with pq.ParquetFile(path) as file:
+        version = (file.schema_arrow.metadata or {}).get(b"touchstone_groups", b"none").decode()
+        if version != str(SCHEMA_VERSION):
+            raise DataError(f"{path} holds groups of schema version {version}, not {SCHEMA_VERSION}; import the data again")
+        for batch in file.iter_batches(batch_size=PARQUET_BATCH):
+            for record in batch.to_pylist():
+                yield from_record(record)
+
+
+def read_parquet(path: Path) -> list[Group]:
+    """All groups of a Parquet file."""
+    return list(iterate_parquet(path))
+
+
+def set_digest(groups: Iterable[Group]) -> str:
+    """Digest of a set's content, labels included, whatever the order of its groups."""
+    return digest_text("".join(sorted(digest_value(to_record(group)) for group in groups)))

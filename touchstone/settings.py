@@ -1,0 +1,325 @@
+"""The settings of a run: `configs/` composed by Hydra into `params.yaml`, checked by pydantic.
+
+`params.yaml` is what every stage reads and what DVC compares; `touchstone configure` writes it.
+Unknown keys are errors, and a message names the setting by its dotted path.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from touchstone.errors import SettingsError
+
+SETS = ("train", "validation", "calibration", "holdout", "confirm", "reference", "canary")
+"""The seven sets, in the order in which a cluster's hash is laid against their shares."""
+
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """A section of `params.yaml`: unknown keys are errors, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+class SandboxData(Section):
+    """The embedded small world; see `touchstone/sources/sandbox.py` for what each knob does."""
+
+    source: Literal["sandbox"]
+    name: str
+    groups: PositiveInt
+    seed: int
+    tie_share: Share
+    label_noise: Share
+    length_bias: float
+    multi_turn_share: Share
+    ranked_share: Share
+    safety_share: Share
+
+
+class PreferenceData(Section):
+    """TRL's preference formats, from the Hugging Face hub or from local files."""
+
+    source: Literal["preference"]
+    name: str
+    path: str
+    """A hub id (`org/name`), or a local file or folder of .jsonl, .json or .parquet, gzipped or not."""
+    subset: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    prompt_field: str = "prompt"
+    chosen_field: str = "chosen"
+    rejected_field: str = "rejected"
+    margin_field: str | None = None
+    limit: PositiveInt | None = None
+
+
+class TranscriptData(Section):
+    """Whole dialogues as Anthropic's hh-rlhf writes them."""
+
+    source: Literal["hh_rlhf"]
+    name: str
+    path: str
+    axis: str = "helpfulness"
+    limit: PositiveInt | None = None
+
+
+class ArgumentData(Section):
+    """UKPConvArg1: pairs of arguments on a topic."""
+
+    source: Literal["ukpconvarg1"]
+    name: str
+    path: str
+    variant: Literal["strict", "full"] = "strict"
+
+
+Data = Annotated[SandboxData | PreferenceData | TranscriptData | ArgumentData, Field(discriminator="source")]
+
+
+class Import(Section):
+    """How the reader treats rows that can't be read or used."""
+
+    max_quarantine_share: Share
+
+
+class Validation(Section):
+    """Thresholds of the checks on imported comparisons."""
+
+    min_groups: PositiveInt
+    min_comparisons: PositiveInt
+    max_quarantine_share: Share
+    max_contradiction_share: Share
+
+
+class Split(Section):
+    """How clusters are placed into the seven sets."""
+
+    salt: str
+    shares: dict[str, Share]
+    assign: dict[str, str] = {}
+    """Clusters placed by hand: cluster id -> set. For sources with fewer than some hundred clusters."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if set(self.shares) != set(SETS):
+            raise ValueError(f"shares must name exactly the seven sets {', '.join(SETS)}")
+        if abs(sum(self.shares.values()) - 1) > 1e-9:
+            raise ValueError(f"shares must add up to 1, they add up to {sum(self.shares.values()):.6g}")
+        if unknown := set(self.assign.values()) - set(SETS):
+            raise ValueError(f"assign names unknown sets: {', '.join(sorted(unknown))}")
+        return self
+
+
+class ScratchModel(Section):
+    """A small decoder built here: byte-level BPE, Qwen3-shaped, warmed up as a language model."""
+
+    kind: Literal["scratch"]
+    max_tokens: PositiveInt
+    vocabulary: Annotated[int, Field(ge=300)]
+    hidden: PositiveInt
+    layers: PositiveInt
+    heads: PositiveInt
+    key_value_heads: PositiveInt
+    head_dim: PositiveInt
+    intermediate: PositiveInt
+    warmup_epochs: PositiveInt
+    warmup_tokens_per_step: PositiveInt
+    warmup_learning_rate: PositiveFloat
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.heads % self.key_value_heads:
+            raise ValueError(f"heads ({self.heads}) must be a multiple of key_value_heads ({self.key_value_heads})")
+        return self
+
+
+class PretrainedModel(Section):
+    """A base or SFT model by hub id or local folder (with its tokenizer and chat template)."""
+
+    kind: Literal["pretrained"]
+    max_tokens: PositiveInt
+    base: str
+    """Hub id, or a folder (relative paths count from the project's root)."""
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+
+Model = Annotated[ScratchModel | PretrainedModel, Field(discriminator="kind")]
+
+
+class Objective(Section):
+    """What training minimises."""
+
+    name: Literal["bradley_terry"]
+    use_margin: bool
+    """Subtract the margin from the reward difference (Llama 2, equation 2)."""
+    centering: NonNegativeFloat
+    """Weight of mean((r_chosen + r_rejected)^2), Eisenstein et al. 2312.09244; 0 switches it off."""
+
+
+class Train(Section):
+    """How training runs."""
+
+    learning_rate: PositiveFloat
+    warmup_share: Share
+    weight_decay: NonNegativeFloat
+    max_gradient_norm: PositiveFloat
+    epochs: PositiveInt
+    comparisons_per_step: PositiveInt
+    tokens_per_microbatch: PositiveInt
+    precision: Literal["fp32", "bf16"]
+    seed: int
+    threads: PositiveInt
+    """CPU threads of each process; part of the numbers, so it is a setting and not the machine's."""
+    accelerate: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+    """Launch configuration: a file's stem in configs/accelerate/."""
+
+
+class Seal(Section):
+    """What the sealed artifact carries."""
+
+    self_test_vectors: PositiveInt
+    score_precision: Literal["fp32", "bf16"]
+
+
+class Gates(Section):
+    """Thresholds of the promotion gate; each default's source stands beside it in configs/gates/."""
+
+    min_clusters: PositiveInt
+    floor_accuracy: Share
+    floor_gain_over_length: Share
+    gain_over_linear: float
+    max_filtered_share: Share
+    warn_tie_share: Share
+    max_tie_share: Share
+    reload_tolerance: PositiveFloat
+    min_spread: PositiveFloat
+    max_centering_error: PositiveFloat
+    max_centered_reference_mean: PositiveFloat
+    parity_texts: PositiveInt
+    max_holdout_uses: PositiveInt
+    bootstrap_draws: Annotated[int, Field(ge=100)]
+    seed: int
+
+
+class Serve(Section):
+    """The scoring endpoint."""
+
+    host: str
+    port: Annotated[int, Field(ge=1, le=65535)]
+    poll_seconds: PositiveFloat
+    tokens_per_batch: PositiveInt
+    max_queued_tokens: PositiveInt
+    max_completions: PositiveInt
+    threads: PositiveInt
+
+
+class Settings(Section):
+    """Everything in `params.yaml`."""
+
+    name: str
+    """The registered model's name, from data and objective."""
+    data: Data
+    importing: Import
+    validation: Validation
+    split: Split
+    model: Model
+    objective: Objective
+    train: Train
+    seal: Seal
+    gates: Gates
+    serve: Serve
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.train.tokens_per_microbatch < self.model.max_tokens:
+            raise ValueError(
+                f"train.tokens_per_microbatch ({self.train.tokens_per_microbatch}) must hold at least one text of "
+                f"model.max_tokens ({self.model.max_tokens}); raise the first or lower the second"
+            )
+        if not self.name.replace("-", "").replace("_", "").replace(".", "").isalnum():
+            raise ValueError(f"name {self.name!r} may hold letters, digits, '-', '_' and '.' only")
+        return self
+
+
+def project_root() -> Path:
+    """The project's root: TOUCHSTONE_ROOT (set by the pipeline inside private worktrees), else the current folder.
+
+    Relative paths in settings count from here.
+    """
+    return Path(os.environ.get("TOUCHSTONE_ROOT") or Path.cwd()).resolve()
+
+
+def parse(values: dict[str, Any]) -> Settings:
+    """Settings from the plain dictionary of `params.yaml`.
+
+    Raises:
+        SettingsError: names every setting at fault by its dotted path.
+    """
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        faults = []
+        for fault in error.errors(include_url=False, include_input=False):
+            path = ".".join(str(part) for part in fault["loc"] if part not in _TAGS) or "params.yaml"
+            faults.append(f"{path}: {fault['msg'].removeprefix('Value error, ')}")
+        raise SettingsError("settings are wrong: " + "; ".join(faults)) from None
+
+
+_TAGS = frozenset({"sandbox", "preference", "hh_rlhf", "ukpconvarg1", "scratch", "pretrained"})
+"""Tags of the unions above, which pydantic puts into a fault's path."""
+
+
+def load(path: Path = Path("params.yaml")) -> Settings:
+    """Settings from `params.yaml`.
+
+    Raises:
+        SettingsError: the file is missing, is not YAML, or a setting is wrong.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SettingsError(f"{path} does not exist; write it with `touchstone configure`") from None
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path} is not YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise SettingsError(f"{path} holds no settings; write it with `touchstone configure`")
+    return parse(values)
+
+
+def compose(overrides: list[str], configs: Path | None = None) -> Settings:
+    """Compose `configs/config.yaml` with `group=choice` and `key=value` overrides.
+
+    Raises:
+        SettingsError: an override names no group, choice or key, or a value is wrong.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    folder = (configs or project_root() / "configs").resolve()
+    try:
+        with initialize_config_dir(config_dir=str(folder), version_base="1.3"):
+            composed = hydra_compose(config_name="config", overrides=overrides)
+        values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise SettingsError(f"overrides can't be composed: {str(error).strip().splitlines()[0]}") from error
+    if not isinstance(values, dict):
+        raise SettingsError(f"{folder}/config.yaml holds no settings")
+    return parse({str(key): value for key, value in values.items()})
+
+
+def dump(settings: Settings) -> str:
+    """The settings as the text of `params.yaml`: sections in their order, a head that says where it comes from."""
+    head = "# Written by `touchstone configure` from configs/; `dvc exp run -S section.key=value` changes it too.\n"
+    return head + yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
