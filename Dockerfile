@@ -1,0 +1,40 @@
+# The whole product in one image: flows, stages, registry client and endpoint.
+#
+#   docker build -t touchstone .                                                   # CPU
+#   docker build -t touchstone:cuda --build-arg BASE=nvidia/cuda:13.0.1-runtime-ubuntu24.04 \
+#       --build-arg TORCH_INDEX=https://pypi.org/simple .                          # CUDA wheels of the same version
+#   docker run --rm -v "$PWD:/project" touchstone retrain
+#   docker run --rm -p 127.0.0.1:8100:8100 -v "$PWD:/project" touchstone serve --host 0.0.0.0
+ARG BASE=python:3.11-slim-bookworm
+FROM ${BASE}
+
+# CPU wheels are a tenth of the size; the public index serves the CUDA ones under the same version.
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ENV DO_NOT_TRACK=true MLFLOW_DISABLE_TELEMETRY=true PREFECT_SERVER_ANALYTICS_ENABLED=false DVC_NO_ANALYTICS=1 \
+    HF_HUB_DISABLE_TELEMETRY=1 GX_ANALYTICS_ENABLED=false DISABLE_MLFLOW_INTEGRATION=TRUE \
+    PYTHONUNBUFFERED=1 PATH=/opt/touchstone/bin:$PATH
+
+# The CUDA base brings no Python; git is what the pipeline's workspaces are made of.
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends git ca-certificates \
+    && (command -v python3.11 || (apt-get install -y --no-install-recommends software-properties-common \
+        && add-apt-repository -y ppa:deadsnakes/ppa && apt-get install -y --no-install-recommends python3.11 python3.11-venv)) \
+    && rm -rf /var/lib/apt/lists/* \
+    && python3.11 -m venv /opt/touchstone
+
+WORKDIR /build
+COPY requirements.lock ./
+RUN sed '/^torch==/d' requirements.lock > hashed.lock \
+    && pip install --no-cache-dir --no-deps --require-hashes -r hashed.lock \
+    && pip install --no-cache-dir --index-url "$TORCH_INDEX" --extra-index-url https://pypi.org/simple \
+        "$(grep '^torch==' requirements.lock)"
+
+COPY pyproject.toml README.md ./
+COPY touchstone touchstone
+RUN pip install --no-cache-dir --no-deps --no-build-isolation .
+
+# The project (configs, dvc.yaml, flows, data) is mounted: a run commits, caches and registers there.
+WORKDIR /project
+RUN git config --system --add safe.directory /project
+ENTRYPOINT ["touchstone"]
+CMD ["--help"]

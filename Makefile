@@ -1,0 +1,69 @@
+# Everything runs in .venv/, which is set up when it is missing or when requirements.lock has changed.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# No part of the stack phones home; MLflow understands "true" only.
+export DO_NOT_TRACK := true
+export MLFLOW_DISABLE_TELEMETRY := true
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export DVC_NO_ANALYTICS := 1
+export HF_HUB_DISABLE_TELEMETRY := 1
+export GX_ANALYTICS_ENABLED := false
+export DISABLE_MLFLOW_INTEGRATION := TRUE
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup retrain data test test-slow check serve bench format lock
+
+help: ## Say what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## Set up .venv/ from requirements.lock
+
+# pip's hash mode is all or nothing, and torch carries no digest (see requirements.in): it goes last and alone.
+$(READY): requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not on the PATH; install Python 3.11 or say make PYTHON=..." >&2; exit 1; }
+	@echo "Setting up $(VENV) (about two minutes; once)"
+	@rm -rf $(VENV)
+	@$(PYTHON) -m venv $(VENV)
+	@sed '/^torch==/d' requirements.lock > $(VENV)/hashed.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(VENV)/hashed.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.lock)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+retrain: setup ## Run the whole pipeline: data to a promoted champion; OVERRIDES="group=choice key=value"
+	@$(BIN)/touchstone retrain $(OVERRIDES)
+
+data: setup ## Recreate data/ from the committed pointer data.dvc
+	@$(BIN)/touchstone data import
+
+test: setup ## Run the tests that take seconds (under 5 minutes in all)
+	@$(BIN)/python -m pytest
+
+test-slow: setup ## Run the tests that take minutes
+	@$(BIN)/python -m pytest -m slow --timeout 900
+
+check: setup ## Lint, format and type checks
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: setup ## Format the code
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+serve: setup ## Serve the champion on this machine
+	@$(BIN)/touchstone serve
+
+bench: setup ## Measure the pipeline end to end and print the table
+	@$(BIN)/python -m benchmarks.pipeline
+
+# pip-compile writes torch as it finds it (a local version, a digest of one build); the lock names the version alone.
+lock: setup ## Compile requirements.in into requirements.lock
+	@CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras \
+		--no-emit-find-links --no-emit-index-url --no-emit-options --output-file $(VENV)/compiled.lock requirements.in
+	@awk '/^torch==/ {sub(/[+ ].*/, ""); print; skip=1; next} /^[^ ]/ {skip=0} !(skip && /--hash/)' \
+		$(VENV)/compiled.lock > requirements.lock
