@@ -183,3 +183,10 @@ def test_the_product_is_what_is_installed() -> None:
     spec = importlib.util.find_spec("touchstone")
     assert spec is not None
     assert spec.origin == str(PRODUCT / "__init__.py")
+
+
+def test_the_readme_names_every_module() -> None:
+    tree = (ROOT / "README.md").read_text().split("<!-- tree -->")[1]
+    named = set(re.findall(r"^\s*([\w.]+/?) ", tree, re.MULTILINE))
+    entries = {p.name + ("/" if p.is_dir() else "") for p in PRODUCT.iterdir() if p.suffix == ".py" or p.is_dir()}
+    assert entries - named <= {"__init__.py", "__pycache__/"}

@@ -1,0 +1,194 @@
+"""Evidence from held-out scores: rows, metrics by hand, degenerate models, pictures and the table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from touchstone import evaluation as e
+from touchstone.errors import DataError, ModelError
+from touchstone.files import canonical_json
+from touchstone.groups import Comparison, Completion, Group, Message, make_group
+from touchstone.scoring import RawScore
+from touchstone.statistics import Floats
+
+
+def group(name: str, texts: Sequence[str], edges: Sequence[tuple[int, int, float, float]], **rest: Any) -> Group:
+    """A group whose edges are (i, j, wins_i, wins_j); no wins at all is one tie."""
+    return make_group(
+        prompt=[Message("user", name)],
+        completions=[Completion(text) for text in texts],
+        comparisons=[Comparison(i, j, wi, wj, ties=float(wi + wj == 0)) for i, j, wi, wj in edges],
+        source="test",
+        **rest,
+    )
+
+
+def scores(*rewards: Sequence[float]) -> list[list[RawScore]]:
+    return [[RawScore(reward, False, 3 + place) for place, reward in enumerate(row)] for row in rewards]
+
+
+PAIR = group("a", ["good", "bad one"], [(0, 1, 1, 0)])
+RANKED = group("b", ["x", "yy", "zzz"], [(0, 1, 0, 3), (1, 2, 2, 1), (0, 2, 0, 0)], axis="safety")
+
+
+def random_set(
+    count: int, seed: int, scale: float = 1.0
+) -> tuple[list[Group], list[list[RawScore]], list[list[float]]]:
+    """Groups of two labelled by a known reward, the model's rewards (gold * scale), and the gold rewards."""
+    rng = np.random.default_rng(seed)
+    gold = rng.normal(0, 1.5, (count, 2))
+    groups, rewards = [], []
+    for place, (a, b) in enumerate(gold):
+        first_wins = rng.random() < 1 / (1 + math.exp(b - a))
+        groups.append(group(f"prompt {place}", ["one", "two words"], [(0, 1, first_wins, not first_wins)]))
+        rewards.append([a * scale, b * scale])
+    return groups, scores(*rewards), gold.tolist()
+
+
+def test_rows_hold_every_judged_pair_with_both_rewards() -> None:
+    rows = e.score_rows([PAIR, RANKED], scores([1.0, -1.0], [0.0, 2.0, 3.0]))
+    assert [(row.first, row.second, row.chosen, row.difference) for row in rows] == [
+        (0, 1, 0, 2.0),
+        (0, 1, 1, 2.0),
+        (0, 2, None, -3.0),
+        (1, 2, 1, -1.0),
+    ]
+    assert [row.strength for row in rows] == pytest.approx([1.0, 1.0, 0.5, 2 / 3])
+    assert (rows[0].chars_first, rows[0].chars_second, rows[0].tokens_second) == (4, 7, 4)
+    assert [row.axis for row in rows] == ["helpfulness", "safety", "safety", "safety"]
+
+
+def test_differences_of_other_rewards_are_aligned_with_the_rows() -> None:
+    rewards = [[1.0, -1.0], [0.0, 2.0, 3.0]]
+    rows = e.score_rows([PAIR, RANKED], scores(*rewards))
+    assert e.differences([PAIR, RANKED], rewards).tolist() == [row.difference for row in rows]
+
+
+def test_rows_survive_parquet(tmp_path: Path) -> None:
+    rows = e.score_rows([PAIR, RANKED], scores([1.0, -1.0], [0.0, 2.0, 3.0]))
+    e.write_rows(tmp_path / "rows.parquet", rows)
+    assert e.read_rows(tmp_path / "rows.parquet") == rows
+
+
+def small(rewards: Sequence[Sequence[float]], **baselines: Floats) -> dict[str, Any]:
+    rows = e.score_rows([PAIR, RANKED], scores(*rewards))
+    return e.measure(rows, {"longer_wins": np.array([-1.0, 1.0, 0.0, -1.0]), **baselines}, temperature=1.0)
+
+
+def test_metrics_by_hand() -> None:
+    found = small([[1.0, -1.0], [0.0, 2.0, 3.0]])
+    # Group a: right. Group b: one right, one wrong; its labelled tie counts in the log loss only.
+    assert found["accuracy"] == pytest.approx((1 + 0.5) / 2)
+    assert (found["pairs"], found["labelled_ties"], found["clusters"]) == (3, 1, 2)
+    assert found["margin"] == pytest.approx((2 + (2 - 1) / 2) / 2)
+
+    def loss(d: float, q: float) -> float:
+        p = 1 / (1 + math.exp(-d))
+        return -(q * math.log(p) + (1 - q) * math.log(1 - p))
+
+    ranked = (loss(2, 1) + loss(-1, 2 / 3) + loss(-3, 0.5)) / 3
+    assert found["log_loss"] == pytest.approx((loss(2, 1) + ranked) / 2)
+    assert found["axes"] == {
+        "helpfulness": {"accuracy": 1.0, "pairs": 1, "clusters": 1},
+        "safety": {"accuracy": 0.5, "pairs": 2, "clusters": 1},
+    }
+    assert found["baselines"]["longer_wins"]["accuracy"] == pytest.approx((0 + 0.5) / 2)
+    assert found["gap_closed"] is None
+    assert "known reward" in found["missing"]["gap_closed"]
+
+
+def test_the_models_ties_are_worth_half_and_shown() -> None:
+    found = small([[1.0, 1.0], [0.0, 0.0, 0.0]])
+    assert found["accuracy"] == 0.5
+    assert found["model_ties"] == 1.0
+    assert found["log_loss"] == pytest.approx(math.log(2))
+    assert found["length_correlation"] is None
+    assert "length_correlation" in found["missing"]
+
+
+def test_gap_closed_is_the_share_of_the_way_to_the_best_possible() -> None:
+    best = np.array([1.0, 1.0, 0.0, 1.0])
+    found = small([[1.0, -1.0], [0.0, 2.0, 3.0]], bayes_optimal=best)
+    assert found["baselines"]["bayes_optimal"]["accuracy"] == 1.0
+    assert found["gap_closed"] == pytest.approx((0.75 - 0.25) / (1.0 - 0.25))
+    no_gap = small([[1.0, -1.0], [0.0, 2.0, 3.0]], bayes_optimal=-best)
+    assert no_gap["gap_closed"] is None
+    assert "no gap" in no_gap["missing"]["gap_closed"]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_reward_that_is_not_finite_is_an_error_that_names_the_group(bad: float) -> None:
+    with pytest.raises(ModelError, match=f"1 of 4 .* not finite, the first in group {PAIR.id}"):
+        small([[bad, 0.0], [0.0, 2.0, 3.0]])
+
+
+def test_nothing_but_ties_is_an_error() -> None:
+    tied = group("c", ["a", "b"], [(0, 1, 0, 0)])
+    with pytest.raises(DataError, match="no comparison has a preferred side"):
+        e.measure(e.score_rows([tied], scores([1.0, 0.0])), {}, temperature=1.0)
+
+
+def test_a_model_that_knows_the_labels_odds_is_calibrated() -> None:
+    groups, rewards, gold = random_set(3_000, seed=1)
+    found = e.measure(e.score_rows(groups, rewards), {"longer_wins": e.differences(groups, gold)}, 1.0)
+    assert found["slope"] == pytest.approx(1.0, abs=0.1)
+    assert found["calibration_error"] <= found["calibration_error_null_q95"] * 1.2
+    assert found["accuracy_low"] < found["accuracy"] < found["accuracy_high"]
+    assert found["accuracy"] == pytest.approx(found["baselines"]["longer_wins"]["accuracy"])
+
+
+def test_an_overconfident_model_has_a_slope_below_one_and_the_same_accuracy() -> None:
+    groups, rewards, _ = random_set(2_000, seed=2)
+    _, loud, gold = random_set(2_000, seed=2, scale=3.0)
+    baseline = {"longer_wins": e.differences(groups, gold)}
+    plain, shouting = (e.measure(e.score_rows(groups, r), baseline, 1.0) for r in (rewards, loud))
+    assert shouting["slope"] == pytest.approx(1 / 3, abs=0.05)
+    assert shouting["calibration_error"] > 3 * shouting["calibration_error_null_q95"]
+    assert shouting["accuracy"] == plain["accuracy"]
+
+
+def test_the_order_of_rows_changes_no_metric() -> None:
+    groups, rewards, gold = random_set(60, seed=3)
+    forward = e.measure(e.score_rows(groups, rewards), {"longer_wins": e.differences(groups, gold)}, 2.0)
+    groups, rewards, gold = groups[::-1], rewards[::-1], gold[::-1]
+    backward = e.measure(e.score_rows(groups, rewards), {"longer_wins": e.differences(groups, gold)}, 2.0)
+    assert e.rounded(forward) == e.rounded(backward)
+
+
+def test_baselines_are_fitted_on_their_own_sets() -> None:
+    train = [group(f"p{n}", ["please yes", "please no"], [(0, 1, 1, 0)]) for n in range(4)]
+    shorter = [group("s", ["short", "much longer text"], [(0, 1, 1, 0)])]
+    found = e.baseline_differences([PAIR, train[0]], train, shorter)
+    assert set(found) == {"longer_wins", "linear"}
+    assert found["longer_wins"].tolist() == [3.0, -1.0]
+    assert found["linear"][1] > 0
+
+
+def test_the_best_possible_joins_where_the_known_reward_is_there() -> None:
+    known = make_group(
+        prompt=[Message("user", "k")],
+        completions=[Completion("a word", ratings={"gold": 0.0}), Completion("other", ratings={"gold": 2.0})],
+        comparisons=[Comparison(0, 1, 0, 1)],
+        source="test",
+    )
+    assert e.baseline_differences([known], [known], [known])["bayes_optimal"].tolist() == [2.0]
+
+
+def test_metrics_table_and_pictures_of_a_real_size() -> None:
+    groups, rewards, gold = random_set(400, seed=4)
+    rows = e.score_rows(groups, rewards)
+    baselines = {"longer_wins": np.zeros(400), "linear": np.ones(400), "bayes_optimal": e.differences(groups, gold)}
+    metrics = e.measure(rows, baselines, 1.0)
+    assert canonical_json(e.rounded(metrics))  # no NaN
+    text = e.table(metrics)
+    assert "longer wins" in text
+    assert f"{metrics['accuracy']:.3f}" in text
+    pictures = e.draw(rows, metrics, 1.0, "validation")
+    assert set(pictures) == {"accuracy.png", "reliability.png", "margins.png", "length.png"}
+    assert all(picture.startswith(b"\x89PNG") for picture in pictures.values())

@@ -1,0 +1,179 @@
+"""Validation: what stops, what is set aside, and that nothing is lost on the way."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from touchstone.errors import DataError, ValidationError
+from touchstone.files import digest_folder
+from touchstone.groups import Comparison, Completion, Group, Message, make_group, read_parquet, to_line
+from touchstone.settings import Validation
+from touchstone.validation import SetAside, validate
+from touchstone.validation.__main__ import main
+from touchstone.validation.expectations import Check, Suites
+from touchstone.validation.tables import has_cycle, normal_form
+
+ROOT = Path(__file__).resolve().parent.parent
+SETTINGS = Validation(min_groups=20, min_comparisons=20, max_quarantine_share=0.2, max_contradiction_share=0.1)
+WIN = Comparison(0, 1, 1.0, 0.0)
+
+
+def group(
+    number: int, texts: tuple[str, ...] = ("Yes.", "No."), edges: tuple[Comparison, ...] = (WIN,), role: str = "user"
+) -> Group:
+    return make_group(
+        prompt=[Message(role, f"Question {number}?")],
+        completions=[Completion(text) for text in texts],
+        comparisons=edges,
+        source="test",
+    )
+
+
+GOOD = [group(number) for number in range(30)]
+
+
+def test_good_groups_pass_whatever_their_order() -> None:
+    outcome = validate(GOOD, SETTINGS)
+    shuffled = random.Random(1).sample(GOOD, len(GOOD))
+    assert outcome.kept == sorted(GOOD, key=lambda item: item.id) == validate(shuffled, SETTINGS).kept
+    assert outcome.set_aside == []
+    assert all(check["success"] for check in outcome.report["checks"] if check["severity"] == "critical")
+
+
+@pytest.mark.parametrize(
+    ("bad", "check"),
+    [
+        (replace(GOOD[0], prompt=()), "prompt_has_content"),
+        (replace(GOOD[0], prompt=(Message("user", " \u200b"),)), "prompt_has_content"),
+        (group(99, ("Yes.", " \u200b\n")), "completions_have_content"),
+        (group(99, role="wizard"), "known_roles"),
+        (group(99, role="assistant"), "known_roles"),
+        (group(99, edges=(Comparison(0, 2, 1.0, 0.0),)), "index_in_range"),
+        (group(99, edges=(Comparison(-1, 0, 1.0, 0.0),)), "index_in_range"),
+        (group(99, edges=(Comparison(1, 1, 1.0, 0.0),)), "not_with_itself"),
+        (group(99, ("Fine words", "\uff26ine  wo\u200brds")), "texts_differ"),
+        (group(99, edges=(Comparison(0, 1, math.nan, 0.0),)), "votes_are_counts"),
+        (group(99, edges=(Comparison(0, 1, 1.0, -1.0),)), "votes_are_counts"),
+        (group(99, edges=(Comparison(0, 1, 0.0, 0.0),)), "votes_are_counts"),
+        (group(99, edges=(replace(WIN, margin=math.inf),)), "margin_is_finite"),
+        (group(99, edges=(replace(WIN, margin=-0.5),)), "margin_is_finite"),
+    ],
+)
+def test_a_bad_group_is_set_aside_with_the_reason(bad: Group, check: str) -> None:
+    outcome = validate([*GOOD[1:], replace(bad, id="bad")], SETTINGS)
+    assert len(outcome.kept) == len(GOOD) - 1
+    (whole,) = [row for row in outcome.set_aside if row.comparison is None]
+    assert (whole.source_file, whole.line, whole.group_id) == ("groups.jsonl", 30, "bad")
+    assert check in {row.check for row in outcome.set_aside}
+    totals = outcome.report["totals"]
+    assert totals["groups"] == totals["groups_kept"] + totals["groups_set_aside"] == 30
+    assert totals["comparisons"] == totals["comparisons_kept"] + totals["comparisons_set_aside"] == 30
+
+
+def test_a_bad_comparison_goes_alone_when_others_are_good() -> None:
+    edges = (WIN, Comparison(2, 2, 1.0, 0.0), Comparison(1, 2, 0.0, 1.0))
+    outcome = validate([*GOOD, group(99, ("a", "b", "c"), edges)], SETTINGS)
+    (kept,) = [item for item in outcome.kept if len(item.completions) == 3]
+    assert kept.comparisons == (edges[0], edges[2])
+    assert [(row.comparison, row.check) for row in outcome.set_aside] == [(1, "not_with_itself")]
+
+
+def test_a_group_that_nobody_judged_is_kept() -> None:
+    best_of = group(99, ("a", "b", "c"), ())
+    assert best_of in validate([*GOOD, best_of], SETTINGS).kept
+
+
+def test_of_duplicates_one_is_kept_whatever_the_order() -> None:
+    other = replace(GOOD[3], comparisons=(Comparison(0, 1, 0.0, 1.0),))
+    unusable = replace(GOOD[4], comparisons=(Comparison(0, 0, 1.0, 0.0),))
+    rows = [other, unusable, *GOOD]
+    outcome = validate(rows, SETTINGS)
+    assert validate(rows[::-1], SETTINGS).kept == outcome.kept
+    assert len({item.id for item in outcome.kept}) == len(outcome.kept) == 30
+    assert GOOD[4] in outcome.kept
+    assert {row.check for row in outcome.set_aside if row.comparison is None} >= {"no_duplicate"}
+
+
+def test_contradictions_in_separate_groups_are_counted_and_stop_above_the_share() -> None:
+    swapped = [
+        make_group(prompt=item.prompt, completions=item.completions[::-1], comparisons=[WIN], source="test")
+        for item in GOOD[:3]
+    ]
+    report = validate([*GOOD, swapped[0]], SETTINGS).report
+    assert report["totals"]["contradicted_pairs"] == 2
+    with pytest.raises(
+        ValidationError, match=r"few_contradictions: contradiction_share is 0\.18.*at most 0\.1 wanted"
+    ):
+        validate([*GOOD, *swapped], SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [
+        ([], "is empty"),
+        (GOOD[:3], "enough_groups: groups_kept is 3, at least 20 wanted"),
+        ([group(n, ("", "")) for n in range(30)], "enough_groups: groups_kept is 0"),
+        ([replace(item, prompt=()) for item in GOOD], "enough_groups"),
+        ([replace(item, comparisons=()) for item in GOOD], "enough_pairs: decided_pairs is 0"),
+        ([replace(item, comparisons=(Comparison(0, 1, 0, 0, 1),)) for item in GOOD], "enough_pairs"),
+        ([*GOOD, *[group(n, ("same", "same")) for n in range(40, 60)]], "few_groups_set_aside"),
+        ([*GOOD, replace(GOOD[0], id="other", cluster_id="")], "ids_present: 1 groups fail"),
+    ],
+)
+def test_what_can_not_be_trained_on_stops(groups: list[Group], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        validate(groups, SETTINGS)
+
+
+def test_a_check_that_does_not_run_is_an_error_not_a_pass() -> None:
+    table = pl.DataFrame({"present": [1, 2]})
+    typo = Check("typo", "info", "presnt", 0, None, "")
+    with pytest.raises(ValidationError, match="these did not: typo"):
+        Suites().run("table", table, [Check("fine", "info", "present", 0, None, ""), typo])
+    with pytest.raises(ValidationError, match="empty"):
+        Suites().run("table", table.clear(), [])
+
+
+def test_a_null_never_passes() -> None:
+    table = pl.DataFrame({"facts": [None, None, 1]}, schema={"facts": pl.Int64})
+    (result,) = Suites().run("table", table, [Check("bounded", "warning", "facts", 0, None, "")])
+    assert result.failed == (0, 1)
+
+
+def test_cycles_and_equal_texts() -> None:
+    circle = (WIN, Comparison(1, 2, 1.0, 0.0), Comparison(0, 2, 0.0, 1.0))
+    assert has_cycle(group(1, ("a", "b", "c"), circle))
+    assert not has_cycle(group(1, ("a", "b", "c"), circle[:2]))
+    assert normal_form("caf\u0065\u0301  \n au lait") == normal_form("caf\u00e9 au lait")
+
+
+def test_the_stage_writes_the_same_bytes_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    with pytest.raises(DataError, match="import the data first"):
+        main()
+    rows = [*GOOD, group(50, ("same", "same"))]
+    Path("data").mkdir()
+    Path("data/groups.jsonl").write_text("".join(map(to_line, rows)))
+    Path("data/quarantine.jsonl").write_text('{"file": "a.jsonl", "line": 7, "reason": "not valid JSON"}\n')
+    main()
+    outputs = [Path("build") / name for name in ("groups.parquet", "quarantine.parquet", "validation.json")]
+    first = [path.read_bytes() for path in outputs]
+    assert (Path("build/data_docs/index.html")).is_file()
+    pages = [page.read_text() for page in Path("build/data_docs").rglob("*.html")]
+    assert not any("Question 1?" in page for page in pages)
+    main()
+    assert [path.read_bytes() for path in outputs] == first
+    assert digest_folder(Path("build")).keys() >= {"groups.parquet", "quarantine.parquet", "validation.json"}
+    assert len(read_parquet(outputs[0])) == 30
+    quarantine = pl.read_parquet(outputs[1])
+    assert quarantine.columns == ["source_file", "line", "group_id", "comparison", "check", "reason"]
+    assert quarantine.row(0) == ("a.jsonl", 7, None, None, "import", "not valid JSON")
+    assert set(quarantine["check"]) == {"import", "texts_differ", "has_good_comparison"}
+    assert SetAside(*quarantine.row(1)).line == 31

@@ -1,0 +1,78 @@
+"""Tiny models and tokenizers built from nothing in a second, for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+CHATML = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' }}"
+    "{% if not loop.last or add_generation_prompt %}{{ '\\n' }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+TEXTS = (
+    "How do I boil an egg so that the yolk stays soft?",
+    "Put it into boiling water for six minutes, then cool it at once.",
+    "What is the capital of France, and why?",
+    "user assistant system Paris is the capital because kings lived there.",
+)
+
+
+def make_tiny_tokenizer(vocabulary: int = 400, texts: Sequence[str] = TEXTS) -> PreTrainedTokenizerFast:
+    """Byte-level BPE with ChatML: pad `<|pad|>`, end `<|im_end|>`."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=["<|pad|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<|pad|>", eos_token="<|im_end|>")
+    tokenizer.chat_template = CHATML
+    return tokenizer
+
+
+def make_tiny_base(
+    folder: Path,
+    *,
+    hidden: int = 32,
+    layers: int = 2,
+    vocabulary: int = 400,
+    seed: int = 0,
+    texts: Sequence[str] = TEXTS,
+) -> Path:
+    """Write a tiny random Qwen3 causal language model with its tokenizer; returns the folder."""
+    tokenizer = make_tiny_tokenizer(vocabulary, texts)
+    torch.manual_seed(seed)
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        intermediate_size=3 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=max(8, hidden // 4),
+        max_position_embeddings=4096,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    write(Qwen3ForCausalLM(config), tokenizer, folder)
+    return folder
+
+
+def write(network: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Save a network and a tokenizer side by side, as a base from scratch."""
+    folder.mkdir(parents=True, exist_ok=True)
+    network.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "base.json").write_text('{"kind": "scratch"}\n')

@@ -1,0 +1,199 @@
+"""The `touchstone` command.
+
+    touchstone retrain                            # data to a promoted champion
+    touchstone retrain train.learning_rate=5e-4   # one run with another parameter
+    touchstone plan                               # what would run, and why
+
+Exit codes: 0 done (also "nothing to do"), 1 error, 2 wrong use, 3 blocked by a gate.
+Heavy libraries are imported inside the commands: `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from touchstone import settings as settings_module
+from touchstone.errors import SettingsError, TouchstoneError
+from touchstone.files import pretty_json, write_atomic
+
+app = typer.Typer(
+    help="Human preference comparisons in, trustworthy reward models out.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+data_app = typer.Typer(help="Bring comparisons into data/ and write the pointer data.dvc.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="group=choice and key=value, as in configs/: data=hh_rlhf train.seed=18", show_default=False),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for another program.")]
+
+
+def _root() -> Path:
+    """The project's root, checked: commands work from the folder that holds dvc.yaml."""
+    root = settings_module.project_root()
+    if not (root / "dvc.yaml").is_file():
+        raise SettingsError(f"{root} is no Touchstone project (no dvc.yaml); run this from the project's root")
+    return root
+
+
+def _settings(overrides: list[str] | None) -> settings_module.Settings:
+    """The composed configuration where overrides are given, the checkout's params.yaml otherwise."""
+    root = _root()
+    if overrides:
+        return settings_module.compose(overrides, root / "configs")
+    return settings_module.load(root / "params.yaml")
+
+
+def _import(overrides: list[str] | None) -> None:
+    from touchstone.pipeline.workspace import import_data
+
+    root, chosen = _root(), _settings(overrides)
+    summary = import_data(chosen, root)
+    typer.echo(summary)
+    if settings_module.load(root / "params.yaml").data != chosen.data:
+        words = " ".join(overrides or [])
+        typer.echo(f"params.yaml still names another source: `touchstone configure {words}` makes this one the default")
+
+
+@data_app.command("import")
+def data_import(
+    source: Annotated[str | None, typer.Argument(help="A choice in configs/data/; default: the one in params.yaml")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Read a source into data/ and write data.dvc.
+
+    Example: touchstone data import ukpconvarg1 data.path=../ukpconvarg1
+    """
+    if source is not None and "=" in source:
+        raise typer.BadParameter(f"{source} is a setting, not a source: name the source first", param_hint="SOURCE")
+    _import([f"data={source}", *(overrides or [])] if source else None)
+
+
+@data_app.command("sandbox")
+def data_sandbox(overrides: Overrides = None) -> None:
+    """Generate the sandbox into data/ and write data.dvc.
+
+    Example: touchstone data sandbox data.label_noise=0.1
+    """
+    _import(["data=sandbox", *(overrides or [])])
+
+
+@app.command()
+def configure(overrides: Overrides = None) -> None:
+    """Compose configs/ into params.yaml, the configuration that `dvc repro` and the schedule use.
+
+    Example: touchstone configure data=hh_rlhf data.path=../hh-rlhf train.seed=18
+    """
+    root = _root()
+    composed = settings_module.compose(overrides or [], root / "configs")
+    write_atomic(root / "params.yaml", settings_module.dump(composed))
+    typer.echo(f"params.yaml: {composed.name}, data {composed.data.source}, model {composed.model.kind}")
+
+
+@app.command()
+def plan(overrides: Overrides = None, json: Json = False) -> None:
+    """Say what `retrain` would run, and why, without running it.
+
+    Example: touchstone plan train.learning_rate=5e-4
+    """
+    from touchstone.pipeline.plan import plan as make_plan
+
+    made = make_plan(_root(), overrides or [])
+    typer.echo(pretty_json(made.to_json()) if json else made.render(), nl=not json)
+
+
+@app.command()
+def retrain(
+    overrides: Overrides = None,
+    plain: Annotated[bool, typer.Option("--plain", help="Run the steps here, without Prefect.")] = False,
+) -> None:
+    """Run the whole pipeline: data to a judged, registered, promoted and served reward model.
+
+    Example: touchstone retrain data=ukpconvarg1 data.path=../ukpconvarg1
+    """
+    root = _root()
+    if not plain:
+        # The flow stands above this package, so it is started, not imported; its exit code is ours.
+        command = [sys.executable, "-m", "flows.retrain", *(overrides or [])]
+        os.chdir(root)
+        os.execv(sys.executable, command)
+    from touchstone.pipeline.retrain import retrain_plain
+
+    raise typer.Exit(retrain_plain(root, overrides or []).code)
+
+
+@app.command()
+def judge(
+    champion: Annotated[bool, typer.Option(help="Compare with the registry's champion, where there is one.")] = True,
+    json: Json = False,
+) -> None:
+    """Judge the artifact in build/ on the holdout. Each opening of the holdout is entered in its ledger.
+
+    Example: dvc repro && touchstone judge
+    """
+    from touchstone.pipeline.steps import judge_build
+
+    decision = judge_build(_root(), _settings(None), with_champion=champion)
+    typer.echo(pretty_json(decision.to_json()) if json else decision.summary, nl=not json)
+    raise typer.Exit({"PROMOTE": 0, "ERROR": 1}.get(decision.verdict, 3))
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on; loopback by default.")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port to listen on.")] = None,
+    name: Annotated[str | None, typer.Option(help="Registered model; default: the one in params.yaml.")] = None,
+) -> None:
+    """Serve the champion, and follow it when it changes.
+
+    Example: touchstone serve --port 8200
+    """
+    from touchstone.serving import serve as run_server
+
+    root, chosen = _root(), _settings(None)
+    run_server(root, chosen, name=name or chosen.name, host=host or chosen.serve.host, port=port or chosen.serve.port)
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(help="A sealed artifact.")] = Path("build/artifact"), json: Json = False
+) -> None:
+    """Check a sealed artifact: every digest, the head, and the self-test vectors.
+
+    Example: touchstone verify build/artifact
+    """
+    from touchstone.scoring import Scorer
+
+    card = Scorer.load(folder).card
+    facts = {"digest": card.digest, "files": len(card.files), "self_test_vectors": len(card.self_test)}
+    typer.echo(
+        pretty_json(facts) if json else f"{folder} verifies: digest {card.digest[:16]}, {len(card.files)} files, "
+        f"{len(card.self_test)} self-test vectors",
+        nl=not json,
+    )
+
+
+def main() -> None:
+    """Run the command; an expected error is one sentence on stderr and exit code 1."""
+    try:
+        app()
+    except TouchstoneError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    except subprocess.CalledProcessError as error:
+        typer.echo(f"error: {error.cmd[0]} ended with exit code {error.returncode}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""The promotion gate: evidence in, checks out, one verdict.
+
+Every check is a pure function from numbers to a `Check`; nothing here reads a file or a clock. A check passes when
+the bound of its interval meets the threshold, fails when the estimate itself misses it, and is undecided when the
+estimate meets it and the bound doesn't. Bounds are one-sided 95% from resampling clusters (usually prompts).
+
+Everything fails closed: a number that isn't finite is never compared, a check that raised is an error, a required
+check that is absent is an error, and what did not run never counts as passed.
+"""
+
+from touchstone.gates.checks import NOT_EXAMINED, REQUIRED, Check, Status, Verdict, needed, run, verdict
+from touchstone.gates.quality import Pairs, calibration, champion, confirm, evidence, floor
+from touchstone.gates.trust import (
+    Scored,
+    centering,
+    holdout_use,
+    integrity,
+    leakage,
+    normalised_prompt,
+    reload,
+    serving_parity,
+    shared_prompts,
+)
+
+__all__ = [
+    "NOT_EXAMINED",
+    "REQUIRED",
+    "Check",
+    "Pairs",
+    "Scored",
+    "Status",
+    "Verdict",
+    "calibration",
+    "centering",
+    "champion",
+    "confirm",
+    "evidence",
+    "floor",
+    "holdout_use",
+    "integrity",
+    "leakage",
+    "needed",
+    "normalised_prompt",
+    "reload",
+    "run",
+    "serving_parity",
+    "shared_prompts",
+    "verdict",
+]

@@ -1,0 +1,81 @@
+"""What a check is, and how checks become one verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal
+
+Status = Literal["pass", "warn", "fail", "undecided", "not_run", "error"]
+Details = dict[str, float | int | str | None]
+
+REQUIRED = ("integrity", "reload", "leakage", "evidence", "floor", "champion", "holdout_use", "centering")
+"""Checks without which there is no promotion. `serving_parity` follows when a version is released."""
+
+NOT_EXAMINED = ("slices", "length", "overoptimisation", "seeds", "probes", "noise_ceiling")
+"""What this gate says nothing about: printed with every decision, so that silence is not read as a pass."""
+
+
+class Verdict(StrEnum):
+    """What may happen to the alias: only PROMOTE lets it move."""
+
+    PROMOTE = "PROMOTE"
+    REJECT = "REJECT"
+    INCONCLUSIVE = "INCONCLUSIVE"
+    ERROR = "ERROR"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What one check found.
+
+    Attributes:
+        reason: one sentence for a person.
+        value: the estimate; None where there is none.
+        interval: one-sided 95% bounds below and above the estimate.
+        threshold: what the value or its bound is compared with.
+        n: how many clusters (or texts, for checks of texts) it rests on.
+        needed: how many more labelled clusters would decide; None where more labels don't help.
+        required: whether promotion depends on it.
+        details: further numbers, for the record and the page.
+    """
+
+    name: str
+    status: Status
+    reason: str
+    value: float | None = None
+    interval: tuple[float, float] | None = None
+    threshold: float | None = None
+    n: int | None = None
+    needed: int | None = None
+    required: bool = True
+    details: Details = field(default_factory=dict)
+
+
+def run(name: str, check: Callable[[], Check], *, required: bool = True) -> Check:
+    """The check's outcome; whatever it raises becomes the status `error` instead of stopping the others."""
+    try:
+        return check()
+    except Exception as error:  # the one place where any failure has the same meaning: no evidence
+        return Check(name, "error", f"It could not be computed: {error}.", required=required)
+
+
+def verdict(checks: Sequence[Check], required: Sequence[str] = REQUIRED) -> Verdict:
+    """ERROR before REJECT before INCONCLUSIVE before PROMOTE; a required check that is absent is an error."""
+    names = [check.name for check in checks]
+    statuses = {check.status for check in checks if check.required or check.status == "error"}
+    if "error" in statuses or len(set(names)) != len(names) or not set(required) <= set(names):
+        return Verdict.ERROR
+    if "fail" in statuses:
+        return Verdict.REJECT
+    if statuses & {"undecided", "not_run"}:
+        return Verdict.INCONCLUSIVE
+    return Verdict.PROMOTE
+
+
+def needed(checks: Iterable[Check]) -> int | None:
+    """How many more labelled clusters would decide every undecided check; None where labels don't help."""
+    wanted = [check.needed for check in checks if check.required and check.status == "undecided"]
+    counts = [count for count in wanted if count is not None]
+    return max(counts) if counts and len(counts) == len(wanted) else None

@@ -1,0 +1,204 @@
+"""One decision from beginning to end: ledger, scores, checks, verdict, record, page."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from touchstone import decision_page, evaluation, gates
+from touchstone.errors import TouchstoneError
+from touchstone.files import digest_value, write_atomic, write_folder
+from touchstone.gates import Check, Verdict
+from touchstone.judging import record, uses
+from touchstone.judging.evidence import (
+    Case,
+    Champion,
+    Rows,
+    examine,
+    examine_confirm,
+    gather_facts,
+    read_case,
+    read_rows,
+    score_confirm,
+    score_holdout,
+)
+from touchstone.judging.record import Decision
+from touchstone.settings import Gates, Settings
+
+LIBRARIES = ("numpy", "pyarrow", "scikit-learn", "scipy", "statsmodels", "tokenizers", "torch", "transformers")
+
+
+def ledger_file(state: Path) -> Path:
+    """Where the uses of holdouts are written."""
+    return state / "ledger" / "holdout_use.jsonl"
+
+
+def judge(
+    *, build: Path, state: Path, output: Path, settings: Settings, champion: Champion | None, who: str
+) -> Decision:
+    """Decide whether the candidate in `build/artifact` may become the champion.
+
+    The ledger is written before the holdout is scored. A decision that was taken before is returned as it is, after
+    its digests were verified; one that was interrupted is taken again and counts as one use. A verdict ERROR is
+    written to `output` and not kept: its cause may pass.
+
+    Args:
+        build: artifact/ and splits/ of the run.
+        state: keeps the ledger and all decisions.
+        output: the folder that receives decision.json, decision.html and the evidence; replaced if it exists.
+        champion: the version to compare with; None only if none was ever registered under this name.
+        who: person or service that asks, for the ledger.
+
+    Raises:
+        ArtifactError, DataError, GateError, LedgerError: there is no verdict at all: an input can't be read, a
+            scoring process failed, or the ledger is broken. Nothing may be promoted then.
+    """
+    case = read_case(build, settings, champion)
+    kept = state / "decisions" / case.key
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(kept.with_name(f".{case.key}.lock")):
+        decision = _find(kept, state) or _decide(case, settings, state, kept, who)
+    write_folder(output, lambda folder: _copy(decision.path, folder))
+    shutil.rmtree(_work(kept), ignore_errors=True)
+    return record.load(output, reused=decision.reused)
+
+
+def recompute(folder: Path) -> tuple[list[Check], Verdict]:
+    """Checks and verdict again, from the evidence of a decision and nothing else.
+
+    Raises:
+        GateError: the record doesn't verify.
+    """
+    decision = record.load(folder)
+    return _conclude(folder, decision.record["facts"], Gates.model_validate(decision.record["thresholds"]))
+
+
+def _work(kept: Path) -> Path:
+    return kept.with_name(f".{kept.name}.work")
+
+
+def _copy(source: Path, target: Path) -> None:
+    shutil.copytree(source, target, dirs_exist_ok=True)
+
+
+def _find(kept: Path, state: Path) -> Decision | None:
+    """The decision that was taken before; its ledger entry is written where an interruption left it out."""
+    if not kept.exists():
+        return None
+    decision = record.load(kept)
+    _close(state, decision)
+    return decision
+
+
+def _decide(case: Case, settings: Settings, state: Path, kept: Path, who: str) -> Decision:
+    work, ledger = _work(kept), ledger_file(state)
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    content = {
+        "who": who,
+        "time": _now(),
+        "name": case.name,
+        **{name: case.digests[name] for name in ("artifact", "champion", "holdout", "confirm", "thresholds")},
+    }
+    use = uses.open_holdout(
+        ledger, key=case.key, clusters={group.cluster_id for group in case.groups["holdout"]}, content=content
+    )
+    failed = uses.failed_confirm(ledger, artifact=case.card.digest, confirm=str(case.digests["confirm"]), key=case.key)
+    facts = gather_facts(case, use.count, failed)
+    score_holdout(case, work)
+    if gates.verdict(examine(work, facts, case.limits)) is Verdict.PROMOTE and not failed:
+        uses.open_confirm(ledger, key=case.key, content=content)
+        score_confirm(case, work)
+    checks, verdict = _conclude(work, facts, case.limits)
+    metrics = {name: _measure(read_rows(work, name), facts) for name in ("holdout", "confirm")}
+    needed = gates.needed(checks) if verdict is Verdict.INCONCLUSIVE else None
+    label = case.champion.version if case.champion else None
+    whole = record.write(
+        work,
+        {
+            "key": case.key,
+            "name": case.name,
+            "verdict": str(verdict),
+            "summary": record.summarise(case.name, verdict, checks, needed, label),
+            "needed_clusters": needed,
+            "checks": [record.check_to(check) for check in checks],
+            "not_examined": list(gates.NOT_EXAMINED),
+            "metrics": metrics,
+            "facts": facts,
+            "thresholds": settings.gates.model_dump(mode="json"),
+            "digests": {**case.digests, "settings": digest_value(settings.model_dump(mode="json"))},
+            "champion_version": label,
+            "seeds": {**case.card.seeds, "gates": settings.gates.seed},
+            "libraries": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
+            "ledger": {"sequence": use.entry["sequence"], "digest": use.entry["digest"], "uses": use.count},
+            "lineage": [_earlier(entry) for entry in use.history],
+            "who": who,
+            "created_at": _now(),
+        },
+    )
+    write_atomic(work / record.PAGE, decision_page.render(whole, _draw(read_rows(work, "holdout"), metrics, facts)))
+    if verdict is not Verdict.ERROR:
+        write_folder(kept, lambda folder: _copy(work, folder))
+    decision = record.load(work if verdict is Verdict.ERROR else kept, reused=False)
+    _close(state, decision)
+    return decision
+
+
+def _conclude(folder: Path, facts: Mapping[str, Any], limits: Gates) -> tuple[list[Check], Verdict]:
+    checks = examine(folder, facts, limits)
+    checks.append(examine_confirm(folder, facts, checks, limits))
+    return checks, gates.verdict(checks, (*gates.REQUIRED, "confirm"))
+
+
+def _close(state: Path, decision: Decision) -> None:
+    found = {check.name: check for check in decision.checks}
+    uses.close(
+        ledger_file(state),
+        key=decision.key,
+        record=decision.digest,
+        content={
+            "time": _now(),
+            "who": decision.record["who"],
+            "verdict": str(decision.verdict),
+            "artifact": decision.artifact_digest,
+            "confirm": decision.record["digests"]["confirm"],
+            "confirm_status": found["confirm"].status,
+            "accuracy": found["floor"].value,
+            "difference": found["champion"].value,
+            "checks": sorted(found),
+        },
+    )
+
+
+def _measure(rows: Rows, facts: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Metrics of one set with the baselines beside; None where it wasn't opened or can't be measured."""
+    if not rows.table.num_rows:
+        return None
+    try:
+        measured: dict[str, Any] = evaluation.rounded(
+            evaluation.measure(rows.plain(), rows.baselines(), facts["temperature"])
+        )
+    except TouchstoneError:  # scores that aren't finite: the checks say so, and there is nothing to measure
+        return None
+    return measured
+
+
+def _draw(rows: Rows, metrics: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, bytes]:
+    if metrics["holdout"] is None:
+        return {}
+    return evaluation.draw(rows.plain(), metrics["holdout"], facts["temperature"], "holdout")
+
+
+def _earlier(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: entry[name] for name in ("sequence", "time", "who", "name", "artifact")}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

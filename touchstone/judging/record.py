@@ -1,0 +1,154 @@
+"""The decision record: a folder that carries a verdict together with everything it was computed from.
+
+decision.json         verdict, checks, digests, thresholds, facts, versions; its `digest` covers all the rest of it
+rows.parquet          every judged pair with the scores of candidate, champion and baselines
+texts.parquet         every completion's score, and those of the repeated scoring
+train_prompts.txt     digests of the training prompts, for the day when this model is the champion
+decision.html         the same for people; computed from the above, so no digest covers it
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from touchstone.errors import GateError
+from touchstone.files import digest_file, digest_value, write_json
+from touchstone.gates import Check, Verdict
+from touchstone.judging import uses
+
+SCHEMA_VERSION = 1
+FILE, PAGE = "decision.json", "decision.html"
+ROWS, TEXTS, TRAIN_PROMPTS = "rows.parquet", "texts.parquet", "train_prompts.txt"
+EVIDENCE = (ROWS, TEXTS, TRAIN_PROMPTS)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A verdict and where its record lies.
+
+    Attributes:
+        summary: the sentence for a manager.
+        key: names what was decided on: candidate, champion, sets and thresholds.
+        digest: of the record.
+        needed_clusters: how many more labelled prompts would decide; None where that isn't the question.
+        path: the folder with decision.json, decision.html and the evidence.
+        record: decision.json as it is.
+        reused: the decision had been taken before; nothing was opened again.
+    """
+
+    verdict: Verdict
+    summary: str
+    key: str
+    digest: str
+    artifact_digest: str
+    checks: tuple[Check, ...]
+    needed_clusters: int | None
+    path: Path
+    record: dict[str, Any]
+    reused: bool
+
+
+def write(folder: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Write decision.json over the evidence that lies in `folder`; returns the record with its digest."""
+    record = {
+        **content,
+        "schema_version": SCHEMA_VERSION,
+        "files": {name: digest_file(folder / name) for name in EVIDENCE},
+    }
+    # Through JSON once: what is hashed is what a reader will read back.
+    plain = json.loads(json.dumps(record, allow_nan=False))
+    whole: dict[str, Any] = {**plain, "digest": digest_value(plain)}
+    write_json(folder / FILE, whole)
+    return whole
+
+
+def load(folder: Path, *, reused: bool = True) -> Decision:
+    """The decision in a folder, its digests verified.
+
+    Raises:
+        GateError: the record is missing, of another schema version, or isn't what was written.
+    """
+    path = folder / FILE
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        content = {key: value for key, value in record.items() if key != "digest"}
+        if record["schema_version"] != SCHEMA_VERSION:
+            raise GateError(f"{path} has schema version {record['schema_version']}, not {SCHEMA_VERSION}; judge again")
+        if record["digest"] != digest_value(content):
+            raise GateError(f"{path} was changed after it was written; judge again")
+        for name in EVIDENCE:
+            if digest_file(folder / name) != record["files"][name]:
+                raise GateError(f"{folder / name} is not the evidence of this decision; judge again")
+        return Decision(
+            verdict=Verdict(record["verdict"]),
+            summary=record["summary"],
+            key=record["key"],
+            digest=record["digest"],
+            artifact_digest=record["digests"]["artifact"],
+            checks=tuple(check_from(value) for value in record["checks"]),
+            needed_clusters=record["needed_clusters"],
+            path=folder,
+            record=record,
+            reused=reused,
+        )
+    except FileNotFoundError as error:
+        raise GateError(f"{error.filename} does not exist: there is no decision to rely on; judge first") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise GateError(f"{path} is no decision record ({type(error).__name__}); judge again") from None
+
+
+def verify(folder: Path, ledger_file: Path) -> Decision:
+    """`load`, and the ledger must know this very record as the outcome: an edited one has no entry.
+
+    Raises:
+        GateError: as for `load`, or the ledger has no such verdict.
+        LedgerError: the ledger's chain is broken.
+    """
+    decision = load(folder)
+    if not uses.has_record(ledger_file, decision.key, decision.digest):
+        raise GateError(f"{ledger_file.name} knows no verdict with the record {decision.digest[:12]}; judge again")
+    return decision
+
+
+def check_from(value: Mapping[str, Any]) -> Check:
+    """A check from its JSON."""
+    interval = value["interval"]
+    return Check(**{**value, "interval": None if interval is None else (interval[0], interval[1])})
+
+
+def check_to(check: Check) -> dict[str, Any]:
+    """A check as plain JSON values."""
+    return {**asdict(check), "interval": None if check.interval is None else list(check.interval)}
+
+
+def summarise(name: str, verdict: Verdict, checks: Sequence[Check], needed: int | None, champion: str | None) -> str:
+    """The verdict in one or two sentences for somebody who has never heard of a reward model."""
+    found = {check.name: check for check in checks}
+    if verdict is Verdict.PROMOTE:
+        floor = found["floor"]
+        beaten = {key: floor.details[f"accuracy, {key}"] for key in ("longer_wins", "linear")}
+        against = (
+            f" and is not worse than the champion, version {champion}" if champion else " and is the first of its name"
+        )
+        return (
+            f"{name} may be promoted: on prompts it never saw it agrees with people in {floor.value:.1%} of the "
+            f"comparisons (length alone {beaten['longer_wins']:.1%}, words and length {beaten['linear']:.1%}){against}."
+        )
+    words = {
+        Verdict.REJECT: ("fail",),
+        Verdict.ERROR: ("error",),
+        Verdict.INCONCLUSIVE: ("undecided", "not_run"),
+    }[verdict]
+    causes = [check for check in checks if check.status in words and (check.required or check.status == "error")]
+    names = ", ".join(check.name.replace("_", " ") for check in causes)
+    first = causes[0].reason if causes else "A required check is missing."
+    if verdict is Verdict.REJECT:
+        return f"{name} is rejected because of: {names}. {first}"
+    if verdict is Verdict.ERROR:
+        return f"{name} has no verdict and stays out: {names or 'the checks'} could not be computed. {first}"
+    more = f" About {needed:,} more labelled prompts would decide." if needed else ""
+    return f"{name} can't be decided on yet because of: {names}. {first}{more}"

@@ -1,0 +1,279 @@
+"""A reward model: a decoder with one linear head, its tokenizer and its scoring rule.
+
+On disk it is a plain `AutoModelForSequenceClassification` checkpoint with `num_labels=1`. A head that a checkpoint
+doesn't hold is an error, never a random one; weights are read from safetensors only.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from touchstone.errors import ModelError
+from touchstone.files import digest_file
+from touchstone.settings import Model, project_root
+from touchstone.templating import ScoringRule, scoring_rule
+
+BASE_FILE = "base.json"
+"""Beside or instead of the weights in `build/base`: where the base comes from."""
+
+
+@dataclass
+class RewardModel:
+    """A network with its tokenizer and scoring rule.
+
+    Attributes:
+        network: sequence classifier with one label; its head is `score`, read by `layout.rewards`.
+        tokenizer: with a chat template and a pad token that is not the end-of-sequence token.
+        rule: how texts become a reward.
+        shares: whether rows with a shared prompt give this network's rewards; None until `layout.shares_prompt`
+            has found out.
+    """
+
+    network: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    rule: ScoringRule
+    shares: bool | None = field(default=None, compare=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network's parameters are."""
+        return next(self.network.parameters()).device
+
+
+def load_base(
+    base: str | Path,
+    *,
+    max_tokens: int,
+    seed: int,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> RewardModel:
+    """A base or SFT model (hub id or folder) in fp32 with a fresh head, ready to be trained.
+
+    The head starts at N(0, 1 / (hidden size + 1)) (Stiennon et al. 2020, appendix B.1), drawn from `seed` alone.
+
+    Raises:
+        ModelError: no weights in safetensors, no usable tokenizer, or an architecture without a `score` head.
+    """
+    model, missing = _load(base, max_tokens, revision, trust_remote_code)
+    if strangers := [name for name in missing if not name.startswith("score.")]:
+        raise ModelError(f"base {base} lacks the weights {_few(strangers)}; is it a complete checkpoint?")
+    head = head_of(model.network)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        head.weight.normal_(0.0, (head.in_features + 1) ** -0.5, generator=generator)
+        if head.bias is not None:
+            head.bias.zero_()
+    return model
+
+
+def load_base_folder(folder: Path, settings: Model, *, seed: int) -> RewardModel:
+    """The base that `build/base` holds (from scratch) or names (pretrained), with a fresh head.
+
+    Raises:
+        ModelError: a file of a pretrained base has changed since it was pinned, or as `load_base`.
+    """
+    try:
+        record = json.loads((folder / BASE_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{folder / BASE_FILE} does not exist; run the stage `base`") from None
+    if record["kind"] == "scratch" or settings.kind == "scratch":
+        return load_base(folder, max_tokens=settings.max_tokens, seed=seed)
+    files = _resolve(record["base"], record["revision"], sorted(record["files"]))
+    for name, digest in record["files"].items():
+        if digest_file(files / name) != digest:
+            raise ModelError(
+                f"{name} of base {record['base']} has changed since it was pinned; run the stage `base` again"
+            )
+    return load_base(files, max_tokens=settings.max_tokens, seed=seed, trust_remote_code=settings.trust_remote_code)
+
+
+def load_reward_model(
+    folder: Path, *, max_tokens: int | None = None, rule: ScoringRule | None = None, trust_remote_code: bool = False
+) -> RewardModel:
+    """A trained reward model from a folder, in fp32 and evaluation mode.
+
+    Args:
+        max_tokens: for a folder that `save` didn't write; otherwise what it was trained with is read from it.
+        rule: the rule that a sealed artifact states; checked against the tokenizer's template.
+
+    Raises:
+        ModelError: the head is missing, a weight is not finite, weights are pickled, the template isn't the rule's.
+    """
+    stated = max_tokens or (rule.max_tokens if rule else None) or _stated_max_tokens(folder)
+    model, missing = _load(folder, stated, None, trust_remote_code)
+    if missing:
+        raise ModelError(f"{folder} lacks the weights {_few(missing)}: not a trained reward model; train it first")
+    if rule is not None and rule != model.rule:
+        raise ModelError(f"the chat template in {folder} is not the one that its scoring rule names")
+    check_finite(model.network, str(folder))
+    model.network.train(False)
+    return model
+
+
+def save(model: RewardModel, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Write the model into an existing folder; the head stays fp32 in any case.
+
+    Raises:
+        ModelError: a weight is not finite, or a file can't be written.
+    """
+    check_finite(model.network, "the model to save")
+    head = {id(parameter) for parameter in head_of(model.network).parameters()}
+    state = {
+        name: tensor if id(tensor) in head else tensor.to(dtype)
+        for name, tensor in model.network.state_dict(keep_vars=True).items()
+    }
+    # Recorded for whoever loads the folder without a reward.json.
+    model.network.config.touchstone_max_tokens = model.rule.max_tokens
+    model.network.config.dtype = dtype
+    try:
+        model.network.save_pretrained(folder, state_dict={name: t.detach() for name, t in state.items()})
+        model.tokenizer.save_pretrained(folder)
+    except SafetensorError as error:  # a full disk reaches us as the library's own error
+        raise ModelError(f"the model can't be written to {folder}: {error}") from error
+
+
+def head_of(network: PreTrainedModel) -> nn.Linear:
+    """The linear layer that gives the reward.
+
+    Raises:
+        ModelError: the architecture keeps its head elsewhere.
+    """
+    head = getattr(network, "score", None)
+    if not isinstance(head, nn.Linear) or head.out_features != 1:
+        raise ModelError(
+            f"{type(network).__name__} has no linear head `score` with one output; decoders with "
+            "AutoModelForSequenceClassification are supported"
+        )
+    return head
+
+
+def check_finite(network: PreTrainedModel, where: str) -> None:
+    """safetensors doesn't check for NaN or infinity, so this does.
+
+    Raises:
+        ModelError: names the first parameter at fault.
+    """
+    for name, parameter in network.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise ModelError(f"{where}: weight {name} is not finite; the training run that made it has diverged")
+
+
+def load_tokenizer(base: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """A tokenizer with a chat template, a fast backend, and a pad token that isn't its end-of-sequence token.
+
+    Raises:
+        ModelError: one of these is missing and can't be had.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base, revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"base {base} has no tokenizer that can be loaded: {_first_line(error)}") from error
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        tokenizer.pad_token = _spare_token(tokenizer, base)
+    return tokenizer
+
+
+def _spare_token(tokenizer: PreTrainedTokenizerBase, base: str | Path) -> str:
+    """A special token that no text and no template uses for anything else.
+
+    Never the end-of-sequence token: stock loaders read the reward at the last id that differs from the pad's.
+    """
+    vocabulary = tokenizer.get_vocab()
+    for token in ("<|pad|>", "<pad>", "[PAD]", "<|finetune_right_pad_id|>", "<|endoftext|>", "<unk>"):
+        if token in vocabulary and token != tokenizer.eos_token and token not in str(tokenizer.chat_template):
+            return token
+    raise ModelError(
+        f"the tokenizer of {base} has no pad token apart from its end-of-sequence token; "
+        "name a reserved special token as pad_token in its tokenizer_config.json"
+    )
+
+
+def _load(
+    base: str | Path, max_tokens: int, revision: str | None, trust_remote_code: bool
+) -> tuple[RewardModel, list[str]]:
+    """The model in fp32, and the names of weights that the checkpoint lacks."""
+    if isinstance(base, Path) and not base.is_dir():
+        raise ModelError(f"{base} does not exist")
+    tokenizer = load_tokenizer(base, revision=revision, trust_remote_code=trust_remote_code)
+    try:
+        config = AutoConfig.from_pretrained(base, revision=revision, trust_remote_code=trust_remote_code, num_labels=1)
+        _prepare(config, tokenizer.pad_token_id)
+        network, info = AutoModelForSequenceClassification.from_pretrained(
+            base,
+            config=config,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,  # a pickle runs code when it is loaded
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,  # a head of another shape is named below, in one sentence
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"base {base} can't be loaded as a decoder in safetensors: {_first_line(error)}") from error
+    head_of(network)
+    mismatched = [str(key[0]) for key in info["mismatched_keys"]]
+    model = RewardModel(network, tokenizer, scoring_rule(tokenizer, max_tokens))
+    return model, sorted({*info["missing_keys"], *mismatched})
+
+
+def _prepare(config: PretrainedConfig, pad_token_id: int) -> None:
+    """Dropout off wherever a config keeps one; one regression label; the pad token that stock loaders look for."""
+    text = config.get_text_config()
+    for part in (config, text):
+        for name, value in part.to_dict().items():
+            if isinstance(value, float) and ("dropout" in name or name.endswith("pdrop")):
+                setattr(part, name, 0.0)
+        part.pad_token_id = pad_token_id
+        part.use_cache = False
+    config.problem_type = "regression"
+
+
+def _stated_max_tokens(folder: Path) -> int:
+    """What `save` recorded in the folder's config."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{folder} holds no config.json; is it a model's folder?") from None
+    if "touchstone_max_tokens" not in config:
+        raise ModelError(f"{folder} doesn't say how many tokens it takes; give max_tokens")
+    return int(config["touchstone_max_tokens"])
+
+
+def _resolve(base: str, revision: str | None, files: list[str]) -> Path:
+    """The folder that holds a pinned base: a local one, or the hub's snapshot of that commit."""
+    local = project_root() / base
+    if revision is None:
+        if not local.is_dir():
+            raise ModelError(f"base folder {base} does not exist any more")
+        return local
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(base, revision=revision, allow_patterns=files))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(f"base {base} can't be fetched from the hub: {_first_line(error)}") from error
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,201 @@
+"""Pictures of results, as PNG bytes: the same numbers give the same bytes.
+
+Drawn without pyplot, so nothing global is touched; colours are Okabe and Ito's, told apart by colour-blind readers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter, MaxNLocator
+from numpy.typing import ArrayLike, NDArray
+
+from touchstone.statistics import Interval, reliability, wilson_interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+BLUE, ORANGE, GREEN, GREY, INK = "#0072B2", "#D55E00", "#009E73", "#7F7F7F", "#222222"
+DPI = 144
+DENSITY = LinearSegmentedColormap.from_list("density", ["#BBD7EA", "#0072B2", "#001C2E"])
+"""Starts well above white: a cell with one completion must be seen."""
+
+
+def _figure(width: float = 7.0, height: float = 4.2, rows: int = 1, **grid: Any) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
+    axes = list(np.atleast_1d(figure.subplots(rows, 1, **grid)).flat)
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.spines[["left", "bottom"]].set_color(GREY)
+        axis.tick_params(labelsize=10, colors=INK)
+        axis.set_axisbelow(True)
+    return figure, axes
+
+
+def _title(axis: Axes, title: str, note: str = "") -> None:
+    """What is seen, in bold; below it, smaller, how to read it."""
+    axis.set_title(title, loc="left", fontsize=12, fontweight="bold", color=INK, pad=24 if note else 8)
+    if note:
+        axis.annotate(
+            note, (0, 1), xytext=(0, 7), xycoords="axes fraction", textcoords="offset points", fontsize=9.5, color=GREY
+        )
+
+
+def _png(figure: Figure) -> bytes:
+    target = BytesIO()
+    # The default metadata name matplotlib's version, which would change the bytes without changing the picture.
+    figure.savefig(target, format="png", metadata={"Software": None})
+    return target.getvalue()
+
+
+def accuracy_chart(results: Mapping[str, tuple[float, Interval]], *, subject: str, model: str = "model") -> bytes:
+    """Accuracy of the model and of each baseline with its interval, in the order given; chance is marked.
+
+    Args:
+        results: name -> (accuracy, interval), each 0 to 1.
+        subject: what was scored, for the title ("720 validation prompts").
+        model: the name drawn in the accent colour.
+    """
+    figure, (axis,) = _figure(height=1.5 + 0.55 * len(results))
+    names = list(results)
+    lowest = min(0.5, *(interval.low for _, interval in results.values()))
+    for place, name in enumerate(names):
+        value, interval = results[name]
+        colour = BLUE if name == model else GREY
+        axis.plot([interval.low, interval.high], [place, place], color=colour, linewidth=3, alpha=0.45)
+        axis.plot([value], [place], "o", color=colour, markersize=9)
+        axis.annotate(
+            f"{value:.3f}", (value, place), xytext=(0, 9), textcoords="offset points", ha="center", color=colour
+        )
+    axis.axvline(0.5, color=INK, linewidth=1, linestyle=":")
+    axis.set_yticks(range(len(names)), [name.replace("_", " ") for name in names], fontsize=11)
+    axis.set_ylim(len(names) - 0.5, -0.7)
+    axis.set_xlim(max(0.0, lowest - 0.03), 1.0)
+    axis.set_xlabel("accuracy (share of comparisons ordered as labelled)", fontsize=10)
+    axis.grid(axis="x", color="#E6E6E6")
+    _title(axis, f"Accuracy on {subject}", "lines: 95% intervals over prompts; dotted: guessing")
+    return _png(figure)
+
+
+def reliability_diagram(
+    confidence: ArrayLike, correct: ArrayLike, *, error: float, null_error: float, subject: str
+) -> bytes:
+    """Confidence against accuracy in equal-mass bins with Wilson intervals, and below it how many pairs lie where.
+
+    Args:
+        confidence: sigmoid(|D| / T) of each pair, 0.5 to 1.
+        correct: credit of each pair, 0, 0.5 or 1.
+        error, null_error: calibration error, and its 95% quantile if the model were perfectly calibrated.
+    """
+    bins = reliability(confidence, correct)
+    figure, (top, bottom) = _figure(height=5.6, rows=2, sharex=True, height_ratios=[3, 1])
+    top.plot([0.5, 1], [0.5, 1], color=INK, linewidth=1, linestyle=":")
+    for row in bins:
+        interval = wilson_interval(row.accuracy * row.count, row.count, 0.95)
+        top.plot([row.confidence] * 2, interval, color=BLUE, linewidth=2, alpha=0.45)
+    top.plot([row.confidence for row in bins], [row.accuracy for row in bins], "o", color=BLUE, markersize=7)
+    top.set_ylabel("accuracy", fontsize=10)
+    top.set_ylim(min(0.4, *(row.accuracy for row in bins)) - 0.05, 1.02)
+    top.grid(color="#E6E6E6")
+    _title(
+        top,
+        f"Calibration on {subject}",
+        f"calibration error {error:.3f} (a perfect model: up to {null_error:.3f} by chance); dotted: perfect",
+    )
+    bottom.hist(np.asarray(confidence), bins=np.linspace(0.5, 1, 26).tolist(), color=BLUE, alpha=0.6)
+    bottom.set_xlim(0.49, 1.01)
+    bottom.set_xlabel("confidence that the higher reward is the preferred one", fontsize=10)
+    bottom.set_ylabel("comparisons", fontsize=10)
+    bottom.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+    return _png(figure)
+
+
+def margin_histogram(differences: ArrayLike, *, subject: str) -> bytes:
+    """How far the model puts the preferred completion above the other: D in raw reward units, one value per pair."""
+    values = np.asarray(differences, dtype=np.float64)
+    figure, (axis,) = _figure()
+    reach = float(np.quantile(np.abs(values), 0.995)) or 1.0
+    edges = np.linspace(-reach, reach, 61)
+    shown = np.clip(values, -reach, reach)
+    axis.hist(shown[values > 0], bins=edges.tolist(), color=BLUE, label="ordered as labelled")
+    axis.hist(shown[values <= 0], bins=edges.tolist(), color=ORANGE, label="the other way round, or equal")
+    axis.axvline(0, color=INK, linewidth=1)
+    axis.set_xlabel("reward of the preferred completion minus reward of the other", fontsize=10)
+    axis.set_ylabel("comparisons", fontsize=10)
+    axis.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axis.legend(frameon=False, fontsize=10)
+    _title(
+        axis,
+        f"Reward differences on {subject}",
+        f"{np.mean(values > 0):.1%} of comparisons on the right side; the outermost bars hold what lies beyond",
+    )
+    return _png(figure)
+
+
+def reward_against_length(tokens: ArrayLike, rewards: ArrayLike, *, correlation: float | None, subject: str) -> bytes:
+    """Density of completions by length and reward, with the median reward of each tenth of the lengths."""
+    lengths, values = np.asarray(tokens, dtype=np.float64), np.asarray(rewards, dtype=np.float64)
+    figure, (axis,) = _figure()
+    cells = axis.hexbin(lengths, values, gridsize=(44, 24), mincnt=1, bins="log", cmap=DENSITY, linewidths=0.1)
+    figure.colorbar(cells, ax=axis, label="completions", shrink=0.8, format=LogFormatter())
+    middle = _running_median(lengths, values)
+    axis.plot(middle[0], middle[1], "o-", color=ORANGE, linewidth=2, markersize=5, label="median reward")
+    axis.set_xlabel("completion length in tokens", fontsize=10)
+    axis.set_ylabel("raw reward", fontsize=10)
+    axis.legend(frameon=False, fontsize=10)
+    found = "undefined (no spread)" if correlation is None else f"{correlation:+.2f}"
+    _title(
+        axis, f"Reward against length on {subject}", f"rank correlation within a prompt: {found}; 0 is indifference"
+    )
+    return _png(figure)
+
+
+def _running_median(lengths: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Median length and median reward of ten equal runs by length, shape (2, <= 10)."""
+    order = np.argsort(lengths, kind="stable")
+    runs = [run for run in np.array_split(order, 10) if len(run)]
+    return np.array([[np.median(column[run]) for run in runs] for column in (lengths, values)])
+
+
+CURVES = (
+    ("loss", "loss", BLUE),
+    ("accuracy", "accuracy in the step", GREEN),
+    ("gradient_norm", "gradient norm", ORANGE),
+)
+
+
+def training_curve(rows: Sequence[Mapping[str, Any]], *, subject: str) -> bytes:
+    """Loss, accuracy and gradient norm by optimizer step: each step pale, the trend strong.
+
+    Args:
+        rows: `curve.jsonl`, one dictionary per step.
+    """
+    figure, axes = _figure(height=6.4, rows=len(CURVES), sharex=True)
+    steps = [row["step"] for row in rows]
+    for axis, (key, label, colour) in zip(axes, CURVES, strict=True):
+        values = np.array([row[key] for row in rows], dtype=np.float64)
+        axis.plot(steps, values, color=colour, linewidth=1, alpha=0.35)
+        axis.plot(steps, _smooth(values), color=colour, linewidth=2.2)
+        axis.set_ylabel(label, fontsize=10)
+        axis.yaxis.set_major_locator(MaxNLocator(4))
+        axis.grid(color="#E6E6E6")
+    axes[0].axhline(np.log(2), color=INK, linewidth=1, linestyle=":")
+    axes[1].axhline(0.5, color=INK, linewidth=1, linestyle=":")
+    axes[-1].set_xlabel("optimizer step", fontsize=10)
+    axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    _title(axes[0], f"Training: {subject}", "pale: each step; strong: running mean; dotted: guessing")
+    return _png(figure)
+
+
+def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Centred running mean over about a fortieth of the steps, narrower at the ends."""
+    half = max(1, len(values) // 80)
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    place = np.arange(len(values))
+    low, high = np.maximum(0, place - half), np.minimum(len(values), place + half + 1)
+    return np.asarray((sums[high] - sums[low]) / (high - low), dtype=np.float64)

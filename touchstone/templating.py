@@ -1,0 +1,266 @@
+"""The one place where text becomes token ids: training, sealing, evaluation and serving all come through here.
+
+The chat template is rendered around markers instead of around the texts, and split at the markers. What the
+template wrote is tokenised with special tokens parsed, what people wrote with special tokens split: a message
+that says `<|im_end|>` yields the ids of those characters, never the control token. The text stands in the
+template as it is; a template's own trimming of contents is not repeated.
+"""
+
+from __future__ import annotations
+
+import re
+import weakref
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from jinja2 import TemplateError
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase
+
+from touchstone.errors import ModelError
+from touchstone.files import digest_text
+from touchstone.groups import Message
+
+ROLES = frozenset({"system", "user", "assistant", "tool"})
+"""Roles a message may have. A closed set: the template writes the role itself, where special tokens are parsed."""
+
+_MAX_LAYOUTS = 1024
+"""Sequences of roles kept: a stranger's requests can't fill the memory."""
+
+_MARKER = re.compile("\ue000(\\d+)\ue001")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringRule:
+    """How texts become a reward; part of the sealed artifact.
+
+    Attributes:
+        max_tokens: most tokens of prompt and completion together.
+        template_digest: digest of the chat template's text.
+        pooling: "last_token": the reward is read at the last token of the assistant's closed turn.
+        truncation: "prompt_left": the completion stays whole and the prompt loses its beginning. A completion
+            that alone is too long loses its end, keeps the closing tokens, and has no prompt.
+    """
+
+    max_tokens: int
+    template_digest: str
+    pooling: str = "last_token"
+    truncation: str = "prompt_left"
+
+    def to_json(self) -> dict[str, Any]:
+        """The rule as a JSON-ready dictionary."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> ScoringRule:
+        """The inverse of `to_json`.
+
+        Raises:
+            ModelError: the rule is one that this version doesn't know.
+        """
+        try:
+            rule = cls(**value)
+        except TypeError as error:
+            raise ModelError(f"the scoring rule can't be read: {error}") from error
+        if (rule.pooling, rule.truncation) != ("last_token", "prompt_left"):
+            raise ModelError(
+                f"scoring rule {rule.pooling}/{rule.truncation} is unknown; only last_token/prompt_left is"
+            )
+        return rule
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedGroup:
+    """A prompt and its completions as token ids.
+
+    Attributes:
+        prompt_ids: the prompt up to where the completion's text begins, special tokens included.
+        completion_ids: per completion its text and the template's closing tokens; never empty.
+        prompt_starts: per completion, where in `prompt_ids` its own prompt begins: 0, unless the prompt was cut
+            to make room for it. Each completion has its own, so no score depends on siblings.
+        truncated: per completion, whether anything was cut.
+    """
+
+    prompt_ids: list[int]
+    completion_ids: list[list[int]]
+    prompt_starts: list[int]
+    truncated: list[bool]
+
+    def tokens(self, completion: int) -> int:
+        """Tokens of prompt and completion together, as scored."""
+        return len(self.prompt_ids) - self.prompt_starts[completion] + len(self.completion_ids[completion])
+
+    def take(self, completions: Sequence[int]) -> EncodedGroup:
+        """The same prompt with only these completions, in this order."""
+        return EncodedGroup(
+            self.prompt_ids,
+            [self.completion_ids[k] for k in completions],
+            [self.prompt_starts[k] for k in completions],
+            [self.truncated[k] for k in completions],
+        )
+
+
+def scoring_rule(tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> ScoringRule:
+    """The rule for a tokenizer with a chat template.
+
+    Raises:
+        ModelError: no chat template, no fast tokenizer, or `max_tokens` leaves no room for a completion.
+    """
+    pieces = _pieces(tokenizer)
+    closing = len(pieces.layout(tokenizer, ("user", "assistant")).closing)
+    if max_tokens <= closing:
+        raise ModelError(
+            f"model.max_tokens ({max_tokens}) must exceed the template's {closing} closing tokens; raise it"
+        )
+    return ScoringRule(max_tokens, digest_text(str(tokenizer.chat_template)))
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase, rule: ScoringRule, prompt: Sequence[Message], completions: Sequence[str]
+) -> EncodedGroup:
+    """Token ids of one prompt with its completions. Safe to call from several threads.
+
+    Raises:
+        ModelError: the template can't render this sequence of roles, or alters what it is given.
+    """
+    return encode_many(tokenizer, rule, [(prompt, completions)])[0]
+
+
+def encode_many(
+    tokenizer: PreTrainedTokenizerBase,
+    rule: ScoringRule,
+    items: Iterable[tuple[Sequence[Message], Sequence[str]]],
+) -> list[EncodedGroup]:
+    """`encode` for many prompts at once: one call of the tokenizer, the same ids.
+
+    Raises:
+        ModelError: as `encode`.
+    """
+    pieces = _pieces(tokenizer)
+    items = list(items)
+    layouts = [pieces.layout(tokenizer, (*(message.role for message in prompt), "assistant")) for prompt, _ in items]
+    texts = [text for prompt, texts in items for text in (*(message.content for message in prompt), *texts)]
+    ids = iter(pieces.content_ids(texts))
+    encoded = []
+    for (prompt, completions), layout in zip(items, layouts, strict=True):
+        contents = [next(ids) for _ in prompt]
+        prompt_ids = list(layout.opening)
+        for message, literal in layout.turns:
+            prompt_ids += contents[message]
+            prompt_ids += literal
+        encoded.append(_fit(prompt_ids, [next(ids) for _ in completions], layout.closing, rule.max_tokens))
+    return encoded
+
+
+def _fit(prompt_ids: list[int], contents: list[list[int]], closing: list[int], max_tokens: int) -> EncodedGroup:
+    """Apply the truncation rule, for each completion by itself."""
+    room = max_tokens - len(closing)
+    completion_ids = [content[:room] + closing for content in contents]
+    starts = [max(0, len(prompt_ids) + len(ids) - max_tokens) for ids in completion_ids]
+    truncated = [start > 0 or len(content) > room for start, content in zip(starts, contents, strict=True)]
+    unseen = min(starts, default=0)
+    return EncodedGroup(prompt_ids[unseen:], completion_ids, [start - unseen for start in starts], truncated)
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """What the template writes around the texts of one sequence of roles, as ids.
+
+    `opening`, then for each of `turns` (index of the message, what follows it); after the completion `closing`.
+    """
+
+    opening: list[int]
+    turns: list[tuple[int, list[int]]]
+    closing: list[int]
+
+
+class _Pieces:
+    """A tokenizer taken apart: its template's literals, and private copies of its backend.
+
+    Copies, because a backend's `encode_special_tokens` is a switch on a shared object: the endpoint tokenises
+    from several threads, and anybody may call the tokenizer meanwhile.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        if not tokenizer.chat_template:
+            raise ModelError(
+                f"the tokenizer of {tokenizer.name_or_path} has no chat template; add a chat_template.jinja beside it"
+            )
+        if not tokenizer.is_fast:
+            raise ModelError(
+                f"the tokenizer of {tokenizer.name_or_path} has no fast version; save it with a tokenizer.json first"
+            )
+        self._literals = _copy(tokenizer)
+        self._contents = _copy(tokenizer)
+        self._contents.encode_special_tokens = True
+        self._layouts: dict[tuple[str, ...], _Layout] = {}
+
+    def layout(self, tokenizer: PreTrainedTokenizerBase, roles: tuple[str, ...]) -> _Layout:
+        """What the tokenizer's template writes around these roles, the last being the completion's.
+
+        The tokenizer is passed in, not kept: as the value of a weak cache this object must not hold its own key.
+        """
+        layout = self._layouts.get(roles)
+        if layout is None:
+            if len(self._layouts) >= _MAX_LAYOUTS:
+                self._layouts.clear()
+            layout = self._layouts[roles] = self._make_layout(tokenizer, roles)
+        return layout
+
+    def content_ids(self, texts: list[str]) -> list[list[int]]:
+        """Ids of people's texts: special tokens split, lone surrogates replaced by U+FFFD."""
+        clean = [_SURROGATE.sub("\ufffd", text) for text in texts]
+        return [encoding.ids for encoding in self._contents.encode_batch_fast(clean, add_special_tokens=False)]
+
+    def _literal_ids(self, literal: str) -> list[int]:
+        ids: list[int] = self._literals.encode(literal, add_special_tokens=False).ids
+        return ids
+
+    def _make_layout(self, tokenizer: PreTrainedTokenizerBase, roles: tuple[str, ...]) -> _Layout:
+        if not ROLES.issuperset(roles):
+            raise ModelError(f"a message's role is none of {', '.join(sorted(ROLES))}")
+        rendered = _render(tokenizer, roles)
+        literals = _MARKER.split(rendered)
+        order = [int(index) for index in literals[1::2]]
+        # Templates may move the system message, but each text must appear once and the completion last.
+        if sorted(order) != list(range(len(roles))) or order[-1] != len(roles) - 1:
+            raise ModelError(
+                f"the chat template drops, repeats or moves a text of the roles {'/'.join(roles)}; "
+                "a template that writes each message once, in order, is needed"
+            )
+        ids = [self._literal_ids(literal) for literal in literals[::2]]
+        if not ids[-1]:
+            raise ModelError("the chat template doesn't close the assistant's turn with a token to read the reward at")
+        return _Layout(ids[0], list(zip(order[:-1], ids[1:-1], strict=True)), ids[-1])
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, roles: tuple[str, ...]) -> str:
+    """The chat template around markers."""
+    messages = [{"role": role, "content": f"\ue000{index}\ue001"} for index, role in enumerate(roles)]
+    try:
+        # Some templates write today's date unless told one: a score must not depend on the day.
+        rendered = tokenizer.apply_chat_template(messages, tokenize=False, date_string="26 Jul 2024")
+    except (TemplateError, TypeError, ValueError) as error:
+        raise ModelError(f"the chat template refuses the roles {'/'.join(roles)}: {error}") from error
+    return str(rendered)
+
+
+def _copy(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    """A copy of the backend without truncation or padding."""
+    backend: Tokenizer = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
+_CACHE: weakref.WeakKeyDictionary[PreTrainedTokenizerBase, _Pieces] = weakref.WeakKeyDictionary()
+
+
+def _pieces(tokenizer: PreTrainedTokenizerBase) -> _Pieces:
+    """The tokenizer's pieces, taken apart once. Two threads may do it twice, with the same result."""
+    pieces = _CACHE.get(tokenizer)
+    if pieces is None:
+        pieces = _CACHE[tokenizer] = _Pieces(tokenizer)
+    return pieces

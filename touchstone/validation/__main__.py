@@ -1,0 +1,90 @@
+"""The stage: data/ in, build/groups.parquet and the reports out."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from touchstone import settings as settings_module
+from touchstone.errors import DataError
+from touchstone.files import write_atomic, write_json
+from touchstone.groups import read_jsonl, write_parquet
+from touchstone.stage import progress, run_stage
+from touchstone.validation import SetAside, validate
+
+DATA = Path("data")
+BUILD = Path("build")
+QUARANTINE_SCHEMA = {
+    "source_file": pl.String,
+    "line": pl.Int64,
+    "group_id": pl.String,
+    "comparison": pl.Int32,
+    "check": pl.String,
+    "reason": pl.String,
+}
+
+
+def main() -> None:
+    """Run the stage in the current folder."""
+    settings = settings_module.load()
+    if not (DATA / "groups.jsonl").is_file():
+        raise DataError(f"{DATA}/groups.jsonl does not exist; import the data first (`make data`)")
+    groups = progress(read_jsonl(DATA / "groups.jsonl"), "read groups", _lines(DATA / "groups.jsonl"))
+    outcome = validate(groups, settings.validation, list(_imported()), BUILD / "data_docs")
+    write_parquet(BUILD / "groups.parquet", outcome.kept)
+    write_atomic(BUILD / "quarantine.parquet", _parquet(outcome.set_aside))
+    write_json(BUILD / "validation.json", outcome.report)
+    _print(outcome.report)
+
+
+def _lines(path: Path) -> int:
+    with path.open("rb") as file:
+        return sum(block.count(b"\n") for block in iter(lambda: file.read(2**20), b""))
+
+
+def _imported() -> Iterator[SetAside]:
+    """What the import set aside."""
+    path = DATA / "quarantine.jsonl"
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            yield SetAside(row["file"], row["line"], None, None, "import", row["reason"])
+
+
+def _parquet(rows: Sequence[SetAside]) -> bytes:
+    buffer = io.BytesIO()
+    pl.DataFrame([asdict(row) for row in rows], schema=QUARANTINE_SCHEMA).write_parquet(buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def _print(report: dict[str, Any]) -> None:
+    """Print what was kept and every check as a table on stderr."""
+    from rich.console import Console
+    from rich.table import Table
+
+    totals = report["totals"]
+    table = Table(title="Validation", caption=f"{BUILD}/data_docs/index.html", caption_justify="left")
+    for column in ("check", "severity", "result"):
+        table.add_column(column)
+    for check in report["checks"]:
+        said = "ok" if check["success"] else f"{check['failed_rows']:,} groups set aside or cut"
+        if check["value"] is not None:
+            said = f"{'ok' if check['success'] else 'noticed'}: {check['column']} = {check['value']:,}"
+        table.add_row(check["check"], check["severity"], said)
+    console = Console(file=sys.stderr)
+    console.print(table)
+    console.print(
+        f"{totals['groups']:,} groups in, {totals['groups_kept']:,} kept; "
+        f"{totals['comparisons']:,} comparisons in, {totals['comparisons_kept']:,} kept"
+    )
+
+
+if __name__ == "__main__":
+    run_stage(main)
