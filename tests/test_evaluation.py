@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.sealed import make_tiny_groups, make_tiny_model
 from touchstone import evaluation as e
+from touchstone import sealing
 from touchstone.errors import DataError, ModelError
-from touchstone.files import canonical_json
-from touchstone.groups import Comparison, Completion, Group, Message, make_group
+from touchstone.files import canonical_json, digest_folder
+from touchstone.groups import Comparison, Completion, Group, Message, make_group, write_parquet
 from touchstone.scoring import RawScore
 from touchstone.statistics import Floats
 
@@ -192,3 +196,30 @@ def test_metrics_table_and_pictures_of_a_real_size() -> None:
     pictures = e.draw(rows, metrics, 1.0, "validation")
     assert set(pictures) == {"accuracy.png", "reliability.png", "margins.png", "length.png"}
     assert all(picture.startswith(b"\x89PNG") for picture in pictures.values())
+
+
+def test_the_stages_seal_and_evaluate_give_the_same_bytes_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = (Path(__file__).parent.parent / "params.yaml").read_text()
+    Path("params.yaml").write_text(options.replace("threads: 2", "threads: 1"))
+    make_tiny_model(Path("build/model"))
+    for seed, name in enumerate(("train", "calibration", "reference", "validation")):
+        write_parquet(Path(f"build/splits/{name}.parquet"), make_tiny_groups(25, seed=seed))
+    digests = []
+    for _ in range(2):
+        sealing.main()
+        e.main()
+        digests.append(digest_folder(Path("build/artifact")) | digest_folder(Path("build/evaluation")))
+        # The second round must not read anything of the first.
+        shutil.move("build/artifact", f"artifact-{len(digests)}")
+        shutil.move("build/evaluation", f"evaluation-{len(digests)}")
+    assert digests[0] == digests[1]
+    assert {"metrics.json", "rows.parquet", "plots/accuracy.png", "reward.json"} <= set(digests[0])
+    metrics = json.loads(Path("evaluation-1/metrics.json").read_text())
+    rows = e.read_rows(Path("evaluation-1/rows.parquet"))
+    assert metrics["pairs"] + metrics["labelled_ties"] == len(rows)
+    assert 0 <= metrics["accuracy_low"] <= metrics["accuracy"] <= metrics["accuracy_high"] <= 1
+    assert metrics["gap_closed"] is None
+    assert "longer wins" in capsys.readouterr().out

@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from touchstone.errors import SplitError
@@ -38,6 +38,7 @@ def group(number: int, cluster: str | None = None) -> Group:
     )
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(1000, 9999), max_size=60), st.integers(0, 2**32), st.lists(st.integers(10_000, 99_999)))
 def test_row_order_and_later_data_move_no_group(extra: list[int], seed: int, later: list[int]) -> None:
     groups = [group(number) for number in [*range(200), *extra]]

@@ -46,34 +46,39 @@ def test_good_groups_pass_whatever_their_order() -> None:
     assert all(check["success"] for check in outcome.report["checks"] if check["severity"] == "critical")
 
 
-@pytest.mark.parametrize(
-    ("bad", "check"),
-    [
-        (replace(GOOD[0], prompt=()), "prompt_has_content"),
-        (replace(GOOD[0], prompt=(Message("user", " \u200b"),)), "prompt_has_content"),
-        (group(99, ("Yes.", " \u200b\n")), "completions_have_content"),
-        (group(99, role="wizard"), "known_roles"),
-        (group(99, role="assistant"), "known_roles"),
-        (group(99, edges=(Comparison(0, 2, 1.0, 0.0),)), "index_in_range"),
-        (group(99, edges=(Comparison(-1, 0, 1.0, 0.0),)), "index_in_range"),
-        (group(99, edges=(Comparison(1, 1, 1.0, 0.0),)), "not_with_itself"),
-        (group(99, ("Fine words", "\uff26ine  wo\u200brds")), "texts_differ"),
-        (group(99, edges=(Comparison(0, 1, math.nan, 0.0),)), "votes_are_counts"),
-        (group(99, edges=(Comparison(0, 1, 1.0, -1.0),)), "votes_are_counts"),
-        (group(99, edges=(Comparison(0, 1, 0.0, 0.0),)), "votes_are_counts"),
-        (group(99, edges=(replace(WIN, margin=math.inf),)), "margin_is_finite"),
-        (group(99, edges=(replace(WIN, margin=-0.5),)), "margin_is_finite"),
-    ],
-)
-def test_a_bad_group_is_set_aside_with_the_reason(bad: Group, check: str) -> None:
-    outcome = validate([*GOOD[1:], replace(bad, id="bad")], SETTINGS)
-    assert len(outcome.kept) == len(GOOD) - 1
-    (whole,) = [row for row in outcome.set_aside if row.comparison is None]
-    assert (whole.source_file, whole.line, whole.group_id) == ("groups.jsonl", 30, "bad")
-    assert check in {row.check for row in outcome.set_aside}
+BAD = [
+    (replace(GOOD[0], prompt=()), "prompt_has_content"),
+    (replace(GOOD[0], prompt=(Message("user", " \u200b"),)), "prompt_has_content"),
+    (group(99, ("Yes.", " \u200b\n")), "completions_have_content"),
+    (group(99, role="wizard"), "known_roles"),
+    (group(99, role="assistant"), "known_roles"),
+    (group(99, edges=(Comparison(0, 2, 1.0, 0.0),)), "index_in_range"),
+    (group(99, edges=(Comparison(-1, 0, 1.0, 0.0),)), "index_in_range"),
+    (group(99, edges=(Comparison(1, 1, 1.0, 0.0),)), "not_with_itself"),
+    (group(99, ("Fine words", "\uff26ine  wo\u200brds")), "texts_differ"),
+    (group(99, edges=(Comparison(0, 1, math.nan, 0.0),)), "votes_are_counts"),
+    (group(99, edges=(Comparison(0, 1, 1.0, -1.0),)), "votes_are_counts"),
+    (group(99, edges=(Comparison(0, 1, 0.0, 0.0),)), "votes_are_counts"),
+    (group(99, edges=(replace(WIN, margin=math.inf),)), "margin_is_finite"),
+    (group(99, edges=(replace(WIN, margin=-0.5),)), "margin_is_finite"),
+]
+
+
+def test_a_bad_group_is_set_aside_with_the_reason() -> None:
+    groups = [
+        *[group(number) for number in range(200)],
+        *[replace(bad, id=f"bad {n}") for n, (bad, _) in enumerate(BAD)],
+    ]
+    outcome = validate(groups, SETTINGS)
+    assert len(outcome.kept) == 200
+    for n, (_, check) in enumerate(BAD):
+        rows = [row for row in outcome.set_aside if row.group_id == f"bad {n}"]
+        assert {(row.source_file, row.line) for row in rows} == {("groups.jsonl", 201 + n)}
+        assert check in {row.check for row in rows}, check
+        assert sum(row.comparison is None for row in rows) == 1
     totals = outcome.report["totals"]
-    assert totals["groups"] == totals["groups_kept"] + totals["groups_set_aside"] == 30
-    assert totals["comparisons"] == totals["comparisons_kept"] + totals["comparisons_set_aside"] == 30
+    assert totals["groups"] == totals["groups_kept"] + totals["groups_set_aside"] == 200 + len(BAD)
+    assert totals["comparisons"] == totals["comparisons_kept"] + totals["comparisons_set_aside"] == 200 + len(BAD)
 
 
 def test_a_bad_comparison_goes_alone_when_others_are_good() -> None:

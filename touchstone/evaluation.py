@@ -24,7 +24,7 @@ from touchstone.baselines import LinearBaseline, bayes_optimal, longer_wins
 from touchstone.errors import DataError, ModelError
 from touchstone.files import write_atomic, write_folder, write_json
 from touchstone.groups import Group, JudgedPair, judged_pairs, read_parquet
-from touchstone.scoring import RawScore, Scorer
+from touchstone.scoring import RawScore, Scorer, as_item, prepare
 from touchstone.stage import run_stage
 
 LEVEL = 0.95
@@ -273,7 +273,7 @@ def evaluate_set(
     scorer: Scorer, groups: Sequence[Group], train: Sequence[Group], calibration: Sequence[Group]
 ) -> tuple[list[Row], dict[str, Any]]:
     """Score groups with a sealed artifact: rows and metrics (see `score_rows` and `measure`)."""
-    scores = scorer.raw([(group.prompt, [c.text for c in group.completions]) for group in groups])
+    scores = scorer.raw([as_item(group) for group in groups], description=f"score {len(groups):,} groups")
     rows = score_rows(groups, scores)
     metrics = measure(rows, baseline_differences(groups, train, calibration), scorer.card.calibration.temperature)
     return rows, metrics
@@ -348,11 +348,12 @@ def table(metrics: Mapping[str, Any]) -> str:
 def main() -> None:
     """Evaluate build/artifact on the validation set into build/evaluation."""
     options = settings.load()
+    prepare(options.train.threads)
     build = Path("build")
     train, calibration, validation = (
         read_parquet(build / "splits" / f"{name}.parquet") for name in ("train", "calibration", "validation")
     )
-    scorer = Scorer.load(build / "artifact", threads=options.train.threads)
+    scorer = Scorer.load(build / "artifact")
     rows, metrics = evaluate_set(scorer, validation, train, calibration)
     pictures = draw(rows, metrics, scorer.card.calibration.temperature, "validation")
 

@@ -175,10 +175,13 @@ def judged_pairs(group: Group) -> list[JudgedPair]:
         total[2] += edge.ties
         if edge.margin is not None:
             margins.setdefault(pair, []).append(edge.margin)
-    return [
-        JudgedPair(*pair, *totals[pair], sum(margins[pair]) / len(margins[pair]) if pair in margins else None)
-        for pair in sorted(totals)
-    ]
+    pairs = []
+    for first, second in sorted(totals):
+        wins_first, wins_second, ties = totals[first, second]
+        given = margins.get((first, second))
+        margin = sum(given) / len(given) if given else None
+        pairs.append(JudgedPair(first, second, wins_first, wins_second, ties, margin))
+    return pairs
 
 
 def to_record(group: Group) -> dict[str, Any]:

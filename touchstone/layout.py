@@ -86,20 +86,37 @@ class _Row:
     length: int
 
 
-def make_batches(encoded: Sequence[EncodedGroup], token_budget: int, *, shared: bool = True) -> list[Batch]:
+def make_batches(
+    encoded: Sequence[EncodedGroup], token_budget: int, *, shared: bool = True, together: bool = False
+) -> list[Batch]:
     """Lay groups out and cut them into batches of rows of like length.
 
     Args:
-        token_budget: most tokens of a batch, padding included; a single completion above it goes alone.
+        token_budget: most tokens of a batch, padding included; what is larger by itself goes alone.
         shared: let completions share their prompt's row where that computes less. False for a model that
             `shares_prompt` refuses.
+        together: keep a group's completions in one batch, for a loss that compares them.
 
     The same arguments give the same batches.
     """
-    rows = [row for item, group in enumerate(encoded) for row in _rows(item, group, token_budget, shared)]
-    rows.sort(key=lambda row: (row.length, row.item, row.completions[0]))
-    lengths = np.array([row.length for row in rows], dtype=np.int64)
-    return [_fill(encoded, rows[start:end]) for start, end in _cuts(lengths, token_budget)]
+    units: list[list[_Row]] = []
+    for item, group in enumerate(encoded):
+        rows = list(_rows(item, group, token_budget, shared))
+        units += [rows] if together and rows else [[row] for row in rows]
+    longest = {id(unit): max(row.length for row in unit) for unit in units}
+    units.sort(key=lambda unit: (longest[id(unit)], unit[0].item, unit[0].completions[0]))
+    lengths = np.array([longest[id(unit)] for unit in units], dtype=np.int64)
+    counts = np.array([len(unit) for unit in units], dtype=np.int64)
+    return [
+        _fill(encoded, [row for unit in units[start:end] for row in unit])
+        for start, end in _cuts(lengths, counts, token_budget)
+    ]
+
+
+def padded_tokens(group: EncodedGroup, token_budget: int, *, shared: bool) -> int:
+    """Tokens, padding included, of a group's rows in one batch."""
+    lengths = [row.length for row in _rows(0, group, token_budget, shared)]
+    return len(lengths) * max(lengths, default=0)
 
 
 def rewards(model: RewardModel, batch: Batch, precision: Precision = "fp32") -> Tensor:
@@ -174,24 +191,30 @@ def _cost(tokens: int) -> float:
     return tokens * (1 + tokens / ATTENTION_TOKENS)
 
 
-def _cuts(lengths: np.ndarray[tuple[int], np.dtype[np.int64]], token_budget: int) -> list[tuple[int, int]]:
-    """Cut rows sorted by length into batches with the least padding plus BATCH_TOKENS per batch.
+_Integers = np.ndarray[tuple[int], np.dtype[np.int64]]
 
-    Dynamic programming over the end of the last batch, O(rows * rows in a batch).
+
+def _cuts(lengths: _Integers, counts: _Integers, token_budget: int) -> list[tuple[int, int]]:
+    """Cut units, sorted by length, into batches with the least padding plus BATCH_TOKENS per batch.
+
+    Unit u has counts[u] rows, the longest of lengths[u] tokens. Dynamic programming over the end of the last batch,
+    O(units * units in a batch).
     """
-    count = len(lengths)
-    best = np.zeros(count + 1)
-    first = np.zeros(count + 1, dtype=np.int64)
-    for end in range(1, count + 1):
+    number = len(lengths)
+    rows_before = np.concatenate(([0], np.cumsum(counts)))
+    best = np.zeros(number + 1)
+    first = np.zeros(number + 1, dtype=np.int64)
+    for end in range(1, number + 1):
         longest = int(lengths[end - 1])
-        start = max(0, end - max(1, token_budget // longest))
-        sizes = np.arange(end - start, 0, -1)
-        costs = best[start:end] + sizes * longest
+        # The first start whose rows fit the budget; one unit always goes, however large.
+        most = max(int(counts[end - 1]), token_budget // longest)
+        start = int(np.searchsorted(rows_before[:end], rows_before[end] - most))
+        costs = best[start:end] + (rows_before[end] - rows_before[start:end]) * longest
         choice = int(np.argmin(costs))
         best[end] = costs[choice] + BATCH_TOKENS
         first[end] = start + choice
     cuts = []
-    end = count
+    end = number
     while end:
         cuts.append((int(first[end]), end))
         end = int(first[end])
@@ -200,7 +223,7 @@ def _cuts(lengths: np.ndarray[tuple[int], np.dtype[np.int64]], token_budget: int
 
 def _fill(encoded: Sequence[EncodedGroup], rows: Sequence[_Row]) -> Batch:
     """Write rows into arrays."""
-    shape = (len(rows), rows[-1].length)
+    shape = (len(rows), max(row.length for row in rows))
     ids = np.zeros(shape, dtype=np.int64)
     positions = np.zeros(shape, dtype=np.int64)
     segments = np.full(shape, -1, dtype=np.int32)
@@ -252,7 +275,6 @@ def _mask(batch: Batch) -> Tensor:
 def _backbone(network: PreTrainedModel) -> nn.Module:
     """The network without its head."""
     backbone = getattr(network, network.base_model_prefix)
-    assert isinstance(backbone, nn.Module)
     return backbone
 
 

@@ -13,10 +13,12 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
+import torch
 
 from touchstone import card as cards
 from touchstone import settings
@@ -25,14 +27,17 @@ from touchstone.card import Calibration, Card, Centering, SelfTest, Turn
 from touchstone.errors import ArtifactError
 from touchstone.files import digest_folder, write_folder
 from touchstone.groups import Group, Message, judged_pairs, read_parquet, set_digest
+from touchstone.layout import Precision
 from touchstone.model import RewardModel, load_reward_model
-from touchstone.scoring import TOKEN_BUDGET, RawScore, Scorer, as_item, prepare, raw_scores
+from touchstone.scoring import FP32_TOLERANCE, TOKEN_BUDGET, RawScore, Scorer, as_item, prepare, raw_scores, to_device
 from touchstone.stage import run_stage
-
-Precision = Literal["fp32", "bf16"]
+from touchstone.templating import encode
 
 SIGNIFICANT_DIGITS = 9
 """Kept of every sealed number: what an fp32 reward holds."""
+
+MIN_SPREAD = 1e-6
+"""Standard deviation below which rewards differ by rounding only."""
 
 CHECKPOINT_NAMES = frozenset(
     {
@@ -57,7 +62,7 @@ FIXED_TEXTS: tuple[tuple[str, tuple[Message, ...], str], ...] = (
     ("empty", (Message("user", "Say nothing."),), ""),
     ("three turns", (Message("user", "2+2?"), Message("assistant", "4"), Message("user", "Sure?")), "Yes: 2 + 2 = 4."),
     ("one space", (Message("user", "Say nothing."),), " "),
-    ("over-long prompt", (Message("user", "a long way to go " * 2_000),), "Arrived."),
+    ("long prompt", (Message("user", "a long way to go " * 600),), "Arrived."),
 )
 """Self-test vectors that need nobody's data: (kind, prompt, completion)."""
 
@@ -94,7 +99,11 @@ def seal(
     def fill(aside: Path) -> None:
         _copy_checkpoint(model_folder, aside)
         model = load_reward_model(aside)
-        scored = [_score(model, groups, token_budget, precision) for groups in (calibration, reference)]
+        to_device(model)
+        scored = [
+            _score(model, groups, name, token_budget, precision)
+            for name, groups in (("calibration", calibration), ("reference", reference))
+        ]
         sealed = Card(
             schema_version=1,
             rule=model.rule.to_json(),
@@ -105,11 +114,31 @@ def seal(
             files=digest_folder(aside),
         )
         cards.write(sealed, aside)
+        _check_stock(model, sealed)
         # What is renamed into place has been read back from the disk and has passed its own self-test.
         card.append(Scorer.load(aside, token_budget=token_budget).card)
 
     write_folder(folder, fill)
     return card[0].digest
+
+
+def _check_stock(model: RewardModel, card: Card) -> None:
+    """Compare with what transformers itself computes from the same ids: others will load the checkpoint that way.
+
+    Stock classes read the reward at the last token that isn't a pad, and we at an index.
+    """
+    for vector in card.self_test:
+        item = (vector.messages(), [vector.completion])
+        own = raw_scores(model, [item])[0][0].reward
+        encoded = encode(model.tokenizer, model.rule, *item)
+        ids = torch.tensor([encoded.prompt_ids + encoded.completion_ids[0]], device=model.device)
+        with torch.inference_mode():
+            stock = float(model.network(input_ids=ids, attention_mask=torch.ones_like(ids)).logits)
+        if abs(stock - own) > FP32_TOLERANCE:
+            raise ArtifactError(
+                f"{type(model.network).__name__} as transformers runs it gives {stock:.6g} for the text "
+                f"'{vector.kind}', and our scoring rule {own:.6g}; its pooling is another one"
+            )
 
 
 def verify(folder: Path) -> Card:
@@ -136,12 +165,18 @@ def _copy_checkpoint(source: Path, target: Path) -> None:
 
 
 def _score(
-    model: RewardModel, groups: Sequence[Group], token_budget: int, precision: Precision
+    model: RewardModel, groups: Sequence[Group], name: str, token_budget: int, precision: Precision
 ) -> list[list[RawScore]]:
-    scores = raw_scores(model, [as_item(group) for group in groups], token_budget=token_budget, precision=precision)
+    scores = raw_scores(
+        model,
+        [as_item(group) for group in groups],
+        token_budget=token_budget,
+        precision=precision,
+        description=f"score the {name} set",
+    )
     for group, row in zip(groups, scores, strict=True):
-        if not all(np.isfinite(score.reward) for score in row):
-            raise ArtifactError(f"the model's reward is not finite in group {group.id}; it can't be sealed")
+        if not all(isfinite(score.reward) for score in row):
+            raise ArtifactError(f"the model's reward is not finite in group {group.id} ({name}); it can't be sealed")
     return scores
 
 
@@ -150,7 +185,7 @@ def _centering(reference: Sequence[Group], scores: Sequence[Sequence[RawScore]],
     clusters = [group.cluster_id for group in reference for _ in group.completions]
     if len(set(clusters)) < 2:
         raise ArtifactError(f"the reference set has {len(set(clusters))} prompt(s); centering needs at least two")
-    if np.ptp(rewards) == 0:
+    if rewards.std() <= MIN_SPREAD:
         raise ArtifactError(
             f"rewards have no spread: all {len(rewards)} reference texts score {rewards[0]:.6g}, so they say nothing; "
             "look at the training curve, and at whether the model sees the completions"

@@ -69,6 +69,7 @@ class TranscriptData(Section):
     name: str
     path: str
     axis: str = "helpfulness"
+    revision: str | None = None
     limit: PositiveInt | None = None
 
 

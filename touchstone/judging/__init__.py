@@ -7,7 +7,7 @@ What lies in `state`: ledger/holdout_use.jsonl, and decisions/<key>/ with one re
 candidate, champion, sets and thresholds are judged once: asked again, the judge gives the record that it has.
 """
 
-from touchstone.judging.evidence import Champion
+from touchstone.judging.case import Champion
 from touchstone.judging.judge import judge, ledger_file, recompute
 from touchstone.judging.record import Decision, load, verify
 

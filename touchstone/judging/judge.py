@@ -8,30 +8,31 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from filelock import FileLock
 
 from touchstone import decision_page, evaluation, gates
-from touchstone.errors import TouchstoneError
+from touchstone.errors import GateError, TouchstoneError
 from touchstone.files import digest_value, write_atomic, write_folder
 from touchstone.gates import Check, Verdict
 from touchstone.judging import record, uses
+from touchstone.judging.case import Case, Champion, gather_facts, read_case
 from touchstone.judging.evidence import (
-    Case,
-    Champion,
     Rows,
     examine,
     examine_confirm,
-    gather_facts,
-    read_case,
+    judge_baselines,
     read_rows,
     score_confirm,
     score_holdout,
 )
 from touchstone.judging.record import Decision
+from touchstone.judging.scores import Scoring, in_fresh_processes
 from touchstone.settings import Gates, Settings
 
+REQUIRED = (*gates.REQUIRED, "confirm")
 LIBRARIES = ("numpy", "pyarrow", "scikit-learn", "scipy", "statsmodels", "tokenizers", "torch", "transformers")
 
 
@@ -41,7 +42,14 @@ def ledger_file(state: Path) -> Path:
 
 
 def judge(
-    *, build: Path, state: Path, output: Path, settings: Settings, champion: Champion | None, who: str
+    *,
+    build: Path,
+    state: Path,
+    output: Path,
+    settings: Settings,
+    champion: Champion | None,
+    who: str,
+    score: Scoring = in_fresh_processes,
 ) -> Decision:
     """Decide whether the candidate in `build/artifact` may become the champion.
 
@@ -55,6 +63,7 @@ def judge(
         output: the folder that receives decision.json, decision.html and the evidence; replaced if it exists.
         champion: the version to compare with; None only if none was ever registered under this name.
         who: person or service that asks, for the ledger.
+        score: where scores come from; by default from one fresh process per job.
 
     Raises:
         ArtifactError, DataError, GateError, LedgerError: there is no verdict at all: an input can't be read, a
@@ -64,9 +73,18 @@ def judge(
     kept = state / "decisions" / case.key
     kept.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(kept.with_name(f".{case.key}.lock")):
-        decision = _find(kept, state) or _decide(case, settings, state, kept, who)
-    write_folder(output, lambda folder: _copy(decision.path, folder))
-    shutil.rmtree(_work(kept), ignore_errors=True)
+        decision = _find(kept, state)
+        if decision is None:
+            for stale in kept.parent.glob(f"work-{case.key}-*"):  # left by a process that was killed
+                shutil.rmtree(stale)
+            with TemporaryDirectory(prefix=f"work-{case.key}-", dir=kept.parent) as work:
+                decision = _decide(case, settings, state, Path(work), who, score)
+                if decision.verdict is not Verdict.ERROR:
+                    write_folder(kept, lambda folder: _copy(Path(work), folder))
+                write_folder(output, lambda folder: _copy(Path(work), folder))
+        else:
+            write_folder(output, lambda folder: _copy(kept, folder))
+        _close(state, decision)
     return record.load(output, reused=decision.reused)
 
 
@@ -77,11 +95,10 @@ def recompute(folder: Path) -> tuple[list[Check], Verdict]:
         GateError: the record doesn't verify.
     """
     decision = record.load(folder)
-    return _conclude(folder, decision.record["facts"], Gates.model_validate(decision.record["thresholds"]))
-
-
-def _work(kept: Path) -> Path:
-    return kept.with_name(f".{kept.name}.work")
+    facts, limits = decision.record["facts"], Gates.model_validate(decision.record["thresholds"])
+    checks = examine(folder, facts, limits)
+    checks.append(examine_confirm(folder, facts, checks, limits))
+    return checks, gates.verdict(checks, REQUIRED)
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -89,18 +106,23 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _find(kept: Path, state: Path) -> Decision | None:
-    """The decision that was taken before; its ledger entry is written where an interruption left it out."""
+    """The decision that was taken before, if the ledger knows it.
+
+    Raises:
+        GateError: the record doesn't verify, or the ledger knows another one.
+    """
     if not kept.exists():
         return None
     decision = record.load(kept)
-    _close(state, decision)
+    if not uses.may_stand(
+        ledger_file(state), key=decision.key, opened=decision.record["ledger"]["digest"], record=decision.digest
+    ):
+        raise GateError(f"{kept} is not the decision that the ledger knows; remove that folder and judge again")
     return decision
 
 
-def _decide(case: Case, settings: Settings, state: Path, kept: Path, who: str) -> Decision:
-    work, ledger = _work(kept), ledger_file(state)
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
+def _decide(case: Case, settings: Settings, state: Path, work: Path, who: str, score: Scoring) -> Decision:
+    ledger = ledger_file(state)
     content = {
         "who": who,
         "time": _now(),
@@ -112,11 +134,14 @@ def _decide(case: Case, settings: Settings, state: Path, kept: Path, who: str) -
     )
     failed = uses.failed_confirm(ledger, artifact=case.card.digest, confirm=str(case.digests["confirm"]), key=case.key)
     facts = gather_facts(case, use.count, failed)
-    score_holdout(case, work)
-    if gates.verdict(examine(work, facts, case.limits)) is Verdict.PROMOTE and not failed:
+    baselines = judge_baselines(case)
+    score_holdout(case, work, score, baselines["holdout"])
+    checks = examine(work, facts, case.limits)
+    if gates.verdict(checks) is Verdict.PROMOTE and not failed:
         uses.open_confirm(ledger, key=case.key, content=content)
-        score_confirm(case, work)
-    checks, verdict = _conclude(work, facts, case.limits)
+        score_confirm(case, work, score, baselines["confirm"])
+    checks.append(examine_confirm(work, facts, checks, case.limits))
+    verdict = gates.verdict(checks, REQUIRED)
     metrics = {name: _measure(read_rows(work, name), facts) for name in ("holdout", "confirm")}
     needed = gates.needed(checks) if verdict is Verdict.INCONCLUSIVE else None
     label = case.champion.version if case.champion else None
@@ -144,17 +169,7 @@ def _decide(case: Case, settings: Settings, state: Path, kept: Path, who: str) -
         },
     )
     write_atomic(work / record.PAGE, decision_page.render(whole, _draw(read_rows(work, "holdout"), metrics, facts)))
-    if verdict is not Verdict.ERROR:
-        write_folder(kept, lambda folder: _copy(work, folder))
-    decision = record.load(work if verdict is Verdict.ERROR else kept, reused=False)
-    _close(state, decision)
-    return decision
-
-
-def _conclude(folder: Path, facts: Mapping[str, Any], limits: Gates) -> tuple[list[Check], Verdict]:
-    checks = examine(folder, facts, limits)
-    checks.append(examine_confirm(folder, facts, checks, limits))
-    return checks, gates.verdict(checks, (*gates.REQUIRED, "confirm"))
+    return record.load(work, reused=False)
 
 
 def _close(state: Path, decision: Decision) -> None:

@@ -136,7 +136,8 @@ def summarise(name: str, verdict: Verdict, checks: Sequence[Check], needed: int 
         )
         return (
             f"{name} may be promoted: on prompts it never saw it agrees with people in {floor.value:.1%} of the "
-            f"comparisons (length alone {beaten['longer_wins']:.1%}, words and length {beaten['linear']:.1%}){against}."
+            f"comparisons (length alone {beaten['longer_wins']:.1%}, words and length {beaten['linear']:.1%})"
+            f"{against}."
         )
     words = {
         Verdict.REJECT: ("fail",),

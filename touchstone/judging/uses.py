@@ -21,7 +21,7 @@ from touchstone.files import digest_text
 from touchstone.ledger import Entry
 
 SKETCH = 4_096
-"""Cluster hashes kept per entry. Of a larger holdout the smallest hashes are kept: a uniform sample of its clusters."""
+"""Cluster hashes kept per entry; of a larger holdout the smallest ones, which are a uniform sample of its clusters."""
 
 SAME_LINEAGE = 0.5
 """Share of the smaller set's clusters from which two holdouts are one lineage."""
@@ -125,6 +125,17 @@ def close(path: Path, *, key: str, record: str, content: Mapping[str, Any]) -> N
 def has_record(path: Path, key: str, record: str) -> bool:
     """Whether the ledger knows a record of this digest as the outcome of this decision."""
     return _has_record(ledger.read(path), key, record)
+
+
+def may_stand(path: Path, *, key: str, opened: str, record: str) -> bool:
+    """Whether a stored record fits the ledger: its use is entered, and so is its verdict.
+
+    A use without any verdict is fine too: then the record was written and the process ended before the entry.
+    """
+    entries = ledger.read(path)
+    known = any((entry["kind"], entry["key"], entry["digest"]) == ("open", key, opened) for entry in entries)
+    closed = any((entry["kind"], entry["key"]) == ("verdict", key) for entry in entries)
+    return known and (_has_record(entries, key, record) or not closed)
 
 
 def _has_record(entries: list[Entry], key: str, record: str) -> bool:

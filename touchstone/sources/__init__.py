@@ -130,7 +130,7 @@ def import_source(settings: Settings, root: Path, target: Path) -> ImportSummary
 
 def _pinned(data: Data, root: Path) -> Data:
     """The settings with a hub data set's revision resolved to its commit, so that what was read is on record."""
-    if isinstance(data, PreferenceData) and local_path(data.path, root) is None:
+    if isinstance(data, PreferenceData | TranscriptData) and local_path(data.path, root) is None:
         return data.model_copy(update={"revision": hub.commit(data.path, data.revision)})
     return data
 

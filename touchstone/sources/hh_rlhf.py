@@ -32,7 +32,8 @@ def read(settings: TranscriptData, root: Path) -> Iterator[Group | Quarantined]:
     Raises:
         SourceError: nothing can be read at `settings.path`.
     """
-    for row in islice(raw_rows(settings.path, root, folder=HUB_FOLDERS.get(settings.axis)), settings.limit):
+    rows = raw_rows(settings.path, root, folder=HUB_FOLDERS.get(settings.axis), revision=settings.revision)
+    for row in islice(rows, settings.limit):
         if isinstance(row, Quarantined):
             yield row
             continue

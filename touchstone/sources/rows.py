@@ -175,7 +175,7 @@ def _files(local: Path, path: str, split: str | None) -> list[Path]:
 
 def _file_rows(file: Path, name: str) -> Iterator[RawRow | Quarantined]:
     """Rows of one file; a file without rows is an error."""
-    read = _parquet_rows if ".parquet" in file.suffixes[-2:] else _json_rows
+    read = _parquet_rows if file.name.lower().removesuffix(".gz").endswith(".parquet") else _json_rows
     count = 0
     packed = file.suffix.lower() == ".gz"
     with cast(IO[bytes], gzip.open(file)) if packed else file.open("rb") as stream:
@@ -201,7 +201,7 @@ def _parquet_rows(stream: IO[bytes], name: str) -> Iterator[RawRow]:
 
 
 def _json_rows(stream: IO[bytes], name: str) -> Iterator[RawRow | Quarantined]:
-    if ".json" in Path(name).suffixes[-2:]:
+    if name.lower().removesuffix(".gz").endswith(".json"):
         start = stream.read(4096).lstrip()
         stream.seek(0)
         if start.startswith(b"["):

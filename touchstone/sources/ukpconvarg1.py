@@ -92,9 +92,17 @@ def read(settings: ArgumentData, root: Path) -> Iterator[Group | Quarantined]:
         raise SourceError(
             f"data.path: {settings.path} holds no {ARCHIVES[settings.variant]} and is no such file itself"
         )
+    try:
+        with tarfile.open(archive, "r|gz") as tar:
+            yield from _debates(tar, archive.name, settings)
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        raise SourceError(f"{archive.name} is not a whole .tar.gz ({type(error).__name__}); fetch it again") from error
+
+
+def _debates(tar: tarfile.TarFile, archive: str, settings: ArgumentData) -> Iterator[Group | Quarantined]:
     suffix, fill = (".csv", _read_csv) if settings.variant == "strict" else (".xml", _read_xml)
     found = False
-    for name, stream in _members(archive, suffix):
+    for name, stream in _members(tar, archive, suffix):
         found = True
         topic, _, stance = PurePosixPath(name).stem.rpartition("_")
         debate = _Debate()
@@ -107,29 +115,23 @@ def read(settings: ArgumentData, root: Path) -> Iterator[Group | Quarantined]:
         elif not lost:
             raise SourceError(f"{name} is empty: it holds no pairs")
     if not found:
-        raise SourceError(f"{archive.name} is empty: it holds no {suffix} file; data.variant is {settings.variant}")
+        raise SourceError(f"{archive} is empty: it holds no {suffix} file; data.variant is {settings.variant}")
 
 
-def _members(archive: Path, suffix: str) -> Iterator[tuple[str, IO[bytes]]]:
+def _members(tar: tarfile.TarFile, archive: str, suffix: str) -> Iterator[tuple[str, IO[bytes]]]:
     """(name, stream) of the archive's files with that suffix, in its order.
 
     An archive from outside may hold links, devices, climbing paths or a bomb: all are refused, none is skipped.
     """
-    try:
-        with tarfile.open(archive, "r|gz") as tar:
-            for number, member in enumerate(tar, start=1):
-                path = PurePosixPath(member.name)
-                if not (member.isreg() or member.isdir()) or path.is_absolute() or ".." in path.parts:
-                    raise SourceError(
-                        f"{archive.name}: entry {number} is a link, a device, or climbs out; it is refused"
-                    )
-                if member.size > MAX_MEMBER or number > MAX_MEMBERS:
-                    raise SourceError(f"{archive.name}: entry {number} is too many or too large; it is refused")
-                stream = tar.extractfile(member) if member.isreg() and path.suffix == suffix else None
-                if stream is not None:
-                    yield path.name, stream
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise SourceError(f"{archive.name} is not a whole .tar.gz ({type(error).__name__}); fetch it again") from error
+    for number, member in enumerate(tar, start=1):
+        path = PurePosixPath(member.name)
+        if not (member.isreg() or member.isdir()) or path.is_absolute() or ".." in path.parts:
+            raise SourceError(f"{archive}: entry {number} is a link, a device, or climbs out; it is refused")
+        if member.size > MAX_MEMBER or number > MAX_MEMBERS:
+            raise SourceError(f"{archive}: entry {number} is too many or too large; it is refused")
+        stream = tar.extractfile(member) if member.isreg() and path.suffix == suffix else None
+        if stream is not None:
+            yield path.name, stream
 
 
 def _read_csv(stream: IO[bytes], name: str, debate: _Debate) -> Iterator[Quarantined]:

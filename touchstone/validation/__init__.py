@@ -179,10 +179,10 @@ def _stop_if_critical(results: list[CheckResult], totals: dict[str, int | float]
 
 def _words(result: CheckResult, totals: dict[str, int | float]) -> str:
     check = result.check
-    bounds = [f"at least {check.minimum:g}"] * (check.minimum is not None)
-    bounds += [f"at most {check.maximum:g}"] * (check.maximum is not None)
     if check.column not in totals:
         return f"{len(result.failed):,} groups fail"
+    named = (("at least", check.minimum), ("at most", check.maximum))
+    bounds = [f"{word} {bound:g}" for word, bound in named if bound is not None]
     return f"{check.column} is {totals[check.column]:g}, {' and '.join(bounds)} wanted ({check.reason})"
 
 

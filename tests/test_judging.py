@@ -1,0 +1,495 @@
+"""The judge: good candidates pass once, bad ones never, and the ledger knows of every look."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from touchstone import card as cards
+from touchstone import judging, ledger
+from touchstone import settings as settings_module
+from touchstone.card import Calibration, Card, Centering
+from touchstone.errors import ArtifactError, GateError, LedgerError
+from touchstone.files import write_json
+from touchstone.gates import Verdict
+from touchstone.groups import Comparison, Completion, Group, Message, make_group, read_parquet, write_parquet
+from touchstone.judging import uses
+from touchstone.judging.scores import Job, Scores
+from touchstone.scoring import RawScore
+
+ROOT = Path(__file__).resolve().parent.parent
+DEFAULTS = settings_module.load(ROOT / "params.yaml")
+SETTINGS = DEFAULTS.model_copy(update={"gates": DEFAULTS.gates.model_copy(update={"bootstrap_draws": 300})})
+SIZES = {
+    "train": 60,
+    "validation": 3,
+    "calibration": 60,
+    "holdout": 900,
+    "confirm": 200,
+    "reference": 3,
+    "canary": 3,
+}
+WORDS = ["amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heath", "inlet", "juniper", "kelp", "lagoon", "moss", "north", "oak", "pine"]
+
+Rule = Callable[[Group, int], float]
+
+
+def gold(group: Group, place: int) -> float:
+    """A model that knows what people want; labels are drawn from it, so it is calibrated at T = 1."""
+    return group.completions[place].ratings["gold"]
+
+
+def make_set(name: str, count: int) -> list[Group]:
+    rng = random.Random(f"judging-{name}")
+    groups = []
+    for number in range(count):
+        quality = [rng.gauss(0, 1.6) for _ in range(2)]
+        texts = [" ".join(rng.choice(WORDS) for _ in range(rng.randint(3, 20))) + f" {k}" for k in range(2)]
+        first = rng.random() < 1 / (1 + math.exp(quality[1] - quality[0]))
+        groups.append(
+            make_group(
+                prompt=[Message("user", f"{name} question {number}")],
+                completions=[Completion(texts[k], ratings={"gold": quality[k]}) for k in range(2)],
+                comparisons=[Comparison(0, 1, float(first), float(not first))],
+                source="test",
+            )
+        )
+    return groups
+
+
+def make_artifact(folder: Path, seed: int = 17, *, sd: float = 1.6, se: float = 0.01) -> Path:
+    """A card without weights: all that the judge itself reads of an artifact."""
+    folder.mkdir(parents=True)
+    centering = Centering(
+        mean=0.0,
+        sd=sd,
+        median=0.0,
+        mad=1.0,
+        quantiles=[(0.001, -5.0), (0.5, 0.0), (0.999, 5.0)],
+        n=4000,
+        n_prompts=2000,
+        se_mean=se,
+        reference_digest="r",
+        reference_source={"test": {"unknown": 4000}},
+        truncated_share=0.0,
+        score_dtype="fp32",
+    )
+    calibration = Calibration(
+        temperature=1.0, temperature_at_bound=False, log_loss=0.5, pairs=60, n_prompts=60, calibration_digest="c"
+    )
+    card = Card(
+        schema_version=1,
+        rule={},
+        centering=centering,
+        calibration=calibration,
+        seeds={"train": seed},
+        self_test=[],
+        files={},
+    )
+    cards.write(card, folder)
+    return folder
+
+
+class Scorer:
+    """Scores by rule; remembers what was asked for, and what the ledger said at that moment."""
+
+    def __init__(self, state: Path, **rules: Rule) -> None:
+        self.ledger = judging.ledger_file(state)
+        self.rules = rules
+        self.asked: list[tuple[str, int, list[str]]] = []
+
+    def __call__(self, jobs: Sequence[Job], work: Path) -> list[Scores]:
+        kinds = [entry["kind"] for entry in ledger.read(self.ledger)]
+        found = []
+        for job in jobs:
+            self.asked.append((job.artifact.name, len(job.groups), kinds))
+            rule = self.rules[job.artifact.name]
+            found.append(
+                [[RawScore(rule(g, k), False, len(g.completions[k].text)) for k in range(2)] for g in job.groups]
+            )
+        return found
+
+
+@pytest.fixture(scope="session")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sets")
+    for name, count in SIZES.items():
+        write_parquet(folder / f"{name}.parquet", make_set(name, count))
+    return folder
+
+
+@pytest.fixture
+def build(tmp_path: Path, sets: Path) -> Path:
+    shutil.copytree(sets, tmp_path / "build" / "splits")
+    make_artifact(tmp_path / "build" / "artifact")
+    return tmp_path / "build"
+
+
+def decide(build: Path, rule: Rule = gold, **options: object) -> judging.Decision:
+    state = build.parent / "runs"
+    scorer = options.pop("scorer", None) or Scorer(state, artifact=rule)
+    arguments = {"settings": SETTINGS, "champion": None, "who": "ada", "output": build.parent / "decision", **options}
+    return judging.judge(build=build, state=state, score=scorer, **arguments)
+
+
+def book(build: Path) -> list[ledger.Entry]:
+    return ledger.read(judging.ledger_file(build.parent / "runs"))
+
+
+def statuses(decision: judging.Decision) -> dict[str, str]:
+    return {check.name: check.status for check in decision.checks}
+
+
+# --- a good candidate ------------------------------------------------------------------------------------------------
+
+
+def test_a_good_first_model_is_promoted_with_a_whole_record(build: Path) -> None:
+    scorer = Scorer(build.parent / "runs", artifact=gold)
+    decision = decide(build, scorer=scorer)
+    assert decision.verdict is Verdict.PROMOTE
+    assert set(statuses(decision).values()) <= {"pass"}
+    assert decision.summary.startswith("reward-sandbox may be promoted: on prompts it never saw it agrees with people")
+    # The ledger was written before each look, and the reserved set was opened only after the holdout's promotion.
+    assert scorer.asked[0] == ("artifact", 900, ["open"])
+    assert [size for _, size, _ in scorer.asked[1:4]] == [100, 100, 100]
+    assert scorer.asked[4] == ("artifact", 200, ["open", "confirm"])
+    assert [entry["kind"] for entry in book(build)] == ["open", "confirm", "verdict"]
+    assert book(build)[2]["record"] == decision.digest
+    record = json.loads((decision.path / "decision.json").read_text())
+    assert record["digests"]["artifact"] == cards.read(build / "artifact").digest == decision.artifact_digest
+    assert record["metrics"]["holdout"]["gap_closed"] == pytest.approx(1)
+    assert set(record["metrics"]["holdout"]["baselines"]) == {"longer_wins", "linear", "bayes_optimal"}
+    assert record["thresholds"] == SETTINGS.gates.model_dump(mode="json")
+    assert record["ledger"] == {"sequence": 0, "digest": book(build)[0]["digest"], "uses": 1}
+    rows = pq.read_table(decision.path / "rows.parquet").to_pylist()
+    assert [row["set"] for row in rows].count("holdout") == 900
+    assert [row["set"] for row in rows].count("confirm") == 200
+    page = (decision.path / "decision.html").read_text()
+    assert decision.digest in page
+    assert judging.verify(decision.path, judging.ledger_file(build.parent / "runs")) == judging.load(decision.path)
+
+
+def test_the_verdict_can_be_computed_again_from_the_record_alone(build: Path) -> None:
+    decision = decide(build)
+    moved = decision.path.rename(build.parent / "elsewhere")
+    shutil.rmtree(build)
+    checks, verdict = judging.recompute(moved)
+    assert verdict is decision.verdict
+    assert tuple(checks) == decision.checks
+
+
+def test_no_text_of_an_example_enters_the_record_or_the_ledger(build: Path) -> None:
+    decision = decide(build)
+    secret = read_parquet(build / "splits" / "holdout.parquet")[0].completions[0].text
+    for path in (*decision.path.iterdir(), judging.ledger_file(build.parent / "runs")):
+        content = str(pq.read_table(path).to_pydict()) if path.suffix == ".parquet" else path.read_text()
+        assert secret not in content
+        assert "question 1" not in content
+
+
+# --- candidates that must not pass -----------------------------------------------------------------------------------
+
+
+def shuffled(group: Group, place: int) -> float:
+    return random.Random(group.completions[place].text).gauss(0, 1)
+
+
+def some_nan(group: Group, place: int) -> float:
+    return math.nan if group.prompt[0].content == "holdout question 7" and place == 1 else gold(group, place)
+
+
+BAD: dict[str, tuple[Rule, Verdict, str, str]] = {
+    "constant": (lambda g, k: 0.5, Verdict.REJECT, "integrity", "same of every text"),
+    "inverted": (lambda g, k: -gold(g, k), Verdict.REJECT, "floor", "sign inverted"),
+    "length only": (lambda g, k: len(g.completions[k].text) / 40, Verdict.REJECT, "floor", "misses"),
+    "random": (shuffled, Verdict.REJECT, "floor", "misses"),
+    "overconfident": (lambda g, k: 60 * gold(g, k), Verdict.REJECT, "floor", "50:50"),
+    "one score is NaN": (some_nan, Verdict.ERROR, "integrity", "1 of 1800 scores are not finite"),
+    "every score is NaN": (lambda g, k: math.nan, Verdict.ERROR, "integrity", "1800 of 1800"),
+    "infinite": (lambda g, k: math.inf, Verdict.ERROR, "integrity", "1800 of 1800"),
+    "ties": (lambda g, k: round(gold(g, k)), Verdict.REJECT, "integrity", "the same score in"),
+    "the position": (lambda g, k: -float(k), Verdict.REJECT, "floor", "misses"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_models_are_stopped_for_the_right_reason(build: Path, name: str) -> None:
+    rule, verdict, check, words = BAD[name]
+    decision = decide(build, rule)
+    assert decision.verdict is verdict
+    assert words in next(found.reason for found in decision.checks if found.name == check)
+    assert statuses(decision)["confirm"] == "not_run"
+    assert "confirm" not in [entry["kind"] for entry in book(build)]
+    assert judging.recompute(decision.path)[1] is verdict
+    assert decision.verdict in (decision.path / "decision.html").read_text()
+
+
+def test_too_few_clusters_are_inconclusive_and_say_how_many_are_missing(build: Path) -> None:
+    write_parquet(build / "splits" / "holdout.parquet", make_set("holdout", 20))
+    decision = decide(build)
+    assert decision.verdict is Verdict.INCONCLUSIVE
+    assert decision.needed_clusters >= 480
+    assert f"About {decision.needed_clusters:,} more labelled prompts would decide." in decision.summary
+
+
+def test_a_leaked_holdout_is_rejected(build: Path) -> None:
+    train, holdout = (read_parquet(build / "splits" / f"{name}.parquet") for name in ("train", "holdout"))
+    leaked = make_group(
+        prompt=[Message("user", holdout[5].prompt[0].content.upper() + "  ")],
+        completions=holdout[5].completions,
+        comparisons=holdout[5].comparisons,
+        source="test",
+    )
+    write_parquet(build / "splits" / "train.parquet", [*train, leaked])
+    decision = decide(build)
+    assert decision.verdict is Verdict.REJECT
+    assert "holdout 1" in next(check.reason for check in decision.checks if check.name == "leakage")
+
+
+def test_scores_that_depend_on_the_batch_are_rejected(build: Path) -> None:
+    calls = iter(range(10**6))
+    decision = decide(build, lambda g, k: gold(g, k) + 1e-3 * next(calls))
+    assert (decision.verdict, statuses(decision)["reload"]) == (Verdict.REJECT, "fail")
+
+
+def test_an_imprecise_reference_set_is_rejected(build: Path) -> None:
+    shutil.rmtree(build / "artifact")
+    make_artifact(build / "artifact", se=0.1)
+    assert statuses(decide(build))["centering"] == "fail"
+
+
+def test_a_candidate_that_fails_on_the_reserved_set_is_rejected_and_has_no_second_try(build: Path) -> None:
+    def overfitted(group: Group, place: int) -> float:
+        return gold(group, place) * (-1 if "confirm" in group.prompt[0].content else 1)
+
+    assert decide(build, overfitted).verdict is Verdict.REJECT
+    lenient = SETTINGS.model_copy(update={"gates": SETTINGS.gates.model_copy(update={"floor_accuracy": 0.2})})
+    scorer = Scorer(build.parent / "runs", artifact=gold)
+    again = decide(build, scorer=scorer, settings=lenient)
+    assert again.verdict is Verdict.REJECT
+    assert "no second try" in again.summary
+    assert 200 not in [size for _, size, _ in scorer.asked]
+
+
+# --- the champion ----------------------------------------------------------------------------------------------------
+
+
+def champion_of(build: Path, train_prompts: Path | None = None) -> judging.Champion:
+    folder = build.parent / "champion"
+    return judging.Champion("3", folder if folder.exists() else make_artifact(folder, seed=18), train_prompts)
+
+
+def test_a_candidate_is_compared_with_the_champion_on_the_same_rows(build: Path) -> None:
+    state = build.parent / "runs"
+    champion = champion_of(build)
+    better = decide(build, scorer=Scorer(state, artifact=gold, champion=shuffled), champion=champion)
+    assert better.verdict is Verdict.PROMOTE
+    assert better.record["champion_version"] == "3"
+    assert statuses(better)["leakage"] == "warn"
+    prompts = better.path / "train_prompts.txt"
+    known = judging.Champion("3", champion.artifact, prompts.rename(build.parent / "train_prompts.txt"))
+    worse = decide(build, scorer=Scorer(state, artifact=shuffled, champion=gold), champion=known)
+    assert worse.verdict is Verdict.REJECT
+    assert {statuses(worse)["champion"], statuses(worse)["floor"]} == {"fail"}
+    assert statuses(worse)["leakage"] == "pass"
+    assert worse.record["ledger"]["uses"] == 2
+
+
+def test_a_champion_that_can_not_be_read_is_never_no_champion(build: Path) -> None:
+    champion = champion_of(build)
+    (champion.artifact / "model.safetensors").write_bytes(b"other weights")
+    with pytest.raises(GateError, match="the champion, version 3, can't be read"):
+        decide(build, champion=champion)
+    with pytest.raises(GateError, match="version 3"):
+        decide(build, champion=judging.Champion("3", build / "nowhere", None))
+    with pytest.raises(GateError, match="version 3"):
+        decide(build, champion=judging.Champion("3", build / "artifact", build / "nowhere.txt"))
+    assert not book(build)
+
+
+def test_a_champion_that_was_trained_on_this_holdout_is_no_yardstick(build: Path) -> None:
+    from touchstone.gates import normalised_prompt
+
+    known = build.parent / "known.txt"
+    known.write_text(normalised_prompt([Message("user", "confirm question 3")]) + "\n")
+    scorer = Scorer(build.parent / "runs", artifact=gold, champion=gold)
+    decision = decide(build, scorer=scorer, champion=champion_of(build, known))
+    assert (decision.verdict, statuses(decision)["leakage"]) == (Verdict.REJECT, "fail")
+
+
+# --- once, whatever happens ------------------------------------------------------------------------------------------
+
+
+def test_the_same_question_is_answered_from_the_record(build: Path) -> None:
+    first = decide(build)
+    before = book(build)
+    scorer = Scorer(build.parent / "runs", artifact=shuffled)
+    again = decide(build, scorer=scorer, who="bob", output=build.parent / "second")
+    assert (again.reused, again.digest, again.path) == (True, first.digest, build.parent / "second")
+    assert scorer.asked == []
+    assert book(build) == before
+    assert (again.path / "decision.html").read_text() == (first.path / "decision.html").read_text()
+
+
+def test_other_thresholds_or_labels_are_another_use(build: Path) -> None:
+    decide(build)
+    lenient = SETTINGS.model_copy(update={"gates": SETTINGS.gates.model_copy(update={"floor_accuracy": 0.5})})
+    assert decide(build, settings=lenient).record["ledger"]["uses"] == 2
+    groups = read_parquet(build / "splits" / "holdout.parquet")
+    write_parquet(build / "splits" / "holdout.parquet", [*groups, *make_set("appended", 1)])
+    assert decide(build).record["ledger"]["uses"] == 3
+
+
+class Killed(BaseException):
+    """What ends a process without a word."""
+
+
+def test_a_decision_that_was_killed_is_taken_again_as_one_use(build: Path) -> None:
+    def killed(group: Group, place: int) -> float:
+        raise Killed
+
+    with pytest.raises(Killed):
+        decide(build, killed)
+    assert [entry["kind"] for entry in book(build)] == ["open"]
+    assert not (build.parent / "decision").exists()
+    decision = decide(build)
+    assert decision.verdict is Verdict.PROMOTE
+    assert [entry["kind"] for entry in book(build)] == ["open", "confirm", "verdict"]
+    assert decision.record["ledger"]["uses"] == 1
+
+
+def test_a_verdict_that_missed_its_entry_gets_it(build: Path) -> None:
+    decision = decide(build)
+    path = judging.ledger_file(build.parent / "runs")
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
+    again = decide(build)
+    assert again.digest == decision.digest
+    assert [entry["kind"] for entry in book(build)] == ["open", "confirm", "verdict"]
+
+
+def test_a_failed_scoring_process_leaves_no_decision(build: Path) -> None:
+    def broken(group: Group, place: int) -> float:
+        raise GateError("scoring in a fresh process failed: out of memory")
+
+    with pytest.raises(GateError, match="out of memory"):
+        decide(build, broken)
+    assert not (build.parent / "decision").exists()
+    assert decide(build).verdict is Verdict.PROMOTE
+
+
+def test_an_error_is_not_kept_as_an_answer(build: Path) -> None:
+    assert decide(build, some_nan).verdict is Verdict.ERROR
+    again = decide(build)
+    assert (again.verdict, again.reused) == (Verdict.PROMOTE, False)
+
+
+# --- records and ledgers that somebody touched -----------------------------------------------------------------------
+
+
+def test_an_edited_record_is_refused_everywhere(build: Path) -> None:
+    decide(build, shuffled)
+    path = judging.ledger_file(build.parent / "runs")
+    for folder in (build.parent / "decision", *(build.parent / "runs" / "decisions").glob("[0-9a-f]*")):
+        record = json.loads((folder / "decision.json").read_text())
+        write_json(folder / "decision.json", {**record, "verdict": "PROMOTE"})
+        with pytest.raises(GateError, match="was changed after it was written"):
+            judging.verify(folder, path)
+        # Even with a digest that fits: the ledger knows another one.
+        from touchstone.files import digest_value
+
+        content = {**{key: value for key, value in record.items() if key != "digest"}, "verdict": "PROMOTE"}
+        write_json(folder / "decision.json", {**content, "digest": digest_value(content)})
+        with pytest.raises(GateError, match="knows no verdict"):
+            judging.verify(folder, path)
+    with pytest.raises(GateError, match="not the decision that the ledger knows"):
+        decide(build)
+
+
+@pytest.mark.parametrize("name", ["rows.parquet", "texts.parquet", "train_prompts.txt", "decision.json"])
+def test_missing_or_other_evidence_is_refused(build: Path, name: str) -> None:
+    decision = decide(build)
+    (decision.path / name).write_bytes(b"{}")
+    with pytest.raises(GateError):
+        judging.load(decision.path)
+    (decision.path / name).unlink()
+    with pytest.raises(GateError, match="judge first"):
+        judging.load(decision.path)
+
+
+def test_a_broken_ledger_keeps_the_holdout_closed(build: Path) -> None:
+    decide(build)
+    path = judging.ledger_file(build.parent / "runs")
+    path.write_text(path.read_text().replace('"who":"ada"', '"who":"eve"', 1))
+    scorer = Scorer(build.parent / "elsewhere", artifact=gold)
+    lenient = SETTINGS.model_copy(update={"gates": SETTINGS.gates.model_copy(update={"floor_accuracy": 0.5})})
+    with pytest.raises(LedgerError, match="line 1"):
+        decide(build, scorer=scorer, settings=lenient)
+    assert scorer.asked == []
+
+
+def test_a_changed_artifact_is_refused(build: Path) -> None:
+    (build / "artifact" / "extra.json").write_text("{}")
+    with pytest.raises(ArtifactError):
+        decide(build)
+
+
+def test_a_set_without_pairs_is_an_error(build: Path) -> None:
+    write_parquet(build / "splits" / "holdout.parquet", [])
+    with pytest.raises(GateError, match="holdout"):
+        decide(build)
+
+
+# --- lineage ---------------------------------------------------------------------------------------------------------
+
+
+def _open(path: Path, key: str, clusters: Sequence[str]) -> int:
+    return uses.open_holdout(path, key=key, clusters=clusters, content={"who": "ada"}).count
+
+
+def names(start: int, stop: int) -> list[str]:
+    return [f"cluster {number}" for number in range(start, stop)]
+
+
+def test_appended_removed_and_half_exchanged_rows_reset_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "use.jsonl"
+    counts = [
+        _open(path, "a", names(0, 1000)),
+        _open(path, "b", names(0, 1001)),
+        _open(path, "c", names(0, 400)),
+        _open(path, "d", names(200, 700)),
+        _open(path, "e", names(500, 1500)),
+    ]
+    assert counts == [1, 2, 3, 4, 5]
+    assert _open(path, "f", names(5000, 6000)) == 1
+    assert _open(path, "a", names(0, 1000)) == 1
+    assert len(ledger.read(path)) == 6
+
+
+def test_a_holdout_that_joins_two_lineages_counts_both(tmp_path: Path) -> None:
+    path = tmp_path / "use.jsonl"
+    assert [_open(path, "a", names(0, 100)), _open(path, "b", names(100, 200))] == [1, 1]
+    assert _open(path, "c", names(0, 200)) == 3
+
+
+def test_large_holdouts_are_compared_by_sample(tmp_path: Path) -> None:
+    large, other = names(0, 30_000), names(12_000, 42_000)
+    assert uses.overlap(uses.sketch(large), uses.sketch(other)) == pytest.approx(0.6, abs=0.03)
+    assert uses.overlap(uses.sketch(large), uses.sketch(names(0, 50))) == 1
+    assert uses.overlap(uses.sketch(large), uses.sketch(names(50_000, 80_000))) == 0
+    assert len(uses.sketch(large)) == uses.SKETCH
+
+
+def test_a_spent_holdout_promotes_nobody(build: Path) -> None:
+    clusters = [group.cluster_id for group in read_parquet(build / "splits" / "holdout.parquet")]
+    for number in range(20):
+        _open(judging.ledger_file(build.parent / "runs"), f"earlier {number}", clusters)
+    decision = decide(build)
+    assert (decision.verdict, statuses(decision)["holdout_use"]) == (Verdict.INCONCLUSIVE, "undecided")
+    assert decision.needed_clusters is None

@@ -1,0 +1,124 @@
+"""The run's `data/`: from the checkout as it stands, from the cache, or imported anew.
+
+`data.dvc` is a promise: what it names is brought back exactly, or there is an error. Where the settings name other data
+than the checkout's, the source is read straight into the run's worktree.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+from touchstone import sources
+from touchstone.errors import DataError, PipelineError
+from touchstone.pipeline import dvc
+from touchstone.settings import Data, Settings
+
+POINTER = "data.dvc"
+
+
+def import_data(settings: Settings, root: Path) -> sources.ImportSummary:
+    """Read the settings' source into the checkout's data/ and write its pointer.
+
+    Raises:
+        DataError: the source can't be read; data/ and the pointer are as they were.
+        PipelineError: DVC refused.
+    """
+    summary = sources.import_source(settings, root, root / "data")
+    dvc.add(root, "data")
+    return summary
+
+
+def settle(root: Path, worktree: Path, settings: Settings, committed: Settings, *, clean: bool) -> None:
+    """Make the worktree's data.dvc name the run's data, with as little work as possible.
+
+    Args:
+        settings: of the run.
+        committed: what the worktree's own params.yaml said before overrides.
+        clean: take the committed pointer, and don't look at the checkout's data/.
+
+    Raises:
+        DataError: the source can't be read.
+        PipelineError: DVC refused.
+    """
+    if settings.data != committed.data:
+        _import(settings, root, worktree)
+    elif not clean and (root / "data").is_dir():
+        _check_source(root, settings.data)
+        if not _is_as_committed(root):
+            shutil.copytree(root / "data", worktree / "data")
+            dvc.add(worktree, "data")
+    elif dvc.pointer_hash(worktree / POINTER) is None:
+        _import(settings, root, worktree)
+
+
+def bring(root: Path, worktree: Path, settings: Settings) -> None:
+    """Put the data that the worktree's pointer names into its data/: from the cache, the remote or the checkout.
+
+    The sandbox is generated again where none of them has it: its bytes are the same on any machine. Other sources may
+    have changed since, so they are not asked.
+
+    Raises:
+        DataError: the data can't be had, or isn't what the pointer names.
+        PipelineError: DVC refused.
+    """
+    data, pointer = worktree / "data", worktree / POINTER
+    if data.is_dir():
+        return
+    if not dvc.checkout(worktree, POINTER) and not (dvc.fetch(worktree, POINTER) and dvc.checkout(worktree, POINTER)):
+        shutil.rmtree(data, ignore_errors=True)  # DVC leaves what it could bring
+        wanted = dvc.pointer_hash(pointer)
+        if (root / "data").is_dir() and dvc.pointer_hash(root / POINTER) == wanted and _is_as_committed(root):
+            shutil.copytree(root / "data", data)
+        elif settings.data.source == "sandbox":
+            _say("data/ is in no cache: generating the sandbox again")
+            sources.import_source(settings, root, data)
+        else:
+            raise DataError(
+                f"data.dvc names {wanted}, which is neither in the cache nor in a remote; import it again with "
+                f"`touchstone data import`"
+            )
+        dvc.add(worktree, "data")
+        made = dvc.pointer_hash(pointer)
+        if made != wanted:
+            raise DataError(
+                f"data.dvc names {wanted}, but the settings give {made}: params.yaml and data.dvc don't belong "
+                f"together; run `touchstone data import` and commit both"
+            )
+    _check_source(worktree, settings.data)
+
+
+def _import(settings: Settings, root: Path, worktree: Path) -> None:
+    summary = sources.import_source(settings, root, worktree / "data")
+    dvc.add(worktree, "data")
+    _say(str(summary))
+
+
+def _is_as_committed(root: Path) -> bool:
+    if dvc.pointer_hash(root / POINTER) is None:
+        return False
+    try:
+        return not dvc.status(root, POINTER)
+    except PipelineError:  # another DVC command holds the checkout; reading the data itself needs no leave
+        return False
+
+
+def _check_source(folder: Path, data: Data) -> None:
+    """data/source.json says what was imported; `path` loses its folders there, and a hub's revision is pinned."""
+    try:
+        found = json.loads((folder / "data" / "source.json").read_text(encoding="utf-8"))["data"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # not written by an import of ours; validation looks at the groups themselves
+    named = {key: value for key, value in data.model_dump(mode="json").items() if key not in ("path", "revision")}
+    wrong = [key for key, value in named.items() if found.get(key) != value]
+    if wrong:
+        raise DataError(
+            f"data/ was imported with other settings than params.yaml has now ({', '.join(wrong)}); "
+            f"run `touchstone data import`, or configure the source that data/ came from"
+        )
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")

@@ -1,0 +1,138 @@
+"""The only caller of DVC's command line (pinned in requirements.in: two of its sentences are read here)."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from touchstone.errors import PipelineError, StageError
+from touchstone.pipeline import processes
+
+
+class How(StrEnum):
+    """How a stage came to its outputs."""
+
+    RAN = "ran"
+    RESTORED = "restored"
+    """Its outputs came from the run-cache: the same command, dependencies and parameters ran before."""
+    UNCHANGED = "unchanged"
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Ours, for DVC and its stages: no analytics, and the commands of this Python's environment found first."""
+    binaries = str(Path(sys.executable).parent)
+    # git sets these inside hooks and for aliases; they would lead DVC to another repository or index.
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    path = os.pathsep.join([binaries, kept.get("PATH", os.defpath)])
+    return {**kept, "PATH": path, "DVC_NO_ANALYTICS": "1", **(extra or {})}
+
+
+def repro(folder: Path, stage: str, *, log: Path, env: Mapping[str, str] | None = None) -> How:
+    """Reproduce one stage, its output passed on to stderr and written to `log`.
+
+    Upstream stages and `*.dvc` pointers are not looked at: the caller goes through the graph in order.
+
+    Raises:
+        StageError: the command failed; the message ends with the command's own sentence.
+    """
+    finished = _run(folder, ["repro", "--single-item", stage], log=log, echo=True, env=env)
+    if finished.code:
+        raise StageError(f"stage {stage} failed: {_complaint(finished)} (its output: {log})")
+    if "Running stage" in finished.output:
+        return How.RAN
+    return How.RESTORED if "is cached - skipping run" in finished.output else How.UNCHANGED
+
+
+def add(folder: Path, path: str) -> None:
+    """Put a file or folder into the cache and write its pointer `path`.dvc.
+
+    Raises:
+        PipelineError: DVC refused.
+    """
+    _checked(folder, ["add", "--quiet", path])
+
+
+def checkout(folder: Path, *targets: str) -> bool:
+    """Bring outputs from the cache into the workspace; False if the cache doesn't hold all of them."""
+    return _run(folder, ["checkout", "--quiet", "--force", *targets]).code == 0
+
+
+def fetch(folder: Path, *targets: str) -> bool:
+    """Bring objects from the default remote into the cache; False if there is no remote, or it lacks some."""
+    if not _checked(folder, ["remote", "list"]).strip():
+        return False
+    return _run(folder, ["fetch", "--quiet", *targets]).code == 0
+
+
+def status(folder: Path, *targets: str) -> dict[str, list[Any]]:
+    """DVC's own answer to what has changed, by stage or pointer; empty if nothing has.
+
+    Raises:
+        PipelineError: DVC can't say, for one because another DVC command runs in the folder.
+    """
+    output = _checked(folder, ["status", "--json", *targets])
+    answer: dict[str, list[Any]] = json.loads(output.strip().splitlines()[-1])
+    return answer
+
+
+def share_cache(root: Path, worktree: Path) -> None:
+    """Let a worktree use the project's cache, and what the project keeps in .dvc/config.local (remotes, their keys).
+
+    Raises:
+        PipelineError: DVC refused.
+    """
+    local = root / ".dvc" / "config.local"
+    if local.exists():
+        (worktree / ".dvc" / "config.local").write_bytes(local.read_bytes())
+    cache = _checked(root, ["cache", "dir"]).strip().splitlines()[-1]
+    _checked(worktree, ["cache", "dir", "--local", str(root / cache)])
+
+
+def pointer_hash(pointer: Path) -> str | None:
+    """The hash that a `.dvc` file gives its output; None if there is no such file.
+
+    Raises:
+        PipelineError: the file is not a pointer.
+    """
+    try:
+        found = yaml.safe_load(pointer.read_text(encoding="utf-8"))
+        return str(found["outs"][0]["md5"])
+    except FileNotFoundError:
+        return None
+    except (KeyError, IndexError, TypeError, yaml.YAMLError):
+        raise PipelineError(f"{pointer} is no DVC pointer; restore it from git, or import the data again") from None
+
+
+def _checked(folder: Path, arguments: list[str]) -> str:
+    finished = _run(folder, arguments)
+    if finished.code:
+        raise PipelineError(f"dvc {arguments[0]} failed: {_complaint(finished)}")
+    return finished.output
+
+
+def _run(
+    folder: Path,
+    arguments: list[str],
+    *,
+    log: Path | None = None,
+    echo: bool = False,
+    env: Mapping[str, str] | None = None,
+) -> processes.Finished:
+    command = [sys.executable, "-m", "dvc", *arguments]
+    extra = dict(env or {})
+    if (folder / ".git").is_file():
+        # DVC keeps a database per workspace in /var/tmp for ever; inside a worktree it goes when that goes.
+        extra["DVC_SITE_CACHE_DIR"] = str(folder / ".dvc" / "tmp" / "site")
+    return processes.run(command, cwd=folder, env=environment(extra), log=log, echo=echo)
+
+
+def _complaint(finished: processes.Finished) -> str:
+    """The stage's own sentence where it has one: DVC's, which follows, only says that the command failed."""
+    return finished.complaint.removesuffix(".")

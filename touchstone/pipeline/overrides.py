@@ -1,0 +1,64 @@
+"""A run's own settings: the checkout's `params.yaml` with overrides laid over it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from touchstone import settings as settings_module
+from touchstone.errors import SettingsError
+from touchstone.settings import Settings
+
+
+def apply(current: Settings, overrides: list[str], configs: Path) -> Settings:
+    """`current` with `group=choice` and `key=value` overrides.
+
+    A group replaces every section that one of its choices speaks of by the composed one, with the keys of those
+    sections among the overrides. Any other key changes its one value. The rest stays as it is: composing everything
+    anew would silently undo what `touchstone configure` or a person had chosen in params.yaml. The name follows the
+    data's name.
+
+    Raises:
+        SettingsError: an override names no group, choice or key, or a value is wrong.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+    except HydraException as error:
+        raise SettingsError(f"overrides can't be read: {str(error).strip().splitlines()[0]}") from None
+    groups = {one.key_or_group for one in parsed if (configs / one.key_or_group).is_dir()}
+    sections = {section for group in groups for section in _sections(configs / group)}
+    composing = [one for one in parsed if one.key_or_group in groups or one.key_or_group.partition(".")[0] in sections]
+    values = current.model_dump(mode="json")
+    if composing:
+        lines = [one.input_line or "" for one in composing]
+        composed = settings_module.compose(lines, configs).model_dump(mode="json")
+        values |= {section: composed[section] for section in sections}
+    for one in parsed:
+        if one in composing:
+            continue
+        if not one.is_add() and not one.is_delete() and not one.is_sweep_override():
+            _put(values, one.key_or_group, one.value())
+        else:
+            raise SettingsError(f"{one.input_line}: only group=choice and key=value can be given here")
+    if not any(one.key_or_group == "name" for one in parsed):
+        values["name"] = current.name.removesuffix(current.data.name) + values["data"]["name"]
+    return settings_module.parse(values)
+
+
+def _sections(group: Path) -> set[str]:
+    """The sections that any choice of a group sets."""
+    return {key for file in group.glob("*.yaml") for key in yaml.safe_load(file.read_text(encoding="utf-8"))}
+
+
+def _put(values: dict[str, Any], dotted: str, value: Any) -> None:
+    *sections, last = dotted.split(".")
+    for section in sections:
+        values = values.get(section, {}) if isinstance(values, dict) else {}
+    if not isinstance(values, dict) or (last not in values and sections[-1:] != ["assign"]):
+        raise SettingsError(f"{dotted} is no setting of this configuration; params.yaml holds all of them")
+    values[last] = value

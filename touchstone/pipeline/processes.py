@@ -1,0 +1,148 @@
+"""Commands that leave nothing behind, however the caller ends: return, exception, Ctrl-C, SIGTERM, SIGKILL."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+GRACE_SECONDS = 5.0
+"""What a command has between SIGTERM and SIGKILL."""
+
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]")
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived: like Ctrl-C, it must pass every `except Exception`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A command that ended: its exit code (128 + n for signal n), and stdout and stderr as one text."""
+
+    code: int
+    output: str
+
+    @property
+    def complaint(self) -> str:
+        """The command's own last sentence after `error:`, otherwise its last line."""
+        lines = [line.strip() for line in self.output.splitlines() if line.strip()]
+        said = [line.partition(":")[2].strip() for line in lines if line.lower().startswith("error:")]
+        return (said or lines or [f"exit code {self.code}"])[-1 if not said else 0]
+
+
+@contextlib.contextmanager
+def stopped_by_sigterm() -> Iterator[None]:
+    """Within, SIGTERM raises `Terminated` in the main thread; elsewhere than in the main thread nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Terminated("SIGTERM")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def run(
+    command: Sequence[str],
+    *,
+    cwd: Path,
+    env: Mapping[str, str] | None = None,
+    log: Path | None = None,
+    echo: bool = False,
+) -> Finished:
+    """Run a command in a session of its own and wait for it; whatever ends this call kills all that it started.
+
+    Args:
+        env: the whole environment; default: ours.
+        log: receives the output as lines, without control sequences, while the command runs.
+        echo: pass the output on to stderr at once. If stderr is a terminal the command gets one too, so that its
+            progress bars live.
+    """
+    source, sink = pty.openpty() if echo and sys.stderr.isatty() else os.pipe()
+    lifeline, held = os.pipe()
+    os.set_inheritable(lifeline, True)
+    supervisor = Path(__file__).with_name("supervisor.py")
+    process: subprocess.Popen[bytes] | None = None
+    try:
+        with open(source, "rb", buffering=0) as output:
+            try:
+                process = subprocess.Popen(
+                    [sys.executable, "-I", str(supervisor), str(lifeline), str(GRACE_SECONDS), *command],
+                    cwd=cwd,
+                    env=env,
+                    stdin=subprocess.DEVNULL,
+                    stdout=sink,
+                    stderr=sink,
+                    pass_fds=(lifeline,),
+                    start_new_session=True,
+                )
+            finally:
+                os.close(sink)
+                os.close(lifeline)
+            with log.open("w", encoding="utf-8") if log else contextlib.nullcontext() as file:
+                text = _copy(output, file, echo)
+            return Finished(process.wait(), text)
+    finally:
+        os.close(held)
+        if process is not None:
+            _wait(process)
+
+
+def _copy(output: IO[bytes], log: IO[str] | None, echo: bool) -> str:
+    """Pass the output on until its end; returns its lines as a person would have read them."""
+    kept: list[str] = []
+    rest = b""
+    while chunk := _read(output):
+        if echo:
+            sys.stderr.buffer.write(chunk)
+            sys.stderr.buffer.flush()
+        *lines, rest = (rest + chunk).split(b"\n")
+        _keep(lines, kept, log)
+    if rest:
+        _keep([rest], kept, log)
+    return "".join(kept)
+
+
+def _keep(lines: list[bytes], kept: list[str], log: IO[str] | None) -> None:
+    # Of a line that a progress bar rewrote, what stood there last.
+    texts = [_CONTROL.sub("", line.decode(errors="replace")).rstrip("\r").rpartition("\r")[2] + "\n" for line in lines]
+    kept.extend(texts)
+    if log is not None and texts:
+        log.write("".join(texts))
+        log.flush()
+
+
+def _read(output: IO[bytes]) -> bytes:
+    try:
+        return output.read(1 << 16)
+    except OSError as error:
+        if error.errno == errno.EIO:  # how Linux reports the end of a terminal
+            return b""
+        raise
+
+
+def _wait(process: subprocess.Popen[bytes]) -> None:
+    """Wait until the supervisor has cleaned up; beyond its time, kill the session."""
+    try:
+        process.wait(GRACE_SECONDS + 10)
+    except subprocess.TimeoutExpired:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

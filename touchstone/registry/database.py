@@ -1,0 +1,109 @@
+"""Where MLflow's records lie: the tracking URI, the sqlite file's first moment, the one lock."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from mlflow.exceptions import MlflowException
+
+from touchstone.errors import RegistryError
+
+DEFAULT_URI = "sqlite:///mlflow/mlflow.db"
+LOCK_SECONDS = 900.0
+"""How long to wait for another writer: it may be uploading weights."""
+
+
+def connect(root: Path) -> str:
+    """The tracking URI of a project: MLFLOW_TRACKING_URI, by default the sqlite file mlflow/mlflow.db below `root`.
+
+    Relative sqlite paths count from the project's root and not from the current folder, which may be a run's private
+    worktree. A sqlite file that doesn't exist yet is made here, by whoever comes first (seconds).
+
+    Raises:
+        RegistryError: the database can't be initialised.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+    if not uri.startswith("sqlite:///"):
+        return uri
+    database = root / uri.removeprefix("sqlite:///")
+    if not database.exists():
+        _initialise(database, root)
+    return f"sqlite:///{database}"
+
+
+def is_server(uri: str) -> bool:
+    """Whether an MLflow server stands between us and the database; it decides itself where files go."""
+    return uri.startswith(("http://", "https://"))
+
+
+def without_secrets(text: str) -> str:
+    """A text with user and password cut out of its URIs."""
+    return re.sub(r"//[^/@\s]*@", "//", text)
+
+
+@contextlib.contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """Hold the project's only right to write to the registry; not reentrant.
+
+    Raises:
+        RegistryError: another process keeps it for too long.
+    """
+    path = root / "mlflow" / "registry.lock"
+    path.parent.mkdir(exist_ok=True)
+    with _lock(path):
+        yield
+
+
+@contextlib.contextmanager
+def wording(what: str) -> Iterator[None]:
+    """MLflow's exceptions as ours, with the first line of its message."""
+    try:
+        yield
+    except MlflowException as error:
+        message = without_secrets(str(error).strip().splitlines()[0])
+        raise RegistryError(f"MLflow failed while {what}: {message}") from error
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    # acquired apart from the body, so that a Timeout raised in there isn't taken for ours
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=LOCK_SECONDS)
+    except Timeout:
+        raise RegistryError(
+            f"another process has held {path.name} for {LOCK_SECONDS / 60:.0f} minutes; stop it and run again"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _initialise(database: Path, root: Path) -> None:
+    """Make the sqlite database aside and rename it.
+
+    Two processes that initialise the same file break it for good ("_alembic_tmp_latest_metrics already exists"), so
+    nobody may see it before it is whole.
+    """
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(database.with_name(f"{database.stem}.lock")):
+        if database.exists():
+            return
+        partial = database.with_name(f"{database.name}.partial")
+        partial.unlink(missing_ok=True)
+        for name in ("alembic", "mlflow.store.db.utils"):
+            logging.getLogger(name).setLevel(logging.WARNING)  # a hundred lines about migrations of an empty file
+        with wording(f"initialising {database.name}"):
+            defaults = root / "mlflow" / "artifacts" / "default"
+            store = SqlAlchemyStore(f"sqlite:///{partial}", str(defaults))  # type: ignore[no-untyped-call]
+            store.engine.dispose()
+        partial.replace(database)

@@ -1,0 +1,318 @@
+"""`Registry`: the project's runs, versions and aliases."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import mlflow.artifacts
+import mlflow.pyfunc
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run
+from mlflow.exceptions import MlflowException
+
+from touchstone import card
+from touchstone.errors import RegistryError
+from touchstone.files import write_folder
+from touchstone.registry import aliases, database
+from touchstone.registry.database import locked, wording
+from touchstone.registry.versions import (
+    DIGEST,
+    FINGERPRINT,
+    Version,
+    check_name,
+    facts,
+    flatten,
+    from_mlflow,
+    local_folder,
+    signature,
+)
+
+_METRICS_PER_CALL = 1000
+_PARAMS_PER_CALL = 100
+"""MLflow's own limits."""
+
+
+class Registry:
+    """The MLflow behind a project; see the package's docstring. Every method may raise RegistryError."""
+
+    def __init__(self, root: Path, uri: str) -> None:
+        self.root = root
+        self.uri = uri
+        self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+    @classmethod
+    def open(cls, root: Path) -> Registry:
+        """The registry at MLFLOW_TRACKING_URI, by default the sqlite file mlflow/mlflow.db below `root`."""
+        root = root.resolve()
+        uri = database.connect(root)
+        with wording(f"opening {database.without_secrets(uri)}"):
+            return cls(root, uri)
+
+    # Runs: parameters and live curves.
+
+    def start_run(self, name: str, fingerprint: str, params: Mapping[str, Any]) -> str:
+        """Id of the fingerprint's run, found or created, marked as running; nested params get dotted names."""
+        check_name(name)
+        with locked(self.root), wording("starting a run"):
+            run = self._find_run(name, fingerprint) or self._create_run(name, fingerprint)
+            run_id = str(run.info.run_id)
+            known = run.data.params
+            missing = [Param(key, value) for key, value in flatten(params).items() if key not in known]
+            for start in range(0, len(missing), _PARAMS_PER_CALL):
+                self._client.log_batch(run_id, params=missing[start : start + _PARAMS_PER_CALL])
+            self._client.update_run(run_id, status="RUNNING")
+            return run_id
+
+    def log_curve(self, run_id: str, rows: Sequence[Mapping[str, Any]]) -> int:
+        """Log rows of a training curve; returns how many were new.
+
+        Each row has `step`, `loss` and other numbers by name, and may have `time` (seconds since 1970). Steps up to
+        the highest that the run has already are skipped, so a follower may send everything again.
+        """
+        with wording("logging a curve"):
+            done = max((m.step for m in self._client.get_metric_history(run_id, "loss")), default=-1)
+            fresh = [row for row in rows if int(row["step"]) > done]
+            batch: list[Metric] = []
+            for row in fresh:
+                when = int(1000 * float(row.get("time", datetime.now(UTC).timestamp())))
+                numbers = {k: v for k, v in row.items() if k not in ("step", "time") and isinstance(v, int | float)}
+                if len(batch) + len(numbers) > _METRICS_PER_CALL:
+                    self._client.log_batch(run_id, metrics=batch)
+                    batch = []
+                batch += [Metric(key, float(value), when, int(row["step"])) for key, value in numbers.items()]
+            if batch:
+                self._client.log_batch(run_id, metrics=batch)
+            return len(fresh)
+
+    def finish_run(self, run_id: str, status: str, tags: Mapping[str, str] | None = None) -> None:
+        """End a run as FINISHED, FAILED or KILLED, with tags that say how (a verdict, for one)."""
+        with wording("ending a run"):
+            for key, value in (tags or {}).items():
+                self._client.set_tag(run_id, key, value)
+            self._client.set_terminated(run_id, status)
+
+    # Versions.
+
+    def publish(
+        self,
+        name: str,
+        fingerprint: str,
+        artifact: Path,
+        evidence: Sequence[Path] = (),
+        tags: Mapping[str, str] | None = None,
+    ) -> Version:
+        """Register a sealed artifact, exactly once per fingerprint.
+
+        The artifact is verified and uploaded as an MLflow model, with the evidence (files or folders) beside it under
+        evidence/; then the version appears with all its tags in one transaction. A call that was interrupted is
+        finished by the next one with the same fingerprint.
+
+        Raises:
+            ArtifactError: the artifact doesn't verify: a file, its centering statistics, ...
+            RegistryError: the fingerprint is registered with another artifact, or MLflow refused.
+        """
+        check_name(name)
+        sealed = card.verify_digests(artifact)
+        with locked(self.root), wording("publishing a version"):
+            existing = self._find_version(name, fingerprint)
+            if existing is not None:
+                if existing.digest != sealed.digest:
+                    raise RegistryError(
+                        f"fingerprint {fingerprint[:12]} is {name} version {existing.version} with the artifact "
+                        f"{existing.digest[:12]}, and now gave {sealed.digest[:12]}: equal inputs made another model; "
+                        "find out why before either is used"
+                    )
+                return existing
+            run = self._find_run(name, fingerprint) or self._create_run(name, fingerprint)
+            run_id = str(run.info.run_id)
+            self._upload(run_id, artifact, evidence)
+            self._create_model(name)
+            created = self._client.create_model_version(
+                name,
+                source=f"{run.info.artifact_uri}/model",
+                run_id=run_id,
+                tags={**(tags or {}), **facts(sealed), FINGERPRINT: fingerprint, DIGEST: sealed.digest},
+            )
+            self._client.set_terminated(run_id, "FINISHED")
+            return from_mlflow(created)
+
+    def version(self, name: str, which: str | int) -> Version | None:
+        """The version with a number or an alias; None if there is none."""
+        with wording(f"looking up {name}"):
+            try:
+                if str(which).isdigit():
+                    return from_mlflow(self._client.get_model_version(name, str(which)))
+                return from_mlflow(self._client.get_model_version_by_alias(name, str(which)))
+            except MlflowException as error:
+                # "invalid parameter" is what MLflow says of an alias that doesn't exist
+                if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                    return None
+                raise
+
+    def versions(self, name: str) -> list[Version]:
+        """Every version that Touchstone published under a name, oldest first."""
+        check_name(name)
+        with wording(f"listing the versions of {name}"):
+            found = self._client.search_model_versions(f"name = '{name}'", max_results=10_000)
+            return sorted((from_mlflow(v) for v in found if DIGEST in v.tags), key=lambda version: version.version)
+
+    def download(self, version: Version) -> Path:
+        """The artifact's folder on this machine: MLflow's own where it is local, else a copy below runs/registry/.
+
+        Only the card's digest is compared here; whoever loads the artifact verifies its files.
+
+        Raises:
+            ArtifactError: there is no card in the folder.
+            RegistryError: the files are gone, or are another artifact than the one registered.
+        """
+        what = f"{version.name} version {version.version}"
+        folder = local_folder(version.source)
+        if folder is None:
+            folder = self.root / "runs" / "registry" / f"{version.name}-{version.version}-{version.digest[:12]}"
+            if not folder.exists():
+                with wording(f"downloading {what}"):
+                    write_folder(folder, lambda empty: self._fetch(version, empty))
+        artifact = folder / "data" / "artifact"
+        if not artifact.is_dir():
+            raise RegistryError(
+                f"{what}: its files are gone from {folder}; restore them, or point the alias elsewhere"
+            )
+        if card.read(artifact).digest != version.digest:
+            raise RegistryError(f"{what}: {artifact} holds another artifact than the one registered; restore it")
+        return artifact
+
+    def evidence(self, version: Version, path: str) -> Path | None:
+        """A file or folder of a version's evidence on this machine, by its path below evidence/; None if absent."""
+        with wording(f"looking for {path} of {version.name} version {version.version}"):
+            run = self._client.get_run(version.run_id)
+            folder = local_folder(run.info.artifact_uri)
+            if folder is not None:
+                found = folder / "evidence" / path
+                return found if found.exists() else None
+            try:
+                return Path(self._client.download_artifacts(version.run_id, f"evidence/{path}"))
+            except MlflowException:  # stores say "absent" in many ways
+                return None
+
+    # Aliases.
+
+    @property
+    def ledger(self) -> Path:
+        """The release ledger: every move of an alias, written before it is made."""
+        return self.root / "runs" / "ledger" / "release.jsonl"
+
+    def aliases(self, name: str) -> dict[str, int]:
+        """Version by alias; empty if there is no such model."""
+        with wording(f"reading the aliases of {name}"):
+            return aliases.read(self._client, name)
+
+    def set_alias(
+        self, name: str, alias: str, version: int, expected: int | None, why: Mapping[str, Any] | None = None
+    ) -> None:
+        """Move one alias; see `set_aliases`."""
+        self.set_aliases(name, {alias: version}, {alias: expected}, why)
+
+    def set_aliases(
+        self,
+        name: str,
+        targets: Mapping[str, int],
+        expected: Mapping[str, int | None],
+        why: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Move aliases together, if each still points where the caller believes (None: nowhere).
+
+        Those that are at their target already are left alone: the same call again does nothing.
+
+        Raises:
+            RegistryError: an alias moved underneath, or a version is missing; nothing was moved.
+        """
+        check_name(name)
+        with locked(self.root), wording(f"moving aliases of {name}"):
+            for target in targets.values():
+                if self.version(name, target) is None:
+                    raise RegistryError(f"{name} has no version {target}; it was deleted or never published")
+            aliases.move(self._client, self.ledger, name, targets, expected, why or {})
+
+    def recover(self, name: str) -> None:
+        """Finish a move of aliases that was decided and then interrupted."""
+        with locked(self.root), wording(f"finishing a move of {name}'s aliases"):
+            aliases.finish(self._client, self.ledger, name)
+
+    # MLflow's ways.
+
+    def _experiment(self, name: str) -> str:
+        """Id of the experiment named like the model, with an absolute artifact location.
+
+        MLflow's own default is a folder below the current one: made in a private worktree, it vanishes with it.
+        """
+        location = None if database.is_server(self.uri) else self.root / "mlflow" / "artifacts"
+        found = self._client.get_experiment_by_name(name)
+        if found is None:
+            place = None if location is None else str(location)
+            return str(self._client.create_experiment(name, artifact_location=place))
+        if location is not None and local_folder(found.artifact_location) != location:
+            raise RegistryError(
+                f"experiment {name} keeps its files in {found.artifact_location}, not in {location}: the project was "
+                "moved, or the database belongs to another one; move it back, or start with a fresh database"
+            )
+        return str(found.experiment_id)
+
+    def _find_run(self, name: str, fingerprint: str) -> Run | None:
+        query = f"tags.`{FINGERPRINT}` = '{fingerprint}'"
+        runs = self._client.search_runs([self._experiment(name)], query, order_by=["attributes.start_time ASC"])
+        return runs[0] if runs else None
+
+    def _create_run(self, name: str, fingerprint: str) -> Run:
+        tags = {FINGERPRINT: fingerprint}
+        return self._client.create_run(self._experiment(name), tags=tags, run_name=fingerprint[:12])
+
+    def _find_version(self, name: str, fingerprint: str) -> Version | None:
+        query = f"name = '{name}' and tag.`{FINGERPRINT}` = '{fingerprint}'"
+        found = [from_mlflow(version) for version in self._client.search_model_versions(query)]
+        if len(found) > 1:
+            numbers = ", ".join(str(version.version) for version in found)
+            raise RegistryError(f"{name} versions {numbers} have the same fingerprint; delete all but one by hand")
+        return found[0] if found else None
+
+    def _create_model(self, name: str) -> None:
+        try:
+            self._client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+
+    def _upload(self, run_id: str, artifact: Path, evidence: Sequence[Path]) -> None:
+        """Put the model and its evidence among the run's artifacts; the same names replace what was there."""
+        # A fixed name, safe under the lock: what a killed publisher left is cleared by the next one.
+        partial = self.root / "mlflow" / "artifacts" / ".partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            shutil.copytree(artifact, partial / "artifact")
+            with warnings.catch_warnings():
+                # An input example would put texts beside the weights; the signature says what is needed.
+                warnings.filterwarnings("ignore", message=".*input example was not provided", category=UserWarning)
+                mlflow.pyfunc.save_model(
+                    str(partial / "model"),
+                    loader_module="touchstone.pyfunc",
+                    data_path=str(partial / "artifact"),
+                    signature=signature(),
+                    pip_requirements=["torch", "transformers"],
+                )
+            self._client.log_artifacts(run_id, str(partial / "model"), "model")
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        for path in evidence:
+            self._client.log_artifact(run_id, str(path), "evidence")
+
+    def _fetch(self, version: Version, folder: Path) -> None:
+        mlflow.artifacts.download_artifacts(artifact_uri=version.source, dst_path=str(folder), tracking_uri=self.uri)
+        inner = folder / "model"
+        if inner.is_dir():  # some stores put the source's last part into the target, others its content
+            for path in inner.iterdir():
+                path.rename(folder / path.name)
+            inner.rmdir()

@@ -1,0 +1,43 @@
+"""Serve a registered model.
+
+    python -m touchstone.serving --name reward-sandbox
+    python -m touchstone.serving --name reward-sandbox --root . --host 127.0.0.1 --port 8100
+
+Settings come from ROOT/params.yaml unless --params names another file. Port 0 takes a free one.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from touchstone import settings
+from touchstone.serving.server import serve
+from touchstone.stage import run_stage
+
+
+def main() -> None:
+    """Read the command line and serve."""
+    parser = argparse.ArgumentParser(prog="python -m touchstone.serving", description="Serve a registered model.")
+    parser.add_argument("--name", help="registered model (default: the one in params.yaml)")
+    parser.add_argument("--root", type=Path, default=settings.project_root(), help="the project's root")
+    parser.add_argument("--params", type=Path, help="settings (default: ROOT/params.yaml)")
+    parser.add_argument("--host", help="address to listen on (default: serve.host)")
+    parser.add_argument("--port", type=int, help="port to listen on, 0 for a free one (default: serve.port)")
+    parser.add_argument(
+        "--until-stdin-closes", action="store_true", help="end when whoever started this ends, even if it was killed"
+    )
+    options = parser.parse_args()
+    chosen = settings.load(options.params or options.root / "params.yaml")
+    serve(
+        options.root,
+        chosen,
+        name=options.name or chosen.name,
+        host=options.host or chosen.serve.host,
+        port=chosen.serve.port if options.port is None else options.port,
+        until_stdin_closes=options.until_stdin_closes,
+    )
+
+
+if __name__ == "__main__":
+    run_stage(main)

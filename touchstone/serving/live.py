@@ -1,0 +1,126 @@
+"""The versions that an endpoint serves: follows the aliases, loads aside, swaps; if that fails the old one stays."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from touchstone.errors import ArtifactError, RegistryError, ServingError
+from touchstone.registry import Registry, Version
+from touchstone.scoring import Scorer
+
+log = logging.getLogger(__name__)
+
+ALIASES = ("champion", "challenger")
+RETRY_SECONDS = 30.0
+"""How long a version that failed to load is left alone before it is tried again."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """A version in memory, verified: its digests and its self-test hold, its digest is the registry's."""
+
+    version: Version
+    scorer: Scorer
+
+
+class Live:
+    """What `aliases` of one model point at, ready to score.
+
+    `served` is replaced as a whole and never changed: a request takes its version once and keeps it to the end, so
+    weights and centering of two versions can't mix.
+    """
+
+    def __init__(self, registry: Registry, name: str, *, tokens_per_batch: int) -> None:
+        self.registry = registry
+        self.name = name
+        self.tokens_per_batch = tokens_per_batch
+        self.served: Mapping[str, Served] = {}
+        self.troubles: Mapping[str, str] = {}
+        """By alias, why it isn't served as the registry says; empty when all is well."""
+        self._failed: dict[int, float] = {}
+
+    def find(self, model: str | None) -> tuple[str, Served] | None:
+        """The served version that a request names: nothing, NAME (both the champion), NAME@ALIAS or NAME@VERSION."""
+        name, _, which = (model or self.name).partition("@")
+        if name != self.name:
+            return None
+        served = self.served
+        alias = which or "champion"
+        if alias in served:
+            return f"{name}@{alias}", served[alias]
+        found = [one for one in served.values() if str(one.version.version) == alias]
+        return (f"{name}@{alias}", found[0]) if found else None
+
+    def open(self) -> None:
+        """Load what there is.
+
+        Raises:
+            ServingError: nothing can be served; says why.
+        """
+        self.refresh()
+        if not self.served:
+            reasons = "; ".join(self.troubles.values())
+            raise ServingError(reasons or f"{self.name} has no champion to serve; `touchstone retrain` makes one")
+
+    def follow(self, stop: threading.Event, seconds: float) -> None:
+        """Look at the aliases every so many seconds until told to stop."""
+        while not stop.wait(seconds):
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Bring `served` in line with the aliases; whatever can't be loaded leaves the present version in place."""
+        try:
+            aliases = self.registry.aliases(self.name)
+        except RegistryError as error:
+            self._report(dict.fromkeys(ALIASES, f"the registry can't be asked: {error}"))
+            return
+        served, troubles = dict(self.served), {}
+        for alias in ALIASES:
+            wanted = aliases.get(alias)
+            if wanted is None:
+                if alias == "champion" and alias in served:
+                    troubles[alias] = f"the registry has no {self.name}@{alias} any more; {_still(served[alias])}"
+                elif alias in served:
+                    del served[alias]
+            elif alias not in served or served[alias].version.version != wanted:
+                try:
+                    served[alias] = self._load(wanted)
+                except (ArtifactError, RegistryError) as error:
+                    self._failed.setdefault(wanted, time.monotonic())
+                    old = f"; {_still(served[alias])}" if alias in served else ""
+                    troubles[alias] = f"version {wanted} can't be loaded: {error}{old}"
+                else:
+                    digest = served[alias].version.digest
+                    log.warning("%s@%s is version %s, digest %s", self.name, alias, wanted, digest[:16])
+        self.served = served
+        self._report(troubles)
+
+    def _load(self, number: int) -> Served:
+        for one in self.served.values():
+            if one.version.version == number:
+                return one  # a challenger that became champion is in memory already
+        failed = self._failed.get(number)
+        if failed is not None and time.monotonic() - failed < RETRY_SECONDS:
+            raise ArtifactError("it failed a moment ago and is tried again soon")
+        self._failed.pop(number, None)
+        version = self.registry.version(self.name, number)
+        if version is None:
+            raise RegistryError(f"the registry has no version {number} of {self.name}")
+        scorer = Scorer.load(self.registry.download(version), token_budget=self.tokens_per_batch)
+        if scorer.card.digest != version.digest:
+            raise ArtifactError(f"its digest is {scorer.card.digest[:16]}, registered is {version.digest[:16]}")
+        return Served(version, scorer)
+
+    def _report(self, troubles: Mapping[str, str]) -> None:
+        for alias, trouble in troubles.items():
+            if alias not in self.troubles:
+                log.error("%s@%s: %s", self.name, alias, trouble)
+        self.troubles = {alias: self.troubles.get(alias, trouble) for alias, trouble in troubles.items()}
+
+
+def _still(served: Served) -> str:
+    return f"version {served.version.version} keeps serving"

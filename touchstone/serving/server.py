@@ -1,0 +1,119 @@
+"""The endpoint's process: takes the port first, loads, listens, follows the aliases, and ends cleanly."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+
+from touchstone.errors import ServingError
+from touchstone.settings import Settings
+
+GRACE_SECONDS = 20
+"""How long requests under way may take to end after SIGTERM."""
+
+
+def serve(
+    root: Path, settings: Settings, *, name: str, host: str, port: int, until_stdin_closes: bool = False
+) -> None:
+    """Serve a registered model until SIGTERM or Ctrl-C; prints where it listens and what it serves.
+
+    Args:
+        root: the project's root: where the registry is.
+        port: 0 takes a free one.
+        until_stdin_closes: end, too, when standard input ends: whoever holds the other end may be killed.
+
+    Raises:
+        ServingError: the port is taken (found before anything is loaded), or there is nothing to serve.
+        RegistryError: the registry can't be opened.
+    """
+    # Until uvicorn takes over, both signals end the process at once, without a traceback and with 0.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave)
+    listener = _listen(host, port)
+    if until_stdin_closes:
+        threading.Thread(target=_end_with_stdin, name="stdin", daemon=True).start()
+
+    # Seconds of imports: after the port is ours.
+    import uvicorn
+
+    from touchstone.registry import Registry
+    from touchstone.scoring import prepare
+    from touchstone.serving.app import make_app
+    from touchstone.serving.batching import Batcher
+    from touchstone.serving.live import Live
+
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stderr)
+    logging.getLogger("touchstone").setLevel(logging.INFO)
+    prepare(settings.serve.threads)
+    live = Live(Registry.open(root), name, tokens_per_batch=settings.serve.tokens_per_batch)
+    live.open()
+    batcher = Batcher(settings.serve.tokens_per_batch, settings.serve.max_queued_tokens)
+    config = uvicorn.Config(
+        make_app(live, batcher, settings.serve),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        ws="none",
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+    stop = threading.Event()
+    follower = threading.Thread(target=live.follow, args=(stop, settings.serve.poll_seconds), daemon=True)
+    follower.start()
+    _announce(live.name, {alias: one.version.version for alias, one in live.served.items()}, listener)
+    # uvicorn catches both signals, drains, restores these handlers and raises the signal again: then they do nothing.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _ignore)
+    try:
+        uvicorn.Server(config).run(sockets=[listener])
+    finally:
+        stop.set()
+        follower.join(timeout=settings.serve.poll_seconds + 1)
+        listener.close()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Listening, not only bound: two processes may bind one port as long as neither listens."""
+    try:
+        family = socket.AF_INET6 if ipaddress.ip_address(host).version == 6 else socket.AF_INET
+    except ValueError:
+        family = socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise ServingError(
+            f"can't listen on {host}:{port} ({os.strerror(error.errno or 0).lower()}); "
+            "stop what listens there, or choose another with --port"
+        ) from None
+    return listener
+
+
+def _announce(name: str, versions: dict[str, int], listener: socket.socket) -> None:
+    host, port = listener.getsockname()[:2]
+    served = ", ".join(f"{name}@{alias} version {version}" for alias, version in sorted(versions.items()))
+    address = f"[{host}]" if ":" in host else host
+    print(f"Serving {served} on http://{address}:{port} (Ctrl-C stops)", flush=True)  # noqa: T201 - the command's output
+
+
+def _end_with_stdin() -> None:
+    while os.read(0, 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    sys.exit(0)
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    pass
