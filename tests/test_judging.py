@@ -12,15 +12,18 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from tests.sealed import make_tiny_artifact, make_tiny_groups
 from touchstone import card as cards
-from touchstone import judging, ledger
+from touchstone import gates, judging, ledger
 from touchstone import settings as settings_module
 from touchstone.card import Calibration, Card, Centering
 from touchstone.errors import ArtifactError, GateError, LedgerError
-from touchstone.files import write_json
-from touchstone.gates import Verdict
+from touchstone.files import digest_value, write_json
+from touchstone.gates import Check, Verdict
 from touchstone.groups import Comparison, Completion, Group, Message, make_group, read_parquet, write_parquet
-from touchstone.judging import uses
+from touchstone.judging import evidence, uses
+from touchstone.judging.case import gather_facts, read_case
+from touchstone.judging.record import summarise
 from touchstone.judging.scores import Job, Scores
 from touchstone.scoring import RawScore
 
@@ -28,15 +31,15 @@ ROOT = Path(__file__).resolve().parent.parent
 DEFAULTS = settings_module.load(ROOT / "params.yaml")
 SETTINGS = DEFAULTS.model_copy(update={"gates": DEFAULTS.gates.model_copy(update={"bootstrap_draws": 300})})
 SIZES = {
-    "train": 60,
+    "train": 40,
     "validation": 3,
-    "calibration": 60,
-    "holdout": 900,
+    "calibration": 20,
+    "holdout": 600,
     "confirm": 200,
     "reference": 3,
     "canary": 3,
 }
-WORDS = ["amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heath", "inlet", "juniper", "kelp", "lagoon", "moss", "north", "oak", "pine"]
+WORDS = ("amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heath", "inlet", "kelp", "moss", "oak")
 
 Rule = Callable[[Group, int], float]
 
@@ -132,6 +135,23 @@ def build(tmp_path: Path, sets: Path) -> Path:
     return tmp_path / "build"
 
 
+@pytest.fixture(scope="session")
+def promoted(tmp_path_factory: pytest.TempPathFactory, sets: Path) -> Path:
+    """A world in which a good first model was promoted: build/, runs/, decision/."""
+    folder = tmp_path_factory.mktemp("promoted")
+    shutil.copytree(sets, folder / "build" / "splits")
+    make_artifact(folder / "build" / "artifact")
+    decide(folder / "build")
+    return folder
+
+
+@pytest.fixture
+def decided(tmp_path: Path, promoted: Path) -> Path:
+    """A copy of the build in that world, for tests that change something."""
+    shutil.copytree(promoted, tmp_path / "world")
+    return tmp_path / "world" / "build"
+
+
 def decide(build: Path, rule: Rule = gold, **options: object) -> judging.Decision:
     state = build.parent / "runs"
     scorer = options.pop("scorer", None) or Scorer(state, artifact=rule)
@@ -141,6 +161,15 @@ def decide(build: Path, rule: Rule = gold, **options: object) -> judging.Decisio
 
 def book(build: Path) -> list[ledger.Entry]:
     return ledger.read(judging.ledger_file(build.parent / "runs"))
+
+
+def examine(build: Path, rule: Rule = gold, uses_so_far: int = 1) -> tuple[dict[str, Check], Verdict]:
+    """The checks on the holdout alone: as the judge has them, without record, page and pictures."""
+    case = read_case(build, SETTINGS, None)
+    state = build.parent / "runs"
+    evidence.score_holdout(case, build.parent, Scorer(state, artifact=rule), evidence.judge_baselines(case)["holdout"])
+    checks = evidence.examine(build.parent, gather_facts(case, uses_so_far, False), SETTINGS.gates)
+    return {check.name: check for check in checks}, gates.verdict(checks)
 
 
 def statuses(decision: judging.Decision) -> dict[str, str]:
@@ -157,7 +186,7 @@ def test_a_good_first_model_is_promoted_with_a_whole_record(build: Path) -> None
     assert set(statuses(decision).values()) <= {"pass"}
     assert decision.summary.startswith("reward-sandbox may be promoted: on prompts it never saw it agrees with people")
     # The ledger was written before each look, and the reserved set was opened only after the holdout's promotion.
-    assert scorer.asked[0] == ("artifact", 900, ["open"])
+    assert scorer.asked[0] == ("artifact", 600, ["open"])
     assert [size for _, size, _ in scorer.asked[1:4]] == [100, 100, 100]
     assert scorer.asked[4] == ("artifact", 200, ["open", "confirm"])
     assert [entry["kind"] for entry in book(build)] == ["open", "confirm", "verdict"]
@@ -169,26 +198,25 @@ def test_a_good_first_model_is_promoted_with_a_whole_record(build: Path) -> None
     assert record["thresholds"] == SETTINGS.gates.model_dump(mode="json")
     assert record["ledger"] == {"sequence": 0, "digest": book(build)[0]["digest"], "uses": 1}
     rows = pq.read_table(decision.path / "rows.parquet").to_pylist()
-    assert [row["set"] for row in rows].count("holdout") == 900
+    assert [row["set"] for row in rows].count("holdout") == 600
     assert [row["set"] for row in rows].count("confirm") == 200
     page = (decision.path / "decision.html").read_text()
     assert decision.digest in page
     assert judging.verify(decision.path, judging.ledger_file(build.parent / "runs")) == judging.load(decision.path)
 
 
-def test_the_verdict_can_be_computed_again_from_the_record_alone(build: Path) -> None:
-    decision = decide(build)
-    moved = decision.path.rename(build.parent / "elsewhere")
-    shutil.rmtree(build)
+def test_the_verdict_can_be_computed_again_from_the_record_alone(decided: Path) -> None:
+    decision = judging.load(decided.parent / "decision")
+    moved = decision.path.rename(decided.parent / "elsewhere")
+    shutil.rmtree(decided)
     checks, verdict = judging.recompute(moved)
     assert verdict is decision.verdict
     assert tuple(checks) == decision.checks
 
 
-def test_no_text_of_an_example_enters_the_record_or_the_ledger(build: Path) -> None:
-    decision = decide(build)
-    secret = read_parquet(build / "splits" / "holdout.parquet")[0].completions[0].text
-    for path in (*decision.path.iterdir(), judging.ledger_file(build.parent / "runs")):
+def test_no_text_of_an_example_enters_the_record_or_the_ledger(promoted: Path) -> None:
+    secret = read_parquet(promoted / "build" / "splits" / "holdout.parquet")[0].completions[0].text
+    for path in (*(promoted / "decision").iterdir(), judging.ledger_file(promoted / "runs")):
         content = str(pq.read_table(path).to_pydict()) if path.suffix == ".parquet" else path.read_text()
         assert secret not in content
         assert "question 1" not in content
@@ -211,9 +239,9 @@ BAD: dict[str, tuple[Rule, Verdict, str, str]] = {
     "length only": (lambda g, k: len(g.completions[k].text) / 40, Verdict.REJECT, "floor", "misses"),
     "random": (shuffled, Verdict.REJECT, "floor", "misses"),
     "overconfident": (lambda g, k: 60 * gold(g, k), Verdict.REJECT, "floor", "50:50"),
-    "one score is NaN": (some_nan, Verdict.ERROR, "integrity", "1 of 1800 scores are not finite"),
-    "every score is NaN": (lambda g, k: math.nan, Verdict.ERROR, "integrity", "1800 of 1800"),
-    "infinite": (lambda g, k: math.inf, Verdict.ERROR, "integrity", "1800 of 1800"),
+    "one score is NaN": (some_nan, Verdict.ERROR, "integrity", "1 of 1200 scores are not finite"),
+    "every score is NaN": (lambda g, k: math.nan, Verdict.ERROR, "integrity", "1200 of 1200"),
+    "infinite": (lambda g, k: math.inf, Verdict.ERROR, "integrity", "1200 of 1200"),
     "ties": (lambda g, k: round(gold(g, k)), Verdict.REJECT, "integrity", "the same score in"),
     "the position": (lambda g, k: -float(k), Verdict.REJECT, "floor", "misses"),
 }
@@ -221,22 +249,34 @@ BAD: dict[str, tuple[Rule, Verdict, str, str]] = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_bad_models_are_stopped_for_the_right_reason(build: Path, name: str) -> None:
+    rule, expected, check, words = BAD[name]
+    checks, verdict = examine(build, rule)
+    assert verdict is expected
+    assert words in checks[check].reason
+
+
+@pytest.mark.parametrize("name", ["inverted", "one score is NaN"])
+def test_a_stopped_candidate_has_a_record_and_a_page_too(build: Path, name: str) -> None:
     rule, verdict, check, words = BAD[name]
     decision = decide(build, rule)
     assert decision.verdict is verdict
     assert words in next(found.reason for found in decision.checks if found.name == check)
     assert statuses(decision)["confirm"] == "not_run"
-    assert "confirm" not in [entry["kind"] for entry in book(build)]
-    assert judging.recompute(decision.path)[1] is verdict
-    assert decision.verdict in (decision.path / "decision.html").read_text()
+    assert [entry["kind"] for entry in book(build)] == ["open", "verdict"]
+    assert judging.recompute(decision.path) == (list(decision.checks), verdict)
+    page = (decision.path / "decision.html").read_text()
+    assert decision.verdict in page
+    assert words in page
 
 
 def test_too_few_clusters_are_inconclusive_and_say_how_many_are_missing(build: Path) -> None:
     write_parquet(build / "splits" / "holdout.parquet", make_set("holdout", 20))
-    decision = decide(build)
-    assert decision.verdict is Verdict.INCONCLUSIVE
-    assert decision.needed_clusters >= 480
-    assert f"About {decision.needed_clusters:,} more labelled prompts would decide." in decision.summary
+    checks, verdict = examine(build)
+    assert verdict is Verdict.INCONCLUSIVE
+    needed = gates.needed(checks.values())
+    assert needed >= 480
+    summary = summarise("reward-sandbox", verdict, list(checks.values()), needed, None)
+    assert f"About {needed:,} more labelled prompts would decide." in summary
 
 
 def test_a_leaked_holdout_is_rejected(build: Path) -> None:
@@ -248,21 +288,22 @@ def test_a_leaked_holdout_is_rejected(build: Path) -> None:
         source="test",
     )
     write_parquet(build / "splits" / "train.parquet", [*train, leaked])
-    decision = decide(build)
-    assert decision.verdict is Verdict.REJECT
-    assert "holdout 1" in next(check.reason for check in decision.checks if check.name == "leakage")
+    checks, verdict = examine(build)
+    assert verdict is Verdict.REJECT
+    assert "holdout 1" in checks["leakage"].reason
 
 
 def test_scores_that_depend_on_the_batch_are_rejected(build: Path) -> None:
     calls = iter(range(10**6))
-    decision = decide(build, lambda g, k: gold(g, k) + 1e-3 * next(calls))
-    assert (decision.verdict, statuses(decision)["reload"]) == (Verdict.REJECT, "fail")
+    checks, verdict = examine(build, lambda g, k: gold(g, k) + 1e-3 * next(calls))
+    assert (verdict, checks["reload"].status) == (Verdict.REJECT, "fail")
 
 
 def test_an_imprecise_reference_set_is_rejected(build: Path) -> None:
     shutil.rmtree(build / "artifact")
     make_artifact(build / "artifact", se=0.1)
-    assert statuses(decide(build))["centering"] == "fail"
+    checks, verdict = examine(build)
+    assert (verdict, checks["centering"].status) == (Verdict.REJECT, "fail")
 
 
 def test_a_candidate_that_fails_on_the_reserved_set_is_rejected_and_has_no_second_try(build: Path) -> None:
@@ -315,20 +356,17 @@ def test_a_champion_that_can_not_be_read_is_never_no_champion(build: Path) -> No
 
 
 def test_a_champion_that_was_trained_on_this_holdout_is_no_yardstick(build: Path) -> None:
-    from touchstone.gates import normalised_prompt
-
     known = build.parent / "known.txt"
-    known.write_text(normalised_prompt([Message("user", "confirm question 3")]) + "\n")
-    scorer = Scorer(build.parent / "runs", artifact=gold, champion=gold)
-    decision = decide(build, scorer=scorer, champion=champion_of(build, known))
-    assert (decision.verdict, statuses(decision)["leakage"]) == (Verdict.REJECT, "fail")
+    known.write_text(gates.normalised_prompt([Message("user", "confirm question 3")]) + "\n")
+    case = read_case(build, SETTINGS, champion_of(build, known))
+    assert gather_facts(case, 1, False)["champion_shared_prompts"] == 1
 
 
 # --- once, whatever happens ------------------------------------------------------------------------------------------
 
 
-def test_the_same_question_is_answered_from_the_record(build: Path) -> None:
-    first = decide(build)
+def test_the_same_question_is_answered_from_the_record(decided: Path) -> None:
+    build, first = decided, judging.load(decided.parent / "decision")
     before = book(build)
     scorer = Scorer(build.parent / "runs", artifact=shuffled)
     again = decide(build, scorer=scorer, who="bob", output=build.parent / "second")
@@ -338,13 +376,11 @@ def test_the_same_question_is_answered_from_the_record(build: Path) -> None:
     assert (again.path / "decision.html").read_text() == (first.path / "decision.html").read_text()
 
 
-def test_other_thresholds_or_labels_are_another_use(build: Path) -> None:
-    decide(build)
-    lenient = SETTINGS.model_copy(update={"gates": SETTINGS.gates.model_copy(update={"floor_accuracy": 0.5})})
-    assert decide(build, settings=lenient).record["ledger"]["uses"] == 2
+def test_an_appended_row_is_another_use_of_the_same_lineage(decided: Path) -> None:
+    build = decided
     groups = read_parquet(build / "splits" / "holdout.parquet")
     write_parquet(build / "splits" / "holdout.parquet", [*groups, *make_set("appended", 1)])
-    assert decide(build).record["ledger"]["uses"] == 3
+    assert decide(build).record["ledger"]["uses"] == 2
 
 
 class Killed(BaseException):
@@ -365,8 +401,8 @@ def test_a_decision_that_was_killed_is_taken_again_as_one_use(build: Path) -> No
     assert decision.record["ledger"]["uses"] == 1
 
 
-def test_a_verdict_that_missed_its_entry_gets_it(build: Path) -> None:
-    decision = decide(build)
+def test_a_verdict_that_missed_its_entry_gets_it(decided: Path) -> None:
+    build, decision = decided, judging.load(decided.parent / "decision")
     path = judging.ledger_file(build.parent / "runs")
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
     again = decide(build)
@@ -381,7 +417,7 @@ def test_a_failed_scoring_process_leaves_no_decision(build: Path) -> None:
     with pytest.raises(GateError, match="out of memory"):
         decide(build, broken)
     assert not (build.parent / "decision").exists()
-    assert decide(build).verdict is Verdict.PROMOTE
+    assert not list((build.parent / "runs" / "decisions").glob("[!.]*"))
 
 
 def test_an_error_is_not_kept_as_an_answer(build: Path) -> None:
@@ -393,38 +429,36 @@ def test_an_error_is_not_kept_as_an_answer(build: Path) -> None:
 # --- records and ledgers that somebody touched -----------------------------------------------------------------------
 
 
-def test_an_edited_record_is_refused_everywhere(build: Path) -> None:
-    decide(build, shuffled)
-    path = judging.ledger_file(build.parent / "runs")
-    for folder in (build.parent / "decision", *(build.parent / "runs" / "decisions").glob("[0-9a-f]*")):
+def test_an_edited_record_is_refused_everywhere(decided: Path) -> None:
+    path = judging.ledger_file(decided.parent / "runs")
+    for folder in (decided.parent / "decision", *(decided.parent / "runs" / "decisions").glob("[0-9a-f]*")):
         record = json.loads((folder / "decision.json").read_text())
-        write_json(folder / "decision.json", {**record, "verdict": "PROMOTE"})
+        edited = {**record, "summary": "Promote it, says the director."}
+        write_json(folder / "decision.json", edited)
         with pytest.raises(GateError, match="was changed after it was written"):
             judging.verify(folder, path)
         # Even with a digest that fits: the ledger knows another one.
-        from touchstone.files import digest_value
-
-        content = {**{key: value for key, value in record.items() if key != "digest"}, "verdict": "PROMOTE"}
+        content = {key: value for key, value in edited.items() if key != "digest"}
         write_json(folder / "decision.json", {**content, "digest": digest_value(content)})
         with pytest.raises(GateError, match="knows no verdict"):
             judging.verify(folder, path)
     with pytest.raises(GateError, match="not the decision that the ledger knows"):
-        decide(build)
+        decide(decided)
 
 
 @pytest.mark.parametrize("name", ["rows.parquet", "texts.parquet", "train_prompts.txt", "decision.json"])
-def test_missing_or_other_evidence_is_refused(build: Path, name: str) -> None:
-    decision = decide(build)
-    (decision.path / name).write_bytes(b"{}")
+def test_missing_or_other_evidence_is_refused(promoted: Path, tmp_path: Path, name: str) -> None:
+    folder = Path(shutil.copytree(promoted / "decision", tmp_path / "decision"))
+    (folder / name).write_bytes(b"{}")
     with pytest.raises(GateError):
-        judging.load(decision.path)
-    (decision.path / name).unlink()
+        judging.load(folder)
+    (folder / name).unlink()
     with pytest.raises(GateError, match="judge first"):
-        judging.load(decision.path)
+        judging.load(folder)
 
 
-def test_a_broken_ledger_keeps_the_holdout_closed(build: Path) -> None:
-    decide(build)
+def test_a_broken_ledger_keeps_the_holdout_closed(decided: Path) -> None:
+    build = decided
     path = judging.ledger_file(build.parent / "runs")
     path.write_text(path.read_text().replace('"who":"ada"', '"who":"eve"', 1))
     scorer = Scorer(build.parent / "elsewhere", artifact=gold)
@@ -449,8 +483,11 @@ def test_a_set_without_pairs_is_an_error(build: Path) -> None:
 # --- lineage ---------------------------------------------------------------------------------------------------------
 
 
+CONTENT = {"who": "ada", "time": "2026-01-01T00:00:00+00:00", "name": "reward-sandbox", "artifact": "a" * 64}
+
+
 def _open(path: Path, key: str, clusters: Sequence[str]) -> int:
-    return uses.open_holdout(path, key=key, clusters=clusters, content={"who": "ada"}).count
+    return uses.open_holdout(path, key=key, clusters=clusters, content=CONTENT).count
 
 
 def names(start: int, stop: int) -> list[str]:
@@ -490,6 +527,51 @@ def test_a_spent_holdout_promotes_nobody(build: Path) -> None:
     clusters = [group.cluster_id for group in read_parquet(build / "splits" / "holdout.parquet")]
     for number in range(20):
         _open(judging.ledger_file(build.parent / "runs"), f"earlier {number}", clusters)
-    decision = decide(build)
-    assert (decision.verdict, statuses(decision)["holdout_use"]) == (Verdict.INCONCLUSIVE, "undecided")
-    assert decision.needed_clusters is None
+    use = uses.open_holdout(judging.ledger_file(build.parent / "runs"), key="now", clusters=clusters, content=CONTENT)
+    checks, verdict = examine(build, uses_so_far=use.count)
+    assert (verdict, checks["holdout_use"].status) == (Verdict.INCONCLUSIVE, "undecided")
+    assert gates.needed(checks.values()) is None
+
+
+# --- real artifacts in real processes --------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_real_artifacts_are_scored_in_fresh_processes(tmp_path: Path) -> None:
+    for number, name in enumerate(SIZES):
+        write_parquet(tmp_path / "build" / "splits" / f"{name}.parquet", make_tiny_groups(24, seed=number))
+    make_tiny_artifact(tmp_path / "build" / "artifact", seed=1)
+    champion = judging.Champion("1", make_tiny_artifact(tmp_path / "champion", seed=2), None)
+    decision = judging.judge(
+        build=tmp_path / "build",
+        state=tmp_path / "runs",
+        output=tmp_path / "decision",
+        settings=SETTINGS,
+        champion=champion,
+        who="ada",
+    )
+    found = statuses(decision)
+    assert {name: found[name] for name in ("integrity", "reload", "evidence", "floor", "champion")} == {
+        "integrity": "pass",
+        "reload": "pass",
+        "evidence": "undecided",
+        "floor": "undecided",
+        "champion": "undecided",
+    }
+    assert judging.recompute(decision.path) == (list(decision.checks), decision.verdict)
+    moves = next(check.details for check in decision.checks if check.name == "reload")
+    assert len([name for name in moves if name.startswith("moved")]) == 3
+
+
+@pytest.mark.slow
+def test_a_process_that_fails_says_why_in_one_sentence(build: Path) -> None:
+    with pytest.raises(GateError, match=r"scoring in a fresh process failed: .*artifact"):
+        judging.judge(
+            build=build,
+            state=build.parent / "runs",
+            output=build.parent / "decision",
+            settings=SETTINGS,
+            champion=None,
+            who="ada",
+        )
+    assert not (build.parent / "decision").exists()

@@ -55,7 +55,7 @@ def _settings(overrides: list[str] | None) -> settings_module.Settings:
 
 
 def _import(overrides: list[str] | None) -> None:
-    from touchstone.pipeline.workspace import import_data
+    from touchstone.pipeline.data import import_data
 
     root, chosen = _root(), _settings(overrides)
     summary = import_data(chosen, root)

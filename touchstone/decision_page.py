@@ -16,7 +16,7 @@ TEMPLATE = "decision_page.html.jinja"
 
 MEANING = {
     "PROMOTE": "The version may become the champion, for exactly the digests below.",
-    "REJECT": "The champion stays as it is. More data alone does not change this; a better candidate does.",
+    "REJECT": "The champion stays as it is. This candidate does not get further; a better one may.",
     "INCONCLUSIVE": "The champion stays as it is. The evidence is too thin for a yes or a no.",
     "ERROR": "The champion stays as it is. Something went wrong before a verdict could be reached.",
 }

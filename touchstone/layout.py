@@ -274,7 +274,7 @@ def _mask(batch: Batch) -> Tensor:
 
 def _backbone(network: PreTrainedModel) -> nn.Module:
     """The network without its head."""
-    backbone = getattr(network, network.base_model_prefix)
+    backbone: nn.Module = getattr(network, network.base_model_prefix)
     return backbone
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 BLUE, ORANGE, GREEN, GREY, INK = "#0072B2", "#D55E00", "#009E73", "#7F7F7F", "#222222"
 DPI = 144
+LABEL = {"facecolor": "white", "edgecolor": "none", "pad": 1}
 DENSITY = LinearSegmentedColormap.from_list("density", ["#BBD7EA", "#0072B2", "#001C2E"])
 """Starts well above white: a cell with one completion must be seen."""
 
@@ -70,7 +71,13 @@ def accuracy_chart(results: Mapping[str, tuple[float, Interval]], *, subject: st
         axis.plot([interval.low, interval.high], [place, place], color=colour, linewidth=3, alpha=0.45)
         axis.plot([value], [place], "o", color=colour, markersize=9)
         axis.annotate(
-            f"{value:.3f}", (value, place), xytext=(0, 9), textcoords="offset points", ha="center", color=colour
+            f"{value:.3f}",
+            (value, place),
+            xytext=(0, 9),
+            textcoords="offset points",
+            ha="center",
+            color=colour,
+            bbox=LABEL,
         )
     axis.axvline(0.5, color=INK, linewidth=1, linestyle=":")
     axis.set_yticks(range(len(names)), [name.replace("_", " ") for name in names], fontsize=11)
@@ -95,12 +102,12 @@ def reliability_diagram(
     bins = reliability(confidence, correct)
     figure, (top, bottom) = _figure(height=5.6, rows=2, sharex=True, height_ratios=[3, 1])
     top.plot([0.5, 1], [0.5, 1], color=INK, linewidth=1, linestyle=":")
-    for row in bins:
-        interval = wilson_interval(row.accuracy * row.count, row.count, 0.95)
+    intervals = [wilson_interval(row.accuracy * row.count, row.count, 0.95) for row in bins]
+    for row, interval in zip(bins, intervals, strict=True):
         top.plot([row.confidence] * 2, interval, color=BLUE, linewidth=2, alpha=0.45)
     top.plot([row.confidence for row in bins], [row.accuracy for row in bins], "o", color=BLUE, markersize=7)
     top.set_ylabel("accuracy", fontsize=10)
-    top.set_ylim(min(0.4, *(row.accuracy for row in bins)) - 0.05, 1.02)
+    top.set_ylim(min(0.42, *(interval.low for interval in intervals)) - 0.02, 1.02)
     top.grid(color="#E6E6E6")
     _title(
         top,

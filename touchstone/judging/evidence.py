@@ -5,6 +5,7 @@ The checks read this folder and nothing else, so a decision can be computed agai
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -181,7 +182,9 @@ class Rows:
 
     def _pairs(self, first: str, second: str, temperature: float) -> Pairs:
         swapped = pc.fill_null(pc.equal(self.table["chosen"], self.table["second"]), False).to_numpy()
-        differences = (self._column(first) - self._column(second)) * np.where(swapped, -1.0, 1.0)
+        # Two infinities give NaN here: the checks see it and stop.
+        with np.errstate(invalid="ignore"):
+            differences = (self._column(first) - self._column(second)) * np.where(swapped, -1.0, 1.0)
         return Pairs(self.table["cluster_id"].to_pylist(), differences, self._column("strength"), temperature)
 
 
@@ -197,7 +200,8 @@ def examine(folder: Path, facts: Mapping[str, Any], limits: Gates) -> list[Check
     candidate, champion = rows.candidate(facts["temperature"]), rows.champion(facts["champion_temperature"])
     texts = pq.read_table(folder / TEXTS, schema=_TEXTS)
     rewards = np.asarray(texts["reward"].to_numpy(), dtype=np.float64)
-    spread = float(np.std(rewards))
+    with np.errstate(invalid="ignore", over="ignore"):
+        spread = float(np.std(rewards))
     truncated = int(pc.sum(texts["truncated"]).as_py())
     return [
         gates.run(
@@ -226,7 +230,9 @@ def examine(folder: Path, facts: Mapping[str, Any], limits: Gates) -> list[Check
         gates.run("champion", lambda: gates.champion(candidate, champion, limits)),
         gates.run("calibration", lambda: gates.calibration(candidate, limits), required=False),
         gates.run("holdout_use", lambda: gates.holdout_use(facts["holdout_uses"], limits)),
-        gates.run("centering", lambda: gates.centering(Centering(**facts["centering"]), limits)),
+        gates.run(
+            "centering", lambda: gates.centering(Centering.model_validate_json(json.dumps(facts["centering"])), limits)
+        ),
     ]
 
 

@@ -77,11 +77,13 @@ def judge(
         if decision is None:
             for stale in kept.parent.glob(f"work-{case.key}-*"):  # left by a process that was killed
                 shutil.rmtree(stale)
-            with TemporaryDirectory(prefix=f"work-{case.key}-", dir=kept.parent) as work:
-                decision = _decide(case, settings, state, Path(work), who, score)
+            with TemporaryDirectory(prefix=f"work-{case.key}-", dir=kept.parent) as place:
+                work = Path(place) / "decision"  # a temporary folder's own mode would travel with its copies
+                work.mkdir()
+                decision = _decide(case, settings, state, work, who, score)
                 if decision.verdict is not Verdict.ERROR:
-                    write_folder(kept, lambda folder: _copy(Path(work), folder))
-                write_folder(output, lambda folder: _copy(Path(work), folder))
+                    write_folder(kept, lambda folder: _copy(work, folder))
+                write_folder(output, lambda folder: _copy(work, folder))
         else:
             write_folder(output, lambda folder: _copy(kept, folder))
         _close(state, decision)

@@ -145,11 +145,12 @@ def summarise(name: str, verdict: Verdict, checks: Sequence[Check], needed: int 
         Verdict.INCONCLUSIVE: ("undecided", "not_run"),
     }[verdict]
     causes = [check for check in checks if check.status in words and (check.required or check.status == "error")]
-    names = ", ".join(check.name.replace("_", " ") for check in causes)
-    first = causes[0].reason if causes else "A required check is missing."
+    names = ", ".join(check.name.replace("_", " ") for check in causes) or "a required check that is missing"
+    # Scores that aren't finite stop most checks: then integrity says why.
+    first = next(check for check in (found["integrity"], *causes) if check.status in ("fail", *words))
     if verdict is Verdict.REJECT:
-        return f"{name} is rejected because of: {names}. {first}"
+        return f"{name} is rejected; it fails on: {names}. {first.reason}"
     if verdict is Verdict.ERROR:
-        return f"{name} has no verdict and stays out: {names or 'the checks'} could not be computed. {first}"
+        return f"{name} has no verdict and stays out; not computed: {names}. {first.reason}"
     more = f" About {needed:,} more labelled prompts would decide." if needed else ""
-    return f"{name} can't be decided on yet because of: {names}. {first}{more}"
+    return f"{name} can't be decided on yet; open: {names}. {first.reason}{more}"

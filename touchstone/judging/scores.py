@@ -90,6 +90,6 @@ def _run(commands: Sequence[list[str]]) -> None:
                 raise GateError(f"scoring in a fresh process failed: {cause}")
     finally:
         for process in processes:
-            if process.poll() is None:
+            if process.returncode is None:
                 process.kill()
-                process.wait()
+                process.communicate()

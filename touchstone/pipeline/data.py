@@ -1,7 +1,7 @@
 """The run's `data/`: from the checkout as it stands, from the cache, or imported anew.
 
-`data.dvc` is a promise: what it names is brought back exactly, or there is an error. Where the settings name other data
-than the checkout's, the source is read straight into the run's worktree.
+`data.dvc` is a promise: what it names is brought back exactly, or there is an error. Where the settings name other
+data than the checkout's, the source is read straight into the run's worktree.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import json
 import os
 import sys
@@ -14,6 +15,15 @@ import yaml
 
 from touchstone.errors import PipelineError, StageError
 from touchstone.pipeline import processes
+
+CHATTER = frozenset(
+    {
+        b"Generating lock file 'dvc.lock'",
+        b"Updating lock file 'dvc.lock'",
+        b"Use `dvc push` to send your updates to remote storage.",
+    }
+)
+"""What DVC says after every stage, and nobody needs to know of a private worktree."""
 
 
 class How(StrEnum):
@@ -85,14 +95,22 @@ def status(folder: Path, *targets: str) -> dict[str, list[Any]]:
 def share_cache(root: Path, worktree: Path) -> None:
     """Let a worktree use the project's cache, and what the project keeps in .dvc/config.local (remotes, their keys).
 
-    Raises:
-        PipelineError: DVC refused.
+    Written here and not by `dvc config`: three commands of half a second, before every run and plan.
     """
-    local = root / ".dvc" / "config.local"
-    if local.exists():
-        (worktree / ".dvc" / "config.local").write_bytes(local.read_bytes())
-    cache = _checked(root, ["cache", "dir"]).strip().splitlines()[-1]
-    _checked(worktree, ["cache", "dir", "--local", str(root / cache)])
+    ours = configparser.RawConfigParser()
+    ours.optionxform = str  # type: ignore[assignment,method-assign]
+    ours.read([root / ".dvc" / "config", root / ".dvc" / "config.local"], encoding="utf-8")
+    cache = ours.get("cache", "dir", fallback="cache")  # a relative one counts from .dvc/
+    local = configparser.RawConfigParser()
+    local.optionxform = str  # type: ignore[assignment,method-assign]
+    local.read(root / ".dvc" / "config.local", encoding="utf-8")
+    # Staged into the worktree's own index; otherwise DVC ends every command with advice on what to add.
+    for section, key, value in (("cache", "dir", str(root / ".dvc" / cache)), ("core", "autostage", "true")):
+        if not local.has_section(section):
+            local.add_section(section)
+        local.set(section, key, value)
+    with (worktree / ".dvc" / "config.local").open("w", encoding="utf-8") as file:
+        local.write(file)
 
 
 def pointer_hash(pointer: Path) -> str | None:
@@ -130,7 +148,7 @@ def _run(
     if (folder / ".git").is_file():
         # DVC keeps a database per workspace in /var/tmp for ever; inside a worktree it goes when that goes.
         extra["DVC_SITE_CACHE_DIR"] = str(folder / ".dvc" / "tmp" / "site")
-    return processes.run(command, cwd=folder, env=environment(extra), log=log, echo=echo)
+    return processes.run(command, cwd=folder, env=environment(extra), log=log, echo=echo, unechoed=CHATTER)
 
 
 def _complaint(finished: processes.Finished) -> str:

@@ -1,7 +1,7 @@
 """The graph of `dvc.yaml`, read only: stages in topological order, with what they take and give.
 
-    for stage in read(Path("dvc.yaml"), Path("params.yaml")):
-        print(stage.name, stage.sources)
+for stage in read(Path("dvc.yaml"), Path("params.yaml")):
+    print(stage.name, stage.sources)
 """
 
 from __future__ import annotations

@@ -66,6 +66,7 @@ def run(
     env: Mapping[str, str] | None = None,
     log: Path | None = None,
     echo: bool = False,
+    unechoed: frozenset[bytes] = frozenset(),
 ) -> Finished:
     """Run a command in a session of its own and wait for it; whatever ends this call kills all that it started.
 
@@ -74,6 +75,7 @@ def run(
         log: receives the output as lines, without control sequences, while the command runs.
         echo: pass the output on to stderr at once. If stderr is a terminal the command gets one too, so that its
             progress bars live.
+        unechoed: lines that are not passed on.
     """
     source, sink = pty.openpty() if echo and sys.stderr.isatty() else os.pipe()
     lifeline, held = os.pipe()
@@ -97,7 +99,7 @@ def run(
                 os.close(sink)
                 os.close(lifeline)
             with log.open("w", encoding="utf-8") if log else contextlib.nullcontext() as file:
-                text = _copy(output, file, echo)
+                text = _copy(output, file, unechoed if echo else None)
             return Finished(process.wait(), text)
     finally:
         os.close(held)
@@ -105,19 +107,28 @@ def run(
             _wait(process)
 
 
-def _copy(output: IO[bytes], log: IO[str] | None, echo: bool) -> str:
+def _copy(output: IO[bytes], log: IO[str] | None, unechoed: frozenset[bytes] | None) -> str:
     """Pass the output on until its end; returns its lines as a person would have read them."""
     kept: list[str] = []
-    rest = b""
+    rest = pending = b""
     while chunk := _read(output):
-        if echo:
-            sys.stderr.buffer.write(chunk)
-            sys.stderr.buffer.flush()
+        if unechoed is not None:
+            pending = _echo(pending + chunk, unechoed)
         *lines, rest = (rest + chunk).split(b"\n")
         _keep(lines, kept, log)
     if rest:
         _keep([rest], kept, log)
     return "".join(kept)
+
+
+def _echo(text: bytes, unechoed: frozenset[bytes]) -> bytes:
+    """Write what may be written now; gives back the beginning of a line that may turn out to be an unechoed one."""
+    *lines, tail = text.split(b"\n")
+    shown = [line + b"\n" for line in lines if line.rstrip(b"\r") not in unechoed]
+    pending = tail if any(line.startswith(tail) for line in unechoed) else b""
+    sys.stderr.buffer.write(b"".join(shown) + tail.removesuffix(pending))
+    sys.stderr.buffer.flush()
+    return pending
 
 
 def _keep(lines: list[bytes], kept: list[str], log: IO[str] | None) -> None:

@@ -86,7 +86,7 @@ def move(root: Path, folder: Path, target: Path) -> None:
 
 
 def commit(folder: Path, message: str, ref: str) -> str:
-    """Commit what stands in the worktree and point the ref at it; returns the commit (unchanged if nothing differs)."""
+    """Commit what stands in the worktree and point the ref at it; returns the commit (HEAD if nothing differs)."""
     git(folder, "add", "--all")
     if git(folder, "status", "--porcelain"):
         settings = ("-c", "core.hooksPath=/dev/null", "-c", "commit.gpgsign=false")

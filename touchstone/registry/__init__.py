@@ -13,6 +13,7 @@ before it is made.
 """
 
 import os
+import warnings
 
 # Before mlflow is imported: it reads some of these at import. `true` is the only spelling that it understands, and the
 # last two are one switch under its names before and after 3.18: no pickle, no code from an artifact.
@@ -23,7 +24,15 @@ os.environ.update(
     MLFLOW_ALLOW_MODEL_CODE_EXECUTION="false",
 )
 
+with warnings.catch_warnings():
+    # MLflow 3.17.2 complains about its own code while it is imported (AnyType hints; SQLAlchemy 2.1's `noload`).
+    warnings.filterwarnings("ignore", message=".*Any type hint is inferred", category=UserWarning)
+    warnings.filterwarnings("ignore", message=".*noload.* loader strategy", category=DeprecationWarning)
+    import mlflow.pyfunc
+    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401 - imported here for the filters' sake
+
+from touchstone.registry.aliases import stamp
 from touchstone.registry.store import Registry
 from touchstone.registry.versions import Version, check_name
 
-__all__ = ["Registry", "Version", "check_name"]
+__all__ = ["Registry", "Version", "check_name", "stamp"]

@@ -54,6 +54,11 @@ class Batcher:
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="scoring", daemon=True)
 
+    @property
+    def queued_tokens(self) -> int:
+        """How many tokens wait."""
+        return self._queued
+
     def start(self) -> None:
         """Start the worker; what was submitted before is waiting for it."""
         self._thread.start()

@@ -23,7 +23,6 @@ os.environ.update(
 )
 
 import torch
-from transformers.utils import logging as transformers_logging
 
 from touchstone.errors import TrainingError
 from touchstone.files import canonical_json, write_atomic, write_folder
@@ -68,8 +67,6 @@ def train(settings: Settings, build: Path, events: Path | None = None) -> list[d
 def main() -> None:
     """The stage `train`."""
     signal.signal(signal.SIGTERM, _stop)
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
     # Deterministic matrix products on CUDA need it set before the first one.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     events = os.environ.get("TOUCHSTONE_EVENTS")

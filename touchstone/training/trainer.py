@@ -26,10 +26,11 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, SequentialSampler
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
-from trl import RewardConfig, RewardTrainer
+from trl.trainer.reward_config import RewardConfig
+from trl.trainer.reward_trainer import RewardTrainer
 
 from touchstone.errors import TrainingError
 from touchstone.groups import Group
@@ -59,7 +60,7 @@ class Rewards(nn.Module):
         return read_rewards(self.network, batch, self.precision)
 
 
-class PreferenceTrainer(RewardTrainer):  # type: ignore[misc]  # TRL publishes no types
+class PreferenceTrainer(RewardTrainer):
     """Trains a reward model on groups. `rows` holds one dictionary per step once `train()` has returned.
 
     Args:
@@ -83,7 +84,8 @@ class PreferenceTrainer(RewardTrainer):  # type: ignore[misc]  # TRL publishes n
         events: Path | None = None,
     ) -> None:
         self.groups, self.encoded = groups, encoded
-        self.objective, self.settings = objective, train
+        self.objective: Objective = objective
+        self.settings: Train = train
         self.events = events
         self.rows: list[dict[str, float | int]] = []
         self.shared = shares_prompt(model)
@@ -95,7 +97,6 @@ class PreferenceTrainer(RewardTrainer):  # type: ignore[misc]  # TRL publishes n
             args=_arguments(train, len(self.steps), scratch),
             processing_class=model.tokenizer,
             train_dataset=Dataset.from_dict({"step": list(range(len(self.steps)))}),
-            data_collator=self._lay_out,
         )
         self.remove_callback(PrinterCallback)
         if self.is_world_process_zero():
@@ -109,21 +110,16 @@ class PreferenceTrainer(RewardTrainer):  # type: ignore[misc]  # TRL publishes n
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Steps in order. Not prepared by accelerate, which would deal different steps to different ranks."""
-        return DataLoader(
-            self.train_dataset, batch_size=1, sampler=SequentialSampler(self.train_dataset), collate_fn=self._lay_out
-        )
+        return DataLoader(range(len(self.steps)), batch_size=1, shuffle=False, collate_fn=self._lay_out)  # type: ignore[arg-type]  # a range is a sequence, which is all a DataLoader asks
 
-    def _lay_out(self, items: list[dict[str, int]]) -> list[MicroBatch]:
+    def _lay_out(self, numbers: list[int]) -> dict[str, Any]:
         """This rank's micro-batches of the step whose number is the only item."""
-        (item,) = items
-        chunks, counts = share_of(
-            self.steps[item["step"]], self.encoded, self.args.process_index, self.args.world_size
-        )
-        return micro_batches(
-            chunks, self.encoded, self.settings.tokens_per_microbatch, shared=self.shared, counts=counts
-        )
+        (number,) = numbers
+        chunks, counts = share_of(self.steps[number], self.encoded, self.args.process_index, self.args.world_size)
+        budget = self.settings.tokens_per_microbatch
+        return {"micro_batches": micro_batches(chunks, self.encoded, budget, shared=self.shared, counts=counts)}
 
-    def training_step(self, model: nn.Module, inputs: list[MicroBatch], num_items_in_batch: Any = None) -> Tensor:
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """One optimizer step's forwards and backwards on this rank; returns the loss of all ranks.
 
         Raises:
@@ -134,9 +130,10 @@ class PreferenceTrainer(RewardTrainer):  # type: ignore[misc]  # TRL publishes n
         step = self.steps[self.state.global_step]
         comparisons = sum(len(chunk.pairs) for chunk in step)
         sums = torch.zeros(len(_SUMS), dtype=torch.float64)
-        for number, micro in enumerate(inputs, start=1):
+        micros: list[MicroBatch] = inputs["micro_batches"]
+        for number, micro in enumerate(micros, start=1):
             # Gradients are exchanged once per step, with the last micro-batch.
-            with nullcontext() if number == len(inputs) else self.accelerator.no_sync(model):
+            with nullcontext() if number == len(micros) else self.accelerator.no_sync(model):
                 rewards = model(micro.batch.to(self.args.device))
                 chosen, rejected = (rewards[side.to(rewards.device)] for side in (micro.chosen, micro.rejected))
                 weights, margins = micro.weights.to(rewards.device), micro.margins.to(rewards.device)
@@ -191,6 +188,7 @@ class PreferenceTrainer(RewardTrainer):  # type: ignore[misc]  # TRL publishes n
                 "shared_share": 1 - sums["tokens"] / sums["separate"],
                 "peak_memory_bytes": _peak_memory(),
                 "steps": len(self.steps),
+                "processes": self.args.world_size,
             }
             with self.events.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({**row, **live}) + "\n")
@@ -202,7 +200,7 @@ class PreferenceTrainer(RewardTrainer):  # type: ignore[misc]  # TRL publishes n
         return f"groups {', '.join(ids[:5])}{more}; lower train.learning_rate or look at these texts and margins"
 
 
-class _Bar(TrainerCallback):  # type: ignore[misc]  # no types published
+class _Bar(TrainerCallback):
     """The stage's usual progress bar, moved by the trainer's steps."""
 
     def __init__(self) -> None:
@@ -242,7 +240,7 @@ def _arguments(train: Train, steps: int, scratch: Path) -> RewardConfig:
     max_length=None: it would filter rows without a count; bf16=False: autocast is ours, around the backbone only;
     lr_scheduler_type linear to zero: at least as good as cosine at a fixed budget (Bergsma et al. 2025,
     arXiv 2502.15938); logging_nan_inf_filter=False: it hides a non-finite loss; report_to none: curves are published
-    from the events; gradient_checkpointing=False: it costs a third of the speed and memory isn't short.
+    from the events; activation_checkpointing=False: it costs a third of the speed and memory isn't short.
     """
     return RewardConfig(
         output_dir=str(scratch),
@@ -257,7 +255,7 @@ def _arguments(train: Train, steps: int, scratch: Path) -> RewardConfig:
         max_grad_norm=train.max_gradient_norm,
         optim="adamw_torch",
         bf16=False,
-        gradient_checkpointing=False,
+        activation_checkpointing=False,
         disable_dropout=True,
         seed=train.seed,
         data_seed=train.seed,

@@ -1,0 +1,68 @@
+"""A registered version as an MLflow function, as a data scientist loads it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+import pytest
+
+from tests.registered import NAME, artifact, open_registry, publish
+from touchstone.errors import DataError
+from touchstone.groups import Message
+from touchstone.pyfunc import _load_pyfunc
+from touchstone.scoring import Scorer
+
+CHAT = [
+    {"role": "user", "content": "2+2?"},
+    {"role": "assistant", "content": "4"},
+    {"role": "user", "content": "Sure?"},
+]
+
+
+def test_the_champion_scores_a_table_from_the_projects_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = open_registry(tmp_path)
+    registry.set_alias(NAME, "champion", publish(registry, 0).version, expected=None)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mlflow.tracking._tracking_service.utils._tracking_uri", None)  # global; put back afterwards
+    mlflow.set_tracking_uri("sqlite:///mlflow/mlflow.db")
+    model = mlflow.pyfunc.load_model(f"models:/{NAME}@champion")
+    table = pd.DataFrame(
+        {"prompt": ["2+2?", CHAT, "2+2?"], "completion": ["4", "Yes.", "five"]}, index=["first", "second", "third"]
+    )
+    found = model.predict(table)
+
+    turns = tuple(Message(**turn) for turn in CHAT)
+    ask = (Message("user", "2+2?"),)
+    expected = Scorer.load(artifact(0)).score([(ask, ["4"]), (turns, ["Yes."]), (ask, ["five"])])
+    assert list(found.index) == ["first", "second", "third"]
+    assert list(found.columns) == ["reward", "centered", "percentile", "truncated"]
+    assert list(found["reward"]) == pytest.approx([row[0].reward for row in expected], abs=1e-5)
+    assert list(found["centered"]) == pytest.approx([row[0].centered for row in expected], abs=1e-4)
+    assert not found["truncated"].any()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "message"),
+    [
+        (3, "x", "row 1: prompt is neither"),
+        ([{"role": "user"}], "x", "row 1: prompt is neither"),
+        ([{"role": "user", "content": 1}], "x", "row 1: prompt is neither"),
+        ("x", None, "row 1: completion is not a text"),
+    ],
+)
+def test_a_row_that_is_no_text_is_named(prompt: Any, completion: Any, message: str) -> None:
+    table = pd.DataFrame({"prompt": ["fine", prompt], "completion": ["fine", completion]})
+    with pytest.raises(DataError, match=message):
+        _function().predict(table)
+
+
+def test_it_takes_no_parameters() -> None:
+    with pytest.raises(DataError, match="takes no parameters"):
+        _function().predict(pd.DataFrame({"prompt": ["a"], "completion": ["b"]}), {"temperature": 2})
+
+
+def _function() -> Any:
+    return _load_pyfunc(str(artifact(0)))

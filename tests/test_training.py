@@ -1,0 +1,296 @@
+"""Losses against closed forms, the plan against its promises, and whole small training runs."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from tests.tiny import make_tiny_base
+from touchstone.errors import TrainingError
+from touchstone.files import digest_folder
+from touchstone.groups import Comparison, Completion, Group, Message, make_group, write_parquet
+from touchstone.layout import make_batches, rewards
+from touchstone.model import load_base_folder, load_reward_model
+from touchstone.settings import Settings, load, parse
+from touchstone.templating import EncodedGroup, encode
+from touchstone.training.__main__ import train
+from touchstone.training.losses import bradley_terry, centering
+from touchstone.training.plan import make_steps, micro_batches, share_of, strict_pairs
+
+ROOT = Path(__file__).parent.parent
+WORDS = ["how", "do", "I", "boil", "an", "egg", "water", "capital", "France", "kings", "yolk", "soft", "bad"]
+REWARD = st.floats(-1e4, 1e4)
+
+
+def make_groups(count: int, seed: int = 0) -> list[Group]:
+    """Completions with the word `good` win; ranked groups and ties among them."""
+    source = random.Random(seed)
+
+    def text(size: int) -> str:
+        return " ".join(source.choice(WORDS) for _ in range(size))
+
+    groups = []
+    for _ in range(count):
+        size = source.choice([2, 2, 2, 4, 9])
+        texts = [text(source.randint(1, 12)) + (" good" if source.random() < 0.5 else "") for _ in range(size)]
+        good = ["good" in answer for answer in texts]
+        edges = [
+            Comparison(i, j, float(good[i] > good[j]), float(good[j] > good[i]), float(good[i] == good[j]), margin=0.5)
+            for i in range(size)
+            for j in range(i + 1, size)
+        ]
+        prompt = [Message("user", text(source.randint(3, 30)))]
+        groups.append(make_group(prompt=prompt, completions=map(Completion, texts), comparisons=edges, source="test"))
+    return groups
+
+
+def configure(**train_values: object) -> Settings:
+    values = load(ROOT / "params.yaml").model_dump(mode="json")
+    values["model"]["max_tokens"] = 128
+    values["train"] |= {"comparisons_per_step": 16, "tokens_per_microbatch": 512, "threads": 1, "learning_rate": 1e-3}
+    values["train"] |= train_values
+    return parse(values)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_base(tmp_path_factory.mktemp("base") / "base")
+
+
+def make_build(folder: Path, base: Path, groups: Sequence[Group]) -> Path:
+    (folder / "splits").mkdir(parents=True)
+    (folder / "base").symlink_to(base)
+    write_parquet(folder / "splits" / "train.parquet", groups)
+    return folder
+
+
+@given(st.lists(st.tuples(REWARD, REWARD, REWARD), min_size=1, max_size=8))
+@hypothesis_settings(max_examples=100, deadline=None)
+def test_bradley_terry_is_finite_and_exact_at_any_margin(values: list[tuple[float, float, float]]) -> None:
+    chosen, rejected, margin = (torch.tensor(side, dtype=torch.float64) for side in zip(*values, strict=True))
+    chosen.requires_grad_()
+    loss = bradley_terry(chosen, rejected, margin)
+    (gradient,) = torch.autograd.grad(loss.sum(), chosen)
+    assert bool(torch.isfinite(loss).all())
+    assert bool(torch.isfinite(gradient).all())
+    for value, slope, (a, b, m) in zip(loss.tolist(), gradient.tolist(), values, strict=True):
+        x = a - b - m
+        assert value == pytest.approx(max(-x, 0.0) + math.log1p(math.exp(-abs(x))), rel=1e-9, abs=1e-12)
+        assert slope == pytest.approx(-0.5 * (1 - math.tanh(x / 2)), rel=1e-6, abs=1e-9)
+
+
+@given(st.floats(-50, 50), st.floats(-50, 50), st.floats(-1e3, 1e3))
+@hypothesis_settings(max_examples=100, deadline=None)
+def test_bradley_terry_sees_differences_only_and_centering_fixes_the_level(a: float, b: float, shift: float) -> None:
+    chosen, rejected = (torch.tensor([side], dtype=torch.float64) for side in (a, b))
+    moved = bradley_terry(chosen + shift, rejected + shift)
+    assert moved.item() == pytest.approx(bradley_terry(chosen, rejected).item(), rel=1e-6, abs=1e-9)
+    assert centering(chosen + shift, rejected - shift).item() == pytest.approx((a + b) ** 2, rel=1e-6, abs=1e-6)
+
+
+def test_gradients_agree_with_finite_differences() -> None:
+    values = [torch.randn(5, dtype=torch.float64, generator=torch.Generator().manual_seed(k)) for k in range(3)]
+    for value in values:
+        value.requires_grad_()
+    torch.autograd.gradcheck(bradley_terry, values)
+    torch.autograd.gradcheck(centering, values[:2])
+
+
+def test_every_comparison_is_in_one_step_of_each_epoch() -> None:
+    groups = make_groups(60)
+    settings = configure(epochs=2)
+    steps = make_steps(groups, settings.objective, settings.train)
+    assert steps == make_steps(groups, settings.objective, settings.train)
+    assert steps != make_steps(groups, settings.objective, configure(epochs=2, seed=1).train)
+    assert max(sum(len(chunk.pairs) for chunk in step) for step in steps) <= 16
+    seen = sorted((c.group, p.chosen, p.rejected) for step in steps for c in step for p in c.pairs)
+    every = [(n, p.chosen, p.rejected) for n, group in enumerate(groups) for p in strict_pairs(group, False)]
+    assert seen == sorted(every * 2)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 8])
+@pytest.mark.parametrize("shared", [True, False])
+def test_ranks_and_micro_batches_share_a_step_exactly(ranks: int, shared: bool) -> None:
+    groups = make_groups(40)
+    source = random.Random(0)
+    encoded = [
+        EncodedGroup([1] * source.randint(1, 40), [[2] * source.randint(1, 60) for _ in g.completions],
+                     [0] * len(g.completions), [False] * len(g.completions))
+        for g in groups
+    ]  # fmt: skip
+    settings = configure()
+    for step in make_steps(groups, settings.objective, settings.train):
+        loads, seen = [], []
+        for rank in range(ranks):
+            chunks, counts = share_of(step, encoded, rank, ranks)
+            micros = micro_batches(chunks, encoded, 300, shared=shared, counts=counts)
+            assert micros, "every rank takes part"
+            loads.append(sum(micro.batch.tokens for micro in micros))
+            for micro in micros:
+                assert micro.batch.input_ids.numel() <= 300 or len(set(micro.groups)) == 1
+                assert set(micro.weights.tolist()) == {float(counts)}
+                seen += micro.groups * counts
+        assert sorted(seen) == sorted(chunk.group for chunk in step for _ in chunk.pairs)
+        if ranks == 2 and len(step) > 6:
+            assert max(loads) < 1.5 * min(loads)
+
+
+def test_a_step_is_the_loss_over_all_its_comparisons(tmp_path: Path, base: Path) -> None:
+    groups = make_groups(12)
+    settings = configure(comparisons_per_step=1000)
+    build = make_build(tmp_path / "build", base, groups)
+    model = load_base_folder(build / "base", settings.model, seed=settings.train.seed)
+    losses, wins = [], []
+    with torch.inference_mode():
+        for group in groups:
+            encoded = encode(model.tokenizer, model.rule, group.prompt, [c.text for c in group.completions])
+            value = {
+                completion: reward.item()
+                for batch in make_batches([encoded], 1, shared=False)
+                for (_, completion), reward in zip(batch.owners, rewards(model, batch), strict=True)
+            }
+            for pair in strict_pairs(group, False):
+                chosen, rejected = value[pair.chosen], value[pair.rejected]
+                losses.append(math.log1p(math.exp(rejected - chosen)) + 0.01 * (chosen + rejected) ** 2)
+                wins.append(chosen > rejected)
+    (row,) = train(settings, build)
+    assert row["loss"] == pytest.approx(sum(losses) / len(losses), abs=1e-5)
+    assert row["accuracy"] == sum(wins) / len(wins)
+    assert row["comparisons"] == len(losses)
+
+
+def test_training_learns_and_is_the_same_twice_and_for_any_budget(tmp_path: Path, base: Path) -> None:
+    groups = make_groups(80)
+    builds = [make_build(tmp_path / name, base, groups) for name in ("first", "second", "small")]
+    events = tmp_path / "events.jsonl"
+    curve = train(configure(), builds[0], events)
+    train(configure(), builds[1])
+    assert digest_folder(builds[0] / "model") == digest_folder(builds[1] / "model")
+    assert (builds[0] / "curve.jsonl").read_bytes() == (builds[1] / "curve.jsonl").read_bytes()
+
+    small = train(configure(tokens_per_microbatch=140), builds[2])
+    assert max(abs(a["loss"] - b["loss"]) for a, b in zip(curve, small, strict=True)) < 1e-4
+
+    assert sum(row["accuracy"] for row in curve[-5:]) / 5 > 0.9
+    live = [json.loads(line) for line in events.read_text().splitlines()]
+    assert [row["step"] for row in live] == list(range(1, len(curve) + 1))
+    assert {"time", "comparisons_per_second", "tokens_per_second", "padding_share", "shared_share"} <= live[0].keys()
+    assert 0 < live[0]["shared_share"] < 1
+    stored = [json.loads(line) for line in (builds[0] / "curve.jsonl").read_text().splitlines()]
+    assert stored == curve
+    assert set(stored[0]) == {
+        "step", "loss", "accuracy", "margin", "reward_mean", "reward_spread", "gradient_norm", "learning_rate",
+        "comparisons",
+    }  # fmt: skip
+    assert sorted(digest_folder(builds[0] / "model")) == [
+        "chat_template.jinja", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+    ]  # fmt: skip
+    load_reward_model(builds[0] / "model")
+
+
+def test_bf16_trains_close_to_fp32(tmp_path: Path, base: Path) -> None:
+    groups = make_groups(20)
+    full = train(configure(), make_build(tmp_path / "full", base, groups))
+    half = train(configure(precision="bf16"), make_build(tmp_path / "half", base, groups))
+    assert full[0]["loss"] != half[0]["loss"]
+    assert full[0]["loss"] == pytest.approx(half[0]["loss"], abs=0.02)
+    assert load_reward_model(tmp_path / "half" / "model").network.dtype == torch.float32
+
+
+def test_a_diverging_run_names_its_groups_and_leaves_nothing(tmp_path: Path, base: Path) -> None:
+    groups = make_groups(30)
+    build = make_build(tmp_path / "build", base, groups)
+    with pytest.raises(TrainingError, match="not finite") as caught:
+        train(configure(learning_rate=1e30, max_gradient_norm=1e30), build)
+    assert any(group.id in str(caught.value) for group in groups)
+    assert sorted(path.name for path in build.iterdir()) == ["base", "splits"]
+
+
+def test_a_full_disk_is_one_sentence(tmp_path: Path, base: Path) -> None:
+    build = make_build(tmp_path / "build", base, make_groups(5))
+    with pytest.raises(TrainingError, match="No space left"):
+        train(configure(), build, Path("/dev/full"))
+    assert not (build / "model").exists()
+
+
+def test_nothing_to_learn_from_is_an_error(tmp_path: Path, base: Path) -> None:
+    tie = make_group(
+        prompt=[Message("user", "hi")],
+        completions=[Completion("a"), Completion("b")],
+        comparisons=[Comparison(0, 1, 0.0, 0.0, 1.0)],
+        source="test",
+    )
+    with pytest.raises(TrainingError, match="no comparison with a winner"):
+        train(configure(), make_build(tmp_path / "build", base, [tie]))
+    values = configure().model_dump(mode="json")
+    values["objective"]["use_margin"] = True
+    win = make_group(
+        prompt=tie.prompt, completions=tie.completions, comparisons=[Comparison(0, 1, 1.0, 0.0)], source="test"
+    )
+    with pytest.raises(TrainingError, match=f"group {win.id} has no margin"):
+        train(parse(values), make_build(tmp_path / "margin", base, [win]))
+
+
+def make_workspace(folder: Path, base: Path, **train_values: object) -> Path:
+    make_build(folder / "build", base, make_groups(60))
+    (folder / "params.yaml").write_text(yaml.safe_dump(configure(**train_values).model_dump(mode="json")))
+    return folder
+
+
+def environment(**values: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "TOUCHSTONE_EVENTS": "events.jsonl", **values}
+
+
+@pytest.mark.slow
+def test_processes_agree_bit_for_bit_and_ranks_to_six_digits(tmp_path: Path, base: Path) -> None:
+    names = ("first", "second", "ranks")
+    first, second, ranks = (make_workspace(tmp_path / name, base) for name in names)
+    launch = [sys.executable, "-m", "accelerate.commands.launch"]
+    for workspace in (first, second):
+        command = [*launch, "--config_file", str(ROOT / "configs/accelerate/cpu.yaml"), "-m", "touchstone.training"]
+        subprocess.run(command, cwd=workspace, env=environment(), check=True)
+    assert digest_folder(first / "build/model") == digest_folder(second / "build/model")
+    assert (first / "build/curve.jsonl").read_bytes() == (second / "build/curve.jsonl").read_bytes()
+
+    command = [*launch, "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no",
+               "--dynamo_backend", "no", "--main_process_port", "0", "-m", "touchstone.training"]  # fmt: skip
+    subprocess.run(command, cwd=ranks, env=environment(ACCELERATE_USE_CPU="true"), check=True)
+    live = [json.loads(line) for line in (ranks / "events.jsonl").read_text().splitlines()]
+    assert {row["processes"] for row in live} == {2}
+    one, two = (
+        [json.loads(line) for line in (workspace / "build/curve.jsonl").read_text().splitlines()]
+        for workspace in (first, ranks)
+    )
+    assert max(abs(a["loss"] - b["loss"]) for a, b in zip(one, two, strict=True)) < 1e-6
+
+
+@pytest.mark.slow
+def test_sigterm_leaves_nothing_half_written(tmp_path: Path, base: Path) -> None:
+    workspace = make_workspace(tmp_path / "workspace", base, epochs=500)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "touchstone.training"], cwd=workspace, env=environment(TMPDIR=str(tmp_path))
+    )
+    deadline = time.monotonic() + 120
+    while not (workspace / "events.jsonl").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 128 + signal.SIGTERM
+    assert sorted(path.name for path in (workspace / "build").iterdir()) == ["base", "splits"]
+    assert not list(tmp_path.glob("touchstone-*"))

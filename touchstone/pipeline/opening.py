@@ -1,0 +1,94 @@
+"""How a run begins: as a run, or as the outcome of the same run that had ended before.
+
+Without torch: that there is nothing to do is said at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from touchstone.pipeline import runs
+from touchstone.pipeline.processes import stopped_by_sigterm
+from touchstone.pipeline.runs import Draft, Run
+
+DONE, BLOCKED = 0, 3
+"""Exit codes."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        code: exit code: 0 promoted or nothing to do, 3 blocked by a gate.
+        verdict: promoted, blocked, or nothing (the fingerprint's run had ended before).
+        reason: one sentence.
+        summary: the same with numbers, times and places, for people.
+        folder: what was kept of the run; None if this project never kept anything of it.
+    """
+
+    code: int
+    verdict: str
+    reason: str
+    summary: str
+    folder: Path | None
+
+
+@contextlib.contextmanager
+def opened(root: Path, overrides: list[str], *, clean: bool = False) -> Iterator[Run | Outcome]:
+    """Prepare a run: give it, or the outcome of the same run where that had ended before.
+
+    Within, SIGTERM raises `Terminated`. At the end the worktree is removed, the evidence kept, the lease given back.
+
+    Raises:
+        BusyError: a run of the same fingerprint is under way.
+        SettingsError, DataError, PipelineError: the run can't be prepared.
+    """
+    with stopped_by_sigterm(), ExitStack() as stack:
+        opening: Run | Outcome
+        with runs.drafted(root, overrides, clean=clean) as draft:
+            opening = earlier(draft) or runs.take(draft, stack)
+        yield opening
+
+
+def earlier(draft: Draft) -> Outcome | None:
+    """The outcome of a run with the same fingerprint that has ended; None if there is none, or it can't be relied on.
+
+    A champion counts even where nothing else is left of its run; a promoted version must still be in the registry.
+    """
+    ended = [record for record in runs.history(draft.root) if record["fingerprint"] == draft.fingerprint]
+    ended = [record for record in ended if record["status"] == "finished"]
+    name = draft.settings.name
+    if ended and ended[0]["outcome"] == "blocked":
+        kept, reason = runs.folder_of(draft.root) / ended[0]["id"], ended[0]["reason"]
+        told = f"Nothing to do: the same data, code and parameters were blocked before.\n{reason}"
+        return Outcome(BLOCKED, "blocked", reason, f"{told}\n{places(kept)}", kept)
+    if not os.environ.get("MLFLOW_TRACKING_URI") and not (draft.root / "mlflow" / "mlflow.db").exists():
+        return None  # opening it would make it, and a plan must leave nothing behind
+    from touchstone.registry import Registry  # seconds, and only needed from here on
+
+    registry = Registry.open(draft.root)
+    found = [version for version in registry.versions(name) if version.fingerprint == draft.fingerprint]
+    champion = registry.aliases(name).get("champion")
+    if not found or (not ended and found[0].version != champion):
+        return None
+    version = found[0].version
+    now = "is the champion" if version == champion else f"was promoted before; the champion is version {champion}"
+    reason = f"Nothing to do: {name} version {version} comes from the same data, code and parameters, and {now}."
+    folder = runs.folder_of(draft.root) / ended[0]["id"] if ended else None
+    told = f"{reason}\n{places(folder)}" if folder else reason
+    return Outcome(DONE, "nothing", reason, told, folder)
+
+
+def places(folder: Path) -> str:
+    """Where to look at a run, as lines for people."""
+    page = folder / "decision" / "decision.html"
+    lines = [f"decision  {page}"] if page.exists() else []
+    if (folder / "plots").is_dir():
+        lines.append(f"plots     {folder / 'plots'}")
+    return "\n".join(lines)

@@ -1,0 +1,118 @@
+"""The whole way from comparisons to a champion, or to the reason why not, without Prefect.
+
+    outcome = retrain_plain(Path.cwd(), ["train.learning_rate=5e-4"])
+
+`flows/retrain.py` runs the same steps as Prefect tasks.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from touchstone.pipeline import runs
+from touchstone.pipeline.dvc import How
+from touchstone.pipeline.opening import BLOCKED, DONE, Outcome, opened, places
+from touchstone.pipeline.processes import Terminated
+from touchstone.pipeline.runs import Run
+
+if TYPE_CHECKING:  # "nothing to do" must not wait for torch
+    from touchstone.judging import Decision
+    from touchstone.registry import Version
+    from touchstone.release import Release
+
+_HOW = {
+    How.RAN: "ran",
+    How.RESTORED: "not run: the same stage ran before, its outputs come from the cache",
+    How.UNCHANGED: "not run: nothing that it depends on has changed",
+}
+
+
+def retrain_plain(root: Path, overrides: list[str], *, clean: bool = False) -> Outcome:
+    """Run every step here, in order, and print the summary on stdout.
+
+    Raises:
+        TouchstoneError: a step failed. Finished stages are kept in DVC's cache: the same call goes on from there.
+        KeyboardInterrupt: Ctrl-C or (`Terminated`) SIGTERM; no process is left.
+    """
+    with opened(root, overrides, clean=clean) as opening:
+        outcome = opening if isinstance(opening, Outcome) else go(opening)
+    sys.stdout.write(outcome.summary + "\n")
+    return outcome
+
+
+def go(run: Run) -> Outcome:
+    """Every step of an opened run, in order."""
+    from touchstone.gates import Verdict
+    from touchstone.pipeline import steps
+
+    say("data", run.settings.data.name)
+    steps.bring_data(run)
+    for stage in run.stages:
+        say(stage.name, stage.description)
+        say(stage.name, _HOW[steps.run_stage(run, stage.name)])
+    say("judge", "Open holdout and confirm, and decide")
+    decision = steps.judge(run)
+    say("judge", decision.summary)
+    version = released = None
+    if decision.verdict is Verdict.PROMOTE:
+        say("register", "Publish the artifact with its evidence")
+        version = steps.register(run, decision)
+        say("register", f"{version.name} version {version.version}")
+        say("release", "Serve it aside, compare, promote, read back")
+        released = steps.release(run, decision, version)
+        say("release", released.summary)
+    return conclude(run, decision, version, released)
+
+
+def conclude(run: Run, decision: Decision, version: Version | None, released: Release | None) -> Outcome:
+    """Write the end of a run into its record, and sum it up."""
+    promoted = released is not None and released.promoted
+    reason = released.summary if released else decision.summary
+    verdict = "promoted" if promoted else "blocked"
+    runs.keep_evidence(run)
+    run.note(status="finished", outcome=verdict, reason=reason)
+    summary = summarise(run, decision, version, released)
+    return Outcome(DONE if promoted else BLOCKED, verdict, reason, summary, run.folder)
+
+
+def summarise(run: Run, decision: Decision, version: Version | None, released: Release | None) -> str:
+    """What a person wants to know at the end, as aligned plain text."""
+    lines = ["", f"{decision.verdict}: {decision.summary}"]
+    if released is not None:
+        lines += [released.summary]
+    holdout: dict[str, Any] | None = decision.record["metrics"]["holdout"]
+    if holdout is not None:
+        lines += ["", f"on holdout ({holdout['pairs']:,} pairs of {holdout['clusters']:,} prompts)"]
+        for name, result in {"this model": holdout, **holdout["baselines"]}.items():
+            interval = f"{result['accuracy_low']:.3f} to {result['accuracy_high']:.3f}"
+            lines.append(f"  {name.replace('_', ' '):<20}{result['accuracy']:.3f}   ({interval})")
+        if holdout["gap_closed"] is not None:
+            lines.append(
+                f"  {'gap closed':<20}{holdout['gap_closed']:.0%} of the way from best baseline to Bayes-optimal"
+            )
+    if version is not None:
+        lines += ["", f"version   {version.name} {version.version}, artifact {version.digest[:12]}, run {run.id}"]
+    if released is not None and released.scores:
+        shown = ", ".join(f"{score:.4f}" for score in released.scores[:5])
+        lines.append(f"endpoint  returned {shown}{', ...' if len(released.scores) > 5 else ''}")
+    record = run.record()
+    seconds = record["seconds"]
+    ran = {name: f" ({how})" if how != How.RAN else "" for name, how in record["stages"].items()}
+    times = ", ".join(f"{name} {value:.0f}{ran.get(name, '')}" for name, value in seconds.items())
+    lines += ["", f"seconds   {times}; together {sum(seconds.values()):.0f}", places(run.folder)]
+    return "\n".join(lines)
+
+
+def say(step: str, text: str) -> None:
+    """One line of progress on stderr, with the time of day."""
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {step:<9} {text}\n")
+    sys.stderr.flush()
+
+
+def stopped_words(error: KeyboardInterrupt) -> tuple[str, int]:
+    """One sentence and the exit code for a run that somebody stopped."""
+    how, code = ("SIGTERM", 143) if isinstance(error, Terminated) else ("Ctrl-C", 130)
+    return f"stopped by {how}: finished stages are kept, the same command goes on from there", code

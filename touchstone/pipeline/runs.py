@@ -1,0 +1,252 @@
+"""A run's life: prepared in a private worktree, settled or leased, and left behind as evidence.
+
+runs/<id>/run.json      what it is and how it ended
+runs/<id>/workspace/    the worktree; removed when the run ends, by the next run where that one was killed
+runs/<id>/              params.yaml, data.dvc, dvc.lock, curve, metrics, plots, decision, logs: kept
+runs/lease/             one lock per fingerprint under way
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from touchstone import settings as settings_module
+from touchstone.errors import BusyError
+from touchstone.files import write_atomic, write_json
+from touchstone.pipeline import data, graph, lease, overrides, workspace
+from touchstone.pipeline.fingerprint import fingerprint
+from touchstone.pipeline.graph import Stage
+from touchstone.settings import Settings
+
+PREPARING = "preparing"
+EVIDENCE = (
+    "params.yaml",
+    "data.dvc",
+    "dvc.lock",
+    "build/curve.jsonl",
+    "build/validation.json",
+    "build/splits/summary.json",
+    "build/evaluation/metrics.json",
+    "build/evaluation/plots",
+)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A run that may come to be: its settings and inputs stand in a worktree, nothing has run.
+
+    Attributes:
+        commit: what it was made from: the checkout as it stood, or HEAD.
+        words: the overrides as given.
+    """
+
+    root: Path
+    workspace: Path
+    settings: Settings
+    stages: list[Stage]
+    fingerprint: str
+    commit: str
+    words: list[str]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run under way; the process that holds it holds the lease of its fingerprint.
+
+    Attributes:
+        commit: everything that it is made from, overrides and data pointer included; kept by a ref.
+        folder: runs/<id>.
+    """
+
+    root: Path
+    id: str
+    fingerprint: str
+    commit: str
+    settings: Settings
+    stages: list[Stage]
+
+    @property
+    def folder(self) -> Path:
+        return folder_of(self.root) / self.id
+
+    @property
+    def workspace(self) -> Path:
+        """The private worktree, in which the stages run."""
+        return self.folder / "workspace"
+
+    @property
+    def build(self) -> Path:
+        return self.workspace / "build"
+
+    def note(self, **facts: Any) -> None:
+        """Enter facts into run.json."""
+        path = self.folder / "run.json"
+        write_json(path, {**json.loads(path.read_text(encoding="utf-8")), **facts})
+
+    def record(self) -> dict[str, Any]:
+        """run.json as it is."""
+        record: dict[str, Any] = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
+        return record
+
+    @contextlib.contextmanager
+    def timed(self, step: str) -> Iterator[None]:
+        """Enter a step's seconds into run.json."""
+        start = time.monotonic()
+        yield
+        self.note(seconds={**self.record()["seconds"], step: round(time.monotonic() - start, 2)})
+
+
+def folder_of(root: Path) -> Path:
+    """Where a project keeps its runs, ledgers and leases."""
+    return root / "runs"
+
+
+@contextlib.contextmanager
+def drafted(root: Path, words: list[str], *, clean: bool = False) -> Iterator[Draft]:
+    """Prepare a run in runs/.new, and remove that again at the end if it is still there.
+
+    One process prepares at a time; another one waits for it.
+
+    Args:
+        words: overrides, `group=choice` and `key=value`.
+        clean: take HEAD; default: the checkout as it stands.
+
+    Raises:
+        SettingsError, DataError, PipelineError: the run can't be prepared; nothing is left of it.
+    """
+    root = root.resolve()
+    runs = folder_of(root)
+    with _alone(runs / "lease"):
+        prune(root)
+        new = runs / ".new"
+        worktree = new / "workspace"
+        try:
+            base = workspace.head(root) if clean else workspace.snapshot(root)
+            workspace.create(root, worktree, base)
+            committed = settings_module.load(worktree / "params.yaml")
+            settings = overrides.apply(committed, words, worktree / "configs") if words else committed
+            if settings != committed:
+                write_atomic(worktree / "params.yaml", settings_module.dump(settings))
+            data.settle(root, worktree, settings, committed, clean=clean)
+            stages = graph.read(worktree / "dvc.yaml", worktree / "params.yaml")
+            key = fingerprint(worktree, stages, settings)
+            yield Draft(root, worktree, settings, stages, key, base, words)
+        finally:
+            if new.exists():
+                workspace.remove(root, worktree)
+                shutil.rmtree(new)
+
+
+@contextlib.contextmanager
+def _alone(leases: Path) -> Iterator[None]:
+    waited = False
+    while True:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(lease.hold(leases, PREPARING, "the preparation of another run"))
+            except BusyError as error:
+                if not waited:
+                    sys.stderr.write(f"waiting: {error}\n")
+                waited = True
+                time.sleep(0.2)
+                continue
+            yield
+            return
+
+
+def take(draft: Draft, stack: ExitStack) -> Run:
+    """Turn a draft into a run: its lease, its folder, its commit. The stack gives them back and removes the worktree.
+
+    Raises:
+        BusyError: a run of the same fingerprint is under way.
+    """
+    root, key = draft.root, draft.fingerprint
+    runs = folder_of(root)
+    what = f"a run of the same data, code and parameters (fingerprint {key[:12]})"
+    stack.enter_context(lease.hold(runs / "lease", key, what))
+    started = datetime.now(UTC)
+    stem = f"{started:%Y%m%dT%H%M%SZ}-{key[:8]}"
+    name = next(n for n in (stem, *(f"{stem}-{i}" for i in range(2, 1000))) if not (runs / n).exists())
+    folder = runs / name
+    folder.mkdir()
+    write_json(
+        folder / "run.json",
+        {
+            "id": name,
+            "name": draft.settings.name,
+            "fingerprint": key,
+            "base_commit": draft.commit,
+            "overrides": draft.words,
+            "started": started.isoformat(timespec="seconds"),
+            "status": "running",
+            "stages": {},
+            "seconds": {},
+        },
+    )
+    workspace.move(root, draft.workspace, folder / "workspace")
+    commit = workspace.commit(folder / "workspace", f"Run {name}", f"{workspace.REFS}/{name}")
+    run = Run(root, name, key, commit, draft.settings, draft.stages)
+    stack.push(lambda kind, error, trace: _close(run, error))
+    run.note(commit=commit)
+    return run
+
+
+def _close(run: Run, error: BaseException | None) -> bool:
+    """Keep the evidence, remove the worktree, and say in run.json how the run ended."""
+    if error is not None:
+        stopped = isinstance(error, KeyboardInterrupt)
+        run.note(status="interrupted" if stopped else "failed", error=str(error) or type(error).__name__)
+    keep_evidence(run)
+    run.note(ended=datetime.now(UTC).isoformat(timespec="seconds"))
+    workspace.remove(run.root, run.workspace)
+    return False
+
+
+def keep_evidence(run: Run) -> None:
+    """Copy what later readers need out of the worktree, and commit the lock to the run's ref."""
+    if not run.workspace.is_dir():
+        return
+    for path in EVIDENCE:
+        source, target = run.workspace / path, run.folder / Path(path).name
+        if path.startswith("build/splits/"):
+            target = run.folder / "splits.json"
+        if source.is_dir():
+            shutil.copytree(source, target, dirs_exist_ok=True)
+        elif source.exists():
+            shutil.copyfile(source, target)
+    workspace.commit(run.workspace, f"Results of run {run.id}", f"{workspace.REFS}/{run.id}")
+
+
+def history(root: Path) -> list[dict[str, Any]]:
+    """run.json of every run, newest first."""
+    records = []
+    for path in sorted(folder_of(root).glob("*/run.json"), reverse=True):
+        records.append(json.loads(path.read_text(encoding="utf-8")))
+    return records
+
+
+def prune(root: Path) -> None:
+    """Remove what killed runs left: their worktrees, and a draft. The caller holds the right to prepare."""
+    runs = folder_of(root)
+    stale = [runs / ".new" / "workspace"] if (runs / ".new").exists() else []
+    for record in history(root):
+        left = runs / record["id"] / "workspace"
+        if record["status"] != "running" and not left.exists():
+            continue
+        if lease.is_free(runs / "lease", record["fingerprint"]):
+            stale.append(left)
+            if record["status"] == "running":
+                write_json(left.parent / "run.json", {**record, "status": "interrupted", "error": "killed"})
+    for folder in stale:
+        workspace.remove(root, folder)
+    shutil.rmtree(runs / ".new", ignore_errors=True)
