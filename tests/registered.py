@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from functools import cache
@@ -16,6 +17,7 @@ from touchstone.registry import Registry, Version
 
 NAME = "reward-sandbox"
 ROOT = Path(__file__).resolve().parent.parent
+os.environ.pop("MLFLOW_TRACKING_URI", None)  # whoever runs the tests may have a registry of their own
 _KEEP = tempfile.TemporaryDirectory(prefix="touchstone-tests-")
 
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 from mlflow import MlflowClient
 
 from tests.registered import NAME, ROOT, artifact, open_registry, publish
 from touchstone import ledger
-from touchstone.card import read
+from touchstone.card import read, verify_digests
 from touchstone.errors import ArtifactError, RegistryError
 from touchstone.registry import Registry
 
@@ -78,8 +80,10 @@ PUBLISHER = """
 import sys
 from pathlib import Path
 from touchstone.registry import Registry
+from mlflow.environment_variables import MLFLOW_ALLOW_PICKLE_DESERIALIZATION as pickles
+from mlflow.telemetry.utils import is_telemetry_disabled
 registry = Registry.open(Path(sys.argv[1]))
-print("ready", flush=True)
+print("pickles", pickles.get(), "silent", is_telemetry_disabled(), flush=True)
 sys.stdin.readline()
 registry.publish("reward-sandbox", "f1", Path(sys.argv[2]), [Path(sys.argv[3])])
 """
@@ -90,11 +94,13 @@ def test_a_publisher_killed_during_the_upload_is_finished_by_the_next(registry: 
     for number in range(300):
         (tmp_path / "evidence" / f"{number}.txt").write_text("x" * 1000)
     command = [sys.executable, "-c", PUBLISHER, str(registry.root), str(artifact(0)), str(tmp_path / "evidence")]
-    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    # However the process was started, nothing is reported and nothing unpickled.
+    environment = {"PATH": os.environ["PATH"], "DO_NOT_TRACK": "0", "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "true"}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     with process:
         assert process.stdout is not None
         assert process.stdin is not None
-        assert process.stdout.readline() == b"ready\n"
+        assert process.stdout.readline() == b"pickles False silent True\n"
         process.stdin.write(b"\n")
         process.stdin.flush()
         artifacts = registry.root / "mlflow" / "artifacts"
@@ -257,20 +263,6 @@ def test_the_tracking_uri_counts_from_the_root_and_hides_its_password(
     assert "secret" not in str(caught.value)
 
 
-def test_nothing_is_reported_and_nothing_unpickled_however_the_process_was_started() -> None:
-    code = (
-        "import touchstone.registry\n"
-        "from mlflow.environment_variables import MLFLOW_ALLOW_PICKLE_DESERIALIZATION as pickles\n"
-        "from mlflow.telemetry.utils import is_telemetry_disabled\n"
-        "print(pickles.get(), is_telemetry_disabled())"
-    )
-    environment = {"PATH": os.environ["PATH"], "DO_NOT_TRACK": "0", "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "true"}
-    answer = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
-    )
-    assert answer.stdout.split() == ["False", "True"]
-
-
 @pytest.mark.slow
 def test_processes_that_come_first_together_make_one_sound_database(tmp_path: Path) -> None:
     code = (
@@ -282,3 +274,47 @@ def test_processes_that_come_first_together_make_one_sound_database(tmp_path: Pa
     processes = [subprocess.Popen(c, cwd=ROOT, stdout=subprocess.PIPE, text=True) for c in commands]
     answers = [process.communicate(timeout=120)[0] for process in processes]
     assert sorted(int(answer) for answer in answers) == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.slow
+def test_a_teams_server_gives_and_takes_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_registry(tmp_path / "server")
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+    command = [
+        *(sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"),
+        *("--backend-store-uri", f"sqlite:///{tmp_path}/server/mlflow/mlflow.db"),
+        *("--serve-artifacts", "--artifacts-destination", str(tmp_path / "server" / "files")),
+    ]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+        end = time.monotonic() + 90
+        while True:
+            try:
+                httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False).raise_for_status()
+                break
+            except httpx.HTTPError:
+                assert time.monotonic() < end, "the server did not start"
+                time.sleep(0.5)
+        (tmp_path / "client").mkdir()
+        (tmp_path / "facts.json").write_text("{}")
+        registry = Registry.open(tmp_path / "client")
+        version = registry.publish(NAME, "f1", artifact(0), [tmp_path / "facts.json"])
+        assert registry.publish(NAME, "f1", artifact(0)) == version
+        folder = registry.download(version)
+        assert folder.is_relative_to(tmp_path / "client" / "runs" / "registry")
+        assert verify_digests(folder).digest == version.digest
+        assert (registry.evidence(version, "facts.json") or tmp_path / "absent").read_text() == "{}"
+        assert registry.evidence(version, "absent.json") is None
+        assert registry.version(NAME, "champion") is None
+        registry.set_alias(NAME, "champion", 1, expected=None)
+        assert registry.version(NAME, "champion") == version
+        run_id = registry.start_run(NAME, "f1", {"a": 1})
+        assert registry.log_curve(run_id, [{"step": n, "loss": 0.5} for n in range(3)]) == 3
+        assert registry.log_curve(run_id, [{"step": n, "loss": 0.5} for n in range(4)]) == 1
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)

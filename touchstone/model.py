@@ -67,10 +67,12 @@ def load_base(
     seed: int,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    keep_head: bool = False,
 ) -> RewardModel:
-    """A base or SFT model (hub id or folder) in fp32 with a fresh head, ready to be trained.
+    """A base or SFT model (hub id or folder) in fp32, ready to be trained.
 
-    The head starts at N(0, 1 / (hidden size + 1)) (Stiennon et al. 2020, appendix B.1), drawn from `seed` alone.
+    Its head is fresh, N(0, 1 / (hidden size + 1)) (Stiennon et al. 2020, appendix B.1), drawn from `seed` alone. With
+    `keep_head` a checkpoint that has one keeps it.
 
     Raises:
         ModelError: no weights in safetensors, no usable tokenizer, or an architecture without a `score` head.
@@ -79,6 +81,8 @@ def load_base(
     if strangers := [name for name in missing if not name.startswith("score.")]:
         raise ModelError(f"base {base} lacks the weights {_few(strangers)}; is it a complete checkpoint?")
     head = head_of(model.network)
+    if keep_head and not missing:
+        return model
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         head.weight.normal_(0.0, (head.in_features + 1) ** -0.5, generator=generator)
@@ -88,7 +92,7 @@ def load_base(
 
 
 def load_base_folder(folder: Path, settings: Model, *, seed: int) -> RewardModel:
-    """The base that `build/base` holds (from scratch) or names (pretrained), with a fresh head.
+    """The base that `build/base` holds (from scratch) or names (pretrained, with a fresh head).
 
     Raises:
         ModelError: a file of a pretrained base has changed since it was pinned, or as `load_base`.
@@ -98,7 +102,7 @@ def load_base_folder(folder: Path, settings: Model, *, seed: int) -> RewardModel
     except FileNotFoundError:
         raise ModelError(f"{folder / BASE_FILE} does not exist; run the stage `base`") from None
     if record["kind"] == "scratch" or settings.kind == "scratch":
-        return load_base(folder, max_tokens=settings.max_tokens, seed=seed)
+        return load_base(folder, max_tokens=settings.max_tokens, seed=seed, keep_head=True)
     files = _resolve(record["base"], record["revision"], sorted(record["files"]))
     for name, digest in record["files"].items():
         if digest_file(files / name) != digest:

@@ -89,7 +89,7 @@ def release(root: Path, settings: Settings, version: Version, decision: Decision
         return done
     scorer = Scorer.load(registry.download(version), token_budget=settings.serve.tokens_per_batch)
     groups = _reference(reference, scorer)
-    why = {"decision": decision.digest, "digest": version.digest}
+    why = {"decision": decision.digest, "artifact": version.digest}
     registry.set_alias(version.name, "challenger", version.version, aliases.get("challenger"), why)
     serve = settings.serve.model_copy(update={"poll_seconds": POLL_SECONDS})
     with temporary_endpoint(root, settings.model_copy(update={"serve": serve}), version.name) as client:
@@ -154,7 +154,7 @@ def promote(registry: Registry, version: Version, decision: Decision) -> int | N
         return aliases.get("previous")
     targets = {"champion": version.version} | ({"previous": champion} if champion is not None else {})
     expected = {alias: aliases.get(alias) for alias in targets}
-    why = {"decision": decision.digest, "digest": version.digest}
+    why = {"decision": decision.digest, "artifact": version.digest}
     registry.set_aliases(version.name, targets, expected, why)
     return champion
 
@@ -280,11 +280,11 @@ def _enter(registry: Registry, version: Version, decision: Decision, found: Rele
         "event": "released" if found.promoted else "refused",
         "name": version.name,
         "version": version.version,
-        "digest": version.digest,
+        "artifact": version.digest,
         "decision": decision.digest,
         "summary": found.summary,
         "checks": [check_to(check) for check in found.checks],
-        "previous": found.previous,
+        "replaced": found.previous,
         "scores": list(found.scores),
         **stamp(),
     }
@@ -305,7 +305,7 @@ def _released(registry: Registry, version: Version) -> Release | None:
                 True,
                 entry["summary"],
                 checks,
-                entry["previous"],
+                entry["replaced"],
                 scores,
             )
     return None

@@ -131,7 +131,7 @@ class ScratchModel(Section):
     key_value_heads: PositiveInt
     head_dim: PositiveInt
     intermediate: PositiveInt
-    warmup_epochs: PositiveInt
+    warmup_steps: PositiveInt
     warmup_tokens_per_step: PositiveInt
     warmup_learning_rate: PositiveFloat
 

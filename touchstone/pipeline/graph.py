@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ class Stage:
         cmd: the shell command.
         deps: paths that it depends on, as written.
         outs: paths that it writes, metrics included.
+        uncached: those of the outs that DVC keeps in no cache (small metrics, for git).
         params: dotted names in params.yaml.
         sources: the deps that no stage produces: code, configuration, data.
         parents: names of the stages that produce the other deps, in the file's order.
@@ -38,6 +39,7 @@ class Stage:
     cmd: str
     deps: tuple[str, ...]
     outs: tuple[str, ...]
+    uncached: tuple[str, ...]
     params: tuple[str, ...]
     sources: tuple[str, ...] = ()
     parents: tuple[str, ...] = ()
@@ -58,8 +60,7 @@ def read(pipeline: Path, params: Path) -> list[Stage]:
     for stage in loose:
         parents = tuple(other.name for other in loose if other is not stage and _feeds(other, stage.deps))
         sources = tuple(dep for dep in stage.deps if not any(_feeds(other, (dep,)) for other in loose))
-        fields = (stage.name, stage.description, stage.cmd, stage.deps, stage.outs, stage.params)
-        stages.append(Stage(*fields, sources=sources, parents=parents))
+        stages.append(replace(stage, sources=sources, parents=parents))
     return _sort(stages)
 
 
@@ -99,13 +100,16 @@ def _resolve(value: Any, values: Mapping[str, Any]) -> Any:
 
 
 def _stage(name: str, entry: Mapping[str, Any]) -> Stage:
-    outs = [path for kind in ("outs", "metrics", "plots") for path in _paths(entry.get(kind, []))]
+    outs = [out for kind in ("outs", "metrics", "plots") for out in entry.get(kind, [])]
     return Stage(
         name=name,
         description=str(entry.get("desc", name)),
         cmd=str(entry["cmd"]),
         deps=_paths(entry.get("deps", [])),
-        outs=tuple(outs),
+        outs=_paths(outs),
+        uncached=tuple(
+            p for out in outs if isinstance(out, dict) for p, how in out.items() if how.get("cache") is False
+        ),
         params=_paths(entry.get("params", [])),
     )
 

@@ -18,6 +18,7 @@ from touchstone.pipeline.runs import Draft, Run
 
 DONE, BLOCKED = 0, 3
 """Exit codes."""
+SUMMARY = "summary.txt"
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def opened(root: Path, overrides: list[str], *, clean: bool = False) -> Iterator
 def earlier(draft: Draft) -> Outcome | None:
     """The outcome of a run with the same fingerprint that has ended; None if there is none, or it can't be relied on.
 
-    A champion counts even where nothing else is left of its run; a promoted version must still be in the registry.
+    A promoted version must still be in the registry.
     """
     ended = [record for record in runs.history(draft.root) if record["fingerprint"] == draft.fingerprint]
     ended = [record for record in ended if record["status"] == "finished"]
@@ -74,15 +75,23 @@ def earlier(draft: Draft) -> Outcome | None:
 
     registry = Registry.open(draft.root)
     found = [version for version in registry.versions(name) if version.fingerprint == draft.fingerprint]
-    champion = registry.aliases(name).get("champion")
-    if not found or (not ended and found[0].version != champion):
+    if not found or not ended:
         return None
+    champion = registry.aliases(name).get("champion")
     version = found[0].version
     now = "is the champion" if version == champion else f"was promoted before; the champion is version {champion}"
     reason = f"Nothing to do: {name} version {version} comes from the same data, code and parameters, and {now}."
     folder = runs.folder_of(draft.root) / ended[0]["id"] if ended else None
     told = f"{reason}\n{places(folder)}" if folder else reason
     return Outcome(DONE, "nothing", reason, told, folder)
+
+
+def ended(run: Run) -> Outcome:
+    """The outcome of a run that has ended, as it was written down."""
+    record = run.record()
+    summary = (run.folder / SUMMARY).read_text(encoding="utf-8")
+    code = DONE if record["outcome"] == "promoted" else BLOCKED
+    return Outcome(code, record["outcome"], record["reason"], summary, run.folder)
 
 
 def places(folder: Path) -> str:

@@ -143,8 +143,9 @@ def _stages(draft: Draft, commit: str | None, lock: Lock) -> dict[str, tuple[str
             if path in stage.sources:
                 found += _changed_files(draft, commit, path)
         found += [f"{parent} would run" for parent in stage.parents if reasons[parent]]
-        if not found and "changed outs" in facts:
-            found.append("the cache has lost " + ", ".join(facts["changed outs"]))
+        lost = [path for path in facts.get("changed outs", {}) if path not in stage.uncached]
+        if not found and lost:
+            found.append(f"the cache has lost {', '.join(lost)}")
         reasons[stage.name] = tuple(found)
     return reasons
 

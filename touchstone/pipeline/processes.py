@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -78,29 +78,54 @@ def run(
         unechoed: lines that are not passed on.
     """
     source, sink = pty.openpty() if echo and sys.stderr.isatty() else os.pipe()
+    try:
+        with open(source, "rb", buffering=0) as output, _supervised(command, cwd, env, sink) as process:
+            os.close(sink)
+            sink = -1
+            with log.open("w", encoding="utf-8") if log else contextlib.nullcontext() as file:
+                text = _copy(output, file, unechoed if echo else None)
+            return Finished(process.wait(), text)
+    finally:
+        if sink >= 0:
+            os.close(sink)
+
+
+@contextlib.contextmanager
+def background(
+    command: Sequence[str], *, cwd: Path, env: Mapping[str, str] | None, log: Path
+) -> Iterator[Callable[[], bool]]:
+    """Within, a command runs beside us, out of reach of the terminal's Ctrl-C; afterwards nothing of it is left.
+
+    Gives a function that says whether it still runs. Its output goes to `log`.
+    """
+    with log.open("wb") as file, _supervised(command, cwd, env, file.fileno()) as process:
+        yield lambda: process.poll() is None
+
+
+@contextlib.contextmanager
+def _supervised(
+    command: Sequence[str], cwd: Path, env: Mapping[str, str] | None, output: int
+) -> Iterator[subprocess.Popen[bytes]]:
+    """The supervisor of a command; at the end its lifeline is cut, and its cleaning up awaited."""
     lifeline, held = os.pipe()
     os.set_inheritable(lifeline, True)
     supervisor = Path(__file__).with_name("supervisor.py")
     process: subprocess.Popen[bytes] | None = None
     try:
-        with open(source, "rb", buffering=0) as output:
-            try:
-                process = subprocess.Popen(
-                    [sys.executable, "-I", str(supervisor), str(lifeline), str(GRACE_SECONDS), *command],
-                    cwd=cwd,
-                    env=env,
-                    stdin=subprocess.DEVNULL,
-                    stdout=sink,
-                    stderr=sink,
-                    pass_fds=(lifeline,),
-                    start_new_session=True,
-                )
-            finally:
-                os.close(sink)
-                os.close(lifeline)
-            with log.open("w", encoding="utf-8") if log else contextlib.nullcontext() as file:
-                text = _copy(output, file, unechoed if echo else None)
-            return Finished(process.wait(), text)
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-I", str(supervisor), str(lifeline), str(GRACE_SECONDS), *command],
+                cwd=cwd,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=(lifeline,),
+                start_new_session=True,
+            )
+        finally:
+            os.close(lifeline)
+        yield process
     finally:
         os.close(held)
         if process is not None:

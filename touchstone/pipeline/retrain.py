@@ -12,9 +12,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from touchstone.files import write_atomic
 from touchstone.pipeline import runs
 from touchstone.pipeline.dvc import How
-from touchstone.pipeline.opening import BLOCKED, DONE, Outcome, opened, places
+from touchstone.pipeline.opening import SUMMARY, Outcome, ended, opened, places
 from touchstone.pipeline.processes import Terminated
 from touchstone.pipeline.runs import Run
 
@@ -51,8 +52,7 @@ def go(run: Run) -> Outcome:
     say("data", run.settings.data.name)
     steps.bring_data(run)
     for stage in run.stages:
-        say(stage.name, stage.description)
-        say(stage.name, _HOW[steps.run_stage(run, stage.name)])
+        go_stage(run, stage.name)
     say("judge", "Open holdout and confirm, and decide")
     decision = steps.judge(run)
     say("judge", decision.summary)
@@ -67,15 +67,22 @@ def go(run: Run) -> Outcome:
     return conclude(run, decision, version, released)
 
 
+def go_stage(run: Run, name: str) -> None:
+    """Bring one stage of an opened run up to date, and say how."""
+    from touchstone.pipeline import steps
+
+    say(name, next(stage.description for stage in run.stages if stage.name == name))
+    say(name, _HOW[steps.run_stage(run, name)])
+
+
 def conclude(run: Run, decision: Decision, version: Version | None, released: Release | None) -> Outcome:
     """Write the end of a run into its record, and sum it up."""
+    runs.keep_evidence(run)
+    write_atomic(run.folder / SUMMARY, summarise(run, decision, version, released))
     promoted = released is not None and released.promoted
     reason = released.summary if released else decision.summary
-    verdict = "promoted" if promoted else "blocked"
-    runs.keep_evidence(run)
-    run.note(status="finished", outcome=verdict, reason=reason)
-    summary = summarise(run, decision, version, released)
-    return Outcome(DONE if promoted else BLOCKED, verdict, reason, summary, run.folder)
+    run.note(status="finished", outcome="promoted" if promoted else "blocked", reason=reason)
+    return ended(run)
 
 
 def summarise(run: Run, decision: Decision, version: Version | None, released: Release | None) -> str:

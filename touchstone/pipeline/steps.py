@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import getpass
 import json
+import shutil
 from pathlib import Path
 
 from touchstone import judging
 from touchstone import release as releasing
-from touchstone.errors import PipelineError
+from touchstone.errors import PipelineError, StageError
 from touchstone.gates import Verdict
 from touchstone.judging import Champion, Decision
 from touchstone.pipeline import data, dvc, events
@@ -47,35 +48,66 @@ def run_stage(run: Run, name: str) -> How:
     file, log = run.folder / EVENTS, run.folder / "logs" / f"{name}.log"
     log.parent.mkdir(exist_ok=True)
     env = {"TOUCHSTONE_ROOT": str(run.root), "TOUCHSTONE_EVENTS": str(file)}
-    with run.timed(name), events.followed(file, lambda rows: log_curve(run, rows)):
-        how = dvc.repro(run.workspace, name, log=log, env=env)
+    live: list[tuple[Registry, str]] = []
+
+    def show(rows: events.Rows) -> None:
+        if not live:  # MLflow is not asked before there is something to show
+            live.append(_start_run(run))
+        registry, run_id = live[0]
+        registry.log_curve(run_id, rows)
+
+    try:
+        with run.timed(name), events.followed(file, show):
+            how = dvc.repro(run.workspace, name, log=log, env=env)
+    except (StageError, KeyboardInterrupt) as error:
+        for registry, run_id in live:
+            registry.finish_run(run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        raise
     run.note(stages={**run.record()["stages"], name: str(how)})
     return how
 
 
-def log_curve(run: Run, rows: events.Rows) -> None:
-    """Send rows of the training curve to the fingerprint's MLflow run; those that it has are skipped.
-
-    Raises:
-        RegistryError: MLflow refused.
-    """
+def _start_run(run: Run) -> tuple[Registry, str]:
     registry = Registry.open(run.root)
-    run_id = registry.start_run(run.settings.name, run.fingerprint, run.settings.model_dump(mode="json"))
-    registry.log_curve(run_id, rows)
+    params = run.settings.model_dump(mode="json")
+    return registry, registry.start_run(run.settings.name, run.fingerprint, params)
+
+
+def _log_whole_curve(run: Run) -> tuple[Registry, str]:
+    """The fingerprint's MLflow run with its whole curve: a restored training sent no events."""
+    registry, run_id = _start_run(run)
+    curve = run.workspace / CURVE
+    if curve.exists():
+        registry.log_curve(run_id, [json.loads(line) for line in curve.read_text(encoding="utf-8").splitlines()])
+    return registry, run_id
 
 
 def judge(run: Run) -> Decision:
     """Open holdout and confirm, the ledger first, and decide against the present champion.
+
+    Where the champion is this very run's version, because a run was stopped after the promotion, the decision that
+    made it champion is taken from its evidence: it can't be judged against itself.
 
     Raises:
         ArtifactError, DataError, GateError, LedgerError: there is no verdict at all.
         PipelineError: the verdict is ERROR.
     """
     with run.timed("judge"):
-        decision = _judge(run.root, run.build, run.folder / "decision", run.settings, with_champion=True)
+        output = run.folder / "decision"
+        registry = Registry.open(run.root)
+        champion = registry.version(run.settings.name, "champion")
+        made_by = registry.evidence(champion, "decision") if champion else None
+        if champion is not None and champion.fingerprint == run.fingerprint and made_by is not None:
+            shutil.copytree(made_by, output)
+            decision = judging.load(output)
+        else:
+            decision = _judge(run.root, run.build, output, run.settings, with_champion=True)
     run.note(verdict=str(decision.verdict), summary=decision.summary, artifact=decision.artifact_digest)
     if decision.verdict is Verdict.ERROR:
         raise PipelineError(f"no verdict: {decision.summary} See {decision.path / 'decision.html'}")
+    if decision.verdict is not Verdict.PROMOTE:
+        registry, run_id = _log_whole_curve(run)
+        registry.finish_run(run_id, "FINISHED", {"touchstone.verdict": str(decision.verdict)})
     return decision
 
 
@@ -117,11 +149,7 @@ def register(run: Run, decision: Decision) -> Version:
     """
     with run.timed("register"):
         keep_evidence(run)
-        registry = Registry.open(run.root)
-        # A restored training sent no events; the rows that came live are skipped.
-        curve = run.workspace / CURVE
-        if curve.exists():
-            log_curve(run, [json.loads(line) for line in curve.read_text(encoding="utf-8").splitlines()])
+        registry, _ = _log_whole_curve(run)
         names = ("params.yaml", "data.dvc", "dvc.lock", "curve.jsonl", "metrics.json", "plots", "decision")
         evidence = [run.folder / name for name in names if (run.folder / name).exists()]
         tags = {

@@ -127,6 +127,7 @@ class Registry:
                         f"{existing.digest[:12]}, and now gave {sealed.digest[:12]}: equal inputs made another model; "
                         "find out why before either is used"
                     )
+                self._client.set_terminated(existing.run_id, "FINISHED")  # start_run has opened it again
                 return existing
             run = self._find_run(name, fingerprint) or self._create_run(name, fingerprint)
             run_id = str(run.info.run_id)
@@ -173,7 +174,7 @@ class Registry:
         what = f"{version.name} version {version.version}"
         folder = local_folder(version.source)
         if folder is None:
-            folder = self.root / "runs" / "registry" / f"{version.name}-{version.version}-{version.digest[:12]}"
+            folder = self._copies(version) / "model"
             if not folder.exists():
                 with wording(f"downloading {what}"):
                     write_folder(folder, lambda empty: self._fetch(version, empty))
@@ -186,6 +187,10 @@ class Registry:
             raise RegistryError(f"{what}: {artifact} holds another artifact than the one registered; restore it")
         return artifact
 
+    def _copies(self, version: Version) -> Path:
+        """Where files of a version that lies elsewhere are kept on this machine."""
+        return self.root / "runs" / "registry" / f"{version.name}-{version.version}-{version.digest[:12]}"
+
     def evidence(self, version: Version, path: str) -> Path | None:
         """A file or folder of a version's evidence on this machine, by its path below evidence/; None if absent."""
         with wording(f"looking for {path} of {version.name} version {version.version}"):
@@ -194,8 +199,10 @@ class Registry:
             if folder is not None:
                 found = folder / "evidence" / path
                 return found if found.exists() else None
+            copies = self._copies(version) / "evidence"
+            copies.mkdir(parents=True, exist_ok=True)
             try:
-                return Path(self._client.download_artifacts(version.run_id, f"evidence/{path}"))
+                return Path(self._client.download_artifacts(version.run_id, f"evidence/{path}", str(copies)))
             except MlflowException:  # stores say "absent" in many ways
                 return None
 

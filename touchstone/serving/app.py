@@ -128,7 +128,7 @@ def make_app(live: Live, batcher: Batcher, settings: Serve) -> FastAPI:
     async def models() -> dict[str, Any]:
         return {
             "name": live.name,
-            "models": [_describe(live.name, alias, served) for alias, served in sorted(live.served.items())],
+            "models": [_describe(live.name, alias, served) for alias, served in live.served.items()],
             "troubles": dict(live.troubles),
         }
 

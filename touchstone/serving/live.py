@@ -96,7 +96,7 @@ class Live:
                 else:
                     digest = served[alias].version.digest
                     log.warning("%s@%s is version %s, digest %s", self.name, alias, wanted, digest[:16])
-        self.served = served
+        self.served = {alias: served[alias] for alias in ALIASES if alias in served}
         self._report(troubles)
 
     def _load(self, number: int) -> Served:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import ipaddress
 import logging
 import os
@@ -49,6 +50,8 @@ def serve(
     from touchstone.serving.batching import Batcher
     from touchstone.serving.live import Live
 
+    # What the imports made lives as long as the process: no collection need walk it (the last one took seconds).
+    gc.freeze()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stderr)
     logging.getLogger("touchstone").setLevel(logging.INFO)
     prepare(settings.serve.threads)
@@ -63,15 +66,21 @@ def serve(
         ws="none",
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
+    server = uvicorn.Server(config)
+
+    def end(number: int, frame: FrameType | None) -> None:
+        server.should_exit = True
+
+    # uvicorn catches both signals once it runs, drains, puts these handlers back and raises the signal again: its own
+    # default would end in a traceback or 143. Before it runs, they tell it to end as soon as it does.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
     stop = threading.Event()
     follower = threading.Thread(target=live.follow, args=(stop, settings.serve.poll_seconds), daemon=True)
     follower.start()
     _announce(live.name, {alias: one.version.version for alias, one in live.served.items()}, listener)
-    # uvicorn catches both signals, drains, restores these handlers and raises the signal again: then they do nothing.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _ignore)
     try:
-        uvicorn.Server(config).run(sockets=[listener])
+        server.run(sockets=[listener])
     finally:
         stop.set()
         follower.join(timeout=settings.serve.poll_seconds + 1)
@@ -100,7 +109,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _announce(name: str, versions: dict[str, int], listener: socket.socket) -> None:
     host, port = listener.getsockname()[:2]
-    served = ", ".join(f"{name}@{alias} version {version}" for alias, version in sorted(versions.items()))
+    served = ", ".join(f"{name}@{alias} version {version}" for alias, version in versions.items())
     address = f"[{host}]" if ":" in host else host
     print(f"Serving {served} on http://{address}:{port} (Ctrl-C stops)", flush=True)  # noqa: T201 - the command's output
 
@@ -112,8 +121,5 @@ def _end_with_stdin() -> None:
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
-    sys.exit(0)
-
-
-def _ignore(number: int, frame: FrameType | None) -> None:
-    pass
+    # Nothing is under way yet. An exception instead would be raised amid somebody's import, who may swallow it.
+    os._exit(0)

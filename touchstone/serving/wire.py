@@ -141,7 +141,7 @@ def parse_json(body: bytes) -> Any:
         Refusal: 400; says what is wrong, never with what text.
     """
     try:
-        return json.loads(body, parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
+        return json.loads(body.decode(), parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
     except Refusal:
         raise
     except RecursionError:

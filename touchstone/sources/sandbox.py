@@ -22,7 +22,8 @@ from random import Random
 from touchstone.files import digest_text
 from touchstone.groups import Comparison, Completion, Group, make_group
 from touchstone.settings import SandboxData
-from touchstone.sources.sandbox_world import Part, Task, chain, draw, errand, joined, lookup, pick, request
+from touchstone.sources import sandbox_world as world
+from touchstone.sources.sandbox_world import Task, draw, pick
 
 RANKED = 4
 """Completions of a ranked group; all its pairs are judged."""
@@ -33,54 +34,47 @@ class Policy:
     """How often a simulated policy does what: chances from 0 to 1.
 
     Attributes:
-        wrong: a value is stated wrongly.
-        missing: a part of the answer is left out.
-        chatter: one sentence that says nothing is added (tried twice).
-        warm, rude: the tone of the last sentence; neutral otherwise.
+        wrong: a part of the answer is wrong.
+        deaf: a wish for manner or length is not heard: the answer takes one at random.
+        wordy: says something more where nobody asked for brief or detailed.
+        rude: ends with a rude sentence.
         yields: a harmful wish is granted.
         balks: a harmless wish is refused.
     """
 
     name: str
     wrong: float
-    missing: float
-    chatter: float
-    warm: float
+    deaf: float
+    wordy: float
     rude: float
     yields: float
     balks: float
 
 
 POLICIES = (
-    Policy("careful", 0.04, 0.05, 0.20, 0.50, 0.01, 0.05, 0.20),
-    Policy("prompt", 0.10, 0.15, 0.05, 0.30, 0.05, 0.20, 0.05),
-    Policy("chatty", 0.30, 0.05, 0.50, 0.50, 0.02, 0.50, 0.10),
-    Policy("hasty", 0.40, 0.25, 0.05, 0.20, 0.15, 0.70, 0.05),
-    Policy("dreamy", 0.65, 0.05, 0.25, 0.45, 0.03, 0.60, 0.30),
-    Policy("curt", 0.15, 0.45, 0.02, 0.05, 0.30, 0.30, 0.50),
+    Policy("careful", 0.03, 0.10, 0.20, 0.01, 0.05, 0.15),
+    Policy("prompt", 0.10, 0.50, 0.05, 0.05, 0.20, 0.10),
+    Policy("chatty", 0.30, 0.30, 0.70, 0.02, 0.50, 0.20),
+    Policy("hasty", 0.45, 0.70, 0.10, 0.12, 0.60, 0.25),
+    Policy("dreamy", 0.75, 0.30, 0.40, 0.03, 0.60, 0.50),
+    Policy("curt", 0.45, 0.90, 0.02, 0.25, 0.40, 0.70),
 )
 
-CHATTER = (
-    "There is a lot to say here.", "Let me think about that.", "This is a good question.", "As everybody knows, plans change.",
-    "It all depends on many things.", "Details matter, of course.",
-)  # fmt: skip
-WARM = ("Happy to help.", "Have a nice day.", "Let me know if you need more.", "Glad you asked.")
-RUDE = ("You could have known that.", "Stop bothering me.", "Read it yourself next time.", "That was obvious.")
-REFUSALS = ("Sorry, I will not help with the {}.", "No, I can't help with the {}.", "I must say no to the {}.")
-HELPS = ("First look at the {}, then take your time.", "Start with the {} and work slowly.", "Take the {} and begin at the top.")
+RUDE = ("You could have known that.", "Stop bothering me.", "Look it up next time.", "That was obvious.")
 
-MIXED = 0.35
-"""Share of wrong values that the prompt gives to something else; the rest it doesn't hold at all."""
-
-GOOD, BAD, WARMTH, RUDENESS, WASTE = 2, -2, 1, -1, -1
-"""Units of gold reward: a part stated rightly or wrongly, tone, and each sentence that says nothing."""
-SAFE, UNSAFE, FUSSY = 3, -3, -3
-"""A harmful wish refused or granted, a harmless one refused."""
+RIGHT, WRONG = 1, -3
+"""Units of gold reward for each step of advice, and for the value of a lookup."""
+SAFE, UNSAFE, FUSSY, HELPED = 3, -3, -3, 3
+"""A harmful wish refused or granted, a harmless one refused or granted."""
+HEARD, UNHEARD, RUDENESS = 1, -1, -2
+"""A wish for manner or length met or not, and a rude sentence."""
 
 STEPS_PER_UNIT = 4
 _TABLE = tuple(round(1 / (1 + math.exp(-step / STEPS_PER_UNIT)), 6) for step in range(40 * STEPS_PER_UNIT + 1))
 
 TIE_WEIGHTS = (6.0, 2.0, 1.0)
+"""How much likelier than `tie_share` a tie is where the gold rewards differ by 0, 1 or 2 units."""
+
 ANNOTATORS = 12
 
 
@@ -91,60 +85,47 @@ def preference(units: float) -> float:
     return chance if units >= 0 else round(1 - chance, 6)
 
 
-def stated(dice: Random, part: Part, policy: Policy) -> tuple[str, bool]:
-    """The value that a policy states for a part, and whether it is right."""
-    if dice.random() >= policy.wrong:
-        return part.right, True
-    source = part.mixed if part.mixed and dice.random() < MIXED else part.unseen
-    return pick(dice, source), False
-
-
 def answer(dice: Random, task: Task, policy: Policy) -> Completion:
-    """One completion with its gold reward under "gold", outcome (1 if nothing is wrong or missing) and, for a chain, steps."""
-    gold, outcome, steps = 0, 1.0, None
+    """One completion with its gold reward under "gold", its outcome (1 if nothing is wrong) and, for advice, its steps."""
+    steps: tuple[float, ...] | None = None
     if task.kind == "request":
         refused = dice.random() >= policy.yields if task.harmful else dice.random() < policy.balks
-        value, right = stated(dice, task.parts[0], policy)
-        core = pick(dice, REFUSALS if refused else HELPS).format(value)
-        if task.harmful:
-            gold += SAFE if refused else UNSAFE
-        else:
-            gold += FUSSY if refused else (GOOD if right else BAD)
-        outcome = float(refused == task.harmful and (right or refused))
+        core = pick(dice, world.REFUSALS if refused else world.HELPS).format(pick(dice, world.OBJECTS))
+        outcome = float(refused == task.harmful)
+        gold = {(True, True): SAFE, (True, False): UNSAFE, (False, True): FUSSY, (False, False): HELPED}[
+            task.harmful, refused
+        ]
     else:
-        said = []
-        for index, part in enumerate(task.parts):
-            last_resort = index == len(task.parts) - 1 and not said
-            if dice.random() < policy.missing and not last_resort and not (task.kind == "chain" and index == 2):
-                outcome = outcome if task.kind == "chain" else 0.0
-                continue
-            value, right = stated(dice, part, policy)
-            said.append((part.phrase.format(value), right))
-        gold = sum(GOOD if right else BAD for _, right in said)
-        if task.kind == "chain":
-            core = " ".join(phrase for phrase, _ in said)
-            steps = tuple(float(right) for _, right in said)
-            outcome = steps[-1]
-        else:
-            outcome = outcome if all(right for _, right in said) else 0.0
-            words = [phrase for phrase, _ in said]
-            core = f"{task.subject} {joined(words) if task.kind == 'errand' else ' '.join(words)}."
-    before, after = [], []
-    for place in (before, after):
-        if dice.random() < policy.chatter:
-            place.append(pick(dice, CHATTER))
-            gold += WASTE
-    tone = dice.random()
-    if tone < policy.warm:
-        after.append(pick(dice, WARM))
-        gold += WARMTH
-    elif tone < policy.warm + policy.rude:
-        after.append(pick(dice, RUDE))
+        said = [
+            (part.right, True) if dice.random() >= policy.wrong else (pick(dice, part.wrong), False)
+            for part in task.parts
+        ]
+        core = task.frame.format(*(text for text, _ in said))
+        gold = sum(RIGHT if right else WRONG for _, right in said)
+        outcome = float(all(right for _, right in said))
+        steps = tuple(float(right) for _, right in said) if task.kind == "advice" else None
+    sentences = [core]
+    deaf = dice.random() < policy.deaf
+    manner = task.manner if not deaf else pick(dice, ("formal", "casual", None))
+    if manner is not None:
+        sentences.insert(0, pick(dice, world.OPENERS[manner]))
+    if task.manner is not None:
+        gold += HEARD if manner == task.manner else UNHEARD
+    deaf = dice.random() < policy.deaf
+    wordy = task.detail if task.detail is not None and not deaf else dice.random() < policy.wordy
+    if wordy:
+        sentences += draw(dice, world.EXTRAS, 2)
+    if task.detail is not None:
+        gold += HEARD if wordy == task.detail else UNHEARD
+    if dice.random() < policy.rude:
+        sentences.append(pick(dice, RUDE))
         gold += RUDENESS
-    return Completion(" ".join([*before, core, *after]), policy.name, outcome, steps, {"gold": float(gold)})
+    return Completion(" ".join(sentences), policy.name, outcome, steps, {"gold": float(gold)})
 
 
-def judge(dice: Random, settings: SandboxData, i: int, j: int, pair: tuple[Completion, Completion], who: int) -> Comparison:
+def judge(
+    dice: Random, settings: SandboxData, i: int, j: int, pair: tuple[Completion, Completion], who: int
+) -> Comparison:
     """One annotator's judgement of completions `i` and `j`."""
     units = pair[0].ratings["gold"] - pair[1].ratings["gold"]
     words = len(pair[0].text.split()) - len(pair[1].text.split())
@@ -162,11 +143,10 @@ def judge(dice: Random, settings: SandboxData, i: int, j: int, pair: tuple[Compl
 
 def make(settings: SandboxData, index: int) -> Group:
     """Group number `index` of the world with this seed."""
-    dice = Random(f"{settings.seed}:{index}")
+    dice = Random(f"{settings.seed}:{index}")  # noqa: S311 - a simulation, not a secret
     safety = dice.random() < settings.safety_share
     turns = 2 if dice.random() < settings.multi_turn_share else 1
-    kind = dice.random()
-    scene = request if safety else lookup if kind < 0.6 else errand if kind < 0.85 else chain
+    scene = world.request if safety else world.advice if dice.random() < 0.85 else world.lookup
     task = scene(dice, turns)
     count = RANKED if dice.random() < settings.ranked_share else 2
     completions: list[Completion] = []
@@ -185,9 +165,13 @@ def make(settings: SandboxData, index: int) -> Group:
     ]
     day = date(2024, 1, 1) + timedelta(days=index // 100)
     return make_group(
-        prompt=task.prompt, completions=completions, comparisons=comparisons, source=settings.name,
-        axis="safety" if safety else "helpfulness", created_at=day.isoformat(),
-    )  # fmt: skip
+        prompt=task.prompt,
+        completions=completions,
+        comparisons=comparisons,
+        source=settings.name,
+        axis="safety" if safety else "helpfulness",
+        created_at=day.isoformat(),
+    )
 
 
 def read(settings: SandboxData, root: Path) -> Iterator[Group]:

@@ -1,0 +1,98 @@
+"""The flow `retrain`: from comparisons to a champion, or to the reason why not.
+
+    python -m flows.retrain                                 # the checkout as it stands
+    python -m flows.retrain data.groups=1500 train.seed=18  # with overrides, for one run
+    prefect deploy --all                                    # the schedule in prefect.yaml: HEAD, not the checkout
+
+One Prefect task per stage of dvc.yaml, then judge, register, release. A blocked candidate is a normal end: a Completed
+state named Blocked, and exit code 3. Nothing to do is said before Prefect's server starts.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from contextvars import ContextVar
+
+from httpx import HTTPError
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+
+from flows.server import server
+from touchstone.errors import TouchstoneError
+from touchstone.pipeline.opening import Outcome, ended, opened
+from touchstone.pipeline.retrain import stopped_words
+from touchstone.pipeline.runs import Run
+from touchstone.settings import project_root
+
+_held: ContextVar[Run | None] = ContextVar("held", default=None)
+"""The run that `main` has opened for the flow that it is about to start."""
+
+
+@flow(name="retrain")
+def retrain(overrides: list[str] | None = None, clean: bool = False) -> State[None]:
+    """Run every step that the evidence allows.
+
+    Args:
+        overrides: `group=choice` and `key=value`, for this run only.
+        clean: run HEAD; default: the checkout as it stands.
+    """
+    with ExitStack() as stack:
+        opening = _held.get() or stack.enter_context(opened(project_root(), overrides or [], clean=clean))
+        outcome = opening if isinstance(opening, Outcome) else _walk(opening)
+    names = {"promoted": "Promoted", "blocked": "Blocked", "nothing": "NothingToDo"}
+    return Completed(name=names[outcome.verdict], message=outcome.reason)
+
+
+def _walk(run: Run) -> Outcome:
+    # They bring torch along, which "nothing to do" must not wait for.
+    from tasks.data import bring_data
+    from tasks.judging import judge
+    from tasks.registry import register
+    from tasks.release import release
+    from tasks.stages import run_stages
+    from tasks.summary import conclude
+
+    data = bring_data(run, return_state=True)
+    data.result()
+    evaluated = run_stages(run, data)
+    decision = judge(run, wait_for=[evaluated])
+    version = released = None
+    if decision.verdict == "PROMOTE":
+        version = register(run, decision)
+        released = release(run, decision, version)
+    return conclude(run, decision, version, released)
+
+
+def main(overrides: list[str]) -> int:
+    """Open a run, start the flow on it, and print how it ended; returns the exit code."""
+    try:
+        with opened(project_root(), overrides) as opening:
+            outcome = opening if isinstance(opening, Outcome) else _start(opening, overrides)
+    except TouchstoneError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    except KeyboardInterrupt as error:
+        words, code = stopped_words(error)
+        sys.stderr.write(f"\n{words}\n")
+        return code
+    except HTTPError as error:
+        sys.stderr.write(f"error: Prefect's server doesn't answer ({error}); finished stages are kept, run again\n")
+        return 1
+    sys.stdout.write(outcome.summary + "\n")
+    return outcome.code
+
+
+def _start(run: Run, overrides: list[str]) -> Outcome:
+    token = _held.set(run)
+    try:
+        with server(run.root):
+            retrain(overrides=overrides)
+    finally:
+        _held.reset(token)
+    return ended(run)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,204 @@
+"""The Prefect flow: what it is made of, and (slow) what it does on a real server."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from touchstone.pipeline import graph, workspace
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = ["data.groups=1200", "model.hidden=64", "model.layers=2", "gates.min_clusters=20"]
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of prefect 3.8.8's own imports
+
+
+@pytest.fixture(autouse=True)
+def prefect_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+def _deployment() -> dict[str, object]:
+    found = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
+    assert len(found) == 1
+    return dict(found[0])
+
+
+def test_the_deployment_names_a_flow_that_takes_its_parameters() -> None:
+    from prefect.client.schemas.schedules import CronSchedule
+    from prefect.flows import load_flow_from_entrypoint
+
+    deployment = _deployment()
+    flow = load_flow_from_entrypoint(str(deployment["entrypoint"]), use_placeholder_flow=False)
+    assert flow.name == deployment["name"] == "retrain"
+    assert flow.validate_parameters(deployment["parameters"]) == {"overrides": [], "clean": True}
+    for schedule in deployment["schedules"]:  # type: ignore[attr-defined]
+        CronSchedule(cron=schedule["cron"], timezone=schedule["timezone"])
+
+
+def test_the_flow_has_one_task_per_stage() -> None:
+    from prefect.cache_policies import NO_CACHE
+
+    from tasks.stages import stage_task
+
+    stages = graph.read(ROOT / "dvc.yaml", ROOT / "params.yaml")
+    tasks = [stage_task(stage) for stage in stages]
+    assert [task.name for task in tasks] == [stage.name for stage in stages]
+    assert all(task.retries == 0 and task.cache_policy == NO_CACHE for task in tasks)
+    assert all(task.description == stage.description for task, stage in zip(tasks, stages, strict=True))
+
+
+def test_a_folder_that_is_no_repository_is_one_sentence(tmp_path: Path) -> None:
+    done = _flow(tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {tmp_path} must be a git repository with a commit")
+    assert done.stderr.count("\n") == 1
+
+
+def _flow(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "flows.retrain", *words]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+
+
+def _copy(target: Path) -> Path:
+    """The product as it stands, in a repository of its own, without data."""
+    listed = workspace.git(ROOT, "ls-files", "--cached", "--others", "--exclude-standard").splitlines()
+    for name in listed:
+        if (ROOT / name).is_file() and name != "data.dvc":
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, target / name)
+    workspace.git(target, "init", "--quiet")
+    workspace.git(target, "add", "--all")
+    workspace.git(target, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "-m", "start")
+    return target
+
+
+ASK = """
+from pathlib import Path
+from flows.server import server
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.sorting import FlowRunSort, TaskRunSort
+with server(Path.cwd()), get_client(sync_client=True) as client:
+    for run in client.read_flow_runs(sort=FlowRunSort.ID_DESC, limit=100):
+        print("flow", run.state.type.value, run.state.name)
+    for run in client.read_task_runs(sort=TaskRunSort.ID_DESC, limit=100):
+        print("task", run.name)
+"""
+
+
+@pytest.mark.slow
+def test_a_small_run_ends_with_a_verdict_and_is_not_run_again(tmp_path: Path) -> None:
+    root = _copy(tmp_path / "product")
+    done = _flow(root, *SMALL)
+    assert done.returncode in (0, 3), done.stderr
+    ended = {0: "Promoted", 3: "Blocked"}[done.returncode]
+    record = json.loads(next((root / "runs").glob("*/run.json")).read_text())
+    assert (record["status"], record["outcome"]) == ("finished", ended.lower())
+    assert record["reason"] in done.stdout
+
+    ledger = (root / "runs" / "ledger" / "holdout_use.jsonl").read_bytes()
+    start = time.monotonic()
+    again = _flow(root, *SMALL)
+    assert again.returncode == done.returncode
+    assert again.stdout.startswith("Nothing to do")
+    assert time.monotonic() - start < 30
+    assert (root / "runs" / "ledger" / "holdout_use.jsonl").read_bytes() == ledger
+
+    answer = subprocess.run(
+        [sys.executable, "-c", ASK], cwd=root, stdout=subprocess.PIPE, text=True, check=True
+    ).stdout.splitlines()
+    assert [line for line in answer if line.startswith("flow")] == [f"flow COMPLETED {ended}"]
+    stages = [stage.name for stage in graph.read(ROOT / "dvc.yaml", ROOT / "params.yaml")]
+    after = ["register", "release"] if ended == "Promoted" else []
+    assert sorted(line for line in answer if line.startswith("task")) == sorted(
+        f"task {name}" for name in ["data", *stages, "judge", *after, "conclude"]
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_flow_leaves_no_process(tmp_path: Path, number: int) -> None:
+    root = _copy(tmp_path / "product")
+    program = subprocess.Popen(
+        [sys.executable, "-m", "flows.retrain", *SMALL],
+        cwd=root,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A test started in the background would hand down an ignored SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    children: list[psutil.Process] = []
+    while not any("touchstone.base" in " ".join(_words(child)) for child in children):
+        assert program.poll() is None, program.stderr and program.stderr.read()
+        time.sleep(0.2)
+        children = psutil.Process(program.pid).children(recursive=True)
+    os.killpg(program.pid, number)  # as a terminal's Ctrl-C does
+    _, told = program.communicate(timeout=120)
+    if number != signal.SIGKILL:
+        assert program.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[signal.Signals(number)]
+        assert told.strip().splitlines()[-1].startswith("stopped by")
+        assert not list((root / "runs").glob("*/workspace"))
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive
+
+
+def _words(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+DEPLOY = """
+import subprocess, sys
+from pathlib import Path
+from flows.server import server
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL
+with server(Path.cwd()), get_client(sync_client=True) as client:
+    import os
+    env = {**os.environ, "PREFECT_API_URL": PREFECT_API_URL.value()}
+    def run(*words, check=True):
+        subprocess.run([sys.executable, "-m", "prefect", "--no-prompt", *words], env=env, check=check, timeout=100)
+    run("work-pool", "create", "--type", "process", "touchstone")
+    run("deploy", "--all")
+    made = client.read_deployment_by_name("retrain/retrain")
+    print("MADE", made.entrypoint, made.schedules[0].schedule.cron, made.parameters["clean"], made.work_pool_name)
+    made_run = client.create_flow_run_from_deployment(made.id)
+    # What a worker of a process pool starts.
+    run("flow-run", "execute", str(made_run.id), check=False)
+    state = client.read_flow_run(made_run.id).state
+    print("RAN", state.type.value, state.message)
+"""
+
+
+@pytest.mark.slow
+def test_the_deployment_is_accepted_and_a_scheduled_run_takes_head(tmp_path: Path) -> None:
+    root = _copy(tmp_path / "product")
+    # Somebody's edit, which would stop any run of the checkout.
+    (root / "dvc.yaml").write_text("not a pipeline")
+    workspace.git(root, "rm", "--quiet", "--cached", "touchstone/splits.py")
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b")
+    workspace.git(root, *identity, "commit", "--quiet", "-m", "HEAD has no splits.py")
+    # prefect.yaml takes the folder from the shell's PWD, which `cwd` leaves alone.
+    env = {**os.environ, "PWD": str(root), "PYTHONPATH": str(root)}
+    command = [sys.executable, "-c", DEPLOY]
+    done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, check=False)
+    assert "MADE flows.retrain.retrain 0 3 * * * True touchstone" in done.stdout, done.stdout + done.stderr
+    ran = [line for line in done.stdout.splitlines() if line.startswith("RAN")]
+    assert len(ran) == 1
+    assert "dvc.yaml names touchstone/splits.py, which does not exist" in ran[0]

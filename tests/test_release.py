@@ -1,0 +1,130 @@
+"""The release: only what was judged becomes champion, whoever interrupts, and the endpoint says so itself."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.registered import NAME, artifact, decide, open_registry, publish, reference, tiny_settings
+from touchstone import ledger
+from touchstone.card import read
+from touchstone.errors import GateError, RegistryError
+from touchstone.gates import Verdict
+from touchstone.groups import read_parquet, write_parquet
+from touchstone.judging import Decision
+from touchstone.registry import Registry, Version
+from touchstone.release import Release, promote, release
+
+SETTINGS = tiny_settings()
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    return open_registry(tmp_path)
+
+
+def run(registry: Registry, version: Version, decision: Decision) -> Release:
+    return release(registry.root, SETTINGS, version, decision, reference())
+
+
+def events(registry: Registry) -> list[str]:
+    return [entry["event"] for entry in ledger.read(registry.ledger)]
+
+
+def test_a_judged_version_becomes_champion_once_it_is_served_as_judged(registry: Registry) -> None:
+    version = publish(registry, 0)
+    decision = decide(registry.root, version, None)
+    found = run(registry, version, decision)
+
+    assert found.promoted
+    assert (found.version, found.digest, found.previous) == (1, version.digest, None)
+    assert registry.aliases(NAME) == {"challenger": 1, "champion": 1}
+    parity, mean = found.checks
+    assert (parity.name, parity.status, parity.n) == ("serving_parity", "pass", 40)
+    assert (mean.name, mean.status, mean.n) == ("reference_mean", "pass", read(artifact(0)).centering.n)
+    sealed = [vector.reward for vector in read(artifact(0)).self_test]
+    assert list(found.scores) == pytest.approx(sealed, abs=1e-4)
+    assert events(registry) == ["aliases", "applied", "aliases", "applied", "released"]
+    assert not psutil.Process().children(recursive=True)
+
+    # The same again: nothing is served, moved or written.
+    assert run(registry, version, decision) == found
+    assert len(events(registry)) == 5
+
+
+def test_the_next_version_replaces_it_and_an_interrupted_promotion_is_finished(registry: Registry) -> None:
+    first, second = publish(registry, 0), publish(registry, 1)
+    assert promote(registry, first, decide(registry.root, first, None)) is None
+    decision = decide(registry.root, second, first)
+    # Everything up to the decided move, then nothing: what a process killed there leaves behind.
+    moves = {"champion": {"from": 1, "to": 2}, "previous": {"from": None, "to": 1}}
+    ledger.append(registry.ledger, {"event": "aliases", "name": NAME, "moves": moves, "why": {}})
+
+    found = run(registry, second, decision)
+    assert (found.promoted, found.version, found.previous) == (True, 2, 1)
+    assert registry.aliases(NAME) == {"challenger": 2, "champion": 2, "previous": 1}
+    assert "version 2 is the champion instead of version 1" in found.summary
+    assert events(registry)[-1] == "released"
+
+
+def test_scores_that_are_not_the_judged_ones_leave_the_champion_in_place(registry: Registry) -> None:
+    version = publish(registry, 0)
+    # No endpoint's mean is that close to zero: rounding alone is more.
+    strict = SETTINGS.model_copy(
+        update={"gates": SETTINGS.gates.model_copy(update={"max_centered_reference_mean": 1e-15})}
+    )
+    found = release(registry.root, strict, version, decide(registry.root, version, None), reference())
+    assert not found.promoted
+    assert "The mean centred reward of the 70 reference texts" in found.summary
+    assert registry.aliases(NAME) == {"challenger": 1}
+    assert events(registry)[-1] == "refused"
+
+
+@pytest.mark.parametrize("verdict", [Verdict.REJECT, Verdict.INCONCLUSIVE, Verdict.ERROR])
+def test_only_a_promote_may_move_an_alias(registry: Registry, verdict: Verdict) -> None:
+    version = publish(registry, 0)
+    decision = decide(registry.root, version, None, verdict)
+    for action in (lambda: promote(registry, version, decision), lambda: run(registry, version, decision)):
+        with pytest.raises(GateError, match=f"the verdict is {verdict}"):
+            action()
+    assert registry.aliases(NAME) == {}
+
+
+def test_a_decision_must_be_about_this_version_and_this_champion(registry: Registry) -> None:
+    first, second = publish(registry, 0), publish(registry, 1)
+    decision = decide(registry.root, first, None)
+    with pytest.raises(GateError, match="another artifact"):
+        promote(registry, second, decision)
+    promote(registry, first, decision)
+    with pytest.raises(RegistryError, match="judged against no champion, and the champion is now version 1"):
+        promote(registry, second, decide(registry.root, second, None))
+    assert registry.aliases(NAME) == {"champion": 1}
+
+
+def test_a_decision_that_the_holdout_ledger_does_not_know_is_refused(registry: Registry) -> None:
+    version = publish(registry, 0)
+    decision = decide(registry.root, version, None)
+    shutil.rmtree(registry.root / "runs" / "ledger")
+    with pytest.raises(GateError, match="knows no verdict"):
+        promote(registry, version, decision)
+
+
+def test_another_reference_set_is_refused_before_anything_moves(registry: Registry, tmp_path: Path) -> None:
+    version = publish(registry, 0)
+    other = tmp_path / "other.parquet"
+    write_parquet(other, read_parquet(reference())[1:])
+    with pytest.raises(GateError, match="not the reference set"):
+        release(registry.root, SETTINGS, version, decide(registry.root, version, None), other)
+    assert registry.aliases(NAME) == {}
+
+
+def test_a_champion_promoted_again_keeps_its_previous(registry: Registry) -> None:
+    first, second = publish(registry, 0), publish(registry, 1)
+    promote(registry, first, decide(registry.root, first, None))
+    decision = decide(registry.root, second, first)
+    assert promote(registry, second, decision) == 1
+    assert promote(registry, second, decision) == 1
+    assert registry.aliases(NAME) == {"champion": 2, "previous": 1}
