@@ -1,4 +1,4 @@
-"""The house rules that a machine can check: layers, the folder mlflow/, the graph's dependencies, the configurations."""
+"""The house rules that a machine can check: layers, the folder mlflow/, the graph, the configurations."""
 
 from __future__ import annotations
 
@@ -96,7 +96,9 @@ def test_imports_point_downwards(path: Path) -> None:
         if module.split(".")[0] not in ("touchstone", "tasks", "flows"):
             continue
         room = _room(module)
-        assert room == own or ROOMS[room] > ROOMS[own], f"{_name(path)} imports {module}, which stands above or beside it"
+        assert room == own or ROOMS[room] > ROOMS[own], (
+            f"{_name(path)} imports {module}, which stands above or beside it"
+        )
 
 
 @pytest.mark.parametrize(
@@ -174,7 +176,8 @@ def test_the_error_tree_is_drawn_whole() -> None:
 
 def test_light_modules_stay_light() -> None:
     """The command line answers `--help` without loading torch."""
-    code = "import sys, touchstone.cli; print(sorted({'torch', 'mlflow', 'prefect', 'pandas', 'matplotlib'} & set(sys.modules)))"
+    heavy = {"torch", "mlflow", "prefect", "pandas", "matplotlib"}
+    code = f"import sys, touchstone.cli; print(sorted({heavy} & set(sys.modules)))"
     answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
 

@@ -38,7 +38,8 @@ PAD, START, END = "<|pad|>", "<|im_start|>", "<|im_end|>"
 
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
-    "{{ '\\n' if not loop.first else '' }}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' }}"
+    "{{ '\\n' if not loop.first else '' }}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' }}"
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{ '\\n<|im_start|>assistant\\n' }}{%- endif -%}"
 )
@@ -69,22 +70,21 @@ def build_base(groups: Sequence[Group], model: ScratchModel, *, seed: int, threa
     torch.use_deterministic_algorithms(True)
     torch.manual_seed(seed)
     tokenizer = train_tokenizer(groups, model)
-    network = Qwen3ForSequenceClassification(
-        Qwen3Config(
-            vocab_size=len(tokenizer),
-            hidden_size=model.hidden,
-            num_hidden_layers=model.layers,
-            num_attention_heads=model.heads,
-            num_key_value_heads=model.key_value_heads,
-            head_dim=model.head_dim,
-            intermediate_size=model.intermediate,
-            max_position_embeddings=model.max_tokens,
-            num_labels=1,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            bos_token_id=None,
-        )
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=model.hidden,
+        num_hidden_layers=model.layers,
+        num_attention_heads=model.heads,
+        num_key_value_heads=model.key_value_heads,
+        head_dim=model.head_dim,
+        intermediate_size=model.intermediate,
+        max_position_embeddings=model.max_tokens,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
     )
+    config.num_labels = 1
+    network = Qwen3ForSequenceClassification(config)
     warm_up(network, _texts(groups, tokenizer, model), model, seed)
 
     def fill(aside: Path) -> None:
@@ -133,7 +133,7 @@ def warm_up(network: Qwen3ForSequenceClassification, texts: Sequence[Text], mode
     others = [parameter for parameter in network.parameters() if id(parameter) not in known]
     rate = model.warmup_learning_rate
     # Muon for the matrices: the same loss as AdamW in about half the steps here.
-    optimizers = (
+    optimizers: tuple[torch.optim.Optimizer, ...] = (
         torch.optim.Muon(matrices, lr=rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, lr=rate, betas=BETAS, weight_decay=0.0),
     )
@@ -193,11 +193,8 @@ def pin(model: PretrainedModel, folder: Path) -> None:
         files = fetch(model.base, model.revision)
         revision = files.name
     _check_base(files, model)
-    names = sorted(
-        path.name
-        for path in files.iterdir()
-        if path.is_file() and any(path.match(pattern) for pattern in HUB_PATTERNS)
-    )
+    used = {path for pattern in HUB_PATTERNS for path in files.glob(pattern)}
+    names = sorted(path.name for path in used)
     record = {
         "kind": "pretrained",
         "base": model.base,

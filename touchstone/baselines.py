@@ -72,7 +72,10 @@ class LinearBaseline:
         """
         texts = [completion.text for group in groups for completion in group.completions]
         vectorizer = TfidfVectorizer(
-            ngram_range=(1, 2), token_pattern=r"\w+|[^\w\s]", sublinear_tf=True, max_features=max_features
+            ngram_range=(1, 2),
+            token_pattern=r"\w+|[^\w\s]",  # noqa: S106 - words and marks, no password
+            sublinear_tf=True,
+            max_features=max_features,
         ).fit(texts)
         features = _features(vectorizer, texts)
         starts = np.cumsum([0, *(len(group.completions) for group in groups)])
@@ -82,7 +85,7 @@ class LinearBaseline:
                 chosen.append(starts[index] + winner)
                 rejected.append(starts[index] + loser)
         differences = features[chosen] - features[rejected]
-        # Both directions: logistic regression wants two classes, and without intercept the mirrored row adds nothing else.
+        # Both directions: logistic regression wants two classes, and without intercept the mirrored row only repeats.
         rows = sparse.vstack([differences, -differences]).tocsr()
         labels = np.repeat([1, 0], len(chosen))
         model = LogisticRegression(C=strength, fit_intercept=False, solver="lbfgs", max_iter=1000, tol=1e-6)
@@ -104,4 +107,4 @@ def _decided(group: Group) -> list[tuple[int, int]]:
 def _features(vectorizer: TfidfVectorizer, texts: Sequence[str]) -> sparse.csr_matrix:
     """[texts, words + 1]: tf-idf and, as the last column, log(1 + characters)."""
     lengths = np.log1p([[len(text)] for text in texts])
-    return sparse.hstack([vectorizer.transform(texts), sparse.csr_matrix(lengths)]).tocsr()
+    return sparse.csr_matrix(sparse.hstack([vectorizer.transform(texts), sparse.csr_matrix(lengths)]))

@@ -62,12 +62,16 @@ def _import(overrides: list[str] | None) -> None:
     typer.echo(summary)
     if settings_module.load(root / "params.yaml").data != chosen.data:
         words = " ".join(overrides or [])
-        typer.echo(f"params.yaml still names another source: `touchstone configure {words}` makes this one the default")
+        typer.echo(
+            f"params.yaml still names another source: `touchstone configure {words}` makes this one the default"
+        )
 
 
 @data_app.command("import")
 def data_import(
-    source: Annotated[str | None, typer.Argument(help="A choice in configs/data/; default: the one in params.yaml")] = None,
+    source: Annotated[
+        str | None, typer.Argument(help="A choice in configs/data/; default: the one in params.yaml")
+    ] = None,
     overrides: Overrides = None,
 ) -> None:
     """Read a source into data/ and write data.dvc.
@@ -126,7 +130,7 @@ def retrain(
         # The flow stands above this package, so it is started, not imported; its exit code is ours.
         command = [sys.executable, "-m", "flows.retrain", *(overrides or [])]
         os.chdir(root)
-        os.execv(sys.executable, command)
+        os.execv(sys.executable, command)  # noqa: S606 - no shell is wanted
     from touchstone.pipeline.retrain import retrain_plain
 
     raise typer.Exit(retrain_plain(root, overrides or []).code)
@@ -144,7 +148,7 @@ def judge(
     from touchstone.pipeline.steps import judge_build
 
     decision = judge_build(_root(), _settings(None), with_champion=champion)
-    typer.echo(pretty_json(decision.to_json()) if json else decision.summary, nl=not json)
+    typer.echo(pretty_json(decision.record) if json else decision.summary, nl=not json)
     raise typer.Exit({"PROMOTE": 0, "ERROR": 1}.get(decision.verdict, 3))
 
 
@@ -177,7 +181,9 @@ def verify(
     card = Scorer.load(folder).card
     facts = {"digest": card.digest, "files": len(card.files), "self_test_vectors": len(card.self_test)}
     typer.echo(
-        pretty_json(facts) if json else f"{folder} verifies: digest {card.digest[:16]}, {len(card.files)} files, "
+        pretty_json(facts)
+        if json
+        else f"{folder} verifies: digest {card.digest[:16]}, {len(card.files)} files, "
         f"{len(card.self_test)} self-test vectors",
         nl=not json,
     )

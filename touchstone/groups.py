@@ -235,9 +235,8 @@ def read_jsonl(path: Path) -> Iterator[Group]:
             try:
                 yield from_record(json.loads(line))
             except (KeyError, TypeError, ValueError) as error:
-                raise DataError(
-                    f"{path.name}, line {number} is not a group ({type(error).__name__}: {error}); import the data again"
-                ) from error
+                what = f"{type(error).__name__}: {error}"
+                raise DataError(f"{path.name}, line {number} is no group ({what}); import the data again") from error
 
 
 _MESSAGE = pa.struct([pa.field("role", pa.string(), False), pa.field("content", pa.string(), False)])
@@ -304,7 +303,9 @@ def iterate_parquet(path: Path) -> Iterator[Group]:
     with pq.ParquetFile(path) as file:
         version = (file.schema_arrow.metadata or {}).get(b"touchstone_groups", b"none").decode()
         if version != str(SCHEMA_VERSION):
-            raise DataError(f"{path} holds groups of schema version {version}, not {SCHEMA_VERSION}; import the data again")
+            raise DataError(
+                f"{path} holds groups of schema version {version}, not {SCHEMA_VERSION}; import the data again"
+            )
         for batch in file.iter_batches(batch_size=PARQUET_BATCH):
             for record in batch.to_pylist():
                 yield from_record(record)

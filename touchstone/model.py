@@ -30,8 +30,8 @@ from touchstone.settings import Model, project_root
 from touchstone.templating import ScoringRule, scoring_rule
 
 # Progress bars of milliseconds, and a report that a head is missing, which is said here in one sentence.
-transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+transformers_logging.disable_progress_bar()
+transformers_logging.set_verbosity_error()
 
 BASE_FILE = "base.json"
 """Beside or instead of the weights in `build/base`: where the base comes from."""

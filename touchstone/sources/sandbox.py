@@ -6,8 +6,8 @@ Policies of different quality answer the tasks of `sandbox_world`; simulated ann
 gold rewards, with the noise that the settings ask for. Never evidence about real people.
 
 The same bytes come out on any machine: the only randomness is `Random.random()`, the only arithmetic is on integers
-and on probabilities rounded to 6 decimals. Group number i depends on the seed and i alone, so that more groups leave the
-first ones as they were.
+and on probabilities rounded to 6 decimals. Group number i depends on the seed and i alone, so that more groups leave
+the first ones as they were.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from touchstone.files import digest_text
 from touchstone.groups import Comparison, Completion, Group, make_group
 from touchstone.settings import SandboxData
 from touchstone.sources import sandbox_world as world
-from touchstone.sources.sandbox_world import Task, draw, pick
+from touchstone.sources.sandbox_world import Part, Task, draw, pick
 
 RANKED = 4
 """Completions of a ranked group; all its pairs are judged."""
@@ -85,8 +85,15 @@ def preference(units: float) -> float:
     return chance if units >= 0 else round(1 - chance, 6)
 
 
+def stated(dice: Random, part: Part, policy: Policy) -> tuple[str, bool]:
+    """What a policy says for a part, and whether it is right."""
+    if dice.random() >= policy.wrong:
+        return part.right, True
+    return pick(dice, part.wrong), False
+
+
 def answer(dice: Random, task: Task, policy: Policy) -> Completion:
-    """One completion with its gold reward under "gold", its outcome (1 if nothing is wrong) and, for advice, its steps."""
+    """One completion: gold reward under "gold", outcome 1 if nothing is wrong, and for advice a label per step."""
     steps: tuple[float, ...] | None = None
     if task.kind == "request":
         refused = dice.random() >= policy.yields if task.harmful else dice.random() < policy.balks
