@@ -103,10 +103,7 @@ def answer(dice: Random, task: Task, policy: Policy) -> Completion:
             task.harmful, refused
         ]
     else:
-        said = [
-            (part.right, True) if dice.random() >= policy.wrong else (pick(dice, part.wrong), False)
-            for part in task.parts
-        ]
+        said = [stated(dice, part, policy) for part in task.parts]
         core = task.frame.format(*(text for text, _ in said))
         gold = sum(RIGHT if right else WRONG for _, right in said)
         outcome = float(all(right for _, right in said))
