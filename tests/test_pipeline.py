@@ -486,13 +486,14 @@ def test_the_plan_says_what_would_run_and_why(project: Path) -> None:
     assert [step.reasons for step in plan(project, []).steps[:3]] == [("it never ran",)] * 3
     _run_all(project)
     assert not any(step.reasons for step in plan(project, []).steps[:3])
-    made = plan(project, ["train.learning_rate=0.0005"])
+    rate = settings_module.load(project / "params.yaml").train.learning_rate
+    made = plan(project, [f"train.learning_rate={rate / 2}"])
     assert {step.name: step.reasons for step in made.steps[:3]} == {
         "first": (),
-        "middle": ("params.yaml:train.learning_rate 0.001 -> 0.0005",),
+        "middle": (f"params.yaml:train.learning_rate {rate} -> {rate / 2}",),
         "last": ("middle would run",),
     }
-    assert "  middle    would run: params.yaml:train.learning_rate 0.001 -> 0.0005\n" in made.render()
+    assert f"  middle    would run: params.yaml:train.learning_rate {rate} -> {rate / 2}\n" in made.render()
     _edit(project / "code" / "cpu.py", "import json", "import json  # why")
     _edit(project / "data" / "groups.jsonl", "one", "won")
     first, middle, *_ = plan(project, []).steps

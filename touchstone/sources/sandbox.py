@@ -150,7 +150,7 @@ def make(settings: SandboxData, index: int) -> Group:
     dice = Random(f"{settings.seed}:{index}")  # noqa: S311 - a simulation, not a secret
     safety = dice.random() < settings.safety_share
     turns = 2 if dice.random() < settings.multi_turn_share else 1
-    scene = world.request if safety else world.advice if dice.random() < 0.85 else world.lookup
+    scene = world.request if safety else world.advice if dice.random() < 0.9 else world.lookup
     task = scene(dice, turns)
     count = RANKED if dice.random() < settings.ranked_share else 2
     completions: list[Completion] = []
