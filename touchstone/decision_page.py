@@ -76,7 +76,7 @@ def _pictures(measured: Mapping[str, Any], pictures: Mapping[str, bytes]) -> lis
         "margins.png": (
             "Histogram of how far the model puts the preferred text above the other; "
             f"on average {measured['margin']:.2f} reward units.",
-            "Far left is where the model contradicts people most: worth reading.",
+            "Far left is where the model contradicts the labels most: worth reading.",
         ),
         "length.png": (
             f"Reward against length in tokens; their rank correlation within a prompt {length}.",

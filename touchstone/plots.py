@@ -135,7 +135,7 @@ def margin_histogram(differences: ArrayLike, *, subject: str) -> bytes:
     axis.set_xlabel("reward of the preferred completion minus reward of the other", fontsize=10)
     axis.set_ylabel("comparisons", fontsize=10)
     axis.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axis.legend(frameon=False, fontsize=10)
+    axis.legend(loc="upper left", frameon=False, fontsize=10)
     _title(
         axis,
         f"Reward differences on {subject}",
@@ -154,7 +154,7 @@ def reward_against_length(tokens: ArrayLike, rewards: ArrayLike, *, correlation:
     axis.plot(middle[0], middle[1], "o-", color=ORANGE, linewidth=2, markersize=5, label="median reward")
     axis.set_xlabel("completion length in tokens", fontsize=10)
     axis.set_ylabel("raw reward", fontsize=10)
-    axis.legend(frameon=False, fontsize=10)
+    axis.legend(loc="upper right", frameon=False, fontsize=10)
     found = "undefined (no spread)" if correlation is None else f"{correlation:+.2f}"
     _title(
         axis, f"Reward against length on {subject}", f"rank correlation within a prompt: {found}; 0 is indifference"

@@ -135,7 +135,7 @@ def summarise(name: str, verdict: Verdict, checks: Sequence[Check], needed: int 
             f" and is not worse than the champion, version {champion}" if champion else " and is the first of its name"
         )
         return (
-            f"{name} may be promoted: on prompts it never saw it agrees with people in {floor.value:.1%} of the "
+            f"{name} may be promoted: on prompts it never saw it agrees with the labels in {floor.value:.1%} of the "
             f"comparisons (length alone {beaten['longer_wins']:.1%}, words and length {beaten['linear']:.1%})"
             f"{against}."
         )
