@@ -184,7 +184,8 @@ def test_a_good_first_model_is_promoted_with_a_whole_record(build: Path) -> None
     decision = decide(build, scorer=scorer)
     assert decision.verdict is Verdict.PROMOTE
     assert set(statuses(decision).values()) <= {"pass"}
-    assert decision.summary.startswith("reward-sandbox may be promoted: on prompts it never saw it agrees with the labels")
+    promise = "reward-sandbox may be promoted: on prompts it never saw it agrees with the labels"
+    assert decision.summary.startswith(promise)
     # The ledger was written before each look, and the reserved set was opened only after the holdout's promotion.
     assert scorer.asked[0] == ("artifact", 600, ["open"])
     assert [size for _, size, _ in scorer.asked[1:4]] == [100, 100, 100]
