@@ -10,7 +10,6 @@ copied; `build/base/base.json` names the commit and the SHA-256 of every file, a
 from __future__ import annotations
 
 import math
-import os
 import random
 import sys
 from collections.abc import Iterator, Sequence
@@ -214,7 +213,6 @@ def fetch(repository: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "10")
     try:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=HUB_PATTERNS))
     except RepositoryNotFoundError:

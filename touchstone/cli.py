@@ -47,11 +47,12 @@ def _root() -> Path:
 
 
 def _settings(overrides: list[str] | None) -> settings_module.Settings:
-    """The composed configuration where overrides are given, the checkout's params.yaml otherwise."""
+    """The checkout's params.yaml with overrides laid over it, as `retrain` does."""
+    from touchstone.pipeline.overrides import apply
+
     root = _root()
-    if overrides:
-        return settings_module.compose(overrides, root / "configs")
-    return settings_module.load(root / "params.yaml")
+    current = settings_module.load(root / "params.yaml")
+    return apply(current, overrides, root / "configs") if overrides else current
 
 
 def _import(overrides: list[str] | None) -> None:
