@@ -36,6 +36,7 @@ LAYERS = (
     ("touchstone.training",),
     ("touchstone.base",),
     ("touchstone.layout",),
+    ("touchstone.attention",),
     ("touchstone.model",),
     ("touchstone.templating",),
     ("touchstone.statistics",),

@@ -1,13 +1,15 @@
-"""Batches in which a group is one sequence: [prompt][completion 1]...[completion K].
+"""Batches in which a prompt is computed once for all its completions.
 
-A completion sees the prompt and itself, never its siblings, and its positions restart at the prompt's end, so its
-reward is what it would be alone, and the prompt is computed once instead of K times.
+A group is one row, [prompt][completion 1]...[completion K]. A completion sees the prompt and itself, never its
+siblings, and its positions restart at the prompt's end, so its reward is what it would be alone. Rows lie end to end
+in one packed row without padding; `attention` keeps them apart. A network that can't take that gets one padded row
+per completion, and gives the same rewards.
 
     encoded = templating.encode_many(model.tokenizer, model.rule, items)
     for batch in make_batches(encoded, token_budget, shared=shares_prompt(model)):
         for (item, completion), reward in zip(batch.owners, rewards(model, batch)): ...
 
-Sizes: B rows, T tokens of the longest row, N completions of the batch.
+Sizes: B rows, T tokens of the longest row (of a packed row: of all its groups), N completions of the batch.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from touchstone import attention
+from touchstone.attention import Packing, Span
 from touchstone.model import RewardModel, head_of
 from touchstone.templating import EncodedGroup
 
@@ -30,17 +34,11 @@ log = logging.getLogger(__name__)
 
 Precision = Literal["fp32", "bf16"]
 
-ATTENTION_TOKENS = 512
-"""Row length at which attention costs as much as everything else: what makes very long shared rows not pay."""
-
-MAX_SHARED_ROW = 4096
-"""Longest shared row, unless one completion alone is longer: a row's mask holds its square."""
-
 BATCH_TOKENS = 128
 """What starting another batch costs, in tokens: padding below it isn't worth a batch of its own."""
 
 PROBE_TOLERANCE = 1e-4
-"""Largest difference of rewards in fp32 between shared and separate rows that counts as none."""
+"""Largest difference of rewards in fp32 between packed and separate rows that counts as none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,23 +46,23 @@ class Batch:
     """Rows of tokens, and where each completion's reward is read.
 
     Attributes:
-        input_ids: [B, T] int64, padded on the right with 0.
+        input_ids: [B, T] int64; a packed row is [1, T], others are padded on the right with 0.
         position_ids: [B, T] int64.
-        segments: [B, T] int32: 0 the prompt, k the row's k-th completion, -1 padding.
         rows, columns: [N] int64: row and column of each completion's last token.
         owners: per completion, index of its group among those encoded and its own index in the group.
-        shared: whether any row holds several completions.
+        packing: how a packed row is divided; None for padded rows.
+        attention_mask: [B, T] int64, 1 where there is a token; None for a packed row.
         tokens: tokens without padding.
         separate_tokens: tokens that one row per completion would hold, without padding.
     """
 
     input_ids: Tensor
     position_ids: Tensor
-    segments: Tensor
     rows: Tensor
     columns: Tensor
     owners: list[tuple[int, int]]
-    shared: bool
+    packing: Packing | None
+    attention_mask: Tensor | None
     tokens: int
     separate_tokens: int
 
@@ -72,8 +70,12 @@ class Batch:
         """The same batch on a device."""
         if self.input_ids.device == device:
             return self
-        names = ("input_ids", "position_ids", "segments", "rows", "columns")
-        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
+        moved = {
+            name: part.to(device, non_blocking=True)
+            for name in ("input_ids", "position_ids", "rows", "columns", "attention_mask")
+            if (part := getattr(self, name)) is not None
+        }
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +91,11 @@ class _Row:
 def make_batches(
     encoded: Sequence[EncodedGroup], token_budget: int, *, shared: bool = True, together: bool = False
 ) -> list[Batch]:
-    """Lay groups out and cut them into batches of rows of like length.
+    """Lay groups out and cut them into batches.
 
     Args:
         token_budget: most tokens of a batch, padding included; what is larger by itself goes alone.
-        shared: let completions share their prompt's row where that computes less. False for a model that
-            `shares_prompt` refuses.
+        shared: packed rows in which completions share their prompt. False for a model that `shares_prompt` refuses.
         together: keep a group's completions in one batch, for a loss that compares them.
 
     The same arguments give the same batches.
@@ -103,20 +104,51 @@ def make_batches(
     for item, group in enumerate(encoded):
         rows = list(_rows(item, group, token_budget, shared))
         units += [rows] if together and rows else [[row] for row in rows]
+    if shared:
+        return [_pack(encoded, rows) for rows in _bins(units, token_budget)]
     longest = {id(unit): max(row.length for row in unit) for unit in units}
     units.sort(key=lambda unit: (longest[id(unit)], unit[0].item, unit[0].completions[0]))
     lengths = np.array([longest[id(unit)] for unit in units], dtype=np.int64)
     counts = np.array([len(unit) for unit in units], dtype=np.int64)
-    return [
-        _fill(encoded, [row for unit in units[start:end] for row in unit])
-        for start, end in _cuts(lengths, counts, token_budget)
+    cuts = _cuts(lengths, counts, token_budget)
+    members = [[row for unit in units[start:end] for row in unit] for start, end in cuts]
+    return [padded_batch(encoded, [(row.item, row.completions[0]) for row in rows]) for rows in members]
+
+
+def padded_batch(encoded: Sequence[EncodedGroup], owners: Sequence[tuple[int, int]]) -> Batch:
+    """One row per completion, padded on the right to the longest.
+
+    Args:
+        owners: (index of the group, index of the completion in it) of every row.
+    """
+    texts = [
+        encoded[item].prompt_ids[encoded[item].prompt_starts[k] :] + encoded[item].completion_ids[k]
+        for item, k in owners
     ]
+    lengths = np.array([len(text) for text in texts], dtype=np.int64)
+    counting = np.arange(lengths.max())
+    mask = (counting < lengths[:, None]).astype(np.int64)
+    ids = np.zeros_like(mask)
+    for row, text in zip(ids, texts, strict=True):
+        row[: len(text)] = text
+    tokens = int(lengths.sum())
+    return Batch(
+        input_ids=torch.from_numpy(ids),
+        position_ids=torch.from_numpy(counting * mask),
+        rows=torch.arange(len(texts)),
+        columns=torch.from_numpy(lengths - 1),
+        owners=list(owners),
+        packing=None,
+        attention_mask=torch.from_numpy(mask),
+        tokens=tokens,
+        separate_tokens=tokens,
+    )
 
 
 def padded_tokens(group: EncodedGroup, token_budget: int, *, shared: bool) -> int:
     """Tokens, padding included, of a group's rows in one batch."""
     lengths = [row.length for row in _rows(0, group, token_budget, shared)]
-    return len(lengths) * max(lengths, default=0)
+    return sum(lengths) if shared else len(lengths) * max(lengths, default=0)
 
 
 def rewards(model: RewardModel, batch: Batch, precision: Precision = "fp32") -> Tensor:
@@ -129,30 +161,40 @@ def rewards(model: RewardModel, batch: Batch, precision: Precision = "fp32") -> 
 
 def read_rewards(network: PreTrainedModel, batch: Batch, precision: Precision = "fp32") -> Tensor:
     """`rewards` for a bare network whose device the batch is on."""
+    head = head_of(network)
+    hidden = read_hidden(network, batch, precision)
+    # A bf16 head leaves too few distinct rewards: near pairs would tie.
+    with torch.autocast(hidden.device.type, enabled=False):
+        reward: Tensor = head(hidden.to(head.weight.dtype))
+        return reward.squeeze(-1)
+
+
+def read_hidden(network: PreTrainedModel, batch: Batch, precision: Precision = "fp32") -> Tensor:
+    """The last hidden state at each completion's last token: [N, hidden size], at least float32."""
     device = batch.input_ids.device.type
+    if batch.packing is None:
+        mask = {"attention_mask": batch.attention_mask}
+    else:
+        mask = attention.packed_arguments(network, batch.packing)
     with torch.autocast(device, torch.bfloat16) if precision == "bf16" else nullcontext():
-        hidden = _backbone(network)(
+        hidden: Tensor = _backbone(network)(
             input_ids=batch.input_ids,
-            attention_mask=_mask(batch),
             position_ids=batch.position_ids,
             use_cache=False,
+            **mask,
         ).last_hidden_state
-    head = head_of(network)
-    # A bf16 head leaves too few distinct rewards: near pairs would tie.
-    with torch.autocast(device, enabled=False):
-        dtype = torch.promote_types(hidden.dtype, torch.float32)
-        last = hidden[batch.rows, batch.columns].to(dtype)
-        bias = None if head.bias is None else head.bias.to(dtype)
-        return nn.functional.linear(last, head.weight.to(dtype), bias).squeeze(-1)
+    last = hidden[batch.rows, batch.columns]
+    return last.to(torch.promote_types(last.dtype, torch.float32))
 
 
 def shares_prompt(model: RewardModel) -> bool:
-    """Whether shared rows give this model's rewards; found out once per model, by its configuration and a probe.
+    """Whether packed rows give this model's rewards; found out once per model, by its configuration and a probe.
 
-    A model that refuses gets one row per completion and the same scores, slower; the log says so.
+    A model that passes is left with the attention of packed rows; one that refuses keeps its own, gets one padded row
+    per completion and gives the same scores, slower. The log says so.
     """
     if model.shares is None:
-        model.shares = _window_allows(model) and _probe(model)
+        model.shares = _probe(model)
         if not model.shares:
             log.warning(
                 "%s can't share a prompt among completions: each gets a row of its own", type(model.network).__name__
@@ -161,11 +203,7 @@ def shares_prompt(model: RewardModel) -> bool:
 
 
 def _rows(item: int, group: EncodedGroup, token_budget: int, shared: bool) -> Iterator[_Row]:
-    """Spread a group's completions over rows.
-
-    A completion joins the open row while that costs less than a row of its own, with the prompt once more:
-    a row of n tokens costs n (1 + n / ATTENTION_TOKENS).
-    """
+    """Spread a group's completions over rows: one for all that see the same prompt, if the budget allows."""
     by_start: dict[int, list[int]] = {}
     for completion, start in enumerate(group.prompt_starts):
         by_start.setdefault(start, []).append(completion)
@@ -175,11 +213,7 @@ def _rows(item: int, group: EncodedGroup, token_budget: int, shared: bool) -> It
         length = prompt
         for completion in completions:
             own = len(group.completion_ids[completion])
-            if row and not (
-                shared
-                and length + own <= min(token_budget, MAX_SHARED_ROW)
-                and _cost(length + own) - _cost(length) <= _cost(prompt + own)
-            ):
+            if row and not (shared and length + own <= token_budget):
                 yield _Row(item, row, start, length)
                 row, length = [], prompt
             row.append(completion)
@@ -187,8 +221,20 @@ def _rows(item: int, group: EncodedGroup, token_budget: int, shared: bool) -> It
         yield _Row(item, row, start, length)
 
 
-def _cost(tokens: int) -> float:
-    return tokens * (1 + tokens / ATTENTION_TOKENS)
+def _bins(units: Sequence[list[_Row]], token_budget: int) -> list[list[_Row]]:
+    """Rows of each packed batch: the largest unit first, each into the first batch that has room."""
+    sizes = [sum(row.length for row in unit) for unit in units]
+    bins: list[list[int]] = []
+    room: list[int] = []
+    for index in sorted(range(len(units)), key=lambda index: (-sizes[index], index)):
+        place = next((number for number, left in enumerate(room) if left >= sizes[index]), None)
+        if place is None:
+            place = len(bins)
+            bins.append([])
+            room.append(token_budget)
+        bins[place].append(index)
+        room[place] -= sizes[index]
+    return [[row for index in sorted(members) for row in units[index]] for members in bins]
 
 
 _Integers = np.ndarray[tuple[int], np.dtype[np.int64]]
@@ -221,55 +267,39 @@ def _cuts(lengths: _Integers, counts: _Integers, token_budget: int) -> list[tupl
     return cuts[::-1]
 
 
-def _fill(encoded: Sequence[EncodedGroup], rows: Sequence[_Row]) -> Batch:
-    """Write rows into arrays."""
-    shape = (len(rows), max(row.length for row in rows))
-    ids = np.zeros(shape, dtype=np.int64)
-    positions = np.zeros(shape, dtype=np.int64)
-    segments = np.full(shape, -1, dtype=np.int32)
-    where: list[tuple[int, int]] = []
+def _pack(encoded: Sequence[EncodedGroup], rows: Sequence[_Row]) -> Batch:
+    """Lay rows end to end."""
+    ids: list[int] = []
+    positions: list[int] = []
+    spans: list[Span] = []
+    columns: list[int] = []
     owners: list[tuple[int, int]] = []
-    counting = np.arange(shape[1])
     separate = 0
-    for number, row in enumerate(rows):
+    for row in rows:
         group = encoded[row.item]
-        prompt = len(group.prompt_ids) - row.prompt_start
-        ids[number, :prompt] = group.prompt_ids[row.prompt_start :]
-        positions[number, :prompt] = counting[:prompt]
-        segments[number, :prompt] = 0
-        start = prompt
-        for segment, completion in enumerate(row.completions, start=1):
+        prompt_ids = group.prompt_ids[row.prompt_start :]
+        prompt = len(prompt_ids)
+        spans.append(Span(len(ids), prompt, tuple(len(group.completion_ids[k]) for k in row.completions)))
+        ids += prompt_ids
+        positions += range(prompt)
+        for completion in row.completions:
             own = group.completion_ids[completion]
-            end = start + len(own)
-            ids[number, start:end] = own
-            positions[number, start:end] = counting[prompt : prompt + len(own)]
-            segments[number, start:end] = segment
-            where.append((number, end - 1))
+            ids += own
+            positions += range(prompt, prompt + len(own))
+            columns.append(len(ids) - 1)
             owners.append((row.item, completion))
             separate += prompt + len(own)
-            start = end
-    index = torch.tensor(where, dtype=torch.int64)
     return Batch(
-        input_ids=torch.from_numpy(ids),
-        position_ids=torch.from_numpy(positions),
-        segments=torch.from_numpy(segments),
-        rows=index[:, 0],
-        columns=index[:, 1],
+        input_ids=torch.tensor([ids]),
+        position_ids=torch.tensor([positions]),
+        rows=torch.zeros(len(columns), dtype=torch.int64),
+        columns=torch.tensor(columns),
         owners=owners,
-        shared=any(len(row.completions) > 1 for row in rows),
-        tokens=sum(row.length for row in rows),
+        packing=Packing(tuple(spans)),
+        attention_mask=None,
+        tokens=len(ids),
         separate_tokens=separate,
     )
-
-
-def _mask(batch: Batch) -> Tensor:
-    """[B, 1, T, T] boolean for shared rows (True: may look), [B, T] otherwise."""
-    if not batch.shared:
-        return (batch.segments >= 0).long()
-    # Boolean, so that it fits whatever dtype the attention computes in. Padding looks at the prompt and at padding:
-    # a position that sees nothing would be NaN.
-    query, key = batch.segments[:, :, None], batch.segments[:, None, :]
-    return ((key == query) | (key == 0)).tril_().unsqueeze(1)
 
 
 def _backbone(network: PreTrainedModel) -> nn.Module:
@@ -278,38 +308,39 @@ def _backbone(network: PreTrainedModel) -> nn.Module:
     return backbone
 
 
-def _window_allows(model: RewardModel) -> bool:
-    """A mask of our own takes a sliding window's place, so a window must be wide enough never to matter.
+def _probe(model: RewardModel) -> bool:
+    """Compare packed with padded rows on two small groups; leaves the network with the attention that it can use."""
+    size = min(50, model.network.config.get_text_config().vocab_size - 1)
+    ids = [1 + (7 * number) % size for number in range(24)]
+    groups = [EncodedGroup(ids[:9], [ids[9:14], ids[14:15], ids[15:24]], [0, 0, 0], [False] * 3)] * 2
+    network = model.network
+    own_attention, training = network.config._attn_implementation, network.training
+    network.train(False)
+    allowed = False
+    try:
+        with torch.inference_mode():
+            (packed,) = make_batches(groups, 1024)
+            apart = rewards(model, padded_batch(groups, packed.owners))
+            attention.use(network)
+            together = rewards(model, packed)
+        asked = packed.packing.windows if packed.packing else set()
+        allowed = torch.allclose(together, apart, rtol=0.0, atol=PROBE_TOLERANCE) and _windows(model) <= asked
+    except Exception as error:  # any architecture's code may refuse packed rows in its own way
+        log.info("packed rows refused: %s", error)
+    finally:
+        network.train(training)
+        if not allowed:
+            network.set_attn_implementation(own_attention)
+    return allowed
 
-    The probe's texts are too short to show it.
+
+def _windows(model: RewardModel) -> set[int]:
+    """The windows, in tokens, that a layer may have and that are narrow enough to matter.
+
+    The probe's texts are too short to show whether one is heeded; that its layers ask for it does.
     """
     config = model.network.config.get_text_config()
     local = {"sliding_attention", "chunked_attention"} & set(getattr(config, "layer_types", None) or ())
     sliding = bool(local) or getattr(config, "use_sliding_window", True)
     windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
-    return not sliding or all(window is None or window >= model.rule.max_tokens for window in windows)
-
-
-def _probe(model: RewardModel) -> bool:
-    """Compare shared with separate rows on a small group."""
-    size = min(50, model.network.config.get_text_config().vocab_size - 1)
-    ids = [1 + (7 * number) % size for number in range(24)]
-    group = EncodedGroup(ids[:9], [ids[9:14], ids[14:15], ids[15:24]], [0, 0, 0], [False] * 3)
-    training = model.network.training
-    model.network.train(False)
-    try:
-        with torch.inference_mode():
-            together, apart = (_in_order(model, group, shared) for shared in (True, False))
-    except Exception as error:  # any architecture's code may refuse a mask of four dimensions in its own way
-        log.info("shared rows refused: %s", error)
-        return False
-    finally:
-        model.network.train(training)
-    return torch.allclose(together, apart, rtol=0.0, atol=PROBE_TOLERANCE)
-
-
-def _in_order(model: RewardModel, group: EncodedGroup, shared: bool) -> Tensor:
-    """The rewards of one group's completions in their own order: [K]."""
-    (batch,) = make_batches([group], 1024, shared=shared)
-    order = torch.tensor([completion for _, completion in batch.owners])
-    return rewards(model, batch)[torch.argsort(order).to(model.device)]
+    return {window for window in windows if sliding and window is not None and window < model.rule.max_tokens}

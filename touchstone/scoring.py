@@ -19,13 +19,12 @@ from typing import Any, Literal, Self, get_args
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from torch.nn.functional import pad
 
 from touchstone import statistics as st
 from touchstone.card import Card, verify_digests
 from touchstone.errors import ArtifactError, DataError, ModelError
 from touchstone.groups import Group, Message, read_parquet
-from touchstone.layout import Batch, Precision, make_batches, rewards, shares_prompt
+from touchstone.layout import Batch, Precision, make_batches, padded_batch, rewards, shares_prompt
 from touchstone.model import RewardModel, load_reward_model
 from touchstone.stage import progress, run_stage
 from touchstone.templating import EncodedGroup, ScoringRule, encode_many
@@ -128,30 +127,8 @@ def padded_scores(
     the same scores."""
     encoded = encode_many(model.tokenizer, model.rule, items)
     places = [(item, completion) for item, group in enumerate(encoded) for completion in range(len(group.truncated))]
-    batches = (_pad_together(encoded, places[start : start + rows]) for start in range(0, len(places), rows))
+    batches = (padded_batch(encoded, places[start : start + rows]) for start in range(0, len(places), rows))
     return _run(model, encoded, list(batches), precision, description)
-
-
-def _pad_together(encoded: Sequence[EncodedGroup], places: Sequence[tuple[int, int]]) -> Batch:
-    """One row per completion, padded to the longest."""
-    budget = max(encoded[item].tokens(completion) for item, completion in places)
-    single = [make_batches([encoded[item].take([completion])], budget)[0] for item, completion in places]
-
-    def stack(name: Literal["input_ids", "position_ids", "segments"], fill: int) -> torch.Tensor:
-        parts = (getattr(batch, name) for batch in single)
-        return torch.cat([pad(part, (0, budget - part.shape[1]), value=fill) for part in parts])
-
-    return Batch(
-        input_ids=stack("input_ids", 0),
-        position_ids=stack("position_ids", 0),
-        segments=stack("segments", -1),
-        rows=torch.arange(len(single)),
-        columns=torch.cat([batch.columns for batch in single]),
-        owners=list(places),
-        shared=False,
-        tokens=sum(batch.tokens for batch in single),
-        separate_tokens=sum(batch.separate_tokens for batch in single),
-    )
 
 
 def _run(

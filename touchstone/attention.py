@@ -1,0 +1,336 @@
+"""Attention over a packed row of groups: each completion looks at its prompt and itself, and nothing else is computed.
+
+A packed row is one sequence of many groups, [prompt][completion 1]...[completion K][prompt]..., without padding. The
+mask that separates them is never written down: queries are taken in tiles, and a tile is multiplied with just the
+keys that it may see. `use` makes a transformers model call `attend` in place of its own attention.
+
+Sizes: H query heads, T tokens of the row, D head dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.flex_attention import flex_attention_forward
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from touchstone.errors import ModelError
+
+NAME = "touchstone"
+"""What transformers knows this attention by."""
+
+TILE = 256
+"""Queries that are multiplied at once. Short rows are one tile: on small matrices calls cost more than masked sums."""
+
+REMEMBER = 2048
+"""Row length up to which probabilities are kept for the backward pass; they grow with its square, so longer rows
+compute them again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Where one row of a group lies: its prompt, then its completions, side by side.
+
+    Attributes:
+        start: index of the prompt's first token in the packed row.
+        prompt: tokens of the prompt.
+        completions: tokens of each completion.
+    """
+
+    start: int
+    prompt: int
+    completions: tuple[int, ...]
+
+    @property
+    def length(self) -> int:
+        """Tokens of the row."""
+        return self.prompt + sum(self.completions)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tile:
+    """Queries [start, end) and the keys that they are multiplied with: [first, before) and [own, end).
+
+    Of these only the queries' own columns, [start, end), need a mask. Where the two ranges touch, `before` = `own`.
+    """
+
+    start: int
+    end: int
+    first: int
+    before: int
+    own: int
+    keep: bool
+
+
+@dataclass(eq=False)
+class Packing:
+    """How a packed row is divided, and what attention works out from that, once for all layers.
+
+    Attributes:
+        spans: the rows of groups, in order, covering the packed row.
+    """
+
+    spans: tuple[Span, ...]
+    _masks: dict[tuple[int | None, torch.dtype], list[Tensor]] = field(default_factory=dict)
+    _block_masks: dict[int | None, BlockMask] = field(default_factory=dict)
+
+    @property
+    def windows(self) -> set[int | None]:
+        """The sliding windows that layers have asked for."""
+        return {window for window, _ in self._masks} | set(self._block_masks)
+
+    @cached_property
+    def tiles(self) -> list[_Tile]:
+        """The tiles of all rows."""
+        return [tile for span in self.spans for tile in _tiles(span)]
+
+    @cached_property
+    def ids(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Per token its row, its segment in the row (0 the prompt) and its position, [T] int64 each."""
+        rows, segments, positions = [], [], []
+        for number, span in enumerate(self.spans):
+            rows.append(torch.full((span.length,), number))
+            segments.append(torch.zeros(span.prompt, dtype=torch.int64))
+            positions.append(torch.arange(span.prompt))
+            for segment, length in enumerate(span.completions, start=1):
+                segments.append(torch.full((length,), segment))
+                positions.append(torch.arange(span.prompt, span.prompt + length))
+        return torch.cat(rows), torch.cat(segments), torch.cat(positions)
+
+    def masks(self, window: int | None, dtype: torch.dtype) -> list[Tensor]:
+        """Per tile what is added to its last columns: 0 where a query may look, else -inf."""
+        if (window, dtype) not in self._masks:
+            self._masks[window, dtype] = [self._mask(tile, window, dtype) for tile in self.tiles]
+        return self._masks[window, dtype]
+
+    def _mask(self, tile: _Tile, window: int | None, dtype: torch.dtype) -> Tensor:
+        """[queries, queries] without a window, [queries, keys] with one, which reaches into the prompt too."""
+        _, segments, positions = self.ids
+        queries = slice(tile.start, tile.end)
+        keys = torch.arange(tile.start, tile.end)
+        if window is not None:
+            keys = torch.cat((torch.arange(tile.first, tile.before), torch.arange(tile.own, tile.end)))
+        key_segments, key_positions = segments[keys][None], positions[keys][None]
+        visible = (key_segments == segments[queries, None]) | (key_segments == 0)
+        visible &= key_positions <= positions[queries, None]
+        if window is not None:
+            visible &= key_positions > positions[queries, None] - window
+        return torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, float("-inf"))
+
+    def block_mask(self, window: int | None, device: torch.device) -> BlockMask:
+        """The same mask for FlexAttention, which leaves out blocks that nobody sees."""
+        if window not in self._block_masks:
+            rows, segments, positions = (part.to(device) for part in self.ids)
+
+            def visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+                same = (rows[query] == rows[key]) & (positions[key] <= positions[query])
+                path = same & ((segments[key] == 0) | (segments[key] == segments[query]))
+                return path if window is None else path & (positions[key] > positions[query] - window)
+
+            length = len(rows)
+            self._block_masks[window] = create_block_mask(visible, None, None, length, length, device=str(device))
+        return self._block_masks[window]
+
+
+def use(network: PreTrainedModel) -> None:
+    """Make the network's layers call `attend`. Its forward then takes packed rows too, with `packed_arguments`.
+
+    Raises:
+        ValueError: the architecture has its attention built in.
+    """
+    network.set_attn_implementation(NAME)
+
+
+def packed_arguments(network: PreTrainedModel, packing: Packing) -> dict[str, Any]:
+    """What a network's forward wants beside the ids and positions of a packed row.
+
+    Raises:
+        ModelError: the network doesn't use this attention, and would let all tokens see one another.
+    """
+    if network.config._attn_implementation != NAME:
+        raise ModelError(f"{type(network).__name__} was given packed rows, but `shares_prompt` has not allowed them")
+    # A mask of four dimensions is left alone by transformers, which would otherwise write down T x T of them.
+    return {"packing": packing, "attention_mask": torch.ones((1, 1, 1, 1), dtype=torch.bool)}
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # untyped in torch
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    packing: Packing | None = None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """What transformers calls in every layer.
+
+    Args:
+        query: [1, H, T, D]; key, value: [1, key-value heads, T, D].
+        packing: how the row is divided; None for padded rows, which go to the library's own attention.
+
+    Returns:
+        [1, T, H, D], and no weights.
+
+    Raises:
+        ModelError: the layer wants what is not computed here: capped scores, sinks, dropout.
+    """
+    if asked := [name for name in ("softcap", "s_aux", "position_bias") if kwargs.get(name) is not None]:
+        raise ModelError(f"{type(module).__name__} asks for {', '.join(asked)}; packed rows don't have that")
+    if packing is None:
+        return sdpa_attention_forward(
+            module,
+            query,
+            key,
+            value,
+            attention_mask,
+            scaling=scaling,
+            dropout=dropout,
+            sliding_window=sliding_window,
+            **kwargs,
+        )
+    if dropout:
+        raise ModelError(f"{type(module).__name__} has dropout in its attention; set it to 0")
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    # Rotary embeddings may leave fp32 behind under autocast.
+    query, key = query.to(value.dtype), key.to(value.dtype)
+    if query.device.type == "cuda":
+        block_mask = packing.block_mask(sliding_window, query.device)
+        return flex_attention_forward(module, query, key, value, block_mask, scaling=scale)[0], None
+    repeats = query.shape[1] // key.shape[1]
+    if repeats > 1:
+        key, value = (part.repeat_interleave(repeats, dim=1) for part in (key, value))
+    out = _Tiled.apply(  # type: ignore[no-untyped-call]  # untyped in torch
+        query[0], key[0], value[0], packing, scale, sliding_window
+    )
+    return out.transpose(0, 1).unsqueeze(0), None
+
+
+AttentionInterface.register(NAME, attend)
+AttentionMaskInterface.register(NAME, sdpa_mask)  # for padded rows
+
+
+class _Tiled(torch.autograd.Function):
+    """softmax(scale q k' + mask) v tile by tile, and its gradient: [H, T, D] each.
+
+    Scores are computed in fp32 at least; what is multiplied with them has the inputs' dtype. Plain matrix products,
+    because the CPU's fused kernel needs about five times as long for its backward pass on rows of this size in bf16.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: float, window: int | None
+    ) -> Tensor:
+        heads, tokens, _ = query.shape
+        # Memory as the layer wants it next: heads of one token side by side.
+        out = value.new_empty((tokens, heads, value.shape[-1])).transpose(0, 1)
+        kept: list[Tensor] = []
+        wants_gradient = any(ctx.needs_input_grad)
+        for tile, probabilities in _probabilities(query, key, packing, scale, window):
+            shares = probabilities.to(value.dtype)
+            if tile.before == tile.own:
+                out[:, tile.start : tile.end] = torch.bmm(shares, value[:, tile.first : tile.end])
+            else:
+                width = tile.before - tile.first
+                prompt = torch.bmm(shares[:, :, :width], value[:, tile.first : tile.before])
+                own = value[:, tile.own : tile.end]
+                out[:, tile.start : tile.end] = torch.baddbmm(prompt, shares[:, :, width:], own)
+            if wants_gradient and tile.keep:
+                kept.append(shares)
+        ctx.save_for_backward(query, key, value, *kept)
+        ctx.packing, ctx.scale, ctx.window = packing, scale, window
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
+        query, key, value, *kept = ctx.saved_tensors
+        packing, scale, window = ctx.packing, ctx.scale, ctx.window
+        wide = torch.promote_types(value.dtype, torch.float32)
+        of_query = torch.empty_like(query)
+        # Many tiles add to a prompt's keys, so their sum is kept in fp32.
+        of_key, of_value = (torch.zeros_like(part, dtype=wide) for part in (key, value))
+        remembered = iter(kept)
+        again = _probabilities(query, key, packing, scale, window, only_forgotten=True)
+        for tile in packing.tiles:
+            shares = next(remembered) if tile.keep else next(again)[1].to(value.dtype)
+            own, width = slice(tile.start, tile.end), tile.before - tile.first
+            ranges = [
+                (slice(tile.first, tile.before), slice(0, width)),
+                (slice(tile.own, tile.end), slice(width, None)),
+            ]
+            if tile.before == tile.own:
+                ranges = [(slice(tile.first, tile.end), slice(None))]
+            of_out = gradient[:, own]
+            of_shares = [torch.bmm(of_out, value[:, keys].transpose(1, 2)) for keys, _ in ranges]
+            of_scores = torch.ops.aten._softmax_backward_data(
+                of_shares[0] if len(ranges) == 1 else torch.cat(of_shares, -1), shares, -1, shares.dtype
+            ).mul_(scale)
+            parts = []
+            for keys, columns in ranges:
+                of_value[:, keys] += torch.bmm(shares[:, :, columns].transpose(1, 2), of_out)
+                of_key[:, keys] += torch.bmm(of_scores[:, :, columns].transpose(1, 2), query[:, own])
+                parts.append(torch.bmm(of_scores[:, :, columns], key[:, keys]))
+            of_query[:, own] = parts[0] if len(parts) == 1 else parts[0] + parts[1]
+        return of_query, of_key.to(key.dtype), of_value.to(value.dtype), None, None, None
+
+
+def _probabilities(
+    query: Tensor, key: Tensor, packing: Packing, scale: float, window: int | None, *, only_forgotten: bool = False
+) -> Iterator[tuple[_Tile, Tensor]]:
+    """(tile, its probabilities [H, queries, keys] in fp32 at least), tile by tile."""
+    wide = torch.promote_types(query.dtype, torch.float32)
+    scaled, wide_key = query.to(wide) * scale, key.to(wide).transpose(1, 2)
+    for tile, mask in zip(packing.tiles, packing.masks(window, wide), strict=True):
+        if only_forgotten and tile.keep:
+            continue
+        queries = scaled[:, tile.start : tile.end]
+        if tile.before == tile.own:
+            keys = wide_key[:, :, tile.first : tile.end]
+        else:
+            keys = torch.cat((wide_key[:, :, tile.first : tile.before], wide_key[:, :, tile.own : tile.end]), -1)
+        if mask.shape[-1] == keys.shape[-1]:
+            scores = torch.baddbmm(mask, queries, keys)
+        else:
+            scores = torch.bmm(queries, keys)
+            scores[:, :, -mask.shape[-1] :] += mask
+        yield tile, torch.softmax(scores, -1)
+
+
+def _tiles(span: Span) -> list[_Tile]:
+    """Cut one row into tiles: the whole row if it is short; else the prompt in pieces, then runs of completions."""
+    first, end = span.start, span.start + span.length
+    keep = span.length <= REMEMBER
+    if span.length <= TILE:
+        return [_Tile(first, end, first, first, first, keep)]
+    tiles = []
+    after = first + span.prompt
+    for start in range(first, after, TILE):
+        tiles.append(_Tile(start, min(start + TILE, after), first, start, start, keep))
+    run = after
+    completion = after
+    for length in span.completions:
+        if completion + length - run > TILE:
+            if run < completion:
+                tiles.append(_Tile(run, completion, first, after, run, keep))
+            run = completion
+        if length > TILE:
+            for start in range(completion, completion + length, TILE):
+                tiles.append(_Tile(start, min(start + TILE, completion + length), first, after, completion, keep))
+            run = completion + length
+        completion += length
+    if run < end:
+        tiles.append(_Tile(run, end, first, after, run, keep))
+    return tiles
