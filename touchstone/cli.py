@@ -30,6 +30,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Bring comparisons into data/ and write the pointer data.dvc.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+bench_app = typer.Typer(help="Measure, and write benchmarks/results/.", no_args_is_help=True)
+app.add_typer(bench_app, name="bench")
 
 Overrides = Annotated[
     list[str] | None,
@@ -91,6 +93,17 @@ def data_sandbox(overrides: Overrides = None) -> None:
     Example: touchstone data sandbox data.label_noise=0.1
     """
     _import(["data=sandbox", *(overrides or [])])
+
+
+@bench_app.command("train", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def bench_train(context: typer.Context) -> None:
+    """Pairs per second of training beside TRL; options after -- go to `python -m benchmarks.training`.
+
+    Example: touchstone bench train --only hh --repeats 1
+    """
+    os.chdir(_root())
+    # The benchmarks stand beside this package, so they are started, not imported.
+    os.execv(sys.executable, [sys.executable, "-m", "benchmarks.training", *context.args])  # noqa: S606
 
 
 @app.command()

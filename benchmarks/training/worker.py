@@ -1,0 +1,186 @@
+"""One contestant in a process of its own: trains an epoch whenever it is told to, and says how long it took.
+
+    python -m benchmarks.training.worker hh touchstone --data ../shared/data
+
+Contestants: `touchstone`, `touchstone-compiled`, `trl-B` (random batches of B pairs), `trl-B-grouped` (grouped by
+length). Each line on stdin is one epoch, each line on stdout its result in JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+os.environ |= {"DISABLE_MLFLOW_INTEGRATION": "TRUE", "HF_HUB_DISABLE_TELEMETRY": "1", "ACCELERATE_USE_CPU": "true"}
+
+import torch
+from datasets import Dataset, disable_progress_bars
+from transformers import TrainerCallback
+from trl import RewardConfig, RewardTrainer
+
+from benchmarks.training.workloads import Workload, load
+from touchstone.settings import load as load_settings
+from touchstone.settings import parse, project_root
+from touchstone.training.trainer import Examples, Places, PreferenceTrainer
+
+LEARNING_RATE = 1e-4
+
+
+class Clock(TrainerCallback):
+    """When training began and ended, without the making of trainers."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.began = time.perf_counter()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.seconds = time.perf_counter() - self.began
+
+
+def run_touchstone(
+    workload: Workload, step: int, precision: str, budget: int, compiled: bool, scratch: Path
+) -> dict[str, Any]:
+    """One epoch of ours; `step` comparisons per optimizer step."""
+    values = load_settings(project_root() / "params.yaml").model_dump(mode="json")
+    values["model"]["max_tokens"] = budget
+    values["objective"] |= {"centering": 0.0}
+    values["train"] |= {
+        "comparisons_per_step": step,
+        "tokens_per_microbatch": budget,
+        "precision": precision,
+        "learning_rate": LEARNING_RATE,
+        "warmup_share": 0.0,
+        "checkpoint_steps": 0,
+        "compile": compiled,
+    }
+    settings = parse(values)
+    events = scratch / f"{time.time_ns()}.jsonl"
+    model = workload.model()
+    examples = Examples(workload.groups, workload.encoded)
+    trainer = PreferenceTrainer(model, examples, None, settings, Places(scratch, events=events))
+    clock = Clock()
+    trainer.add_callback(clock)
+    trainer.train()
+    steps = (trainer._share(step, trainer.examples) for step in trainer.steps)
+    batches = [batch for step in steps for micro in step for batch in micro.batches]
+    rows = [json.loads(line) for line in events.read_text().splitlines()]
+    return {
+        "seconds": clock.seconds,
+        "pairs": sum(row["comparisons"] for row in rows),
+        "computed": sum(batch.input_ids.numel() for batch in batches),
+        "tokens": sum(batch.tokens for batch in batches),
+        "losses": [row["loss"] for row in rows],
+    }
+
+
+def run_trl(
+    workload: Workload, batch: int, accumulate: int, precision: str, strategy: str, scratch: Path
+) -> dict[str, Any]:
+    """One epoch of TRL's `RewardTrainer` over the same token ids, nothing filtered."""
+    pairs = workload.pairs()
+    lengths = [max(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in pairs]
+    dataset = Dataset.from_list([{**row, "length": n} for row, n in zip(pairs, lengths, strict=True)])
+    arguments = RewardConfig(
+        output_dir=str(scratch),
+        per_device_train_batch_size=batch,
+        gradient_accumulation_steps=accumulate,
+        train_sampling_strategy=strategy,
+        num_train_epochs=1,
+        learning_rate=LEARNING_RATE,
+        max_length=None,
+        bf16=precision == "bf16",
+        activation_checkpointing=False,
+        center_rewards_coefficient=None,
+        logging_steps=1,
+        seed=17,
+        report_to="none",
+        save_strategy="no",
+        remove_unused_columns=False,  # the column of lengths would go before the sampler sees it
+        disable_tqdm=True,
+        use_cpu=True,
+    )
+    counts = {"computed": 0, "tokens": 0}
+
+    def collate(examples: list[dict[str, Any]]) -> dict[str, Any]:
+        made: dict[str, Any] = stock(examples)
+        counts["computed"] += made["input_ids"].numel()
+        counts["tokens"] += int(made["attention_mask"].sum())
+        return made
+
+    trainer = RewardTrainer(
+        model=workload.model().network, args=arguments, processing_class=workload.tokenizer, train_dataset=dataset
+    )
+    stock = trainer.data_collator
+    trainer.data_collator = collate
+    trainer.pop_callback(next(c for c in trainer.callback_handler.callbacks if type(c).__name__ == "PrinterCallback"))
+    clock = Clock()
+    trainer.add_callback(clock)
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return {"seconds": clock.seconds, "pairs": len(pairs), **counts, "losses": losses}
+
+
+def run(workload: Workload, contestant: str, step: int, precision: str, budget: int, scratch: Path) -> dict[str, Any]:
+    """One epoch of a contestant by its name."""
+    if contestant.startswith("touchstone"):
+        return run_touchstone(workload, step, precision, budget, contestant.endswith("compiled"), scratch)
+    _, batch, *how = contestant.split("-")
+    strategy = {"grouped": "group_by_length", "ordered": "sequential"}[how[0]] if how else "random"
+    return run_trl(workload, int(batch), max(1, step // int(batch)), precision, strategy, scratch)
+
+
+def peak_bytes() -> int:
+    """The largest resident size that this process had."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) * 1024
+    raise OSError("no VmHWM in /proc/self/status")
+
+
+def resident_bytes() -> int:
+    """The resident size that this process has."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmRSS"):
+            return int(line.split()[1]) * 1024
+    raise OSError("no VmRSS in /proc/self/status")
+
+
+def main() -> None:
+    """Answer lines on stdin until it ends."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("workload")
+    parser.add_argument("contestant")
+    parser.add_argument("--data", type=lambda text: Path(text).resolve(), required=True)
+    parser.add_argument("--pairs", type=int, default=640)
+    parser.add_argument("--step", type=int, default=64)
+    parser.add_argument("--budget", type=int, default=4096)
+    parser.add_argument("--precision", default="bf16")
+    parser.add_argument("--threads", type=int, default=2)
+    given = parser.parse_args()
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    disable_progress_bars()
+    torch.set_num_threads(given.threads)
+    answers = os.fdopen(os.dup(1), "w")
+    sys.stdout = sys.stderr  # the libraries' own words
+    with tempfile.TemporaryDirectory(prefix="touchstone-bench-") as folder:
+        warm_up = load(given.workload, given.data, given.step)
+        run(warm_up, given.contestant, given.step, given.precision, given.budget, Path(folder))
+        workload = load(given.workload, given.data, given.pairs)
+        before = resident_bytes()
+        for _ in sys.stdin:
+            result = run(workload, given.contestant, given.step, given.precision, given.budget, Path(folder))
+            extra = {"peak": peak_bytes(), "before": before, "bound": workload.bound}
+            answers.write(json.dumps({**result, **extra}) + "\n")
+            answers.flush()
+
+
+if __name__ == "__main__":
+    main()
