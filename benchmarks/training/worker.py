@@ -24,6 +24,7 @@ os.environ |= {"DISABLE_MLFLOW_INTEGRATION": "TRUE", "HF_HUB_DISABLE_TELEMETRY":
 import torch
 from datasets import Dataset, disable_progress_bars
 from transformers import TrainerCallback
+from transformers.trainer_callback import PrinterCallback
 from trl import RewardConfig, RewardTrainer
 
 from benchmarks.training.workloads import Workload, load
@@ -44,10 +45,10 @@ class Clock(TrainerCallback):
         self.seconds = time.perf_counter() - self.began
 
 
-def run_touchstone(
+def ours(
     workload: Workload, step: int, precision: str, budget: int, compiled: bool, scratch: Path
-) -> dict[str, Any]:
-    """One epoch of ours; `step` comparisons per optimizer step."""
+) -> PreferenceTrainer:
+    """Our trainer for one epoch; `step` comparisons per optimizer step."""
     values = load_settings(project_root() / "params.yaml").model_dump(mode="json")
     values["model"]["max_tokens"] = budget
     values["objective"] |= {"centering": 0.0}
@@ -60,33 +61,29 @@ def run_touchstone(
         "checkpoint_steps": 0,
         "compile": compiled,
     }
-    settings = parse(values)
-    events = scratch / f"{time.time_ns()}.jsonl"
-    model = workload.model()
     examples = Examples(workload.groups, workload.encoded)
-    trainer = PreferenceTrainer(model, examples, None, settings, Places(scratch, events=events))
+    return PreferenceTrainer(workload.model(), examples, None, parse(values), Places(scratch))
+
+
+def run_touchstone(trainer: PreferenceTrainer) -> dict[str, Any]:
+    """One epoch of ours."""
     clock = Clock()
     trainer.add_callback(clock)
     trainer.train()
     steps = (trainer._share(step, trainer.examples) for step in trainer.steps)
     batches = [batch for step in steps for micro in step for batch in micro.batches]
-    rows = [json.loads(line) for line in events.read_text().splitlines()]
     return {
         "seconds": clock.seconds,
-        "pairs": sum(row["comparisons"] for row in rows),
+        "pairs": sum(step.comparisons for step in trainer.steps),
         "computed": sum(batch.input_ids.numel() for batch in batches),
         "tokens": sum(batch.tokens for batch in batches),
-        "losses": [row["loss"] for row in rows],
     }
 
 
-def run_trl(
-    workload: Workload, batch: int, accumulate: int, precision: str, strategy: str, scratch: Path
-) -> dict[str, Any]:
-    """One epoch of TRL's `RewardTrainer` over the same token ids, nothing filtered."""
-    pairs = workload.pairs()
-    lengths = [max(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in pairs]
-    dataset = Dataset.from_list([{**row, "length": n} for row, n in zip(pairs, lengths, strict=True)])
+def trl(
+    workload: Workload, dataset: Dataset, batch: int, accumulate: int, precision: str, strategy: str, scratch: Path
+) -> RewardTrainer:
+    """TRL's trainer for one epoch over token ids; nothing is filtered."""
     arguments = RewardConfig(
         output_dir=str(scratch),
         per_device_train_batch_size=batch,
@@ -106,7 +103,17 @@ def run_trl(
         disable_tqdm=True,
         use_cpu=True,
     )
+    trainer = RewardTrainer(
+        model=workload.model().network, args=arguments, processing_class=workload.tokenizer, train_dataset=dataset
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def run_trl(trainer: RewardTrainer) -> dict[str, Any]:
+    """One epoch of TRL's."""
     counts = {"computed": 0, "tokens": 0}
+    stock = trainer.data_collator
 
     def collate(examples: list[dict[str, Any]]) -> dict[str, Any]:
         made: dict[str, Any] = stock(examples)
@@ -114,26 +121,23 @@ def run_trl(
         counts["tokens"] += int(made["attention_mask"].sum())
         return made
 
-    trainer = RewardTrainer(
-        model=workload.model().network, args=arguments, processing_class=workload.tokenizer, train_dataset=dataset
-    )
-    stock = trainer.data_collator
     trainer.data_collator = collate
-    trainer.pop_callback(next(c for c in trainer.callback_handler.callbacks if type(c).__name__ == "PrinterCallback"))
     clock = Clock()
     trainer.add_callback(clock)
     trainer.train()
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    return {"seconds": clock.seconds, "pairs": len(pairs), **counts, "losses": losses}
+    return {"seconds": clock.seconds, "pairs": len(trainer.train_dataset), **counts}
 
 
 def run(workload: Workload, contestant: str, step: int, precision: str, budget: int, scratch: Path) -> dict[str, Any]:
     """One epoch of a contestant by its name."""
     if contestant.startswith("touchstone"):
-        return run_touchstone(workload, step, precision, budget, contestant.endswith("compiled"), scratch)
+        return run_touchstone(ours(workload, step, precision, budget, contestant.endswith("compiled"), scratch))
     _, batch, *how = contestant.split("-")
-    strategy = {"grouped": "group_by_length", "ordered": "sequential"}[how[0]] if how else "random"
-    return run_trl(workload, int(batch), max(1, step // int(batch)), precision, strategy, scratch)
+    rows = workload.pairs()
+    lengths = [max(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in rows]
+    dataset = Dataset.from_list([{**row, "length": n} for row, n in zip(rows, lengths, strict=True)])
+    strategy = "group_by_length" if how else "random"
+    return run_trl(trl(workload, dataset, int(batch), max(1, step // int(batch)), precision, strategy, scratch))
 
 
 def peak_bytes() -> int:
