@@ -8,13 +8,23 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification, GPT2Config, GPT2LMHeadModel
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    CTRLConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    ModernBertDecoderConfig,
+    PretrainedConfig,
+)
 
-from tests.tiny import make_tiny_base, make_tiny_tokenizer, write
+from tests.sealed import make_tiny_artifact, make_tiny_model
+from tests.tiny import DECODERS, make_tiny_base, make_tiny_decoder, make_tiny_tokenizer, write
+from touchstone.base import pin
 from touchstone.errors import ModelError
 from touchstone.files import digest_folder
 from touchstone.groups import Message
-from touchstone.layout import make_batches, rewards
+from touchstone.layout import make_batches, rewards, shares_prompt
 from touchstone.model import RewardModel, head_of, load_base, load_base_folder, load_reward_model, save
 from touchstone.settings import PretrainedModel
 from touchstone.templating import encode
@@ -36,7 +46,9 @@ def trained(tmp_path: Path, base: Path) -> Path:
 def score(model: RewardModel) -> torch.Tensor:
     encoded = encode(model.tokenizer, model.rule, [Message("user", "how do I boil an egg?")], ["in water", "no"])
     with torch.inference_mode():
-        return torch.cat([rewards(model, batch) for batch in make_batches([encoded], 1000)])
+        return torch.cat(
+            [rewards(model, batch) for batch in make_batches([encoded], 1000, shared=shares_prompt(model))]
+        )
 
 
 def test_a_saved_model_scores_the_same(base: Path, trained: Path) -> None:
@@ -67,7 +79,7 @@ def test_stock_loaders_read_the_same_reward(trained: Path) -> None:
         logits = stock(torch.tensor([model.tokenizer(text, add_special_tokens=False)["input_ids"]])).logits
     encoded = encode(model.tokenizer, model.rule, [Message("user", "how do I boil an egg?")], ["no"])
     with torch.inference_mode():
-        ours = rewards(model, make_batches([encoded], 1000)[0])
+        ours = rewards(model, make_batches([encoded], 1000, shared=False)[0])
     assert logits[0, 0].item() == pytest.approx(ours.item(), abs=1e-5)
 
 
@@ -160,3 +172,114 @@ def test_a_pinned_base_that_changed_is_an_error(base: Path, tmp_path: Path, monk
     (pinned / "base.json").write_text(json.dumps(record))
     with pytest.raises(ModelError, match="does not exist any more"):
         load_base_folder(pinned, settings, seed=0)
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_every_decoder_survives_saving_and_stock_loaders_agree(kind: str, tmp_path: Path) -> None:
+    base = make_tiny_decoder(kind, tmp_path / "base")
+    model = load_base(base, max_tokens=64, seed=4)
+    (tmp_path / "model").mkdir()
+    save(model, tmp_path / "model")
+    again = load_reward_model(tmp_path / "model")
+    weights = again.network.state_dict()
+    assert all(torch.equal(weights[name], weight) for name, weight in model.network.state_dict().items())
+    torch.testing.assert_close(score(again), score(model), rtol=0, atol=1e-6)
+    stock = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model", dtype=torch.float32)
+    question = Message("user", "how do I boil an egg?")
+    encoded = encode(model.tokenizer, model.rule, [question], ["in water", "no"])
+    rows = [encoded.prompt_ids + ids for ids in encoded.completion_ids]
+    with torch.inference_mode():
+        alone = torch.cat([stock(torch.tensor([row])).logits[0] for row in rows])
+    torch.testing.assert_close(alone, score(model), rtol=0, atol=1e-5)
+    # With padding too, on the side that stock loaders use: the pad token is one that no text ends in.
+    padded = model.tokenizer.pad({"input_ids": rows}, return_tensors="pt")
+    with torch.inference_mode():
+        together = stock(**padded).logits[:, 0]
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        BertConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4),
+        CTRLConfig(n_embd=32, dff=64, n_layer=1, n_head=4),
+        ModernBertDecoderConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_a_head_that_is_not_one_linear_map_of_the_last_state_is_refused(
+    config: PretrainedConfig, tmp_path: Path
+) -> None:
+    tokenizer = make_tiny_tokenizer()
+    config.vocab_size, config.num_labels = len(tokenizer), 1
+    config.pad_token_id, config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
+    write(AutoModelForSequenceClassification.from_config(config), tokenizer, tmp_path / "other")
+    with pytest.raises(ModelError, match="no linear head `score`") as caught:
+        load_base(tmp_path / "other", max_tokens=64, seed=0)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("pad", ["its own", "none", "the end", "unknown"])
+def test_neither_padding_side_nor_pad_token_moves_a_reward(side: str, pad: str, tmp_path: Path) -> None:
+    tokenizer = make_tiny_tokenizer()
+    tokenizer.padding_side = side
+    if pad == "none":
+        tokenizer.pad_token = None
+    elif pad == "the end":
+        tokenizer.pad_token = tokenizer.eos_token
+    base = make_tiny_decoder("qwen3", tmp_path / "base", tokenizer)
+    if pad == "unknown":  # a config that names another one than the tokenizer does
+        config = json.loads((base / "config.json").read_text())
+        (base / "config.json").write_text(json.dumps(config | {"pad_token_id": tokenizer.eos_token_id}))
+    plain = load_base(make_tiny_decoder("qwen3", tmp_path / "plain"), max_tokens=64, seed=4)
+    model = load_base(base, max_tokens=64, seed=4)
+    assert torch.equal(score(model), score(plain))
+    (tmp_path / "model").mkdir()
+    save(model, tmp_path / "model")
+    again = load_reward_model(tmp_path / "model")
+    assert again.tokenizer.pad_token_id == again.network.config.pad_token_id != again.tokenizer.eos_token_id
+    assert torch.equal(score(again), score(plain))
+
+
+def test_no_spare_token_to_pad_with_is_an_error(tmp_path: Path) -> None:
+    tokenizer = make_tiny_tokenizer(pad="<|reserved|>")
+    tokenizer.pad_token = None
+    base = make_tiny_decoder("qwen3", tmp_path / "base", tokenizer)
+    with pytest.raises(ModelError, match="no pad token apart from its end-of-sequence token"):
+        load_base(base, max_tokens=64, seed=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_whatever_a_checkpoint_holds_it_is_trained_in_full_precision(dtype: torch.dtype, tmp_path: Path) -> None:
+    base = make_tiny_decoder("llama", tmp_path / "base")
+    network = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1, dtype=dtype)
+    network.save_pretrained(base)
+    model = load_base(base, max_tokens=64, seed=0)
+    assert {weight.dtype for weight in model.network.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("kind", ["model", "artifact"])
+def test_a_reward_model_is_continued_from_only_when_asked(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = make_tiny_model if kind == "model" else make_tiny_artifact
+    former = load_reward_model(make(tmp_path / "former"))
+    monkeypatch.setenv("TOUCHSTONE_ROOT", str(tmp_path))
+    settings = PretrainedModel(kind="pretrained", max_tokens=64, base="former")
+    pin(settings, tmp_path / "build")
+    fresh = load_base_folder(tmp_path / "build", settings, seed=9)
+    assert not torch.equal(head_of(fresh.network).weight, head_of(former.network).weight)
+    continued = load_base_folder(tmp_path / "build", settings.model_copy(update={"keep_head": True}), seed=9)
+    assert continued.rule.max_tokens == 64
+    torch.testing.assert_close(score(continued), score(former), rtol=0, atol=1e-6)
+
+
+def test_continuing_from_a_base_without_a_head_is_an_error(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOUCHSTONE_ROOT", str(tmp_path))
+    settings = PretrainedModel(kind="pretrained", max_tokens=64, base="base", keep_head=True)
+    pin(settings, tmp_path / "build")
+    with pytest.raises(ModelError, match=r"lacks the weights score\.weight.*keep_head to false"):
+        load_base_folder(tmp_path / "build", settings, seed=9)

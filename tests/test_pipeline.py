@@ -22,7 +22,7 @@ import yaml
 
 from touchstone import settings as settings_module
 from touchstone.errors import BusyError, DataError, PipelineError, SettingsError, StageError
-from touchstone.pipeline import data, dvc, events, graph, lease, overrides, processes, runs, workspace
+from touchstone.pipeline import data, dvc, events, graph, lease, overrides, processes, runs, steps, workspace
 from touchstone.pipeline.dvc import How
 from touchstone.pipeline.fingerprint import fingerprint
 from touchstone.pipeline.plan import plan
@@ -433,6 +433,20 @@ def test_a_second_run_of_the_same_fingerprint_is_refused_and_another_is_not(proj
             assert first.workspace.is_dir(), "pruning must leave a living run alone"
     assert not first.workspace.exists()
     assert not (project / "runs" / ".new").exists()
+
+
+def test_the_folder_for_checkpoints_outlives_the_run_and_goes_by_what_is_run(project: Path) -> None:
+    told = "import os; print('told', os.environ['TOUCHSTONE_CHECKPOINTS'])\nimport json, sys"
+    _edit(project / "code" / "copy.py", "import json, sys", told)
+    folders = []
+    for words in ([], [], ["train.learning_rate=1e-4"]):
+        with _taken(project, *words) as run:
+            if not folders:
+                steps.run_stage(run, "first")
+                assert f"told {run.checkpoints}\n" in (run.folder / "logs" / "first.log").read_text()
+            folders.append(run.checkpoints)
+            assert not run.checkpoints.is_relative_to(run.folder)
+    assert folders[0] == folders[1] != folders[2]
 
 
 @pytest.mark.slow

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers.models.auto import CONFIG_MAPPING
 
 CHATML = (
     "{% for message in messages %}"
@@ -24,19 +25,21 @@ TEXTS = (
 )
 
 
-def make_tiny_tokenizer(vocabulary: int = 400, texts: Sequence[str] = TEXTS) -> PreTrainedTokenizerFast:
-    """Byte-level BPE with ChatML: pad `<|pad|>`, end `<|im_end|>`."""
+def make_tiny_tokenizer(
+    vocabulary: int = 400, texts: Sequence[str] = TEXTS, pad: str = "<|pad|>"
+) -> PreTrainedTokenizerFast:
+    """Byte-level BPE with ChatML: pad `pad`, end `<|im_end|>`."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
-        special_tokens=["<|pad|>", "<|im_start|>", "<|im_end|>"],
+        special_tokens=[pad, "<|im_start|>", "<|im_end|>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     backend.train_from_iterator(texts, trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<|pad|>", eos_token="<|im_end|>")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token=pad, eos_token="<|im_end|>")
     tokenizer.chat_template = CHATML
     return tokenizer
 
@@ -67,6 +70,37 @@ def make_tiny_base(
         eos_token_id=tokenizer.eos_token_id,
     )
     write(Qwen3ForCausalLM(config), tokenizer, folder)
+    return folder
+
+
+_SHAPE = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+}
+DECODERS: dict[str, dict[str, object]] = {
+    "qwen3": {**_SHAPE, "head_dim": 8},
+    "qwen2": _SHAPE,
+    "llama": _SHAPE,
+    "mistral": _SHAPE,
+    "gemma3_text": {**_SHAPE, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 64},
+    "phi3": _SHAPE,
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512},
+    "gpt_neox": {name: value for name, value in _SHAPE.items() if name != "num_key_value_heads"},
+}
+"""Model types and their shapes: one of each family of decoders that people train reward models from."""
+
+
+def make_tiny_decoder(kind: str, folder: Path, tokenizer: PreTrainedTokenizerFast | None = None) -> Path:
+    """Write a tiny random causal language model of one of DECODERS with its tokenizer; returns the folder."""
+    tokenizer = tokenizer or make_tiny_tokenizer()
+    ends = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": tokenizer.eos_token_id}
+    torch.manual_seed(0)
+    config = CONFIG_MAPPING[kind](vocab_size=len(tokenizer), **DECODERS[kind], **ends)
+    write(AutoModelForCausalLM.from_config(config), tokenizer, folder)
     return folder
 
 

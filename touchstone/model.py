@@ -36,6 +36,9 @@ transformers_logging.set_verbosity_error()
 BASE_FILE = "base.json"
 """Beside or instead of the weights in `build/base`: where the base comes from."""
 
+Quantization = dict[str, Any]
+"""Arguments of `from_pretrained` that quantise the backbone's linear layers while they are loaded."""
+
 
 @dataclass
 class RewardModel:
@@ -68,16 +71,17 @@ def load_base(
     revision: str | None = None,
     trust_remote_code: bool = False,
     keep_head: bool = False,
+    quantization: Quantization | None = None,
 ) -> RewardModel:
     """A base or SFT model (hub id or folder) in fp32, ready to be trained.
 
     Its head is fresh, N(0, 1 / (hidden size + 1)) (Stiennon et al. 2020, appendix B.1), drawn from `seed` alone. With
-    `keep_head` a checkpoint that has one keeps it.
+    `keep_head` a checkpoint that has one keeps it. With `quantization` the backbone's linear layers are quantised.
 
     Raises:
         ModelError: no weights in safetensors, no usable tokenizer, or an architecture without a `score` head.
     """
-    model, missing = _load(base, max_tokens, revision, trust_remote_code)
+    model, missing = _load(base, max_tokens, revision, trust_remote_code, quantization)
     if strangers := [name for name in missing if not name.startswith("score.")]:
         raise ModelError(f"base {base} lacks the weights {_few(strangers)}; is it a complete checkpoint?")
     head = head_of(model.network)
@@ -85,31 +89,49 @@ def load_base(
         return model
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        head.weight.normal_(0.0, (head.in_features + 1) ** -0.5, generator=generator)
+        # Drawn on the CPU, so that it is the same wherever the network lies.
+        fresh = torch.empty(head.weight.shape).normal_(0.0, (head.in_features + 1) ** -0.5, generator=generator)
+        head.weight.copy_(fresh)
         if head.bias is not None:
             head.bias.zero_()
     return model
 
 
-def load_base_folder(folder: Path, settings: Model, *, seed: int) -> RewardModel:
+def load_base_folder(
+    folder: Path, settings: Model, *, seed: int, quantization: Quantization | None = None
+) -> RewardModel:
     """The base that `build/base` holds (from scratch) or names (pretrained, with a fresh head).
 
+    With `model.keep_head` a pretrained base is a reward model that keeps its head.
+
     Raises:
-        ModelError: a file of a pretrained base has changed since it was pinned, or as `load_base`.
+        ModelError: a file of a pretrained base has changed since it was pinned, a head to keep is missing, or as
+            `load_base`.
     """
     try:
         record = json.loads((folder / BASE_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(f"{folder / BASE_FILE} does not exist; run the stage `base`") from None
     if record["kind"] == "scratch" or settings.kind == "scratch":
-        return load_base(folder, max_tokens=settings.max_tokens, seed=seed, keep_head=True)
+        return load_base(folder, max_tokens=settings.max_tokens, seed=seed, keep_head=True, quantization=quantization)
     files = _resolve(record["base"], record["revision"], sorted(record["files"]))
     for name, digest in record["files"].items():
         if digest_file(files / name) != digest:
             raise ModelError(
                 f"{name} of base {record['base']} has changed since it was pinned; run the stage `base` again"
             )
-    return load_base(files, max_tokens=settings.max_tokens, seed=seed, trust_remote_code=settings.trust_remote_code)
+    trust = settings.trust_remote_code
+    if settings.keep_head:
+        model, missing = _load(files, settings.max_tokens, None, trust, quantization)
+        if missing:
+            raise ModelError(
+                f"base {record['base']} lacks the weights {_few(missing)}, so it is no reward model to continue from; "
+                "set model.keep_head to false for a fresh head"
+            )
+        return model
+    return load_base(
+        files, max_tokens=settings.max_tokens, seed=seed, trust_remote_code=trust, quantization=quantization
+    )
 
 
 def load_reward_model(
@@ -166,8 +188,8 @@ def head_of(network: PreTrainedModel) -> nn.Linear:
     head = getattr(network, "score", None)
     if not isinstance(head, nn.Linear) or head.out_features != 1:
         raise ModelError(
-            f"{type(network).__name__} has no linear head `score` with one output; decoders with "
-            "AutoModelForSequenceClassification are supported"
+            f"{type(network).__name__} has no linear head `score` with one output; decoders whose class for "
+            "AutoModelForSequenceClassification has one are supported"
         )
     return head
 
@@ -214,7 +236,11 @@ def _spare_token(tokenizer: PreTrainedTokenizerBase, base: str | Path) -> str:
 
 
 def _load(
-    base: str | Path, max_tokens: int, revision: str | None, trust_remote_code: bool
+    base: str | Path,
+    max_tokens: int,
+    revision: str | None,
+    trust_remote_code: bool,
+    quantization: Quantization | None = None,
 ) -> tuple[RewardModel, list[str]]:
     """The model in fp32, and the names of weights that the checkpoint lacks."""
     if isinstance(base, Path) and not base.is_dir():
@@ -232,6 +258,7 @@ def _load(
             dtype=torch.float32,
             ignore_mismatched_sizes=True,  # a head of another shape is named below, in one sentence
             output_loading_info=True,
+            **({} if quantization is None else quantization),
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"base {base} can't be loaded as a decoder in safetensors: {_first_line(error)}") from error

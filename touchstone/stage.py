@@ -33,8 +33,12 @@ def fail(message: str) -> None:
     sys.exit(1)
 
 
-def progress(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
-    """Iterate with a progress bar on stderr (time left included); one line per bar where there is no terminal."""
+def progress(items: Iterable[Item], description: str, total: int | None = None, *, done: int = 0) -> Iterator[Item]:
+    """Iterate with a progress bar on stderr (time left included); one line per bar where there is no terminal.
+
+    Args:
+        done: how many of `total` were done before the first of `items`.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -45,4 +49,4 @@ def progress(items: Iterable[Item], description: str, total: int | None = None) 
         TimeRemainingColumn(elapsed_when_finished=True),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        yield from bar.track(items, total=total, description=description)
+        yield from bar.track(items, total=total, completed=done, description=description)

@@ -52,7 +52,8 @@ def apply(current: Settings, overrides: list[str], configs: Path) -> Settings:
 
 def _sections(group: Path) -> set[str]:
     """The sections that any choice of a group sets."""
-    return {key for file in group.glob("*.yaml") for key in yaml.safe_load(file.read_text(encoding="utf-8"))}
+    files = [yaml.safe_load(file.read_text(encoding="utf-8")) for file in group.glob("*.yaml")]
+    return {key for file in files for key in file} - {"defaults"}  # which choice a choice builds on
 
 
 def _put(values: dict[str, Any], dotted: str, value: Any) -> None:

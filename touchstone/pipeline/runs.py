@@ -4,6 +4,7 @@ runs/<id>/run.json      what it is and how it ended
 runs/<id>/workspace/    the worktree; removed when the run ends, by the next run where that one was killed
 runs/<id>/              params.yaml, data.dvc, dvc.lock, curve, metrics, plots, decision, logs: kept
 runs/lease/             one lock per fingerprint under way
+runs/checkpoints/       of trainings that were interrupted, by fingerprint; may be deleted when none is to go on
 """
 
 from __future__ import annotations
@@ -83,6 +84,11 @@ class Run:
     def workspace(self) -> Path:
         """The private worktree, in which the stages run."""
         return self.folder / "workspace"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where training keeps its checkpoints: the worktree goes with the run, and the next of this kind goes on."""
+        return folder_of(self.root) / "checkpoints" / self.fingerprint[:16]
 
     @property
     def build(self) -> Path:

@@ -47,7 +47,11 @@ def run_stage(run: Run, name: str) -> How:
     """
     file, log = run.folder / EVENTS, run.folder / "logs" / f"{name}.log"
     log.parent.mkdir(exist_ok=True)
-    env = {"TOUCHSTONE_ROOT": str(run.root), "TOUCHSTONE_EVENTS": str(file)}
+    env = {
+        "TOUCHSTONE_ROOT": str(run.root),
+        "TOUCHSTONE_EVENTS": str(file),
+        "TOUCHSTONE_CHECKPOINTS": str(run.checkpoints),
+    }
     live: list[tuple[Registry, str]] = []
 
     def show(rows: events.Rows) -> None:

@@ -3,6 +3,7 @@
     accelerate launch --config_file configs/accelerate/cpu.yaml -m touchstone.training
 
 Where TOUCHSTONE_EVENTS names a file, every step's row is appended to it while training runs, with speed and memory.
+TOUCHSTONE_CHECKPOINTS names the folder for checkpoints; default: build/checkpoints.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ import os
 import signal
 import sys
 import tempfile
+from collections.abc import Sequence
+from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 
@@ -23,45 +27,96 @@ os.environ.update(
 )
 
 import torch
+from accelerate import PartialState
 
 from touchstone.errors import TrainingError
-from touchstone.files import canonical_json, write_atomic, write_folder
+from touchstone.files import canonical_json, digest_value, write_atomic, write_folder
 from touchstone.groups import read_parquet
-from touchstone.model import load_base_folder, save
-from touchstone.settings import Settings, load
+from touchstone.model import RewardModel, save
+from touchstone.settings import Settings, load, project_root
 from touchstone.stage import run_stage
 from touchstone.templating import encode_many
-from touchstone.training.trainer import PreferenceTrainer
+from touchstone.training import checkpoints, head_only, methods
+from touchstone.training.state import inputs_of
+from touchstone.training.trainer import Examples, Places, PreferenceTrainer
+from touchstone.training.watch import Row
 
 
-def train(settings: Settings, build: Path, events: Path | None = None) -> list[dict[str, float | int]]:
+def train(settings: Settings, build: Path, events: Path | None = None, keep: Path | None = None) -> list[Row]:
     """Train on build/splits/train.parquet from build/base; writes build/model, build/curve.jsonl; returns the curve.
 
-    Every rank calls it and the first one writes. The same inputs give the same bytes on one machine.
+    Every rank calls it and the first one writes. The same inputs give the same bytes on one machine, however often
+    training was killed and called again.
+
+    Args:
+        keep: a folder for checkpoints; default: build/checkpoints. What it holds is resumed if all that counts is the
+            same. Empty once build/model is written.
 
     Raises:
-        TrainingError: a loss or gradient that is not finite, nothing to learn from, or a disk that is full.
+        TrainingError: a loss, gradient or weight that is not finite, nothing to learn from, a disk that is full, or
+            another training with the same folder for checkpoints.
         ModelError: the base can't be used.
-        DataError: the training set can't be read.
+        DataError: a set can't be read.
     """
     torch.set_num_threads(settings.train.threads)
     torch.use_deterministic_algorithms(True)
-    groups = read_parquet(build / "splits" / "train.parquet")
-    model = load_base_folder(build / "base", settings.model, seed=settings.train.seed)
-    items = [(group.prompt, [completion.text for completion in group.completions]) for group in groups]
-    encoded = encode_many(model.tokenizer, model.rule, items)
+    # accelerate counts one process on a CPU unless it is told that it is one.
+    cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true" or not torch.cuda.is_available()
+    world = PartialState(cpu=cpu, timeout=timedelta(seconds=settings.train.timeout_seconds))
+    model = methods.load(build / "base", settings)
+    if settings.train.method == "head_only":
+        return _train_head(model, settings, build) if world.is_main_process else []
+    folder = (keep or build / "checkpoints") if settings.train.checkpoint_steps else None
+    inputs = inputs_of(settings, build, world.num_processes)
+    tensorboard = settings.train.tensorboard
+    board = project_root() / tensorboard / digest_value(inputs)[:8] if tensorboard else None
+    first = world.is_main_process
     try:
-        with tempfile.TemporaryDirectory(prefix="touchstone-") as scratch:
+        with (
+            tempfile.TemporaryDirectory(prefix="touchstone-") as scratch,
+            checkpoints.held(folder) if folder and first else nullcontext(),
+        ):
             trainer = PreferenceTrainer(
-                model, groups, encoded, settings.objective, settings.train, scratch=Path(scratch), events=events
+                model,
+                _examples(build, "train", model),
+                _examples(build, "validation", model) if settings.train.early_stopping_steps else None,
+                settings,
+                Places(Path(scratch), folder, inputs, events, board),
             )
             trainer.train()
-        if trainer.is_world_process_zero():
-            write_folder(build / "model", lambda folder: save(model, folder))
-            write_atomic(build / "curve.jsonl", "".join(canonical_json(row) + "\n" for row in trainer.rows))
+            rows = trainer.progress.rows
+            if first:
+                _write(methods.finish(model, settings), rows, build)
+                if folder:
+                    checkpoints.clear(folder)
     except OSError as error:
         raise TrainingError(f"training can't write {error.filename or 'a file'}: {error.strerror or error}") from error
-    return trainer.rows
+    return rows
+
+
+def _train_head(model: RewardModel, settings: Settings, build: Path) -> list[Row]:
+    """As `train`, by one process and without steps, so without checkpoints and events."""
+    model.network.to(PartialState().device)
+    examples = _examples(build, "train", model)
+    try:
+        rows = head_only.train_head(model, examples.groups, examples.encoded, settings)
+        _write(model, rows, build)
+    except OSError as error:
+        raise TrainingError(f"training can't write {error.filename or 'a file'}: {error.strerror or error}") from error
+    return rows
+
+
+def _write(model: RewardModel, rows: Sequence[Row], build: Path) -> None:
+    """The stage's outputs."""
+    write_folder(build / "model", lambda aside: save(model, aside))
+    write_atomic(build / "curve.jsonl", "".join(canonical_json(row) + "\n" for row in rows))
+
+
+def _examples(build: Path, name: str, model: RewardModel) -> Examples:
+    """A set's groups and their token ids."""
+    groups = read_parquet(build / "splits" / f"{name}.parquet")
+    items = [(group.prompt, [completion.text for completion in group.completions]) for group in groups]
+    return Examples(groups, encode_many(model.tokenizer, model.rule, items))
 
 
 def main() -> None:
@@ -70,7 +125,8 @@ def main() -> None:
     # Deterministic matrix products on CUDA need it set before the first one.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     events = os.environ.get("TOUCHSTONE_EVENTS")
-    train(load(), Path("build"), Path(events) if events else None)
+    keep = os.environ.get("TOUCHSTONE_CHECKPOINTS")
+    train(load(), Path("build"), Path(events) if events else None, Path(keep) if keep else None)
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:

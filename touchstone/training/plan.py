@@ -14,83 +14,155 @@ import torch
 from torch import Tensor
 
 from touchstone.errors import TrainingError
-from touchstone.groups import Group, judged_pairs
+from touchstone.groups import Group, JudgedPair, judged_pairs
 from touchstone.layout import Batch, make_batches, padded_tokens
 from touchstone.settings import Objective, Train
 from touchstone.templating import EncodedGroup
+from touchstone.training.ranking import RankList, rank_lists
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A strict preference: indices of the two completions in their group, and the margin (0 without one)."""
+    """One comparison as the objective reads it.
+
+    Attributes:
+        chosen, rejected: indices of the two completions in their group; without a winner simply the two sides.
+        wins, losses, ties: shares of the judgements, seen from `chosen`; they add up to 1.
+        margin: 0 without one.
+        weight: what the comparison weighs in the loss.
+    """
 
     chosen: int
     rejected: int
+    wins: float
+    losses: float
+    ties: float
     margin: float
+    weight: float
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Comparisons of one group that are computed together."""
+    """Comparisons of one group that are computed together.
+
+    Attributes:
+        group: index of the group.
+        pairs: the comparisons.
+        rankings: what plackett_luce learns instead of the comparisons, which then serve metrics only. Such a chunk is
+            its whole group. Empty for any other objective.
+    """
 
     group: int
     pairs: tuple[Pair, ...]
+    rankings: tuple[RankList, ...] = ()
+
+    @property
+    def weight(self) -> float:
+        """What the chunk weighs in its step's loss."""
+        return sum(element.weight for element in self.rankings or self.pairs)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One optimizer step, all ranks together.
+
+    Attributes:
+        comparisons: their number; those without a winner count where the objective uses them.
+        weight: sum of the weights of the loss's elements, by which the sum of their losses is divided.
+    """
+
+    chunks: tuple[Chunk, ...]
+    comparisons: int
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """A ranking of K completions.
+
+    Attributes:
+        positions: [K] int64, where they stand among the micro-batch's rewards.
+        ranks: [K] int64: 0 the best, equal is tied.
+        weight: what it weighs in the loss.
+    """
+
+    positions: Tensor
+    ranks: Tensor
+    weight: float
 
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """What one forward computes.
+    """What one backward needs.
 
     Attributes:
-        batch: rows of tokens.
-        chosen, rejected: [N] int64, where each comparison's sides stand among the batch's rewards.
+        batches: rows of tokens: one batch, or several where one group alone exceeds the token budget.
+        chosen, rejected: [N] int64, where each comparison's sides stand among the rewards of all batches in order.
+        wins, losses, ties: [N] float32, shares of the judgements seen from `chosen`, adding up to 1.
         margins: [N] float32.
-        weights: [N] float32: 1, or 0 for what a rank computes only to keep the others company.
+        weights: [N] float32; all 0 where a rank computes this only to keep the others company.
+        rankings: what plackett_luce learns; empty for any other objective. Their weights are 0 as those above.
         groups: per comparison, the index of its group.
+        counts: False where a rank computes this only to keep the others company.
     """
 
-    batch: Batch
+    batches: tuple[Batch, ...]
     chosen: Tensor
     rejected: Tensor
+    wins: Tensor
+    losses: Tensor
+    ties: Tensor
     margins: Tensor
     weights: Tensor
+    rankings: tuple[Ranking, ...]
     groups: list[int]
+    counts: bool
 
 
-def strict_pairs(group: Group, use_margin: bool) -> tuple[Pair, ...]:
-    """The group's comparisons with a winner; ties carry no gradient.
+def used_pairs(group: Group, objective: Objective) -> tuple[Pair, ...]:
+    """The group's comparisons that the objective learns from.
+
+    Those without a winner are left out where they would carry no gradient: bradley_terry on majority labels. Weights
+    are 1, or with weighting=group 1 / number of the group's comparisons (InstructGPT, Ouyang et al. 2022, equation 1);
+    with agreement=weight times |wins - losses| / judgements, as the scaled Bradley-Terry loss weighs a comparison by
+    the strength of its preference (Wang et al. 2024, arXiv 2410.01257).
 
     Raises:
         TrainingError: margins are asked for and a comparison has none.
     """
-    pairs = []
-    for pair in judged_pairs(group):
-        if pair.chosen is None or pair.rejected is None:
-            continue
-        if use_margin and pair.margin is None:
-            raise TrainingError(f"objective.use_margin is on, but a comparison of group {group.id} has no margin")
-        pairs.append(Pair(pair.chosen, pair.rejected, pair.margin if use_margin and pair.margin is not None else 0.0))
-    return tuple(pairs)
+    uses_ties = objective.name != "bradley_terry" or objective.labels == "votes"
+    judged = [pair for pair in _judged(group) if uses_ties or pair.chosen is not None]
+    if objective.use_margin and any(pair.margin is None for pair in judged):
+        raise TrainingError(f"objective.use_margin is on, but a comparison of group {group.id} has no margin")
+    each = 1 / len(judged) if objective.weighting == "group" and judged else 1.0
+    return tuple(_pair(pair, objective, each) for pair in judged)
 
 
-def make_steps(groups: Sequence[Group], objective: Objective, train: Train) -> list[list[Chunk]]:
+def make_steps(groups: Sequence[Group], objective: Objective, train: Train) -> list[Step]:
     """Every optimizer step of every epoch, in order.
 
     A group stays together unless it has more comparisons than a step; then it is cut, its comparisons shuffled
-    first, so that no chunk is all about one completion.
+    first, so that no chunk is all about one completion. Rankings are never cut: such a group is a step of its own.
 
     Raises:
-        TrainingError: no comparison has a winner, or as `strict_pairs`.
+        TrainingError: nothing to learn from, or as `used_pairs`.
     """
-    pairs = [strict_pairs(group, objective.use_margin) for group in groups]
+    pairs = [used_pairs(group, objective) for group in groups]
     if not any(pairs):
-        raise TrainingError("the training set has no comparison with a winner; import data with preferences")
+        decided = objective.name == "bradley_terry" and objective.labels == "majority"
+        what = "comparison with a winner" if decided else "comparison"
+        raise TrainingError(f"the training set has no {what}; import data with preferences")
+    ranked = objective.name == "plackett_luce"
+    rankings = [tuple(rank_lists(_judged(group))) if ranked else () for group in groups]
     size = train.comparisons_per_step
-    steps: list[list[Chunk]] = []
+    steps: list[Step] = []
     for epoch in range(train.epochs):
         shuffled = random.Random(f"{train.seed}:{epoch}")  # noqa: S311  the plan must be reproducible
         chunks = []
         for number, of_group in enumerate(pairs):
+            if rankings[number]:
+                chunks.append(Chunk(number, of_group, rankings[number]))
+                continue
             cut = list(of_group)
             if len(cut) > size:
                 shuffled.shuffle(cut)
@@ -100,27 +172,25 @@ def make_steps(groups: Sequence[Group], objective: Objective, train: Train) -> l
         count = 0
         for chunk in chunks:
             if step and count + len(chunk.pairs) > size:
-                steps.append(step)
+                steps.append(_step(step))
                 step, count = [], 0
             step.append(chunk)
             count += len(chunk.pairs)
-        steps.append(step)
+        steps.append(_step(step))
     return steps
 
 
-def share_of(
-    step: Sequence[Chunk], encoded: Sequence[EncodedGroup], rank: int, ranks: int
-) -> tuple[list[Chunk], bool]:
+def share_of(step: Step, encoded: Sequence[EncodedGroup], rank: int, ranks: int) -> tuple[list[Chunk], bool]:
     """The chunks of a step that a rank computes, and whether they count.
 
     Chunks go, longest first, to the rank with the fewest tokens so far. With fewer chunks than ranks the largest
-    are halved; a rank that still has none computes the smallest again without counting it, because every rank must
-    take part in the exchange of gradients.
+    are halved, rankings excepted; a rank that still has none computes the smallest again without counting it, because
+    every rank must take part in the exchange of gradients.
     """
-    chunks = list(step)
+    chunks = list(step.chunks)
     while len(chunks) < ranks:
-        largest = max(range(len(chunks)), key=lambda index: len(chunks[index].pairs))
-        if len(chunks[largest].pairs) == 1:
+        largest = max(range(len(chunks)), key=lambda index: _pieces(chunks[index]))
+        if _pieces(chunks[largest]) == 1:
             break
         chunks[largest : largest + 1] = _halves(chunks[largest])
     costs = [_tokens(chunk, encoded) for chunk in chunks]
@@ -136,45 +206,94 @@ def share_of(
 def micro_batches(
     chunks: Sequence[Chunk], encoded: Sequence[EncodedGroup], token_budget: int, *, shared: bool, counts: bool = True
 ) -> list[MicroBatch]:
-    """Lay a rank's chunks out; the two sides of a comparison always share a batch.
+    """Lay a rank's chunks out: a chunk's completions are all in one micro-batch.
 
-    A chunk over the budget is halved, which computes some completions twice; a single comparison is never cut.
+    Chunks that fit the budget share batches, one per micro-batch. One that exceeds it is a micro-batch of several
+    batches, each within the budget unless a single completion is not.
     """
-    fitting: list[tuple[Chunk, EncodedGroup, dict[int, int]]] = []
-    waiting = list(reversed(chunks))
-    while waiting:
-        chunk = waiting.pop()
-        used = _used(chunk)
-        group = encoded[chunk.group].take(used)
-        if len(chunk.pairs) > 1 and padded_tokens(group, token_budget, shared=shared) > token_budget:
-            waiting += reversed(_halves(chunk))
-        else:
-            fitting.append((chunk, group, {completion: index for index, completion in enumerate(used)}))
-    batches = make_batches([group for _, group, _ in fitting], token_budget, shared=shared, together=True)
-    return [_micro_batch(batch, fitting, 1.0 if counts else 0.0) for batch in batches]
+    fitting: list[tuple[Chunk, EncodedGroup]] = []
+    large: list[tuple[Chunk, EncodedGroup]] = []
+    for chunk in chunks:
+        group = encoded[chunk.group].take(_used(chunk))
+        fits = padded_tokens(group, token_budget, shared=shared) <= token_budget
+        (fitting if fits else large).append((chunk, group))
+    together = make_batches([group for _, group in fitting], token_budget, shared=shared, together=True)
+    members = [chunk for chunk, _ in fitting]
+    micros = [_micro_batch((batch,), members, counts) for batch in together]
+    for chunk, group in large:
+        batches = make_batches([group], token_budget, shared=shared, together=False)
+        micros.append(_micro_batch(tuple(batches), [chunk], counts))
+    return micros
 
 
-def _micro_batch(
-    batch: Batch, members: Sequence[tuple[Chunk, EncodedGroup, dict[int, int]]], weight: float
-) -> MicroBatch:
-    """Find each comparison's sides among the batch's rewards."""
-    position = {owner: index for index, owner in enumerate(batch.owners)}
-    chosen, rejected, margins, groups = [], [], [], []
-    for item in sorted({item for item, _ in batch.owners}):
-        chunk, _, place = members[item]
-        for pair in chunk.pairs:
-            chosen.append(position[item, place[pair.chosen]])
-            rejected.append(position[item, place[pair.rejected]])
-            margins.append(pair.margin)
-            groups.append(chunk.group)
+def _micro_batch(batches: tuple[Batch, ...], members: Sequence[Chunk], counts: bool) -> MicroBatch:
+    """Find each comparison's sides, and each ranking's completions, among the rewards of the batches."""
+    owners = [owner for batch in batches for owner in batch.owners]
+    position = {owner: index for index, owner in enumerate(owners)}
+    chosen, rejected, groups, rankings = [], [], [], []
+    pairs: list[Pair] = []
+    for item in sorted({item for item, _ in owners}):
+        chunk = members[item]
+        where = {completion: position[item, index] for index, completion in enumerate(_used(chunk))}
+        chosen += [where[pair.chosen] for pair in chunk.pairs]
+        rejected += [where[pair.rejected] for pair in chunk.pairs]
+        pairs += chunk.pairs
+        groups += [chunk.group] * len(chunk.pairs)
+        rankings += [
+            Ranking(
+                torch.tensor([where[completion] for completion in ranking.completions]),
+                torch.tensor(ranking.ranks),
+                ranking.weight if counts else 0.0,
+            )
+            for ranking in chunk.rankings
+        ]
+    wins, losses, ties, margins, weights = torch.tensor(
+        [[pair.wins, pair.losses, pair.ties, pair.margin, pair.weight if counts else 0.0] for pair in pairs],
+        dtype=torch.float32,
+    ).unbind(1)
     return MicroBatch(
-        batch,
+        batches,
         torch.tensor(chosen),
         torch.tensor(rejected),
-        torch.tensor(margins, dtype=torch.float32),
-        torch.full((len(groups),), weight),
+        wins,
+        losses,
+        ties,
+        margins,
+        weights,
+        tuple(rankings),
         groups,
+        counts,
     )
+
+
+def _judged(group: Group) -> list[JudgedPair]:
+    """The pairs that somebody judged; an edge may also hold no judgement at all."""
+    return [pair for pair in judged_pairs(group) if pair.wins_first + pair.wins_second + pair.ties > 0]
+
+
+def _pair(pair: JudgedPair, objective: Objective, weight: float) -> Pair:
+    """The comparison seen from its winner's side."""
+    chosen, rejected = (pair.first, pair.second) if pair.chosen in (None, pair.first) else (pair.second, pair.first)
+    if objective.labels == "votes":
+        total = pair.wins_first + pair.wins_second + pair.ties
+        wins = max(pair.wins_first, pair.wins_second) / total
+        losses = min(pair.wins_first, pair.wins_second) / total
+        ties = pair.ties / total
+    else:
+        wins, losses, ties = (0.0, 0.0, 1.0) if pair.chosen is None else (1.0, 0.0, 0.0)
+    margin = pair.margin if objective.use_margin and pair.margin is not None else 0.0
+    if objective.agreement == "weight":
+        weight *= 2 * pair.strength - 1
+    return Pair(chosen, rejected, wins, losses, ties, margin, weight)
+
+
+def _step(chunks: Sequence[Chunk]) -> Step:
+    return Step(tuple(chunks), sum(len(chunk.pairs) for chunk in chunks), sum(chunk.weight for chunk in chunks))
+
+
+def _pieces(chunk: Chunk) -> int:
+    """Into how many a chunk can be cut."""
+    return 1 if chunk.rankings else len(chunk.pairs)
 
 
 def _halves(chunk: Chunk) -> list[Chunk]:

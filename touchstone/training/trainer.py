@@ -4,26 +4,27 @@ What it changes, and why:
 
 * one DataLoader item is one optimizer step, a list of token-budget micro-batches of this rank, because a fixed number
   of accumulation steps can't express token budgets;
-* the loss is the sum over the step's comparisons on all ranks, divided by their number on all ranks, where the
+* the loss is the sum over the step's comparisons on all ranks, divided by their weight on all ranks, where the
   stock trainer takes a mean of means;
+* a group over the token budget is still one loss: its rewards' gradient is computed first, and then spread over its
+  batches (gradient caching, Gao et al. 2021, arXiv 2101.06983), which is exact because nothing is dropped out;
+* checkpoints are ours: the stock ones are written in place, and taken for complete by their name;
 * texts are tokenised by `templating`, so nothing is filtered; the reward is read at an index, not where the pad token
   isn't; metrics come from the forward that is trained on.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import resource
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -36,14 +37,42 @@ from touchstone.errors import TrainingError
 from touchstone.groups import Group
 from touchstone.layout import Batch, Precision, read_rewards, shares_prompt
 from touchstone.model import RewardModel
-from touchstone.settings import Objective, Train
-from touchstone.stage import progress
+from touchstone.settings import Objective, Settings, Train
 from touchstone.templating import EncodedGroup
-from touchstone.training.losses import bradley_terry, centering
-from touchstone.training.plan import Chunk, MicroBatch, make_steps, micro_batches, share_of
+from touchstone.training import checkpoints
+from touchstone.training.memory import resolve_budget
+from touchstone.training.objective import total_loss
+from touchstone.training.plan import MicroBatch, Step, make_steps, micro_batches, share_of
+from touchstone.training.sharding import even, exchange, gather_weights
+from touchstone.training.state import Progress, State, put_weights, restore, trained_weights
+from touchstone.training.watch import SUMS, Row, Watch, averages, row_of, sums_of
 
-_SUMS = ("loss", "wins", "margin", "rewards", "squares", "comparisons", "tokens", "padded", "separate")
-"""What each rank adds up over a step, in the order in which ranks exchange it."""
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Groups and their token ids, index by index."""
+
+    groups: Sequence[Group]
+    encoded: Sequence[EncodedGroup]
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where training writes besides its outputs; None is nowhere.
+
+    Attributes:
+        scratch: for whatever the stock trainer writes; nothing is read back from it.
+        checkpoints: a folder for checkpoints; what it holds is resumed.
+        inputs: what must match for that, by name.
+        events: a file that gets a JSON line per step.
+        board: a folder for TensorBoard.
+    """
+
+    scratch: Path
+    checkpoints: Path | None = None
+    inputs: dict[str, Any] = field(default_factory=dict)
+    events: Path | None = None
+    board: Path | None = None
 
 
 class Rewards(nn.Module):
@@ -54,55 +83,60 @@ class Rewards(nn.Module):
         self.network = network
         self.precision: Precision = precision
         self.config = network.config
+        self._no_split_modules = network._no_split_modules  # what accelerate shards by: the decoder layers
 
     def forward(self, batch: Batch) -> Tensor:
-        """Rewards, [N]."""
-        return read_rewards(self.network, batch, self.precision)
+        """Rewards, [N]; no view, because FSDP hangs its hooks on what it gets."""
+        return read_rewards(self.network, batch, self.precision).clone()
 
 
 class PreferenceTrainer(RewardTrainer):
-    """Trains a reward model on groups. `rows` holds one dictionary per step once `train()` has returned.
+    """Trains a reward model on groups. `progress.rows` holds one dictionary per step once `train()` has returned.
 
     Args:
-        groups, encoded: the training set and its token ids, index by index.
-        events: a file that gets a JSON line per step while training runs; None for none.
-        scratch: a folder for whatever the stock trainer writes; nothing is read back from it.
+        validation: what early stopping looks at; None where it is off.
 
     Raises:
-        TrainingError: nothing to learn from, or a loss or gradient that is not finite.
+        TrainingError: nothing to learn from, a loss, gradient or weight that is not finite, no TensorBoard.
     """
 
     def __init__(
-        self,
-        model: RewardModel,
-        groups: list[Group],
-        encoded: list[EncodedGroup],
-        objective: Objective,
-        train: Train,
-        *,
-        scratch: Path,
-        events: Path | None = None,
+        self, model: RewardModel, examples: Examples, validation: Examples | None, settings: Settings, places: Places
     ) -> None:
-        self.groups, self.encoded = groups, encoded
-        self.objective: Objective = objective
-        self.settings: Train = train
-        self.events = events
-        self.rows: list[dict[str, float | int]] = []
+        self.examples, self.validation, self.places = examples, validation, places
+        self.objective: Objective = settings.objective
+        self.settings: Train = settings.train
+        self.max_tokens = settings.model.max_tokens
         self.shared = shares_prompt(model)
-        self.steps: list[list[Chunk]] = make_steps(groups, objective, train)
-        self._began = time.monotonic()
-        self._current: dict[str, float] = {}
+        self.steps: list[Step] = make_steps(examples.groups, settings.objective, settings.train)
+        self.progress = Progress()
+        self._found: checkpoints.Checkpoint | None = None
+        self._began = 0.0
+        self._sums: dict[str, float] = {}
+        self._validated: Row = {}
         super().__init__(
             model=model.network,
-            args=_arguments(train, len(self.steps), scratch),
+            args=_arguments(settings.train, len(self.steps), places.scratch),
             processing_class=model.tokenizer,
             train_dataset=Dataset.from_dict({"step": list(range(len(self.steps)))}),
         )
         self.remove_callback(PrinterCallback)
+        self.add_callback(_Turns(self))
+        self.watch: Watch | None = None
         if self.is_world_process_zero():
-            self.add_callback(_Bar())
+            self.watch = Watch(len(self.steps), self.args.world_size, places.events, places.board)
         # After the stock constructor, which wants a PreTrainedModel; before anything is wrapped for several ranks.
-        self.model = self.model_wrapped = Rewards(model.network, train.precision).to(self.args.device)
+        self.model = self.model_wrapped = Rewards(model.network, settings.train.precision).to(self.args.device)
+        if self.is_deepspeed_enabled and (places.checkpoints is not None or validation is not None):
+            raise TrainingError(
+                "DeepSpeed alone can put a model's parts together while it trains: set train.checkpoint_steps=0 and "
+                "train.early_stopping_steps=0, or use train=fsdp2"
+            )
+        if places.checkpoints is not None:
+            found = [checkpoints.newest(places.checkpoints, places.inputs) if self.is_world_process_zero() else None]
+            self._found = broadcast_object_list(found)[0]  # the first rank decides
+
+    # The stock trainer's ways that are ours.
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
         """Leave the numbers of the steps alone: the stock method would tokenise and filter."""
@@ -110,14 +144,20 @@ class PreferenceTrainer(RewardTrainer):
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Steps in order. Not prepared by accelerate, which would deal different steps to different ranks."""
-        return DataLoader(range(len(self.steps)), batch_size=1, shuffle=False, collate_fn=self._lay_out)  # type: ignore[arg-type]  # a range is a sequence, which is all a DataLoader asks
+        numbers = range(self._found.step if self._found else 0, len(self.steps))
+        return DataLoader(numbers, batch_size=1, shuffle=False, collate_fn=self._lay_out)  # type: ignore[arg-type]  # a range is a sequence, which is all a DataLoader asks
 
     def _lay_out(self, numbers: list[int]) -> dict[str, Any]:
         """This rank's micro-batches of the step whose number is the only item."""
         (number,) = numbers
-        chunks, counts = share_of(self.steps[number], self.encoded, self.args.process_index, self.args.world_size)
-        budget = self.settings.tokens_per_microbatch
-        return {"micro_batches": micro_batches(chunks, self.encoded, budget, shared=self.shared, counts=counts)}
+        return {"micro_batches": self._share(self.steps[number], self.examples)}
+
+    def _share(self, step: Step, examples: Examples) -> list[MicroBatch]:
+        chunks, counts = share_of(step, examples.encoded, self.args.process_index, self.args.world_size)
+        budget = self.progress.token_budget
+        return even(
+            micro_batches(chunks, examples.encoded, budget, shared=self.shared, counts=counts), self.accelerator
+        )
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """One optimizer step's forwards and backwards on this rank; returns the loss of all ranks.
@@ -126,112 +166,166 @@ class PreferenceTrainer(RewardTrainer):
             TrainingError: the loss is not finite; names the groups.
         """
         model.train()
-        began = time.monotonic()
+        self._began = time.monotonic()
         step = self.steps[self.state.global_step]
-        comparisons = sum(len(chunk.pairs) for chunk in step)
-        sums = torch.zeros(len(_SUMS), dtype=torch.float64)
         micros: list[MicroBatch] = inputs["micro_batches"]
-        for number, micro in enumerate(micros, start=1):
-            # Gradients are exchanged once per step, with the last micro-batch.
-            with nullcontext() if number == len(micros) else self.accelerator.no_sync(model):
-                rewards = model(micro.batch.to(self.args.device))
-                chosen, rejected = (rewards[side.to(rewards.device)] for side in (micro.chosen, micro.rejected))
-                weights, margins = micro.weights.to(rewards.device), micro.margins.to(rewards.device)
-                losses = bradley_terry(chosen, rejected, margins)
-                if self.objective.centering:
-                    losses = losses + self.objective.centering * centering(chosen, rejected)
-                loss = (losses * weights).sum()
-                # DDP takes the mean over ranks of gradients, and the sum is wanted.
-                self.accelerator.backward(loss * self.args.world_size / comparisons)
-            sums += _sums(micro, loss.detach(), chosen.detach(), rejected.detach())
-        sums = self.accelerator.reduce(sums.to(self.args.device), reduction="sum").cpu()
-        self._current = dict(zip(_SUMS, sums.tolist(), strict=True))
-        self._current["seconds"] = began
-        if not math.isfinite(self._current["loss"]):
+        sums = torch.zeros(len(SUMS), dtype=torch.float64)
+        passes: list[tuple[Batch, MicroBatch | Tensor]] = []
+        for micro in micros:
+            if len(micro.batches) == 1:
+                passes.append((micro.batches[0], micro))
+                continue
+            rewards = self._forward(model, micro.batches).requires_grad_()
+            loss = total_loss(self.objective, rewards, micro)
+            (gradient,) = torch.autograd.grad(loss, rewards)
+            sums += sums_of(micro, loss, rewards)
+            pieces = gradient.split([len(batch.owners) for batch in micro.batches])
+            passes += zip(micro.batches, pieces, strict=True)
+        for number, (batch, part) in enumerate(passes, start=1):
+            with exchange(self.accelerator, model, last=number == len(passes)):
+                rewards = model(batch.to(self.args.device))
+                if isinstance(part, MicroBatch):
+                    loss = total_loss(self.objective, rewards, part)
+                    sums += sums_of(part, loss, rewards)
+                else:
+                    loss = (rewards * part).sum()
+                # Ranks take the mean of their gradients, and the sum is wanted.
+                self.accelerator.backward(loss * self.args.world_size / step.weight)
+        self._sums = self._of_all_ranks(sums)
+        if not math.isfinite(self._sums["loss"]):
             raise TrainingError(f"the loss of step {self.state.global_step + 1} is not finite; {self._blame(step)}")
-        return torch.tensor(self._current["loss"] / comparisons, device=self.args.device)
+        return torch.tensor(self._sums["loss"] / step.weight, device=self.args.device)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Keep the step's row and write it to the events; the stock trainer's closing summary is not wanted.
+        """Keep the step's row and show it; the stock trainer's closing summary is not wanted.
 
         Raises:
             TrainingError: the gradient is not finite; names the groups.
         """
         if "loss" not in logs:
             return
-        step = self.state.global_step
+        number = self.state.global_step
+        step = self.steps[number - 1]
         norm = float(logs["grad_norm"])
         if not math.isfinite(norm):
-            raise TrainingError(f"the gradient of step {step} is not finite; {self._blame(self.steps[step - 1])}")
-        now, sums = time.monotonic(), self._current
-        count = sums["comparisons"]
-        mean = sums["rewards"] / (2 * count)
-        row: dict[str, float | int] = {
-            "step": step,
-            "loss": sums["loss"] / count,
-            "accuracy": sums["wins"] / count,
-            "margin": sums["margin"] / count,
-            "reward_mean": mean,
-            "reward_spread": math.sqrt(max(0.0, sums["squares"] / (2 * count) - mean * mean)),
-            "gradient_norm": norm,
-            "learning_rate": float(logs["learning_rate"]),
-            "comparisons": int(count),
-        }
-        self.rows.append(row)
-        if self.events is not None and self.is_world_process_zero():
-            seconds = max(1e-9, now - sums["seconds"])
-            live = {
-                "time": time.time(),
-                "comparisons_per_second": count / seconds,
-                "tokens_per_second": sums["tokens"] / seconds,
-                "padding_share": 1 - sums["tokens"] / sums["padded"],
-                "shared_share": 1 - sums["tokens"] / sums["separate"],
-                "peak_memory_bytes": _peak_memory(),
-                "steps": len(self.steps),
-                "processes": self.args.world_size,
-            }
-            with self.events.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({**row, **live}) + "\n")
+            raise TrainingError(f"the gradient of step {number} is not finite; {self._blame(step)}")
+        row = row_of(number, self._sums, step.weight, norm, float(logs["learning_rate"])) | self._validated
+        self.progress.rows.append(row)
+        if self.watch is not None:
+            self.watch.show(row, self._sums, max(1e-9, time.monotonic() - self._began))
 
-    def _blame(self, step: list[Chunk]) -> str:
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Called after `log`, every train.checkpoint_steps steps and at the end, when the model itself is written.
+
+        Raises:
+            TrainingError: a weight is not finite, so that no checkpoint holds one; names the step's groups.
+        """
+        place = self.places
+        if place.checkpoints is None or self.control.should_training_stop:
+            return
+        number = self.state.global_step
+        try:
+            state = State(self.accelerator.unwrap_model(model), self.optimizer, self.lr_scheduler, self.progress)
+        except TrainingError as error:
+            raise TrainingError(f"after step {number} {error}; {self._blame(self.steps[number - 1])}") from None
+        if self.is_world_process_zero():
+            checkpoints.write(
+                place.checkpoints, number, place.inputs, state.write, keep=self.settings.checkpoints_kept
+            )
+
+    # Resuming, and stopping early.
+
+    def resume(self) -> None:
+        """Put the found checkpoint's state in place once optimizer and scheduler are made."""
+        if self._found is not None:
+            model = self.accelerator.unwrap_model(self.model_wrapped)
+            path, rank = self._found.path, self.args.process_index
+            self.progress = restore(path, model, self.optimizer, self.lr_scheduler, rank)
+            self.state.global_step = self._found.step
+        if not self.progress.token_budget:
+            self.progress.token_budget = self._token_budget()
+        if self.watch is not None:
+            self.watch.begin(self.state.global_step, self.progress.token_budget)
+
+    def _token_budget(self) -> int:
+        """What train.tokens_per_microbatch asks for on this machine."""
+        encoded = self.examples.encoded
+        lengths = [len(group.prompt_ids) + sum(map(len, group.completion_ids)) for group in encoded]
+        return resolve_budget(
+            self.settings.tokens_per_microbatch,
+            self.model_wrapped,
+            encoded,
+            self.accelerator,
+            shared=self.shared,
+            max_tokens=self.max_tokens,
+            at_most=max(sum(lengths[chunk.group] for chunk in step.chunks) for step in self.steps),
+        )
+
+    def validate(self) -> bool:
+        """Where early stopping is on and it is time: evaluate on `validation`; returns whether to stop."""
+        number, every = self.state.global_step, self.settings.early_stopping_steps
+        self._validated = {}
+        if self.validation is None or (number % every and number < len(self.steps)):
+            return False
+        steps = make_steps(self.validation.groups, self.objective, self.settings.model_copy(update={"epochs": 1}))
+        sums = torch.zeros(len(SUMS), dtype=torch.float64)
+        for step in steps:
+            for micro in self._share(step, self.validation):
+                rewards = self._forward(self.model_wrapped, micro.batches)
+                sums += sums_of(micro, total_loss(self.objective, rewards, micro), rewards)
+        found = averages(self._of_all_ranks(sums), sum(step.weight for step in steps))
+        self._validated = {f"validation_{name}": value for name, value in found.items()}
+        progress = self.progress
+        if progress.best_loss is None or found["loss"] < progress.best_loss:
+            weights = trained_weights(self.accelerator.unwrap_model(self.model_wrapped))
+            progress.best = {name: tensor.clone() for name, tensor in weights.items()}
+            progress.best_loss, progress.waited = float(found["loss"]), 0
+        else:
+            progress.waited += 1
+        return progress.waited >= self.settings.early_stopping_patience
+
+    def finish(self) -> None:
+        """Training is over: the first rank's network gets whole weights, with early stopping the best ones."""
+        model = self.accelerator.unwrap_model(self.model_wrapped)
+        if self.progress.best:
+            put_weights(model, self.progress.best)
+        gather_weights(self.model_wrapped, self.accelerator)
+        if self.watch is not None:
+            self.watch.end()
+
+    # Parts of a step.
+
+    def _forward(self, model: nn.Module, batches: Sequence[Batch]) -> Tensor:
+        """The rewards of all batches in order, without gradient."""
+        with torch.no_grad():
+            return torch.cat([model(batch.to(self.args.device)) for batch in batches])
+
+    def _of_all_ranks(self, sums: Tensor) -> dict[str, float]:
+        total = self.accelerator.reduce(sums.to(self.args.device), reduction="sum")
+        return dict(zip(SUMS, total.tolist(), strict=True))
+
+    def _blame(self, step: Step) -> str:
         """Where to look: the step's groups, at most five of them."""
-        ids = sorted({self.groups[chunk.group].id for chunk in step})
+        ids = sorted({self.examples.groups[chunk.group].id for chunk in step.chunks})
         more = f" and {len(ids) - 5} more" if len(ids) > 5 else ""
         return f"groups {', '.join(ids[:5])}{more}; lower train.learning_rate or look at these texts and margins"
 
 
-class _Bar(TrainerCallback):
-    """The stage's usual progress bar, moved by the trainer's steps."""
+class _Turns(TrainerCallback):
+    """The stock trainer's turning points at which ours has something to do."""
 
-    def __init__(self) -> None:
-        self._ticks: Iterator[int] = iter(())
+    def __init__(self, trainer: PreferenceTrainer) -> None:
+        self.trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._ticks = iter(progress(range(state.max_steps), "training", state.max_steps))
-        next(self._ticks, None)
+        self.trainer.resume()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        next(self._ticks, None)
+        if self.trainer.validate():
+            control.should_training_stop = True
 
-
-def _sums(micro: MicroBatch, loss: Tensor, chosen: Tensor, rejected: Tensor) -> Tensor:
-    """One micro-batch's part of `_SUMS`; what doesn't count weighs 0."""
-    weights = micro.weights.double()
-    chosen, rejected = chosen.double().cpu(), rejected.double().cpu()
-    counts = float(weights.sum() > 0)
-    return torch.stack(
-        [
-            loss.double().cpu(),
-            (weights * (chosen > rejected)).sum(),
-            (weights * (chosen - rejected)).sum(),
-            (weights * (chosen + rejected)).sum(),
-            (weights * (chosen.square() + rejected.square())).sum(),
-            weights.sum(),
-            torch.tensor(counts * micro.batch.tokens, dtype=torch.float64),
-            torch.tensor(counts * micro.batch.input_ids.numel(), dtype=torch.float64),
-            torch.tensor(counts * micro.batch.separate_tokens, dtype=torch.float64),
-        ]
-    )
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.trainer.finish()
 
 
 def _arguments(train: Train, steps: int, scratch: Path) -> RewardConfig:
@@ -240,7 +334,8 @@ def _arguments(train: Train, steps: int, scratch: Path) -> RewardConfig:
     max_length=None: it would filter rows without a count; bf16=False: autocast is ours, around the backbone only;
     lr_scheduler_type linear to zero: at least as good as cosine at a fixed budget (Bergsma et al. 2025,
     arXiv 2502.15938); logging_nan_inf_filter=False: it hides a non-finite loss; report_to none: curves are published
-    from the events; activation_checkpointing=False: it costs a third of the speed and memory isn't short.
+    from the events; activation_checkpointing=False: `methods` switches it on where the settings ask for it;
+    save_strategy: when, not what; `_save_checkpoint` is ours.
     """
     return RewardConfig(
         output_dir=str(scratch),
@@ -261,7 +356,8 @@ def _arguments(train: Train, steps: int, scratch: Path) -> RewardConfig:
         data_seed=train.seed,
         logging_steps=1,
         logging_nan_inf_filter=False,
-        save_strategy="no",
+        save_strategy="steps" if train.checkpoint_steps else "no",
+        save_steps=max(1, train.checkpoint_steps),
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
@@ -270,10 +366,3 @@ def _arguments(train: Train, steps: int, scratch: Path) -> RewardConfig:
         ddp_find_unused_parameters=False,
         use_cpu=os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true" or not torch.cuda.is_available(),
     )
-
-
-def _peak_memory() -> int:
-    """Bytes: the accelerator's peak where there is one, else the process's."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

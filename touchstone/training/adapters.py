@@ -1,0 +1,143 @@
+"""Low-rank adapters (LoRA, Hu et al. 2021; QLoRA, Dettmers et al. 2023), put into a network and merged back.
+
+    model = load_quantized(folder, settings.model, settings.train)      # for qlora; else load_base_folder
+    wrap(model, settings.train)
+    ...                                                                 # train what requires a gradient
+    save(merge(model), folder)
+
+The network stays the object that it was, with linear layers replaced inside, so whatever reads its backbone and its
+head goes on working. The head is no adapter's business: it is trained whole, in fp32, and saved as it is.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from touchstone.errors import TrainingError
+from touchstone.layout import shares_prompt
+from touchstone.model import RewardModel, head_of, load_base_folder
+from touchstone.settings import Model, Train
+
+
+def wrap(model: RewardModel, train: Train) -> RewardModel:
+    """Put an adapter of `train.lora_rank` into every linear layer of the backbone; it and the head alone are trained.
+
+    A fresh adapter changes nothing: its second factor is zero. The first is drawn from `train.seed` alone. Under bf16
+    the adapted layers' own weights are kept in bf16, to which autocast would round them in each forward anyway; that
+    halves their memory. Factors and head stay fp32. Experts of a mixture that lie in one tensor together, and so are
+    no linear layers, stay as they are.
+
+    Raises:
+        TrainingError: the backbone has no linear layer.
+    """
+    network = model.network
+    head = head_of(network)
+    linear = {name: layer for name, layer in network.named_modules() if isinstance(layer, (nn.Linear, Conv1D))}
+    names = [name for name, layer in linear.items() if layer is not head]
+    if not names:
+        raise TrainingError(f"{type(network).__name__} has no linear layer for an adapter; use train.method=full")
+    config = LoraConfig(
+        r=train.lora_rank,
+        lora_alpha=train.lora_alpha,  # type: ignore[arg-type]  # a quotient's numerator: it needn't be whole
+        target_modules=names,
+        # GPT-2 keeps its weights transposed.
+        fan_in_fan_out=any(isinstance(linear[name], Conv1D) for name in names),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(train.seed)
+        inject_adapter_in_model(config, network)
+    head.requires_grad_(True)
+    for parameter in network.parameters():
+        if parameter.requires_grad:  # over 4-bit layers the factors come in the layers' computing dtype
+            parameter.data = parameter.data.float()
+    if train.precision == "bf16":
+        shares_prompt(model)  # found out in fp32, which the narrowed layers no longer compute in
+        for _, layer in _adapted(network):
+            own: Any = layer.get_base_layer()
+            if own.weight.is_floating_point():  # 4-bit weights are packed into bytes
+                own.weight.data = own.weight.data.to(torch.bfloat16)
+    return model
+
+
+def merge(model: RewardModel) -> RewardModel:
+    """Add every adapter's product to its layer's weights, in fp32, and leave plain layers behind.
+
+    4-bit weights are widened first, so that what is saved is what was trained. Merging them in 4 bits would round
+    the adapters' work away; merging into the original weights would be another network than the trained one.
+    """
+    network = model.network
+    for name, layer in list(_adapted(network)):
+        parent, _, child = name.rpartition(".")
+        network.get_submodule(parent).register_module(child, _merged(layer))
+    for parameter in network.parameters():
+        parameter.requires_grad_(True)
+    return model
+
+
+def load_quantized(folder: Path, model: Model, train: Train) -> RewardModel:
+    """The base in `folder` with the backbone's linear layers in NF4, quantised twice; everything else in fp32.
+
+    Raises:
+        TrainingError: no CUDA device, or bitsandbytes isn't installed.
+        ModelError: as `load_base_folder`.
+    """
+    if not torch.cuda.is_available():
+        raise TrainingError("train.method=qlora needs a CUDA device, and there is none; use train.method=lora")
+    return _load_quantized(folder, model, train, PartialState().device)
+
+
+def _load_quantized(folder: Path, model: Model, train: Train, device: torch.device) -> RewardModel:
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise TrainingError(
+            "train.method=qlora needs bitsandbytes, which is not installed; "
+            "install touchstone-rm[qlora], or use train.method=lora"
+        )
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16 if train.precision == "bf16" else torch.float32,
+        llm_int8_skip_modules=["score"],  # despite its name it counts for 4 bits too
+    )
+    arguments = {"quantization_config": quantization, "device_map": {"": device}}
+    loaded = load_base_folder(folder, model, seed=train.seed, quantization=arguments)
+    # The stock trainer takes these as a sign to cast all that is trained, the head too, to bf16 (TRL 1.16, peft#2889).
+    network: Any = loaded.network
+    network.is_loaded_in_4bit = network.is_quantized = False
+    del network.hf_quantizer, network.quantization_method, network.config.quantization_config
+    return loaded
+
+
+def _adapted(network: PreTrainedModel) -> Iterator[tuple[str, LoraLayer]]:
+    """Names and layers that hold an adapter."""
+    return ((name, layer) for name, layer in network.named_modules() if isinstance(layer, LoraLayer))
+
+
+def _merged(layer: LoraLayer) -> nn.Module:
+    """The plain layer, in fp32, whose weights are the adapted layer's own plus the adapter's product."""
+    own: Any = layer.get_base_layer()
+    (adapter,) = layer.lora_A
+    with torch.no_grad():
+        product: Tensor = layer.get_delta_weight(adapter).float()  # type: ignore[attr-defined]  # every kind of layer has it
+        weight: Tensor = own.weight
+        if not weight.is_floating_point():
+            from bitsandbytes.functional import dequantize_4bit
+
+            weight = dequantize_4bit(weight.data, own.weight.quant_state)
+            bias = own.bias
+            own = nn.Linear(own.in_features, own.out_features, bias=bias is not None, device="meta")
+            own.bias = bias
+        own.weight = nn.Parameter(weight.float() + product)
+    layer_without_adapter: nn.Module = own
+    return layer_without_adapter

@@ -1,0 +1,70 @@
+"""What `train.method` and the settings of speed and memory do to a model before training, and what undoes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from touchstone.errors import TrainingError
+from touchstone.model import RewardModel, load_base_folder
+from touchstone.settings import Settings
+from touchstone.training.adapters import load_quantized, merge, wrap
+
+
+def load(folder: Path, settings: Settings) -> RewardModel:
+    """The base in `folder`, made ready for what the settings ask; `finish` turns it into what is saved.
+
+    Parameters that require a gradient are the ones to train.
+
+    Raises:
+        ModelError: the base can't be used.
+        TrainingError: the machine or the architecture can't do what is asked.
+    """
+    train = settings.train
+    if train.method == "qlora":
+        model = load_quantized(folder, settings.model, train)
+    else:
+        model = load_base_folder(folder, settings.model, seed=train.seed)
+    if train.method in ("lora", "qlora"):
+        wrap(model, train)
+    if train.activation_checkpointing:
+        checkpoint_activations(model.network)
+    if train.compile:
+        compile_layers(model.network)
+    return model
+
+
+def finish(model: RewardModel, settings: Settings) -> RewardModel:
+    """The trained model as a plain one: adapters are merged."""
+    return merge(model) if settings.train.method in ("lora", "qlora") else model
+
+
+def checkpoint_activations(network: PreTrainedModel) -> None:
+    """Keep a layer's input only and compute the rest again in the backward (Chen et al. 2016, arXiv 1604.06174).
+
+    Raises:
+        TrainingError: the architecture can't.
+    """
+    if not network.supports_gradient_checkpointing:
+        raise TrainingError(
+            f"{type(network).__name__} can't recompute its activations; set train.activation_checkpointing to false"
+        )
+    # Not re-entrant: the other kind needs an input that requires a gradient, which a frozen embedding hasn't.
+    network.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+
+
+def compile_layers(network: PreTrainedModel) -> None:
+    """Compile each decoder layer, for batches of any shape; parameters keep their names.
+
+    Layer by layer: they share their code, so it is compiled once and not as often as there are layers.
+
+    Raises:
+        TrainingError: the architecture names no layers.
+    """
+    layers = [module for module in network.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers:
+        raise TrainingError(f"{type(network).__name__} names no decoder layers; set train.compile to false")
+    for layer in layers:
+        layer.compile(dynamic=True)
