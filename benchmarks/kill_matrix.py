@@ -160,7 +160,7 @@ def main() -> None:
     """Run the matrix, print a line per kill, write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=30)
-    parser.add_argument("--groups", type=int, default=1000, help="size of the training set")
+    parser.add_argument("--groups", type=int, default=1600, help="size of the training set")
     parser.add_argument("--seed", type=int, default=17)
     parser.add_argument("--result", type=Path, default=RESULT)
     arguments = parser.parse_args()

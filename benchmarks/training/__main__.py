@@ -1,6 +1,6 @@
 """Pairs per second of reward-model training beside TRL's `RewardTrainer`, on real comparisons and a tiny Qwen3.
 
-    touchstone bench train                         # all of it, about 40 minutes on two cores
+    touchstone bench train                         # all of it, about 35 minutes on two cores
     python -m benchmarks.training --only hh --repeats 1
 
 Same model, token ids, optimizer, precision (bf16 autocast), comparisons per optimizer step, and no activation
@@ -32,22 +32,21 @@ BATCHES = (1, 2, 4, 8, 16)
 OURS = "touchstone"
 WORKLOADS = {
     # comparisons of an epoch, of an optimizer step, and what the workload stands for
-    "hh": (640, 64, "hh-rlhf, multi-turn dialogues, pairs"),
-    "ukp": (640, 64, "UKPConvArg1 strict, pairs taken singly"),
-    "ukp_groups": (2048, 512, "UKPConvArg1 strict, topics as groups"),
-    "k6": (832, 64, "topical-chat, six completions a group, all pairs"),
-    "worst": (192, 64, "long completions, no prompt"),
+    "hh": (512, 64, "hh-rlhf, multi-turn dialogues, pairs"),
+    "ukp": (256, 64, "UKPConvArg1 strict, pairs taken singly"),
+    "ukp_groups": (512, 512, "UKPConvArg1 strict, topics as groups"),
+    "k6": (256, 64, "topical-chat, six completions a group, all pairs"),
+    "worst": (64, 64, "long completions, no prompt"),
 }
 LIBRARIES = ("torch", "transformers", "trl", "accelerate")
 
 
-class Contestant:
-    """A worker process; `epoch` lets it train once."""
+class Worker:
+    """A process that trains; `epoch` lets it do so once."""
 
-    def __init__(self, workload: str, name: str, data: Path, pairs: int, extra: list[str]) -> None:
-        self.name = name
+    def __init__(self, workload: str, data: Path, pairs: int, extra: list[str]) -> None:
         self._errors: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115  it lives as long as the process
-        command = [sys.executable, "-m", "benchmarks.training.worker", workload, name, "--data", str(data)]
+        command = [sys.executable, "-m", "benchmarks.training.worker", workload, "--data", str(data)]
         self._process = subprocess.Popen(
             [*command, "--pairs", str(pairs), *extra],
             stdin=subprocess.PIPE,
@@ -56,16 +55,16 @@ class Contestant:
             text=True,
         )
 
-    def epoch(self) -> dict[str, Any]:
-        """Train one epoch and wait for its result."""
+    def epoch(self, name: str) -> dict[str, Any]:
+        """Let a contestant train one epoch, and wait for its result."""
         if self._process.stdin is None or self._process.stdout is None:
             raise RuntimeError("the worker has no pipes")
-        self._process.stdin.write("epoch\n")
+        self._process.stdin.write(f"{name}\n")
         self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
             self._errors.seek(0)
-            sys.exit(f"{self.name} failed:\n{self._errors.read()[-2000:]}")
+            sys.exit(f"{name} failed:\n{self._errors.read()[-2000:]}")
         result: dict[str, Any] = json.loads(line)
         result["rate"] = result["pairs"] / result["seconds"]
         return result
@@ -79,12 +78,12 @@ class Contestant:
 def tuned(workload: str, data: Path, pairs: int, extra: list[str]) -> tuple[str, dict[str, float]]:
     """TRL's fastest batch size and order on this workload, and what each reached."""
     rates: dict[str, float] = {}
+    worker = Worker(workload, data, pairs, extra)
     for batch in BATCHES:
         for name in (f"trl-{batch}", f"trl-{batch}-grouped"):
-            contestant = Contestant(workload, name, data, pairs, extra)
-            rates[name] = contestant.epoch()["rate"]
-            contestant.close()
+            rates[name] = worker.epoch(name)["rate"]
             print(f"  {name:<16}{rates[name]:8.1f} pairs/s", flush=True)
+    worker.close()
     return max(rates, key=lambda name: rates[name]), rates
 
 
@@ -94,16 +93,16 @@ def measure(workload: str, data: Path, repeats: int, scale: float, extra: list[s
     pairs = max(step, int(most * scale))
     extra = [*extra, "--step", str(step)]
     print(f"{workload}: {what}; {pairs} comparisons", flush=True)
-    best, rates = tuned(workload, data, max(step, pairs // 3), extra)
+    best, rates = tuned(workload, data, max(step, pairs // 4), extra)
     names = list(dict.fromkeys([OURS, DOCUMENTED, best]))
-    contestants = [Contestant(workload, name, data, pairs, extra) for name in names]
+    workers = {name: Worker(workload, data, pairs, extra) for name in names}
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for _ in range(repeats):
-        for contestant in contestants:
-            found[contestant.name].append(contestant.epoch())
+        for name, worker in workers.items():
+            found[name].append(worker.epoch(name))
         print("  " + "  ".join(f"{name} {found[name][-1]['rate']:.1f}" for name in names), flush=True)
-    for contestant in contestants:
-        contestant.close()
+    for worker in workers.values():
+        worker.close()
     rows = {name: _summary(results) for name, results in found.items()}
     ours, documented, opponent = rows[OURS], rows[DOCUMENTED], rows[best]
     return {

@@ -1,14 +1,15 @@
-"""One contestant in a process of its own: trains an epoch whenever it is told to, and says how long it took.
+"""A process that trains an epoch whenever it is told to, and says how long it took.
 
-    python -m benchmarks.training.worker hh touchstone --data ../shared/data
+    echo touchstone | python -m benchmarks.training.worker hh --data ../shared/data
 
-Contestants: `touchstone`, `touchstone-compiled`, `trl-B` (random batches of B pairs), `trl-B-grouped` (grouped by
-length). Each line on stdin is one epoch, each line on stdout its result in JSON.
+Each line on stdin names a contestant, `touchstone`, `trl-B` (random batches of B pairs) or `trl-B-grouped` (grouped by
+length), and makes it train one epoch; each line on stdout is the result in JSON.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import logging
 import os
@@ -160,7 +161,6 @@ def main() -> None:
     """Answer lines on stdin until it ends."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("workload")
-    parser.add_argument("contestant")
     parser.add_argument("--data", type=lambda text: Path(text).resolve(), required=True)
     parser.add_argument("--pairs", type=int, default=640)
     parser.add_argument("--step", type=int, default=64)
@@ -175,12 +175,14 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     sys.stdout = sys.stderr  # the libraries' own words
     with tempfile.TemporaryDirectory(prefix="touchstone-bench-") as folder:
-        warm_up = load(given.workload, given.data, given.step)
-        run(warm_up, given.contestant, given.step, given.precision, given.budget, Path(folder))
         workload = load(given.workload, given.data, given.pairs)
+        warm_up = load(given.workload, given.data, given.step)
+        run(warm_up, "touchstone", given.step, given.precision, given.budget, Path(folder))
+        run(warm_up, "trl-4", given.step, given.precision, given.budget, Path(folder))
         before = resident_bytes()
-        for _ in sys.stdin:
-            result = run(workload, given.contestant, given.step, given.precision, given.budget, Path(folder))
+        for line in sys.stdin:
+            gc.collect()
+            result = run(workload, line.strip(), given.step, given.precision, given.budget, Path(folder))
             extra = {"peak": peak_bytes(), "before": before, "bound": workload.bound}
             answers.write(json.dumps({**result, **extra}) + "\n")
             answers.flush()

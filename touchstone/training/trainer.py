@@ -348,7 +348,7 @@ def _arguments(train: Train, steps: int, scratch: Path) -> RewardConfig:
         warmup_steps=round(train.warmup_share * steps),
         weight_decay=train.weight_decay,
         max_grad_norm=train.max_gradient_norm,
-        optim="adamw_torch",
+        optim="adamw_torch_fused",
         bf16=False,
         activation_checkpointing=False,
         disable_dropout=True,
