@@ -194,26 +194,14 @@ def environment(**values: str) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_processes_agree_bit_for_bit_and_ranks_to_six_digits(tmp_path: Path, base: Path) -> None:
-    names = ("first", "second", "ranks")
-    first, second, ranks = (make_workspace(tmp_path / name, base) for name in names)
+def test_processes_agree_bit_for_bit(tmp_path: Path, base: Path) -> None:
+    first, second = (make_workspace(tmp_path / name, base) for name in ("first", "second"))
     launch = [sys.executable, "-m", "accelerate.commands.launch"]
     for workspace in (first, second):
         command = [*launch, "--config_file", str(ROOT / "configs/accelerate/cpu.yaml"), "-m", "touchstone.training"]
         subprocess.run(command, cwd=workspace, env=environment(), check=True)
     assert digest_folder(first / "build/model") == digest_folder(second / "build/model")
     assert (first / "build/curve.jsonl").read_bytes() == (second / "build/curve.jsonl").read_bytes()
-
-    command = [*launch, "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no",
-               "--dynamo_backend", "no", "--main_process_port", "0", "-m", "touchstone.training"]  # fmt: skip
-    subprocess.run(command, cwd=ranks, env=environment(ACCELERATE_USE_CPU="true"), check=True)
-    live = [json.loads(line) for line in (ranks / "events.jsonl").read_text().splitlines()]
-    assert {row["processes"] for row in live} == {2}
-    one, two = (
-        [json.loads(line) for line in (workspace / "build/curve.jsonl").read_text().splitlines()]
-        for workspace in (first, ranks)
-    )
-    assert max(abs(a["loss"] - b["loss"]) for a, b in zip(one, two, strict=True)) < 1e-6
 
 
 @pytest.mark.slow

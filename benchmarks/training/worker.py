@@ -20,7 +20,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-os.environ |= {"DISABLE_MLFLOW_INTEGRATION": "TRUE", "HF_HUB_DISABLE_TELEMETRY": "1", "ACCELERATE_USE_CPU": "true"}
+os.environ |= {"DISABLE_MLFLOW_INTEGRATION": "TRUE", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 import torch
 from datasets import Dataset, disable_progress_bars
@@ -102,7 +102,7 @@ def trl(
         save_strategy="no",
         remove_unused_columns=False,  # the column of lengths would go before the sampler sees it
         disable_tqdm=True,
-        use_cpu=True,
+        use_cpu=not torch.cuda.is_available(),
     )
     trainer = RewardTrainer(
         model=workload.model().network, args=arguments, processing_class=workload.tokenizer, train_dataset=dataset
@@ -180,6 +180,8 @@ def main() -> None:
         run(warm_up, "touchstone", given.step, given.precision, given.budget, Path(folder))
         run(warm_up, "trl-4", given.step, given.precision, given.budget, Path(folder))
         before = resident_bytes()
+        answers.write("ready\n")
+        answers.flush()
         for line in sys.stdin:
             gc.collect()
             result = run(workload, line.strip(), given.step, given.precision, given.budget, Path(folder))

@@ -31,7 +31,7 @@ from touchstone.errors import ModelError, TrainingError
 from touchstone.files import canonical_json, digest_folder, digest_value
 from touchstone.settings import Settings
 
-LIBRARIES = ("accelerate", "numpy", "tokenizers", "torch", "transformers", "trl")
+LIBRARIES = ("accelerate", "numpy", "peft", "tokenizers", "torch", "transformers", "trl")
 _NUMBERLESS = {"checkpoint_steps", "checkpoints_kept", "timeout_seconds", "tensorboard"}
 """Settings in section `train` that leave every number as it is."""
 
