@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.training.worker import ours, run_touchstone
+from benchmarks.training.workloads import load
+
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT.parent / "shared" / "data"
 
@@ -38,30 +41,15 @@ def test_the_gpu_benchmark_runs_on_a_cpu(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not (DATA / "hh-rlhf").is_dir(), reason="the real data is no part of the project")
 def test_the_loss_curve_lies_on_trl_s(tmp_path: Path) -> None:
-    last = run("benchmarks.training.curve", "--steps", "12", "--out", str(tmp_path), "--data", str(DATA))
+    last = run("benchmarks.training.curve", "--steps", "6", "--out", str(tmp_path), "--data", str(DATA))
     assert float(last.rsplit("=", 1)[1]) < 1e-5
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not (DATA / "topical-chat").is_dir(), reason="the real data is no part of the project")
-def test_training_beside_trl_computes_what_must_be_computed(tmp_path: Path) -> None:
-    command = (
-        "benchmarks.training",
-        "--only",
-        "k6",
-        "--repeats",
-        "1",
-        "--scale",
-        "0.25",
-        "--threads",
-        "1",
-        "--batches",
-        "8",
-    )
-    last = run(*command, "--out", str(tmp_path), "--data", str(DATA))
-    found = dict(part.split("=") for part in last.split()[1:])
-    assert float(found["padding"]) == 0
-    record = json.loads((tmp_path / "training.json").read_text())["workloads"]["k6"]
-    assert record["bound_reached"] > 0.75
-    assert record["contestants"]["trl-8"]["computed"] > 5 * record["contestants"]["touchstone"]["computed"]
-    assert (tmp_path / "training.svg").read_text().startswith("<?xml")
+def test_each_token_that_must_be_computed_is_computed_once(tmp_path: Path) -> None:
+    workload = load("k6", DATA, 64)
+    found = run_touchstone(ours(workload, 64, "bf16", 4096, False, tmp_path))
+    assert found["tokens"] == found["computed"] == workload.bound
+    assert found["pairs"] == len(workload.pairs())
+    assert sum(len(side) for pair in workload.pairs() for side in pair.values()) > 5 * found["computed"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.test_training import configure, make_build, make_groups
+from tests.test_training import configure
 from tests.tiny import make_tiny_base
 from touchstone.errors import SettingsError
 from touchstone.groups import Message
@@ -17,7 +17,6 @@ from touchstone.model import RewardModel, load_reward_model, save
 from touchstone.settings import compose
 from touchstone.templating import encode
 from touchstone.training import methods
-from touchstone.training.__main__ import train
 
 
 @pytest.fixture(scope="module")
@@ -77,16 +76,6 @@ def test_compiled_layers_give_the_same_rewards_and_gradients(
     save(methods.finish(compiled, settings), tmp_path / "model")
     again = load_reward_model(tmp_path / "model")
     torch.testing.assert_close(gradients(again)[0], expected[0], rtol=0, atol=1e-5)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
-@pytest.mark.filterwarnings("ignore")
-def test_compiled_training_follows_the_same_curve(base: Path, tmp_path: Path) -> None:
-    groups = make_groups(20)
-    eager = train(configure(), make_build(tmp_path / "eager", base, groups))
-    compiled = train(configure(compile=True), make_build(tmp_path / "compiled", base, groups))
-    assert [row["loss"] for row in compiled] == pytest.approx([row["loss"] for row in eager], abs=1e-5)
 
 
 @pytest.mark.parametrize("name", ["activation_checkpointing", "compile"])
