@@ -49,7 +49,7 @@ def test_the_loss_curve_lies_on_trl_s(tmp_path: Path) -> None:
 @pytest.mark.skipif(not (DATA / "topical-chat").is_dir(), reason="the real data is no part of the project")
 def test_each_token_that_must_be_computed_is_computed_once(tmp_path: Path) -> None:
     workload = load("k6", DATA, 64)
-    found = run_touchstone(ours(workload, 64, "bf16", 4096, False, tmp_path))
+    found = run_touchstone(ours(workload, 64, "bf16", 4096, tmp_path))
     assert found["tokens"] == found["computed"] == workload.bound
     assert found["pairs"] == len(workload.pairs())
     assert sum(len(side) for pair in workload.pairs() for side in pair.values()) > 5 * found["computed"]

@@ -88,6 +88,11 @@ class EncodedGroup:
     prompt_starts: list[int]
     truncated: list[bool]
 
+    @property
+    def shared_tokens(self) -> int:
+        """Tokens of all completions and of the prompt, counted once: what the group costs, about."""
+        return len(self.prompt_ids) + sum(map(len, self.completion_ids))
+
     def tokens(self, completion: int) -> int:
         """Tokens of prompt and completion together, as scored."""
         return len(self.prompt_ids) - self.prompt_starts[completion] + len(self.completion_ids[completion])

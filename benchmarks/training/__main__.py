@@ -32,7 +32,7 @@ BATCHES = [1, 2, 4, 8, 16]
 OURS = "touchstone"
 WORKLOADS = {
     # comparisons of an epoch, of an optimizer step, and what the workload stands for
-    "hh": (512, 64, "hh-rlhf, multi-turn dialogues, pairs"),
+    "hh": (320, 64, "hh-rlhf, multi-turn dialogues, pairs"),
     "ukp": (256, 64, "UKPConvArg1 strict, pairs taken singly"),
     "ukp_groups": (512, 512, "UKPConvArg1 strict, topics as groups"),
     "k6": (256, 64, "topical-chat, six completions a group, all pairs"),

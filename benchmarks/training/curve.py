@@ -41,7 +41,7 @@ def main() -> None:
     disable_progress_bars()
     workload = load("hh", given.data, given.steps * given.pairs)
     with tempfile.TemporaryDirectory(prefix="touchstone-bench-") as folder:
-        trainer = ours(workload, given.pairs, "fp32", 4096, False, Path(folder))
+        trainer = ours(workload, given.pairs, "fp32", 4096, Path(folder))
         pairs = workload.pairs()
         order = [chunk.group for step in trainer.steps for chunk in step.chunks]  # one pair per group
         dataset = Dataset.from_list([pairs[number] for number in order])

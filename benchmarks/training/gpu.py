@@ -78,7 +78,7 @@ def shaped(name: str, lengths: list[tuple[int, int, int]], shape: str) -> Shaped
         edges = [Comparison(0, 1, 1.0, 0.0)]
         groups.append(make_group(prompt=[Message("user", "x")], completions=texts, comparisons=edges, source=name))
         encoded.append(EncodedGroup(ids(prompt), [ids(size) for size in answers], [0, 0], [False, False]))
-    made = Shaped(name, groups, encoded, workloads._tokenizer(groups))
+    made = Shaped(name, groups, encoded, workloads.tokenizer_of(groups))
     object.__setattr__(made, "shape", shape)
     object.__setattr__(made, "longest", max(map(sum, lengths)))
     return made
@@ -131,7 +131,7 @@ def race(workload: Shaped, given: argparse.Namespace, cuda: bool) -> dict[str, A
             for name in ("touchstone", *(f"trl-{batch}" for batch in given.batches)):
                 if name == "touchstone":
                     budget = max(given.budget, workload.longest)
-                    trainer: Any = worker.ours(workload, given.step, "bf16", budget, False, Path(folder))
+                    trainer: Any = worker.ours(workload, given.step, "bf16", budget, Path(folder))
                 else:
                     batch = int(name.split("-")[1])
                     accumulate = max(1, given.step // batch)

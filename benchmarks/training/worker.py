@@ -46,9 +46,7 @@ class Clock(TrainerCallback):
         self.seconds = time.perf_counter() - self.began
 
 
-def ours(
-    workload: Workload, step: int, precision: str, budget: int, compiled: bool, scratch: Path
-) -> PreferenceTrainer:
+def ours(workload: Workload, step: int, precision: str, budget: int, scratch: Path) -> PreferenceTrainer:
     """Our trainer for one epoch; `step` comparisons per optimizer step."""
     values = load_settings(project_root() / "params.yaml").model_dump(mode="json")
     values["model"]["max_tokens"] = budget
@@ -60,7 +58,6 @@ def ours(
         "learning_rate": LEARNING_RATE,
         "warmup_share": 0.0,
         "checkpoint_steps": 0,
-        "compile": compiled,
     }
     examples = Examples(workload.groups, workload.encoded)
     return PreferenceTrainer(workload.model(), examples, None, parse(values), Places(scratch))
@@ -131,8 +128,8 @@ def run_trl(trainer: RewardTrainer) -> dict[str, Any]:
 
 def run(workload: Workload, contestant: str, step: int, precision: str, budget: int, scratch: Path) -> dict[str, Any]:
     """One epoch of a contestant by its name."""
-    if contestant.startswith("touchstone"):
-        return run_touchstone(ours(workload, step, precision, budget, contestant.endswith("compiled"), scratch))
+    if contestant == "touchstone":
+        return run_touchstone(ours(workload, step, precision, budget, scratch))
     _, batch, *how = contestant.split("-")
     rows = workload.pairs()
     lengths = [max(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in rows]
@@ -141,20 +138,10 @@ def run(workload: Workload, contestant: str, step: int, precision: str, budget: 
     return run_trl(trl(workload, dataset, int(batch), max(1, step // int(batch)), precision, strategy, scratch))
 
 
-def peak_bytes() -> int:
-    """The largest resident size that this process had."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) * 1024
-    raise OSError("no VmHWM in /proc/self/status")
-
-
-def resident_bytes() -> int:
-    """The resident size that this process has."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmRSS"):
-            return int(line.split()[1]) * 1024
-    raise OSError("no VmRSS in /proc/self/status")
+def memory(field: str) -> int:
+    """Bytes of this process: VmRSS is what it holds, VmHWM the most that it held."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith(field))) * 1024
 
 
 def main() -> None:
@@ -179,13 +166,13 @@ def main() -> None:
         warm_up = load(given.workload, given.data, given.step)
         run(warm_up, "touchstone", given.step, given.precision, given.budget, Path(folder))
         run(warm_up, "trl-4", given.step, given.precision, given.budget, Path(folder))
-        before = resident_bytes()
+        before = memory("VmRSS")
         answers.write("ready\n")
         answers.flush()
         for line in sys.stdin:
             gc.collect()
             result = run(workload, line.strip(), given.step, given.precision, given.budget, Path(folder))
-            extra = {"peak": peak_bytes(), "before": before, "bound": workload.bound}
+            extra = {"peak": memory("VmHWM"), "before": before, "bound": workload.bound}
             answers.write(json.dumps({**result, **extra}) + "\n")
             answers.flush()
 

@@ -11,23 +11,17 @@ from itertools import groupby
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForSequenceClassification
 
+from touchstone.base import train_tokenizer
 from touchstone.groups import Comparison, Completion, Group, Message, judged_pairs, make_group
 from touchstone.model import RewardModel
-from touchstone.settings import ArgumentData, TranscriptData
+from touchstone.settings import ArgumentData, TranscriptData, compose
 from touchstone.sources import read_source
 from touchstone.templating import EncodedGroup, encode_many, scoring_rule
 
 MAX_TOKENS = 4096
 VOCABULARY = 8192
-CHATML = (
-    "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' }}"
-    "{% if not loop.last %}{{ '\\n' }}{% endif %}"
-    "{% endfor %}"
-)
 
 
 @dataclass(frozen=True)
@@ -73,7 +67,7 @@ class Workload:
     @property
     def bound(self) -> int:
         """Tokens that must be computed: each prompt and each compared completion once."""
-        return sum(len(ids.prompt_ids) + sum(map(len, ids.completion_ids)) for ids in self.encoded)
+        return sum(ids.shared_tokens for ids in self.encoded)
 
 
 def load(name: str, data: Path, pairs: int) -> Workload:
@@ -86,7 +80,7 @@ def load(name: str, data: Path, pairs: int) -> Workload:
             break
         kept.append(group)
         count += sum(pair.chosen is not None for pair in judged_pairs(group))
-    tokenizer = _tokenizer(groups)
+    tokenizer = tokenizer_of(groups)
     rule = scoring_rule(tokenizer, MAX_TOKENS)
     items = [(group.prompt, [completion.text for completion in group.completions]) for group in kept]
     return Workload(name, kept, encode_many(tokenizer, rule, items), tokenizer)
@@ -165,22 +159,9 @@ MAKERS: dict[str, Callable[[Path], list[Group]]] = {
 }
 
 
-def _tokenizer(groups: Sequence[Group]) -> PreTrainedTokenizerFast:
-    """Byte-level BPE trained on the groups' texts."""
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=["<|pad|>", "<|im_start|>", "<|im_end|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    texts = (
-        text for group in groups for text in (*(m.content for m in group.prompt), *(c.text for c in group.completions))
-    )
-    backend.train_from_iterator(texts, trainer)
-    special = {"pad_token": "<|pad|>", "eos_token": "<|im_end|>"}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **special)
-    tokenizer.chat_template = CHATML
-    return tokenizer
+def tokenizer_of(groups: Sequence[Group]) -> PreTrainedTokenizerFast:
+    """The scratch model's tokenizer, trained on the groups' texts, with a larger vocabulary."""
+    scratch = compose(["model=scratch"]).model
+    if scratch.kind != "scratch":
+        raise ValueError("model=scratch is no model from scratch")
+    return train_tokenizer(groups, scratch.model_copy(update={"vocabulary": VOCABULARY, "max_tokens": MAX_TOKENS}))

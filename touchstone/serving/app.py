@@ -164,7 +164,7 @@ def _count_tokens(scorer: Scorer, inputs: Sequence[Item]) -> int:
         encoded = encode_many(scorer.model.tokenizer, scorer.model.rule, inputs)
     except ModelError as error:
         raise Refusal(422, "unusable_prompt", str(error)) from None
-    return sum(len(group.prompt_ids) + sum(map(len, group.completion_ids)) for group in encoded)
+    return sum(group.shared_tokens for group in encoded)
 
 
 def _stamp(served: Served) -> dict[str, Any]:

@@ -156,13 +156,13 @@ def agree(run: Measured, accelerator: Accelerator) -> Measured:
 
 def batch_of(encoded: Sequence[EncodedGroup], tokens: int, *, shared: bool) -> Batch:
     """A batch of about `tokens` tokens of the longest groups, repeated where all of them together hold fewer."""
-    longest = sorted(encoded, key=_length, reverse=True)
+    longest = sorted(encoded, key=lambda group: group.shared_tokens, reverse=True)
     taken: list[EncodedGroup] = []
     held = 0
     while held < 2 * tokens:  # enough for one batch that is full
         group = longest[len(taken) % len(longest)]
         taken.append(group)
-        held += _length(group)
+        held += group.shared_tokens
     return max(make_batches(taken, tokens, shared=shared), key=lambda batch: batch.input_ids.numel())
 
 
@@ -197,8 +197,3 @@ def _trainable(model: nn.Module) -> int:
 
 def _local(parameter: Tensor) -> Tensor:
     return parameter.to_local() if isinstance(parameter, DTensor) else parameter
-
-
-def _length(group: EncodedGroup) -> int:
-    """Tokens of a group with its prompt counted once."""
-    return len(group.prompt_ids) + sum(len(ids) for ids in group.completion_ids)

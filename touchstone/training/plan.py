@@ -310,5 +310,4 @@ def _used(chunk: Chunk) -> list[int]:
 
 def _tokens(chunk: Chunk, encoded: Sequence[EncodedGroup]) -> int:
     """Tokens of a chunk with its prompt counted once: what it costs, about."""
-    group = encoded[chunk.group]
-    return len(group.prompt_ids) + sum(len(group.completion_ids[completion]) for completion in _used(chunk))
+    return encoded[chunk.group].take(_used(chunk)).shared_tokens

@@ -250,7 +250,6 @@ class PreferenceTrainer(RewardTrainer):
     def _token_budget(self) -> int:
         """What train.tokens_per_microbatch asks for on this machine."""
         encoded = self.examples.encoded
-        lengths = [len(group.prompt_ids) + sum(map(len, group.completion_ids)) for group in encoded]
         return resolve_budget(
             self.settings.tokens_per_microbatch,
             self.model_wrapped,
@@ -258,7 +257,7 @@ class PreferenceTrainer(RewardTrainer):
             self.accelerator,
             shared=self.shared,
             max_tokens=self.max_tokens,
-            at_most=max(sum(lengths[chunk.group] for chunk in step.chunks) for step in self.steps),
+            at_most=max(sum(encoded[chunk.group].shared_tokens for chunk in step.chunks) for step in self.steps),
         )
 
     def validate(self) -> bool:
