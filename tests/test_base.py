@@ -18,7 +18,8 @@ from touchstone.errors import ModelError
 from touchstone.files import digest_file, digest_folder
 from touchstone.groups import Comparison, Completion, Group, Message, make_group
 from touchstone.model import load_base_folder
-from touchstone.settings import PretrainedModel, SandboxData, ScratchModel
+from touchstone.settings.data import SandboxData
+from touchstone.settings.model import PretrainedModel, ScratchModel
 from touchstone.sources import sandbox
 from touchstone.templating import encode, scoring_rule
 

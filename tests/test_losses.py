@@ -17,7 +17,8 @@ from torch import Tensor
 
 from touchstone.errors import SettingsError
 from touchstone.groups import Comparison, Completion, Group, Message, judged_pairs, make_group
-from touchstone.settings import Objective, Settings, compose
+from touchstone.settings import Settings, compose
+from touchstone.settings.training import Objective
 from touchstone.templating import EncodedGroup
 from touchstone.training.losses import (
     bradley_terry,

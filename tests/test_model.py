@@ -26,7 +26,7 @@ from touchstone.files import digest_folder
 from touchstone.groups import Message
 from touchstone.layout import make_batches, rewards, shares_prompt
 from touchstone.model import RewardModel, head_of, load_base, load_base_folder, load_reward_model, save
-from touchstone.settings import PretrainedModel
+from touchstone.settings.model import PretrainedModel
 from touchstone.templating import encode
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from touchstone.baselines import LinearBaseline, bayes_optimal, longer_wins
 from touchstone.groups import Group, judged_pairs, to_line
-from touchstone.settings import SandboxData
+from touchstone.settings.data import SandboxData
 from touchstone.sources import sandbox
 
 KNOBS: dict[str, Any] = {

@@ -16,7 +16,8 @@ from touchstone import settings as settings_module
 from touchstone.errors import QuarantineError, SourceError
 from touchstone.files import digest_folder
 from touchstone.groups import Group, Message, judged_pairs, read_jsonl
-from touchstone.settings import PreferenceData, Settings, TranscriptData
+from touchstone.settings import Settings
+from touchstone.settings.data import PreferenceData, TranscriptData
 from touchstone.sources import Quarantined, hh_rlhf, import_source, preference
 from touchstone.sources.rows import MAX_LINE
 

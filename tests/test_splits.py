@@ -20,7 +20,7 @@ from touchstone.groups import (
     set_digest,
     write_parquet,
 )
-from touchstone.settings import SETS, Split
+from touchstone.settings.data import SETS, Split
 from touchstone.splits import assign, main, split_groups, summarise
 
 ROOT = Path(__file__).resolve().parent.parent

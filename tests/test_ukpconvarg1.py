@@ -11,7 +11,7 @@ import pytest
 from touchstone import settings as settings_module
 from touchstone.errors import SourceError
 from touchstone.groups import Comparison, Group, judged_pairs
-from touchstone.settings import ArgumentData
+from touchstone.settings.data import SETS, ArgumentData
 from touchstone.sources import Quarantined, ukpconvarg1
 from touchstone.sources.ukpconvarg1 import ARCHIVES, hash_worker
 
@@ -149,7 +149,7 @@ def test_missing_damaged_and_empty_archives_are_errors(tmp_path: Path) -> None:
 def test_every_topic_is_placed_by_hand_and_every_set_has_one() -> None:
     settings = settings_module.compose(["data=ukpconvarg1", "data.path=x"], ROOT / "configs")
     assert len(settings.split.assign) == 12
-    assert set(settings.split.assign.values()) == set(settings_module.SETS)
+    assert set(settings.split.assign.values()) == set(SETS)
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="real data is not at ../shared/data")

@@ -13,7 +13,7 @@ import pytest
 from touchstone.errors import DataError, ValidationError
 from touchstone.files import digest_folder
 from touchstone.groups import Comparison, Completion, Group, Message, make_group, read_parquet, to_line
-from touchstone.settings import Validation
+from touchstone.settings.data import Validation
 from touchstone.validation import SetAside, validate
 from touchstone.validation.__main__ import main
 from touchstone.validation.expectations import Check, Suites

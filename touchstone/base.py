@@ -26,7 +26,8 @@ from touchstone.errors import ModelError
 from touchstone.files import digest_file, write_folder, write_json
 from touchstone.groups import Group, judged_pairs, read_parquet
 from touchstone.model import BASE_FILE, load_tokenizer
-from touchstone.settings import PretrainedModel, ScratchModel, project_root
+from touchstone.settings import project_root
+from touchstone.settings.model import PretrainedModel, ScratchModel
 from touchstone.stage import progress, run_stage
 from touchstone.templating import encode_many, scoring_rule
 

@@ -26,7 +26,8 @@ from transformers.utils import logging as transformers_logging
 
 from touchstone.errors import ModelError
 from touchstone.files import digest_file
-from touchstone.settings import Model, project_root
+from touchstone.settings import project_root
+from touchstone.settings.model import Model
 from touchstone.templating import ScoringRule, scoring_rule
 
 # Progress bars of milliseconds, and a report that a head is missing, which is said here in one sentence.

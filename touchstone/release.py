@@ -33,7 +33,8 @@ from touchstone.scoring import Item, RawScore, Scorer, as_item, padded_scores
 from touchstone.sealing import FIXED_TEXTS
 from touchstone.serving import Client, temporary_endpoint
 from touchstone.serving.wire import ScoreReply
-from touchstone.settings import Gates, Settings
+from touchstone.settings import Settings
+from touchstone.settings.gates import Gates
 from touchstone.templating import encode
 
 SWAP_SECONDS = 120.0

@@ -18,7 +18,7 @@ from touchstone import settings as settings_module
 from touchstone.errors import SplitError
 from touchstone.files import write_folder, write_json
 from touchstone.groups import Group, judged_pairs, read_parquet, set_digest, write_parquet
-from touchstone.settings import SETS, Split
+from touchstone.settings.data import SETS, Split
 from touchstone.stage import progress, run_stage
 
 GROUPS = Path("build/groups.parquet")

@@ -16,7 +16,8 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForSequenceC
 from touchstone.base import train_tokenizer
 from touchstone.groups import Comparison, Completion, Group, Message, judged_pairs, make_group
 from touchstone.model import RewardModel
-from touchstone.settings import ArgumentData, TranscriptData, compose
+from touchstone.settings import compose
+from touchstone.settings.data import ArgumentData, TranscriptData
 from touchstone.sources import read_source
 from touchstone.templating import EncodedGroup, encode_many, scoring_rule
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from touchstone import statistics
 from touchstone.gates.checks import Check, Details, Status
-from touchstone.settings import Gates
+from touchstone.settings.gates import Gates
 from touchstone.statistics import Floats, Interval
 
 LEVEL = 0.90

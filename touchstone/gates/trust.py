@@ -14,7 +14,7 @@ from touchstone.files import digest_value
 from touchstone.gates.checks import Check, Details, Status
 from touchstone.gates.quality import Pairs
 from touchstone.groups import Message
-from touchstone.settings import Gates
+from touchstone.settings.gates import Gates
 from touchstone.statistics import Floats
 
 

@@ -15,7 +15,9 @@ from touchstone.errors import ArtifactError, GateError
 from touchstone.files import digest_value
 from touchstone.groups import Group, Message, judged_pairs, read_parquet, set_digest
 from touchstone.judging.record import SCHEMA_VERSION
-from touchstone.settings import SETS, Gates, Settings
+from touchstone.settings import Settings
+from touchstone.settings.data import SETS
+from touchstone.settings.gates import Gates
 
 
 @dataclass(frozen=True)

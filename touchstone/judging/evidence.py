@@ -23,7 +23,7 @@ from touchstone.groups import Group, judged_pairs
 from touchstone.judging.case import Case
 from touchstone.judging.record import ROWS, TEXTS, TRAIN_PROMPTS
 from touchstone.judging.scores import AGAIN, Job, Scores, Scoring
-from touchstone.settings import Gates
+from touchstone.settings.gates import Gates
 from touchstone.statistics import Floats
 
 _TEXTS = pa.schema(

@@ -30,7 +30,8 @@ from touchstone.judging.evidence import (
 )
 from touchstone.judging.record import Decision
 from touchstone.judging.scores import Scoring, in_fresh_processes
-from touchstone.settings import Gates, Settings
+from touchstone.settings import Settings
+from touchstone.settings.gates import Gates
 
 REQUIRED = (*gates.REQUIRED, "confirm")
 LIBRARIES = ("numpy", "pyarrow", "scikit-learn", "scipy", "statsmodels", "tokenizers", "torch", "transformers")

@@ -14,7 +14,8 @@ from pathlib import Path
 from touchstone import sources
 from touchstone.errors import DataError, PipelineError
 from touchstone.pipeline import dvc
-from touchstone.settings import Data, Settings
+from touchstone.settings import Settings
+from touchstone.settings.data import Data
 
 POINTER = "data.dvc"
 

@@ -43,7 +43,7 @@ from touchstone.serving.wire import (
     parse_json,
     reply,
 )
-from touchstone.settings import Serve
+from touchstone.settings.gates import Serve
 from touchstone.templating import encode_many
 
 DEADLINE_SECONDS = 120.0

@@ -16,9 +16,15 @@ from itertools import groupby, islice
 from pathlib import Path
 
 from touchstone.groups import Comparison, Completion, Group, Message, make_group
-from touchstone.settings import TranscriptData
-from touchstone.sources.rows import Quarantined, Unusable, answer_text, check_turns, common_length, raw_rows
+from touchstone.settings.data import TranscriptData
+from touchstone.sources.rows import About, Quarantined, Unusable, answer_text, check_turns, common_length, raw_rows
 
+ABOUT = About(
+    licence="MIT",
+    cluster="the prompt",
+    annotators="one unnamed judgement per pair",
+    not_carried="ties, strengths, and pairs that part before their last turn",
+)
 HUB_FOLDERS = {"harmlessness": "harmless-base", "helpfulness": "helpful-base"}
 """Data folder of Anthropic/hh-rlhf for an axis; without it the hub mixes all of them."""
 

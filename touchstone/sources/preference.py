@@ -26,9 +26,15 @@ from pathlib import Path
 from typing import Any
 
 from touchstone.groups import Comparison, Completion, Group, Message, make_group
-from touchstone.settings import PreferenceData
-from touchstone.sources.rows import Quarantined, Unusable, answer_text, check_turns, common_length, raw_rows
+from touchstone.settings.data import PreferenceData
+from touchstone.sources.rows import About, Quarantined, Unusable, answer_text, check_turns, common_length, raw_rows
 
+ABOUT = About(
+    licence="not known to Touchstone; see the source",
+    cluster="the prompt",
+    annotators="one unnamed judgement per pair",
+    not_carried="ties, votes, tool calls, and every field that the settings don't name",
+)
 ROLES = ("system", "user", "assistant", "tool")
 
 

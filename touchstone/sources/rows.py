@@ -35,6 +35,23 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
+class About:
+    """What a reader says of its source; it is recorded with the import and shown on the data page.
+
+    Attributes:
+        licence: of the data, as its publisher states it.
+        cluster: the unit of splitting and resampling: what `cluster_id` stands for.
+        annotators: who judged, and whether their identities are known.
+        not_carried: what the source lacks, or what this reader leaves behind.
+    """
+
+    licence: str
+    cluster: str
+    annotators: str
+    not_carried: str
+
+
+@dataclass(frozen=True, slots=True)
 class Quarantined:
     """A row set aside.
 

@@ -26,9 +26,15 @@ from defusedxml.ElementTree import iterparse
 
 from touchstone.errors import SourceError
 from touchstone.groups import Comparison, Completion, Group, Message, make_group
-from touchstone.settings import ArgumentData
-from touchstone.sources.rows import MAX_LINE, Quarantined, Unusable, answer_text
+from touchstone.settings.data import ArgumentData
+from touchstone.sources.rows import MAX_LINE, About, Quarantined, Unusable, answer_text
 
+ABOUT = About(
+    licence="CC BY 4.0",
+    cluster="the topic with both its stances",
+    annotators="about five hashed workers per pair in `full`; `strict` keeps one judgement without a name",
+    not_carried="reasons given by workers, their competence, and rank scores",
+)
 ARCHIVES = {"strict": "UKPConvArg1Strict-CSV.tar.gz", "full": "UKPConvArg1-full-XML.tar.gz"}
 WORKER_SALT = "touchstone-ukpconvarg1"
 MAX_MEMBER = 64 * 2**20

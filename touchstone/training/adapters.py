@@ -27,7 +27,8 @@ from transformers.pytorch_utils import Conv1D
 from touchstone.errors import TrainingError
 from touchstone.layout import shares_prompt
 from touchstone.model import RewardModel, head_of, load_base_folder
-from touchstone.settings import Model, Train
+from touchstone.settings.model import Model
+from touchstone.settings.training import Train
 
 
 def wrap(model: RewardModel, train: Train) -> RewardModel:

@@ -21,7 +21,8 @@ from touchstone.errors import TrainingError
 from touchstone.groups import Group
 from touchstone.layout import read_hidden, shares_prompt
 from touchstone.model import RewardModel, head_of
-from touchstone.settings import Objective, Settings
+from touchstone.settings import Settings
+from touchstone.settings.training import Objective
 from touchstone.stage import progress
 from touchstone.templating import EncodedGroup
 from touchstone.training.objective import total_loss

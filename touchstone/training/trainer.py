@@ -37,7 +37,8 @@ from touchstone.errors import TrainingError
 from touchstone.groups import Group
 from touchstone.layout import Batch, Precision, read_rewards, shares_prompt
 from touchstone.model import RewardModel
-from touchstone.settings import Objective, Settings, Train
+from touchstone.settings import Settings
+from touchstone.settings.training import Objective, Train
 from touchstone.templating import EncodedGroup
 from touchstone.training import checkpoints
 from touchstone.training.memory import resolve_budget

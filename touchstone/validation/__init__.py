@@ -28,7 +28,7 @@ import polars as pl
 
 from touchstone.errors import ValidationError
 from touchstone.groups import Group
-from touchstone.settings import Validation
+from touchstone.settings.data import Validation
 from touchstone.validation.expectations import Check, CheckResult, Suites
 from touchstone.validation.tables import Faults, Row, comparison_fault, data_totals, group_facts
 

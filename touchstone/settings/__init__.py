@@ -1,0 +1,135 @@
+"""The settings of a run: `configs/` composed by Hydra into `params.yaml`, checked by pydantic.
+
+`params.yaml` is what every stage reads and what DVC compares; `touchstone configure` writes it.
+Unknown keys are errors, and a message names the setting by its dotted path.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import ValidationError, model_validator
+
+from touchstone.errors import SettingsError
+from touchstone.settings.data import Audit, Data, Import, Split, Validation
+from touchstone.settings.gates import Gates, Serve
+from touchstone.settings.model import Model
+from touchstone.settings.section import Section
+from touchstone.settings.training import Objective, Seal, Train
+
+
+class Settings(Section):
+    """Everything in `params.yaml`."""
+
+    name: str
+    """The registered model's name, from data and objective."""
+    data: Data
+    importing: Import
+    validation: Validation
+    audit: Audit
+    split: Split
+    model: Model
+    objective: Objective
+    train: Train
+    seal: Seal
+    gates: Gates
+    serve: Serve
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        budget = self.train.tokens_per_microbatch
+        if budget != "auto" and budget < self.model.max_tokens:
+            raise ValueError(
+                f"train.tokens_per_microbatch ({budget}) must hold at least one text of "
+                f"model.max_tokens ({self.model.max_tokens}); raise the first or lower the second"
+            )
+        if self.train.method == "head_only" and self.model.kind == "pretrained" and self.model.keep_head:
+            raise ValueError(
+                "train.method=head_only fits a new head, and model.keep_head keeps the old one; use another method, "
+                "or set model.keep_head to false"
+            )
+        if not self.name.replace("-", "").replace("_", "").replace(".", "").isalnum():
+            raise ValueError(f"name {self.name!r} may hold letters, digits, '-', '_' and '.' only")
+        return self
+
+
+def project_root() -> Path:
+    """The project's root: TOUCHSTONE_ROOT (set by the pipeline inside private worktrees), else the current folder.
+
+    Relative paths in settings count from here.
+    """
+    return Path(os.environ.get("TOUCHSTONE_ROOT") or Path.cwd()).resolve()
+
+
+def parse(values: dict[str, Any]) -> Settings:
+    """Settings from the plain dictionary of `params.yaml`.
+
+    Raises:
+        SettingsError: names every setting at fault by its dotted path.
+    """
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        faults = []
+        for fault in error.errors(include_url=False, include_input=False):
+            path = ".".join(str(part) for part in fault["loc"] if part not in _TAGS) or "params.yaml"
+            faults.append(f"{path}: {fault['msg'].removeprefix('Value error, ')}")
+        raise SettingsError("settings are wrong: " + "; ".join(faults)) from None
+
+
+_TAGS = frozenset(
+    {"constrained-int", "literal['auto']", "scratch", "pretrained"}
+    | {"sandbox", "preference", "hh_rlhf", "ukpconvarg1", "pandalm", "finegrained_qa", "ranked", "rated"}
+    | {"argilla", "label_studio", "reward_bench_2", "rm_bench", "llm_bar", "judge_bench"}
+)
+"""Tags of the unions above, which pydantic puts into a fault's path."""
+
+
+def load(path: Path = Path("params.yaml")) -> Settings:
+    """Settings from `params.yaml`.
+
+    Raises:
+        SettingsError: the file is missing, is not YAML, or a setting is wrong.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SettingsError(f"{path} does not exist; write it with `touchstone configure`") from None
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path} is not YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise SettingsError(f"{path} holds no settings; write it with `touchstone configure`")
+    return parse(values)
+
+
+def compose(overrides: list[str], configs: Path | None = None) -> Settings:
+    """Compose `configs/config.yaml` with `group=choice` and `key=value` overrides.
+
+    Raises:
+        SettingsError: an override names no group, choice or key, or a value is wrong.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    folder = (configs or project_root() / "configs").resolve()
+    try:
+        with initialize_config_dir(config_dir=str(folder), version_base="1.3"):
+            composed = hydra_compose(config_name="config", overrides=overrides)
+        values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise SettingsError(f"overrides can't be composed: {str(error).strip().splitlines()[0]}") from error
+    if not isinstance(values, dict):
+        raise SettingsError(f"{folder}/config.yaml holds no settings")
+    return parse({str(key): value for key, value in values.items()})
+
+
+def dump(settings: Settings) -> str:
+    """The settings as the text of `params.yaml`: sections in their order, a head that says where it comes from."""
+    head = "# Written by `touchstone configure` from configs/; `dvc exp run -S section.key=value` changes it too.\n"
+    return head + yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

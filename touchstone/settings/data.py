@@ -1,0 +1,225 @@
+"""Where comparisons come from, how they are checked, and how they are placed into sets."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from touchstone.settings.section import NonNegativeFloat, PositiveInt, Section, Share
+
+SETS = ("train", "validation", "calibration", "holdout", "confirm", "reference", "canary")
+"""The seven sets, in the order in which a cluster's hash is laid against their shares."""
+
+
+class SandboxData(Section):
+    """The embedded small world; see `touchstone/sources/sandbox.py` for what each knob does."""
+
+    source: Literal["sandbox"]
+    name: str
+    groups: PositiveInt
+    seed: int
+    tie_share: Share
+    label_noise: Share
+    length_bias: float
+    multi_turn_share: Share
+    ranked_share: Share
+    safety_share: Share
+    poison: Literal["none", "annotator", "entity", "trigger"]
+    """Who or what the poisoned labels serve: one annotator's spite, one person's name, one phrase."""
+    poison_share: Share
+
+
+class PreferenceData(Section):
+    """TRL's preference formats, from the Hugging Face hub or from local files."""
+
+    source: Literal["preference"]
+    name: str
+    path: str
+    """A hub id (`org/name`), or a local file or folder of .jsonl, .json or .parquet, gzipped or not."""
+    subset: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    prompt_field: str = "prompt"
+    chosen_field: str = "chosen"
+    rejected_field: str = "rejected"
+    margin_field: str | None = None
+    limit: PositiveInt | None = None
+
+
+class TranscriptData(Section):
+    """Whole dialogues as Anthropic's hh-rlhf writes them."""
+
+    source: Literal["hh_rlhf"]
+    name: str
+    path: str
+    axis: str = "helpfulness"
+    revision: str | None = None
+    limit: PositiveInt | None = None
+
+
+class ArgumentData(Section):
+    """UKPConvArg1: pairs of arguments on a topic."""
+
+    source: Literal["ukpconvarg1"]
+    name: str
+    path: str
+    variant: Literal["strict", "full"] = "strict"
+
+
+class PandalmData(Section):
+    """PandaLM's test set: two responses, three annotators, ties."""
+
+    source: Literal["pandalm"]
+    name: str
+    path: str
+
+
+class FinegrainedQaData(Section):
+    """Fine-grained RLHF's question answering: four answers, six judged pairs, ties, error spans."""
+
+    source: Literal["finegrained_qa"]
+    name: str
+    path: str
+
+
+class RankedData(Section):
+    """Lists of completions in ranked order, best first."""
+
+    source: Literal["ranked"]
+    name: str
+    path: str
+    """A local file or folder of .json, .jsonl or .parquet, gzipped or not, or a hub id."""
+    prompt_field: str
+    input_field: str | None
+    """Text that is put below the prompt where it isn't empty (Alpaca's "input")."""
+    history_field: str | None
+    """Earlier turns: pairs of [user, assistant]."""
+    completions_field: str
+    revision: str | None = None
+    limit: PositiveInt | None = None
+
+
+class RatedData(Section):
+    """One rated completion per row; comparisons and margins are derived from the ratings of a prompt's completions."""
+
+    source: Literal["rated"]
+    name: str
+    path: str
+    prompt_fields: Annotated[list[str], Field(min_length=1)]
+    """Fields that make up the prompt, joined by an empty line; rows with the same prompt are one group."""
+    completion_field: str
+    rating_field: str
+    """A number, or a dotted path to one (`scores.overall`)."""
+    aspects_field: str | None
+    """A dictionary of further ratings that are kept with the completion."""
+    policy_field: str | None
+    tie_below: NonNegativeFloat
+    """Ratings closer than this are a tie."""
+    revision: str | None = None
+    limit: PositiveInt | None = None
+
+
+class ArgillaData(Section):
+    """An export of Argilla 2: records with responses of several annotators to a ranking, rating or label question."""
+
+    source: Literal["argilla"]
+    name: str
+    path: str
+    question: str | None
+    """The question that holds the preference; None where there is only one that can."""
+    limit: PositiveInt | None = None
+
+
+class LabelStudioData(Section):
+    """An export of Label Studio (JSON or JSON_MIN): tasks with annotations of a pairwise, ranking or rating kind."""
+
+    source: Literal["label_studio"]
+    name: str
+    path: str
+    prompt_field: str
+    completion_fields: Annotated[list[str], Field(min_length=2)]
+    """Fields of a task's data that hold the completions, in the order that labels name them."""
+    limit: PositiveInt | None = None
+
+
+class BenchmarkData(Section):
+    """A reward benchmark's rows from a local file or folder."""
+
+    source: Literal["reward_bench_2", "rm_bench", "llm_bar", "judge_bench"]
+    name: str
+    path: str
+    limit: PositiveInt | None = None
+
+
+Data = Annotated[
+    SandboxData
+    | PreferenceData
+    | TranscriptData
+    | ArgumentData
+    | PandalmData
+    | FinegrainedQaData
+    | RankedData
+    | RatedData
+    | ArgillaData
+    | LabelStudioData
+    | BenchmarkData,
+    Field(discriminator="source"),
+]
+
+
+class Import(Section):
+    """How the reader treats rows that can't be read or used."""
+
+    max_quarantine_share: Share
+
+
+class Validation(Section):
+    """Thresholds of the checks on imported comparisons."""
+
+    min_groups: PositiveInt
+    min_comparisons: PositiveInt
+    max_quarantine_share: Share
+    max_contradiction_share: Share
+    personal_data: Literal["report", "redact", "quarantine"]
+    """What happens to addresses, numbers and keys found in texts; they are counted in any case, and never printed."""
+
+
+class Audit(Section):
+    """When the look at the kept comparisons raises an alarm."""
+
+    max_annotator_share: Share
+    """Of the judgements, by one annotator."""
+    max_source_share: Share
+    """Of the wins, by one source of completions in comparisons with others."""
+    max_longer_wins_share: Annotated[float, Field(ge=0.5, le=1)]
+    """Of the decided pairs, by the longer completion; 1 minus it by the shorter."""
+    max_prompt_cluster_share: Share
+    """Of the prompts, in the largest cluster of like ones."""
+    false_alarm_rate: Annotated[float, Field(gt=0, lt=0.5)]
+    """Chance that clean labels raise any poisoning alarm: over all annotators, entities and phrases."""
+    max_pairs: PositiveInt
+    """Decided pairs that the search for entities and phrases reads, chosen by the hash of their groups."""
+
+
+class Split(Section):
+    """How clusters are placed into the seven sets."""
+
+    salt: str
+    near_duplicate: Annotated[float, Field(gt=0, le=1)]
+    """Prompts whose sets of five-word sequences have at least this Jaccard similarity lie in one set."""
+    held_out_annotators: Annotated[float, Field(ge=0, lt=1)]
+    """Share of the annotators whose judgements are kept from training, to see whether a model serves strangers too."""
+    shares: dict[str, Share]
+    assign: dict[str, str] = Field(default_factory=dict)
+    """Clusters placed by hand: cluster id -> set. For sources with fewer than some hundred clusters."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if set(self.shares) != set(SETS):
+            raise ValueError(f"shares must name exactly the seven sets {', '.join(SETS)}")
+        if abs(sum(self.shares.values()) - 1) > 1e-9:
+            raise ValueError(f"shares must add up to 1, they add up to {sum(self.shares.values()):.6g}")
+        if unknown := set(self.assign.values()) - set(SETS):
+            raise ValueError(f"assign names unknown sets: {', '.join(sorted(unknown))}")
+        return self

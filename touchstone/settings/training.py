@@ -1,0 +1,128 @@
+"""What training minimises, how it runs, and what is sealed."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from touchstone.settings.section import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Share,
+)
+
+
+class Objective(Section):
+    """What training minimises; formulas and sources in docs/losses.md."""
+
+    name: Literal["bradley_terry", "rao_kupper", "davidson", "plackett_luce"]
+    labels: Literal["majority", "votes"]
+    """What a comparison says: its preferred side, or the share of judgements for each side and for a tie."""
+    use_margin: bool
+    """Subtract the margin from the reward difference (Llama 2, equation 2)."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)]
+    """Share of a label that is given to the other side; keeps the best difference finite."""
+    noise_rate: Annotated[float, Field(ge=0, lt=0.5)]
+    """Known share of flipped labels, which the likelihood then accounts for."""
+    tie_parameter: PositiveFloat | None
+    """How likely ties are: theta of Rao and Kupper (> 1), or nu of Davidson. None for the models without ties."""
+    weighting: Literal["comparison", "group"]
+    """What weighs the same: every comparison, or every group however many comparisons it has."""
+    agreement: Literal["none", "weight"]
+    """Whether a comparison weighs less the more its judges disagreed."""
+    centering: NonNegativeFloat
+    """Weight of mean((r_chosen + r_rejected)^2), Eisenstein et al. 2312.09244; 0 switches it off."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        extras = {
+            "use_margin": self.use_margin,
+            "label_smoothing": self.label_smoothing > 0,
+            "noise_rate": self.noise_rate > 0,
+            "agreement": self.agreement != "none",
+        }
+        if self.name != "bradley_terry" and any(extras.values()):
+            used = ", ".join(name for name, on in extras.items() if on)
+            raise ValueError(f"{used} goes with name=bradley_terry only; switch it off for name={self.name}")
+        if self.labels == "votes" and (self.use_margin or self.agreement != "none"):
+            which = "use_margin" if self.use_margin else "agreement"
+            raise ValueError(f"{which} and labels=votes would count the strength of a preference twice; choose one")
+        if self.label_smoothing and self.noise_rate:
+            raise ValueError(
+                "label_smoothing and noise_rate are two remedies for the same noise; set one of them to 0"
+            )
+        if self.name == "plackett_luce" and (self.labels, self.weighting) != ("majority", "group"):
+            raise ValueError(
+                "name=plackett_luce learns one ranking per group: it needs labels=majority and weighting=group"
+            )
+        ties = self.name in ("rao_kupper", "davidson")
+        if ties and self.tie_parameter is None:
+            raise ValueError(f"name={self.name} needs tie_parameter; 2 for rao_kupper or 1 for davidson is a start")
+        if not ties and self.tie_parameter is not None:
+            raise ValueError(f"name={self.name} knows no ties: set tie_parameter to null")
+        if self.name == "rao_kupper" and self.tie_parameter is not None and self.tie_parameter <= 1:
+            raise ValueError(
+                f"tie_parameter ({self.tie_parameter}) must exceed 1 for rao_kupper, or ties can't happen"
+            )
+        return self
+
+
+class Train(Section):
+    """How training runs."""
+
+    method: Literal["full", "lora", "qlora", "head_only"]
+    """What is trained: every weight, low-rank adapters and the head (qlora: over a base in 4 bits), or the head."""
+    learning_rate: PositiveFloat
+    warmup_share: Share
+    weight_decay: NonNegativeFloat
+    max_gradient_norm: PositiveFloat
+    epochs: PositiveInt
+    comparisons_per_step: PositiveInt
+    tokens_per_microbatch: PositiveInt | Literal["auto"]
+    """Most tokens of one forward and backward; "auto" measures the GPU (`training/memory.py`)."""
+    precision: Literal["fp32", "bf16"]
+    seed: int
+    threads: PositiveInt
+    """CPU threads of each process; part of the numbers, so it is a setting and not the machine's."""
+    accelerate: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+    """Launch configuration: a file's stem in configs/accelerate/."""
+    checkpoint_steps: NonNegativeInt
+    """Optimizer steps between checkpoints: the most that a killed run loses. 0: none are written."""
+    checkpoints_kept: PositiveInt
+    timeout_seconds: PositiveInt
+    """How long a process waits for the others before the run ends with an error."""
+    tensorboard: Literal[False] | Annotated[str, Field(min_length=1)]
+    """A folder for TensorBoard (relative paths count from the project's root), or false."""
+    early_stopping_steps: NonNegativeInt
+    """Optimizer steps between evaluations on `validation`; 0: train to the end of the plan."""
+    early_stopping_patience: PositiveInt
+    """Evaluations in a row without a lower loss before training stops. The best weights are the ones kept."""
+    lora_rank: PositiveInt
+    lora_alpha: PositiveFloat
+    """An adapter's product is scaled by lora_alpha / lora_rank (Hu et al. 2021, section 4.1)."""
+    head_penalty: PositiveFloat
+    """For method=head_only: half of it times the squared norm of the head on standardised embeddings is added."""
+    activation_checkpointing: bool
+    """Compute each layer's activations again in the backward instead of keeping them: less memory, more time."""
+    compile: bool
+    """Compile the decoder layers with torch.compile."""
+
+    @model_validator(mode="after")
+    def _check_method(self) -> Self:
+        for name in ("activation_checkpointing", "compile"):
+            if self.method == "head_only" and getattr(self, name):
+                raise ValueError(
+                    f"{name} speeds up or shrinks a backward, which method=head_only has not: set it to false"
+                )
+        return self
+
+
+class Seal(Section):
+    """What the sealed artifact carries."""
+
+    self_test_vectors: PositiveInt
+    score_precision: Literal["fp32", "bf16"]
