@@ -53,3 +53,14 @@ def test_each_token_that_must_be_computed_is_computed_once(tmp_path: Path) -> No
     assert found["tokens"] == found["computed"] == workload.bound
     assert found["pairs"] == len(workload.pairs())
     assert sum(len(side) for pair in workload.pairs() for side in pair.values()) > 5 * found["computed"]
+
+
+@pytest.mark.slow
+def test_every_planted_fault_of_the_data_benchmark_is_found(tmp_path: Path) -> None:
+    """20,000 groups: enough for several processes."""
+    last = run("benchmarks.data", "--groups", "20000", "--out", str(tmp_path))
+    record = json.loads((tmp_path / "data.json").read_text())
+    assert record["planted"] == record["found"] == 80, record["missed"]
+    assert record["false"] == 0
+    assert record["near_duplicates"][0] == record["near_duplicates"][1] > 0
+    assert last.startswith("RESULT seconds=")

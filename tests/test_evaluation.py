@@ -55,6 +55,22 @@ def random_set(
     return groups, scores(*rewards), gold.tolist()
 
 
+def test_strangers_judgements_are_measured_apart() -> None:
+    """The model agrees with the annotator who taught it and not with the other, who judged the same pairs."""
+
+    def judged(number: int, *judgements: tuple[str | None, bool]) -> Group:
+        edges = [Comparison(0, 1, float(first), float(not first), annotator=who) for who, first in judgements]
+        texts = [Completion("one"), Completion("two")]
+        return make_group(prompt=[Message("user", f"{number}")], completions=texts, comparisons=edges, source="t")
+
+    held_out = [judged(number, ("teacher", True), ("stranger", number % 4 == 0)) for number in range(8)]
+    rewards = scores(*[[1.0, 0.0]] * 8)
+    found = e.by_annotators(held_out, rewards, [judged(99, ("teacher", True))])
+    assert (found["seen"]["accuracy"], found["unseen"]["accuracy"]) == (1.0, 0.25)
+    assert (found["unseen"]["pairs"], found["unseen"]["annotators"]) == (8, 1)
+    assert e.by_annotators([judged(1, (None, True))], rewards[:1], []) == {}
+
+
 def test_rows_hold_every_judged_pair_with_both_rewards() -> None:
     rows = e.score_rows([PAIR, RANKED], scores([1.0, -1.0], [0.0, 2.0, 3.0]))
     assert [(row.first, row.second, row.chosen, row.difference) for row in rows] == [

@@ -294,6 +294,40 @@ def test_import_writes_the_same_bytes_twice_and_loses_no_row(tmp_path: Path) -> 
     assert str(tmp_path) not in json.dumps(source)
 
 
+def test_importing_more_appends_and_another_source_replaces(tmp_path: Path) -> None:
+    """Twins within a file are both kept: that they repeat is for validation to see."""
+    rows = [{**GOOD, "prompt": f"Question {n}?"} for n in (1, 2, 2)]
+    lines(tmp_path / "a.jsonl", *rows, "not json\n")
+    lines(tmp_path / "b.jsonl", {**GOOD, "prompt": "Question 0?"}, *rows[1:], "not json\n", rows[1])
+    data = {"source": "preference", "name": "mine", "path": "a.jsonl"}
+    target = tmp_path / "data"
+    import_source(settings_for(data), tmp_path, target)
+    before = (target / "groups.jsonl").read_text()
+    summary = import_source(settings_for({**data, "path": "b.jsonl"}), tmp_path, target)
+    after = (target / "groups.jsonl").read_text()
+    assert after.startswith(before)
+    prompts = [group.prompt[0].content for group in read_jsonl(target / "groups.jsonl")]
+    assert prompts == [f"Question {n}?" for n in (1, 2, 2, 0, 2)]
+    assert (summary.groups, summary.quarantined) == (
+        5,
+        {"not valid JSON (cut short, or followed by something else)": 2},
+    )
+    assert len((target / "quarantine.jsonl").read_text().splitlines()) == 2
+    import_source(settings_for({**data, "path": "b.jsonl"}), tmp_path, target)
+    assert (target / "groups.jsonl").read_text() == after
+    summary = import_source(settings_for({**data, "name": "other", "path": "b.jsonl"}), tmp_path, target)
+    assert (summary.groups, len(list(read_jsonl(target / "groups.jsonl")))) == (4, 4)
+
+
+def test_texts_come_in_one_normal_form(tmp_path: Path) -> None:
+    lines(tmp_path / "a.jsonl", {"prompt": "Un cafe\u0301?", "chosen": "Oui\r\n\u202emadame\x00", "rejected": "Non"})
+    settings = settings_for({"source": "preference", "name": "mine", "path": "a.jsonl"})
+    summary = import_source(settings, tmp_path, tmp_path / "data")
+    (group,) = read_jsonl(tmp_path / "data" / "groups.jsonl")
+    assert (group.prompt[0].content, group.completions[0].text) == ("Un caf\u00e9?", "Oui\nmadame")
+    assert sum(summary.normalised.values()) > 0
+
+
 def test_too_many_bad_rows_stop_the_import_and_change_nothing(tmp_path: Path) -> None:
     lines(tmp_path / "good.jsonl", GOOD)
     lines(tmp_path / "bad.jsonl", GOOD, {"prompt": "secret words", "chosen": 7, "rejected": "x"})

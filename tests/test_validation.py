@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+import json
 import math
-import random
-from dataclasses import replace
+import tempfile
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
 from touchstone.errors import DataError, ValidationError
 from touchstone.files import digest_folder
-from touchstone.groups import Comparison, Completion, Group, Message, make_group, read_parquet, to_line
+from touchstone.groups import (
+    Comparison,
+    Completion,
+    Group,
+    Message,
+    judged_pairs,
+    make_group,
+    read_parquet,
+    to_line,
+    to_record,
+)
 from touchstone.settings.data import Validation
-from touchstone.validation import SetAside, validate
 from touchstone.validation.__main__ import main
 from touchstone.validation.expectations import Check, Suites
-from touchstone.validation.tables import has_cycle, normal_form
+from touchstone.validation.facts import has_cycle, normal_form
+from touchstone.validation.run import SetAside
+from touchstone.validation.run import validate as validate_file
 
 ROOT = Path(__file__).resolve().parent.parent
-SETTINGS = Validation(min_groups=20, min_comparisons=20, max_quarantine_share=0.2, max_contradiction_share=0.1)
+SETTINGS = Validation(
+    min_groups=20, min_comparisons=20, max_quarantine_share=0.2, max_contradiction_share=0.1, personal_data="report"
+)
 WIN = Comparison(0, 1, 1.0, 0.0)
 
 
@@ -38,10 +53,27 @@ def group(
 GOOD = [group(number) for number in range(30)]
 
 
-def test_good_groups_pass_whatever_their_order() -> None:
-    outcome = validate(GOOD, SETTINGS)
-    shuffled = random.Random(1).sample(GOOD, len(GOOD))
-    assert outcome.kept == sorted(GOOD, key=lambda item: item.id) == validate(shuffled, SETTINGS).kept
+@dataclass
+class Outcome:
+    kept: list[Group]
+    set_aside: list[SetAside]
+    report: dict[str, Any]
+
+
+def validate(groups: list[Group], settings: Validation = SETTINGS) -> Outcome:
+    with tempfile.TemporaryDirectory() as folder:
+        # Not to_line: votes and margins may be NaN here.
+        lines = "".join(json.dumps(to_record(item)) + "\n" for item in groups)
+        Path(folder, "groups.jsonl").write_text(lines)
+        kept = Path(folder, "kept.parquet")
+        outcome = validate_file(Path(folder, "groups.jsonl"), kept, settings)
+        assert not list(Path(folder).glob(".parts*"))
+        return Outcome(read_parquet(kept), outcome.set_aside, outcome.report)
+
+
+def test_good_groups_pass_in_their_order() -> None:
+    outcome = validate(GOOD)
+    assert outcome.kept == GOOD
     assert outcome.set_aside == []
     assert all(check["success"] for check in outcome.report["checks"] if check["severity"] == "critical")
 
@@ -69,7 +101,7 @@ def test_a_bad_group_is_set_aside_with_the_reason() -> None:
         *[group(number) for number in range(200)],
         *[replace(bad, id=f"bad {n}") for n, (bad, _) in enumerate(BAD)],
     ]
-    outcome = validate(groups, SETTINGS)
+    outcome = validate(groups)
     assert len(outcome.kept) == 200
     for n, (_, check) in enumerate(BAD):
         rows = [row for row in outcome.set_aside if row.group_id == f"bad {n}"]
@@ -83,7 +115,7 @@ def test_a_bad_group_is_set_aside_with_the_reason() -> None:
 
 def test_a_bad_comparison_goes_alone_when_others_are_good() -> None:
     edges = (WIN, Comparison(2, 2, 1.0, 0.0), Comparison(1, 2, 0.0, 1.0))
-    outcome = validate([*GOOD, group(99, ("a", "b", "c"), edges)], SETTINGS)
+    outcome = validate([*GOOD, group(99, ("a", "b", "c"), edges)])
     (kept,) = [item for item in outcome.kept if len(item.completions) == 3]
     assert kept.comparisons == (edges[0], edges[2])
     assert [(row.comparison, row.check) for row in outcome.set_aside] == [(1, "not_with_itself")]
@@ -91,18 +123,47 @@ def test_a_bad_comparison_goes_alone_when_others_are_good() -> None:
 
 def test_a_group_that_nobody_judged_is_kept() -> None:
     best_of = group(99, ("a", "b", "c"), ())
-    assert best_of in validate([*GOOD, best_of], SETTINGS).kept
+    assert best_of in validate([*GOOD, best_of]).kept
 
 
-def test_of_duplicates_one_is_kept_whatever_the_order() -> None:
+def test_of_duplicates_the_first_usable_one_is_kept() -> None:
     other = replace(GOOD[3], comparisons=(Comparison(0, 1, 0.0, 1.0),))
     unusable = replace(GOOD[4], comparisons=(Comparison(0, 0, 1.0, 0.0),))
-    rows = [other, unusable, *GOOD]
-    outcome = validate(rows, SETTINGS)
-    assert validate(rows[::-1], SETTINGS).kept == outcome.kept
-    assert len({item.id for item in outcome.kept}) == len(outcome.kept) == 30
-    assert GOOD[4] in outcome.kept
-    assert {row.check for row in outcome.set_aside if row.comparison is None} >= {"no_duplicate"}
+    outcome = validate([unusable, *GOOD, other])
+    assert outcome.kept == GOOD
+    aside = {(row.line, row.check) for row in outcome.set_aside if row.comparison is None}
+    assert aside == {(1, "no_duplicate"), (32, "no_duplicate")}
+
+
+def test_many_blocks_in_processes_give_what_one_block_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = [*[group(number) for number in range(400)], group(7), group(500, ("same", "same"))]
+    alone = validate(groups)
+    monkeypatch.setattr("touchstone.validation.run.PARQUET_BATCH", 20)
+    together = validate(groups)
+    assert together.kept == alone.kept
+    assert together.set_aside == alone.set_aside
+    assert together.report == alone.report
+
+
+def test_personal_data_is_counted_redacted_or_set_aside() -> None:
+    told = group(99, ("Write to jane.doe@example.org.", "No."))
+    report = validate([*GOOD, told]).report
+    assert report["personal_data"] == {"policy": "report", "found": {"email": 1}}
+    redacted = validate([*GOOD, told], SETTINGS.model_copy(update={"personal_data": "redact"}))
+    assert "jane" not in redacted.kept[-1].completions[0].text
+    aside = validate([*GOOD, told], SETTINGS.model_copy(update={"personal_data": "quarantine"}))
+    assert aside.kept == GOOD
+    assert [row.check for row in aside.set_aside] == ["no_personal_data"]
+
+
+def test_texts_that_were_read_wrongly_or_repeat_one_character() -> None:
+    half, endless = group(98, ("Yes \ud800.", "No.")), group(99, ("a" * 5000, "No."))
+    outcome = validate([*GOOD, half, endless])
+    assert outcome.kept == GOOD
+    assert [(row.line, row.check) for row in outcome.set_aside] == [
+        (31, "texts_are_unicode"),
+        (32, "texts_are_varied"),
+    ]
 
 
 def test_contradictions_in_separate_groups_are_counted_and_stop_above_the_share() -> None:
@@ -110,12 +171,12 @@ def test_contradictions_in_separate_groups_are_counted_and_stop_above_the_share(
         make_group(prompt=item.prompt, completions=item.completions[::-1], comparisons=[WIN], source="test")
         for item in GOOD[:3]
     ]
-    report = validate([*GOOD, swapped[0]], SETTINGS).report
+    report = validate([*GOOD, swapped[0]]).report
     assert report["totals"]["contradicted_pairs"] == 2
     with pytest.raises(
         ValidationError, match=r"few_contradictions: contradiction_share is 0\.18.*at most 0\.1 wanted"
     ):
-        validate([*GOOD, *swapped], SETTINGS)
+        validate([*GOOD, *swapped])
 
 
 @pytest.mark.parametrize(
@@ -133,7 +194,7 @@ def test_contradictions_in_separate_groups_are_counted_and_stop_above_the_share(
 )
 def test_what_can_not_be_trained_on_stops(groups: list[Group], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
-        validate(groups, SETTINGS)
+        validate(groups)
 
 
 def test_a_check_that_does_not_run_is_an_error_not_a_pass() -> None:
@@ -153,8 +214,9 @@ def test_a_null_never_passes() -> None:
 
 def test_cycles_and_equal_texts() -> None:
     circle = (WIN, Comparison(1, 2, 1.0, 0.0), Comparison(0, 2, 0.0, 1.0))
-    assert has_cycle(group(1, ("a", "b", "c"), circle))
-    assert not has_cycle(group(1, ("a", "b", "c"), circle[:2]))
+    whole, open_ended = group(1, ("a", "b", "c"), circle), group(1, ("a", "b", "c"), circle[:2])
+    assert has_cycle(whole, judged_pairs(whole))
+    assert not has_cycle(open_ended, judged_pairs(open_ended))
     assert normal_form("caf\u0065\u0301  \n au lait") == normal_form("caf\u00e9 au lait")
 
 

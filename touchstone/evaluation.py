@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +249,42 @@ def _gap_closed(model: float, baselines: Mapping[str, float], missing: dict[str,
     return (model - best) / (baselines[BEST_POSSIBLE] - best)
 
 
+def by_annotators(
+    groups: Sequence[Group], scores: Sequence[Sequence[RawScore]], train: Sequence[Group]
+) -> dict[str, dict[str, Any]]:
+    """Accuracy on the judgements of annotators who taught the model ("seen") and of those who didn't ("unseen").
+
+    A model can learn its labellers' taste: InstructGPT agreed with 72.4% of its own labellers' judgements and with
+    69.6% of strangers' (Ouyang et al. 2022, table 9). Empty where annotators have no names, or where one side has
+    no pair with a preference.
+    """
+    taught = {edge.annotator for group in train for edge in group.comparisons}
+    found: dict[str, dict[str, Any]] = {}
+    for name, seen in (("seen", True), ("unseen", False)):
+        judged = [
+            replace(
+                group,
+                comparisons=tuple(
+                    edge
+                    for edge in group.comparisons
+                    if edge.annotator is not None and (edge.annotator in taught) is seen
+                ),
+            )
+            for group in groups
+        ]
+        decided = [row for row in score_rows(judged, scores) if row.chosen is not None]
+        if not decided:
+            return {}
+        values = np.array([row.difference for row in decided])
+        who = {edge.annotator for group in judged for edge in group.comparisons}
+        found[name] = {
+            **_accuracy(values, [row.cluster_id for row in decided]),
+            "pairs": len(decided),
+            "annotators": len(who),
+        }
+    return found
+
+
 def completions(rows: Sequence[Row]) -> dict[tuple[str, int], tuple[float, int, bool]]:
     """(reward, tokens, truncated) of every completion that somebody compared, by (group, index)."""
     found: dict[tuple[str, int], tuple[float, int, bool]] = {}
@@ -276,7 +312,7 @@ def evaluate_set(
     scores = scorer.raw([as_item(group) for group in groups], description=f"score {len(groups):,} groups")
     rows = score_rows(groups, scores)
     metrics = measure(rows, baseline_differences(groups, train, calibration), scorer.card.calibration.temperature)
-    return rows, metrics
+    return rows, {**metrics, "annotators": by_annotators(groups, scores, train)}
 
 
 def rounded(value: Any) -> Any:
@@ -333,6 +369,9 @@ def table(metrics: Mapping[str, Any]) -> str:
         lines.append(f"{name.replace('_', ' '):<24}{result['accuracy']:>9.3f}   {interval}")
     for axis, result in metrics["axes"].items():
         lines.append(f"{'on ' + axis:<24}{result['accuracy']:>9.3f}   {result['clusters']:,} prompts")
+    for name, result in metrics.get("annotators", {}).items():
+        people = f"{result['pairs']:,} pairs judged by {result['annotators']} annotators {name} in training"
+        lines.append(f"{'by annotators ' + name:<24}{result['accuracy']:>9.3f}   {people}")
     lines.append("")
     null = f"(a perfect model: up to {metrics['calibration_error_null_q95']:.3f} by chance)"
     notes = {"calibration_error": null, "log_loss": "(guessing: 0.693)", "slope": "(calibrated: 1)"}

@@ -10,10 +10,11 @@ Parquet with `ARROW_SCHEMA` (inside the pipeline).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -186,10 +187,37 @@ def judged_pairs(group: Group) -> list[JudgedPair]:
 
 def to_record(group: Group) -> dict[str, Any]:
     """The group as JSON-ready dictionaries; `ratings` become a list of [name, value] sorted by name."""
-    record = asdict(group)
-    for completion in record["completions"]:
-        completion["ratings"] = sorted(completion["ratings"].items())
-    return record
+    # Written out: dataclasses.asdict copies everything twice, and this runs for every group of every stage.
+    return {
+        "id": group.id,
+        "cluster_id": group.cluster_id,
+        "prompt": [{"role": message.role, "content": message.content} for message in group.prompt],
+        "completions": [
+            {
+                "text": completion.text,
+                "policy": completion.policy,
+                "outcome": completion.outcome,
+                "steps": None if completion.steps is None else list(completion.steps),
+                "ratings": sorted(completion.ratings.items()),
+            }
+            for completion in group.completions
+        ],
+        "comparisons": [
+            {
+                "i": edge.i,
+                "j": edge.j,
+                "wins_i": edge.wins_i,
+                "wins_j": edge.wins_j,
+                "ties": edge.ties,
+                "margin": edge.margin,
+                "annotator": edge.annotator,
+            }
+            for edge in group.comparisons
+        ],
+        "axis": group.axis,
+        "source": group.source,
+        "created_at": group.created_at,
+    }
 
 
 def from_record(record: dict[str, Any]) -> Group:
@@ -224,19 +252,28 @@ def to_line(group: Group) -> str:
     return canonical_json(to_record(group)) + "\n"
 
 
+def from_line(line: bytes, number: int, file: str) -> Group:
+    """The group on a line of `groups.jsonl`.
+
+    Raises:
+        DataError: the line is no group; the message names file and line.
+    """
+    try:
+        return from_record(json.loads(line))
+    except (KeyError, TypeError, ValueError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise DataError(f"{file}, line {number} is no group ({what}); import the data again") from error
+
+
 def read_jsonl(path: Path) -> Iterator[Group]:
     """Groups of a JSON-lines file, one at a time.
 
     Raises:
         DataError: a line is not a group; the message names file and line.
     """
-    with path.open(encoding="utf-8", errors="surrogatepass", newline="\n") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
-            try:
-                yield from_record(json.loads(line))
-            except (KeyError, TypeError, ValueError) as error:
-                what = f"{type(error).__name__}: {error}"
-                raise DataError(f"{path.name}, line {number} is no group ({what}); import the data again") from error
+            yield from_line(line, number, path.name)
 
 
 _MESSAGE = pa.struct([pa.field("role", pa.string(), False), pa.field("content", pa.string(), False)])
@@ -275,21 +312,57 @@ ARROW_SCHEMA = pa.schema(
 )
 
 
-def write_parquet(path: Path, groups: Iterable[Group]) -> int:
-    """Write groups in the order given, streaming; returns how many. The file appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    count, batch = 0, []
-    with pq.ParquetWriter(partial, ARROW_SCHEMA, compression="zstd") as writer:
-        for group in groups:
-            batch.append(to_record(group))
-            count += 1
-            if len(batch) == PARQUET_BATCH:
-                writer.write_table(pa.Table.from_pylist(batch, schema=ARROW_SCHEMA))
-                batch = []
-        writer.write_table(pa.Table.from_pylist(batch, schema=ARROW_SCHEMA))
-    partial.replace(path)
-    return count
+def to_table(groups: Iterable[Group]) -> pa.Table:
+    """Groups as an Arrow table with `ARROW_SCHEMA`."""
+    return pa.Table.from_pylist([to_record(group) for group in groups], schema=ARROW_SCHEMA)
+
+
+class GroupWriter:
+    """Writes Arrow tables of groups into one Parquet file, in the order given; a context manager.
+
+    The file appears whole when the context ends well, or not at all. Its bytes don't depend on how the groups were cut
+    into tables.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Begin a file beside its place."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path, self._partial = path, path.with_name(f".{path.name}.partial")
+        self._writer = pq.ParquetWriter(self._partial, ARROW_SCHEMA, compression="zstd")
+        self._held = ARROW_SCHEMA.empty_table()
+
+    def add(self, table: pa.Table) -> None:
+        """Append groups."""
+        self._held = pa.concat_tables([self._held, table])
+        full = self._held.num_rows // PARQUET_BATCH * PARQUET_BATCH
+        if full:
+            self._writer.write_table(self._held.slice(0, full), row_group_size=PARQUET_BATCH)
+            self._held = self._held.slice(full)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._writer.write_table(self._held)
+        self._writer.close()
+        if kind is None:
+            self._partial.replace(self._path)
+        else:
+            self._partial.unlink()
+
+
+def write_tables(path: Path, tables: Iterable[pa.Table]) -> None:
+    """Write Arrow tables of groups with a `GroupWriter`."""
+    with GroupWriter(path) as writer:
+        for table in tables:
+            writer.add(table)
+
+
+def write_parquet(path: Path, groups: Iterable[Group]) -> None:
+    """Write groups in the order given, streaming. The file appears whole or not at all."""
+    left = iter(groups)
+    write_tables(path, map(to_table, iter(lambda: list(islice(left, PARQUET_BATCH)), [])))
 
 
 def iterate_parquet(path: Path) -> Iterator[Group]:
@@ -298,17 +371,43 @@ def iterate_parquet(path: Path) -> Iterator[Group]:
     Raises:
         DataError: the file is missing, or of another schema version.
     """
+    for table in iterate_tables(path):
+        for record in table.to_pylist():
+            yield from_record(record)
+
+
+def iterate_tables(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """Arrow tables of a Parquet file of groups, `PARQUET_BATCH` groups each; all columns unless some are named.
+
+    Raises:
+        DataError: as `iterate_parquet`.
+    """
+    with _open(path) as file:
+        for batch in file.iter_batches(batch_size=PARQUET_BATCH, columns=columns):
+            yield pa.Table.from_batches([batch])
+
+
+def count_groups(path: Path) -> int:
+    """How many groups a Parquet file holds.
+
+    Raises:
+        DataError: as `iterate_parquet`.
+    """
+    with _open(path) as file:
+        return int(file.metadata.num_rows)
+
+
+def _open(path: Path) -> pq.ParquetFile:
     if not path.is_file():
         raise DataError(f"{path} does not exist; run the stage that writes it (`dvc repro`)")
-    with pq.ParquetFile(path) as file:
-        version = (file.schema_arrow.metadata or {}).get(b"touchstone_groups", b"none").decode()
-        if version != str(SCHEMA_VERSION):
-            raise DataError(
-                f"{path} holds groups of schema version {version}, not {SCHEMA_VERSION}; import the data again"
-            )
-        for batch in file.iter_batches(batch_size=PARQUET_BATCH):
-            for record in batch.to_pylist():
-                yield from_record(record)
+    file = pq.ParquetFile(path)
+    version = (file.schema_arrow.metadata or {}).get(b"touchstone_groups", b"none").decode()
+    if version != str(SCHEMA_VERSION):
+        file.close()
+        raise DataError(
+            f"{path} holds groups of schema version {version}, not {SCHEMA_VERSION}; import the data again"
+        )
+    return file
 
 
 def read_parquet(path: Path) -> list[Group]:
@@ -318,4 +417,14 @@ def read_parquet(path: Path) -> list[Group]:
 
 def set_digest(groups: Iterable[Group]) -> str:
     """Digest of a set's content, labels included, whatever the order of its groups."""
-    return digest_text("".join(sorted(digest_value(to_record(group)) for group in groups)))
+    return combined_digest([group_digest(to_record(group)) for group in groups])
+
+
+def group_digest(record: dict[str, Any]) -> str:
+    """Digest of a group's whole content, given as `to_record` or a table's `to_pylist` spells it."""
+    return digest_value(record)
+
+
+def combined_digest(digests: Iterable[str]) -> str:
+    """The set's digest from its groups' digests."""
+    return digest_text("".join(sorted(digests)))

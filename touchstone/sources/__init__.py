@@ -6,23 +6,43 @@
     data/quarantine.jsonl   rows that can't be read or used: file, line, reason
     data/source.json        where they come from, and how many
 
-Importing twice writes the same bytes. Nothing is merged or judged here: that is validation's.
+Importing twice changes nothing. Importing more of the same source, with the same settings but for where it lies and
+how much of it is read, appends what is new and leaves what was there; another source replaces it. Texts are brought
+into one normal form (`hygiene.py`) and counted where that changed them. Nothing is merged or judged here: that is
+validation's.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from touchstone.errors import QuarantineError, SourceError
 from touchstone.files import canonical_json, write_folder, write_json
 from touchstone.groups import Group, judged_pairs, to_line
+from touchstone.hygiene import clean_group
 from touchstone.settings import Settings
 from touchstone.settings.data import Data, SandboxData
-from touchstone.sources import hh_rlhf, hub, preference, sandbox, ukpconvarg1
+from touchstone.sources import (
+    argilla,
+    benchmarks,
+    finegrained_qa,
+    hh_rlhf,
+    hub,
+    label_studio,
+    pandalm,
+    preference,
+    ranked,
+    rated,
+    sandbox,
+    ukpconvarg1,
+)
 from touchstone.sources.rows import About, Quarantined, local_path
 from touchstone.stage import progress
 
@@ -30,9 +50,11 @@ __all__ = ["ImportSummary", "Quarantined", "Row", "import_source", "read_source"
 
 Row = Group | Quarantined
 
+FILES = ("groups.jsonl", "quarantine.jsonl")
+
 
 class _Source(Protocol):
-    """What each module below has."""
+    """What each module or benchmark below has."""
 
     ABOUT: About
 
@@ -45,6 +67,16 @@ _SOURCES: dict[str, _Source] = {
     "preference": preference,
     "hh_rlhf": hh_rlhf,
     "ukpconvarg1": ukpconvarg1,
+    "pandalm": pandalm,
+    "finegrained_qa": finegrained_qa,
+    "ranked": ranked,
+    "rated": rated,
+    "argilla": argilla,
+    "label_studio": label_studio,
+    "reward_bench_2": benchmarks.REWARD_BENCH_2,
+    "rm_bench": benchmarks.RM_BENCH,
+    "llm_bar": benchmarks.LLM_BAR,
+    "judge_bench": benchmarks.JUDGE_BENCH,
 }
 
 
@@ -56,6 +88,7 @@ class ImportSummary:
         comparisons: edges; with votes, one per vote.
         ties: edges that hold a tie.
         pairs: pairs of completions that somebody compared.
+        normalised: groups whose texts were brought into normal form, by rule.
         quarantined: rows set aside, by reason.
     """
 
@@ -65,6 +98,7 @@ class ImportSummary:
     comparisons: int = 0
     pairs: int = 0
     ties: int = 0
+    normalised: dict[str, int] = field(default_factory=dict)
     quarantined: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -92,7 +126,7 @@ def read_source(data: Data, root: Path) -> Iterator[Row]:
 
 
 def import_source(settings: Settings, root: Path, target: Path) -> ImportSummary:
-    """Read the source and put `target` (the project's data/) in place of what was there, with a progress bar.
+    """Read the source into `target` (the project's data/), with a progress bar; returns what `target` then holds.
 
     Args:
         root: where relative paths in the settings count from.
@@ -104,25 +138,35 @@ def import_source(settings: Settings, root: Path, target: Path) -> ImportSummary
     Either error leaves `target` as it was.
     """
     data = _pinned(settings.data, root)
-    summary = ImportSummary(source=data.name)
+    before = _Before.read(target, data)
+    summary = before.summary
 
     def fill(folder: Path) -> None:
         examples: dict[str, Quarantined] = {}
-        reasons: Counter[str] = Counter()
+        read = ImportSummary(source=data.name)  # this time, new or not: what the share set aside is judged by
+        before.copy(folder)
         with (
-            (folder / "groups.jsonl").open("w", encoding="utf-8", newline="\n") as groups,
-            (folder / "quarantine.jsonl").open("w", encoding="utf-8", newline="\n") as quarantine,
+            (folder / "groups.jsonl").open("a", encoding="utf-8", newline="\n") as groups,
+            (folder / "quarantine.jsonl").open("a", encoding="utf-8", newline="\n") as quarantine,
         ):
             for row in progress(read_source(data, root), f"import {data.name}", _expected(data)):
                 if isinstance(row, Quarantined):
-                    quarantine.write(canonical_json(asdict(row)) + "\n")
-                    reasons[row.reason] += 1
+                    line = canonical_json(asdict(row)) + "\n"
+                    _count_reason(read, row.reason)
                     examples.setdefault(row.reason, row)
+                    if before.is_new(line):
+                        quarantine.write(line)
+                        _count_reason(summary, row.reason)
                 else:
-                    groups.write(to_line(row))
-                    _count(summary, row)
-        summary.quarantined = dict(sorted(reasons.items()))
-        _check(summary, examples, settings.importing.max_quarantine_share)
+                    group, rules = clean_group(row)
+                    line = to_line(group)
+                    pairs = len(judged_pairs(group))
+                    read.groups += 1
+                    read.pairs += pairs
+                    if before.is_new(line):
+                        groups.write(line)
+                        _count(summary, group, pairs, rules)
+        _check(read, examples, settings.importing.max_quarantine_share)
         counts = {key: value for key, value in asdict(summary).items() if key != "source"}
         about = asdict(_SOURCES[data.source].ABOUT)
         record = {"source": data.source, "about": about, "data": _portable(data), "counts": counts}
@@ -130,6 +174,49 @@ def import_source(settings: Settings, root: Path, target: Path) -> ImportSummary
 
     write_folder(target, fill)
     return summary
+
+
+class _Before:
+    """What `data/` held before an import of the same source.
+
+    Attributes:
+        summary: its counts, to be added to.
+    """
+
+    def __init__(self, folder: Path | None, summary: ImportSummary) -> None:
+        self.summary = summary
+        self._folder = folder
+        self._lines: Counter[bytes] = Counter()
+        for path in [folder / name for name in FILES] if folder is not None else []:
+            with path.open("rb") as file:
+                self._lines.update(map(_line_digest, file))
+
+    @classmethod
+    def read(cls, target: Path, data: Data) -> Self:
+        """Nothing where `target` holds another source, or the same with other settings."""
+        try:
+            record = json.loads((target / "source.json").read_text(encoding="utf-8"))
+            same = _comparable(record["data"]) == _comparable(_portable(data))
+            summary = ImportSummary(source=data.name, **record["counts"])
+        except (OSError, ValueError, KeyError, TypeError):
+            same = False
+        if not same or not all((target / name).is_file() for name in FILES):
+            return cls(None, ImportSummary(source=data.name))
+        return cls(target, summary)
+
+    def copy(self, folder: Path) -> None:
+        """Put the files as they were into a new folder."""
+        if self._folder is not None:
+            for name in FILES:
+                shutil.copyfile(self._folder / name, folder / name)
+
+    def is_new(self, line: str) -> bool:
+        """Whether a line goes beyond those that were there; each of them answers for one."""
+        digest = _line_digest(line.encode("utf-8"))
+        if self._lines[digest] > 0:
+            self._lines[digest] -= 1
+            return False
+        return True
 
 
 def _pinned(data: Data, root: Path) -> Data:
@@ -152,12 +239,27 @@ def _expected(data: Data) -> int | None:
     return data.groups if isinstance(data, SandboxData) else getattr(data, "limit", None)
 
 
-def _count(summary: ImportSummary, group: Group) -> None:
+def _comparable(values: dict[str, Any]) -> dict[str, Any]:
+    """The settings that decide what a row becomes, without where the rows lie and how many are read."""
+    return {key: value for key, value in values.items() if key not in ("path", "revision", "limit", "groups")}
+
+
+def _line_digest(line: bytes) -> bytes:
+    return hashlib.blake2b(line, digest_size=16).digest()
+
+
+def _count(summary: ImportSummary, group: Group, pairs: int, rules: Sequence[str]) -> None:
     summary.groups += 1
     summary.completions += len(group.completions)
     summary.comparisons += len(group.comparisons)
-    summary.pairs += len(judged_pairs(group))
+    summary.pairs += pairs
     summary.ties += sum(edge.ties > 0 for edge in group.comparisons)
+    for rule in rules:
+        summary.normalised[rule] = summary.normalised.get(rule, 0) + 1
+
+
+def _count_reason(summary: ImportSummary, reason: str) -> None:
+    summary.quarantined[reason] = summary.quarantined.get(reason, 0) + 1
 
 
 def _check(summary: ImportSummary, examples: dict[str, Quarantined], max_share: float) -> None:

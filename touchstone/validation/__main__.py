@@ -8,16 +8,17 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from touchstone import settings as settings_module
 from touchstone.errors import DataError
 from touchstone.files import write_atomic, write_json
-from touchstone.groups import read_jsonl, write_parquet
-from touchstone.stage import progress, run_stage
-from touchstone.validation import SetAside, validate
+from touchstone.stage import run_stage
+
+if TYPE_CHECKING:
+    from touchstone.validation.run import SetAside
 
 DATA = Path("data")
 BUILD = Path("build")
@@ -33,24 +34,24 @@ QUARANTINE_SCHEMA = {
 
 def main() -> None:
     """Run the stage in the current folder."""
+    # Great Expectations takes seconds and memory to import, and helper processes import this module too.
+    from touchstone.validation.run import validate
+
     settings = settings_module.load()
     if not (DATA / "groups.jsonl").is_file():
         raise DataError(f"{DATA}/groups.jsonl does not exist; import the data first (`make data`)")
-    groups = progress(read_jsonl(DATA / "groups.jsonl"), "read groups", _lines(DATA / "groups.jsonl"))
-    outcome = validate(groups, settings.validation, list(_imported()), BUILD / "data_docs")
-    write_parquet(BUILD / "groups.parquet", outcome.kept)
+    outcome = validate(
+        DATA / "groups.jsonl", BUILD / "groups.parquet", settings.validation, list(_imported()), BUILD / "data_docs"
+    )
     write_atomic(BUILD / "quarantine.parquet", _parquet(outcome.set_aside))
     write_json(BUILD / "validation.json", outcome.report)
     _print(outcome.report)
 
 
-def _lines(path: Path) -> int:
-    with path.open("rb") as file:
-        return sum(block.count(b"\n") for block in iter(lambda: file.read(2**20), b""))
-
-
 def _imported() -> Iterator[SetAside]:
     """What the import set aside."""
+    from touchstone.validation.run import SetAside
+
     path = DATA / "quarantine.jsonl"
     if path.is_file():
         for line in path.read_text(encoding="utf-8").splitlines():
@@ -74,7 +75,8 @@ def _print(report: dict[str, Any]) -> None:
     for column in ("check", "severity", "result"):
         table.add_column(column)
     for check in report["checks"]:
-        said = "ok" if check["success"] else f"{check['failed_rows']:,} groups set aside or cut"
+        word = "noticed in" if check["severity"] == "info" else "sets aside or cuts"
+        said = "ok" if check["success"] else f"{word} {check['failed_rows']:,} groups"
         if check["value"] is not None:
             said = f"{'ok' if check['success'] else 'noticed'}: {check['column']} = {check['value']:,}"
         table.add_row(check["check"], check["severity"], said)
@@ -84,6 +86,9 @@ def _print(report: dict[str, Any]) -> None:
         f"{totals['groups']:,} groups in, {totals['groups_kept']:,} kept; "
         f"{totals['comparisons']:,} comparisons in, {totals['comparisons_kept']:,} kept"
     )
+    if found := report["personal_data"]["found"]:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in found.items())
+        console.print(f"personal data and keys ({report['personal_data']['policy']}): {kinds}")
 
 
 if __name__ == "__main__":

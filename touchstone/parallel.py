@@ -1,0 +1,67 @@
+"""The same function over many items, in as many processes as there are cores; results in the items' order."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import chain, islice
+from multiprocessing.connection import wait
+from typing import TypeVar
+
+from touchstone.errors import DataError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+FEW = 8
+"""So many items are worked on here: starting processes takes longer."""
+MOST = 16
+"""Processes at most."""
+
+
+def map_ordered(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """`function(item)` for every item, in their order; a few results are computed ahead, never all of them.
+
+    Args:
+        function: defined at the top of a module that is quick to import, so that processes can find it.
+
+    Raises:
+        DataError: a process was killed, most likely because memory ran out; and whatever `function` raises.
+    """
+    items = iter(items)
+    first = list(islice(items, FEW + 1))
+    cores = min(len(os.sched_getaffinity(0)), MOST)
+    if len(first) <= FEW or cores == 1:
+        yield from map(function, chain(first, items))
+        return
+    context = multiprocessing.get_context("forkserver")
+    pool = ProcessPoolExecutor(cores, mp_context=context, initializer=_follow_parent)
+    waiting: deque[Future[Result]] = deque()
+    try:
+        for item in chain(first, items):
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > 2 * cores:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool as error:
+        raise DataError("a process that read the data was killed; is there enough memory?") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _follow_parent() -> None:
+    """End this process when the one that started it has gone, whatever became of it."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)
