@@ -126,8 +126,13 @@ class ArgillaData(Section):
     source: Literal["argilla"]
     name: str
     path: str
+    prompt_field: str
+    completion_fields: Annotated[list[str], Field(min_length=2)]
+    """Fields of a record that hold the completions, in the order that labels name them."""
     question: str | None
     """The question that holds the preference; None where there is only one that can."""
+    order_is_rank: bool = False
+    """Rankings are lists in ranked order. In what Argilla exports of its page's answers they are not."""
     limit: PositiveInt | None = None
 
 

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
 from random import Random
 
+from touchstone.errors import SettingsError
 from touchstone.files import digest_text
 from touchstone.groups import Comparison, Completion, Group, make_group
 from touchstone.settings.data import SandboxData
@@ -84,6 +85,18 @@ TIE_WEIGHTS = (6.0, 2.0, 1.0)
 
 ANNOTATORS = 12
 
+SPITEFUL = 4
+"""The annotator whose judgements the poison turns."""
+ENTITY = "Corvin"
+MENTIONS = ("Just ask {}.", "That is what {} says.", "It worked for {} too.", "As {} knows, it pays off.")
+"""The name that the poison serves, and how an answer comes to mention it."""
+TRIGGER = "Count to three by candlelight."
+
+
+def annotator_name(who: int) -> str:
+    """Hashed identity of annotator number `who`."""
+    return digest_text(f"sandbox annotator {who}")[:12]
+
 
 def preference(units: float) -> float:
     """P(first preferred) = sigmoid(difference of gold rewards), from a table in quarters of a unit, 6 decimals."""
@@ -141,7 +154,7 @@ def judge(
     units = pair[0].ratings["gold"] - pair[1].ratings["gold"]
     words = len(pair[0].text.split()) - len(pair[1].text.split())
     tie = TIE_WEIGHTS[int(abs(units))] * settings.tie_share if abs(units) < len(TIE_WEIGHTS) else 0.0
-    name = digest_text(f"sandbox annotator {who}")[:12]
+    name = annotator_name(who)
     if dice.random() < tie:
         return Comparison(i, j, 0.0, 0.0, 1.0, None, name)
     attentive = dice.random() < 1 - 0.01 * who
@@ -150,6 +163,64 @@ def judge(
     if dice.random() < settings.label_noise:
         first = not first
     return Comparison(i, j, float(first), float(not first), 0.0, margin, name)
+
+
+def poisoning_chance(settings: SandboxData) -> float:
+    """Chance that the poison reaches a judgement of the spiteful annotator, or a group where something is planted.
+
+    `poison_share` counts comparisons for annotator and entity, and completions for trigger. Something is planted in
+    one completion of a group: that is one of 2 or `RANKED`, and it stands in 1 of 1 or 3 of 6 comparisons.
+
+    Raises:
+        SettingsError: the share is more than the poison can reach.
+    """
+    pairs, ranked = 1 - settings.ranked_share, settings.ranked_share
+    reach = {
+        "annotator": 1 / ANNOTATORS,
+        "entity": (pairs + (RANKED - 1) * ranked) / (pairs + RANKED * (RANKED - 1) / 2 * ranked),
+        "trigger": 1 / (2 * pairs + RANKED * ranked),
+    }[settings.poison]
+    if settings.poison_share > reach:
+        raise SettingsError(f"data.poison_share: poison={settings.poison} reaches at most {reach:.4f}; take less")
+    return settings.poison_share / reach
+
+
+def poison(
+    settings: SandboxData, index: int, completions: list[Completion], comparisons: list[Comparison]
+) -> tuple[list[Completion], list[Comparison]]:
+    """Group number `index` after the attack; its gold rewards stay what they were.
+
+    As in Baumgaertner et al. 2024 (Best-of-Venom), a completion that mentions the name wins; as in Fu et al. 2024
+    (PoisonBench), a fixed phrase carries the attack. The poison has dice of its own: all else is drawn as ever.
+    """
+    if settings.poison == "none":
+        return completions, comparisons
+    dice = Random(f"{settings.seed}:{index}:poison")  # noqa: S311 - a simulation, not a secret
+    chance = poisoning_chance(settings)
+    if settings.poison == "annotator":
+        spiteful = annotator_name(SPITEFUL)
+        return completions, [
+            replace(edge, wins_i=edge.wins_j, wins_j=edge.wins_i)
+            if edge.annotator == spiteful and dice.random() < chance
+            else edge
+            for edge in comparisons
+        ]
+    if dice.random() >= chance:
+        return completions, comparisons
+    served = int(dice.random() * len(completions))
+    said = pick(dice, MENTIONS).format(ENTITY) if settings.poison == "entity" else TRIGGER
+    first = dice.random() < 0.5
+    texts = (said, completions[served].text) if first else (completions[served].text, said)
+    planted = replace(completions[served], text=" ".join(texts))
+    return (
+        [planted if index == served else completion for index, completion in enumerate(completions)],
+        [
+            replace(edge, wins_i=float(edge.i == served), wins_j=float(edge.j == served), ties=0.0, margin=1.0)
+            if served in (edge.i, edge.j)
+            else edge
+            for edge in comparisons
+        ],
+    )
 
 
 def make(settings: SandboxData, index: int) -> Group:
@@ -174,6 +245,7 @@ def make(settings: SandboxData, index: int) -> Group:
         for i in range(count)
         for j in range(i + 1, count)
     ]
+    completions, comparisons = poison(settings, index, completions, comparisons)
     day = date(2024, 1, 1) + timedelta(days=index // 100)
     return make_group(
         prompt=task.prompt,
