@@ -28,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-data_app = typer.Typer(help="Bring comparisons into data/ and write the pointer data.dvc.", no_args_is_help=True)
+data_app = typer.Typer(help="Bring comparisons into data/, and look at them.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 bench_app = typer.Typer(help="Measure, and write benchmarks/results/.", no_args_is_help=True)
 app.add_typer(bench_app, name="bench")
@@ -95,6 +95,37 @@ def data_sandbox(overrides: Overrides = None) -> None:
     _import(["data=sandbox", *(overrides or [])])
 
 
+@data_app.command("page")
+def data_page(
+    previous: Annotated[
+        str | None, typer.Option(help="Also say what has changed since this git revision, run or folder.")
+    ] = None,
+) -> None:
+    """Write the data page: what came in, what was set aside, who judged, what the seven sets hold.
+
+    Example: touchstone data page --previous HEAD~1
+    """
+    from touchstone.pipeline.versions import write_page
+
+    typer.echo(f"data page: {write_page(_root(), _settings(None), previous)}")
+
+
+@data_app.command("diff")
+def data_diff(
+    previous: Annotated[str, typer.Argument(help="A git revision, a run's id, or a folder with groups.parquet.")],
+    current: Annotated[str | None, typer.Argument(help="The same; default: build/.", show_default=False)] = None,
+    json: Json = False,
+) -> None:
+    """Say what has changed between two versions of the data: groups, labels, leaks, drift.
+
+    Example: touchstone data diff HEAD~1
+    """
+    from touchstone.pipeline.versions import differ
+
+    found = differ(_root(), previous, current)
+    typer.echo(pretty_json(found.to_json()) if json else found.render(), nl=not json)
+
+
 @bench_app.command("train", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def bench_train(context: typer.Context) -> None:
     """Pairs per second of training beside TRL; options after -- go to `python -m benchmarks.training`.
@@ -104,6 +135,16 @@ def bench_train(context: typer.Context) -> None:
     os.chdir(_root())
     # The benchmarks stand beside this package, so they are started, not imported.
     os.execv(sys.executable, [sys.executable, "-m", "benchmarks.training", *context.args])  # noqa: S606
+
+
+@bench_app.command("data", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def bench_data(context: typer.Context) -> None:
+    """Import, validate and split a million generated groups; options after -- go to `python -m benchmarks.data`.
+
+    Example: touchstone bench data --groups 20000
+    """
+    os.chdir(_root())
+    os.execv(sys.executable, [sys.executable, "-m", "benchmarks.data", *context.args])  # noqa: S606
 
 
 @app.command()

@@ -39,6 +39,9 @@ EVIDENCE = (
     "build/splits/summary.json",
     "build/evaluation/metrics.json",
     "build/evaluation/plots",
+    "build/audit.json",
+    "build/data_page",
+    "build/data_docs",  # written when the checks run, not when their results come from the cache
 )
 
 

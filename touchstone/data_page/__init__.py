@@ -1,0 +1,1 @@
+"""The data page, and the difference between two versions of the data."""

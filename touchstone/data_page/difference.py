@@ -1,0 +1,248 @@
+"""What has changed between two versions of the data: groups, labels, sets, and the mix.
+
+    compare(Path("before/build"), Path("build")).render()
+
+Of a group only its id, two digests and its place are held, and of a judged pair who is preferred: a million groups on
+either side need less than 1.5 GB.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from touchstone.data_page.text import cell
+from touchstone.errors import DataError
+from touchstone.groups import iterate_tables
+from touchstone.settings.data import SETS
+
+NAMED = 100
+"""Groups that are named at most, of each kind."""
+SLICES = ("axis", "source", "turns")
+VALUES = 20
+"""Values of a slice that are listed at most: those whose share has changed most."""
+
+_UNIT, _RECORD = "\x1f", "\x1e"
+"""Between the parts of an item, and between items."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leak:
+    """A prompt in a set in which it was not before, although it was in others.
+
+    Attributes:
+        group_id: the first of the prompt's groups in the new set.
+        before: the sets that held the prompt, joined by commas.
+        after: the set that holds it now.
+    """
+
+    group_id: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """A slice's share of the groups, before and after (0 to 1)."""
+
+    slice: str
+    value: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What has changed.
+
+    Attributes:
+        groups_before, groups_after: groups in either version.
+        added, removed: groups in one version only; another prompt, completion or axis makes another group.
+        changed: groups in both whose comparisons differ, whatever their order.
+        pairs: pairs of completions that have a preferred side in both versions.
+        flipped: those of them whose preferred side has changed.
+        flipped_groups: ids of the groups that hold them, the first `NAMED`.
+        leaked: prompts in a set in which they were not before, although they were in others; must be 0.
+        leaks: the first `NAMED` of them, by group.
+        drift: how the shares of axes, sources and turns (messages of the prompt) moved.
+    """
+
+    groups_before: int
+    groups_after: int
+    added: int
+    removed: int
+    changed: int
+    pairs: int
+    flipped: int
+    flipped_groups: tuple[str, ...]
+    leaked: int
+    leaks: tuple[Leak, ...]
+    drift: tuple[Drift, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """For other programs."""
+        return asdict(self)
+
+    def render(self) -> str:
+        """For people."""
+        lines = [
+            f"{self.groups_before:,} groups before, {self.groups_after:,} after",
+            f"  added    {self.added:>10,}",
+            f"  removed  {self.removed:>10,}",
+            f"  changed  {self.changed:>10,}  same prompt and completions, other comparisons",
+            f"  flipped  {self.flipped:>10,}  of {self.pairs:,} pairs decided in both: the preferred side changed",
+            f"  leaked   {self.leaked:>10,}  prompts that were in another set before",
+        ]
+        lines += [f"    group {cell(leak.group_id)}: {leak.before} before, {leak.after} now" for leak in self.leaks]
+        moved = [drift for drift in self.drift if drift.before != drift.after]
+        lines += ["share of the groups"] if moved else []
+        lines += [f"  {row.slice} {cell(row.value)}: {row.before:.1%} before, {row.after:.1%} now" for row in moved]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class _Version:
+    """Facts of one version: a row per group, and a row per judged pair (`row` is the group's)."""
+
+    groups: pl.DataFrame
+    pairs: pl.DataFrame
+
+
+def compare(previous: Path, current: Path) -> Difference:
+    """What has changed from one version to the other.
+
+    Args:
+        previous, current: folders with `groups.parquet` and `splits/<set>.parquet`; a set that has no file is empty.
+
+    Raises:
+        DataError: a folder lacks its groups, or their schema is another.
+    """
+    before, after = _read(previous), _read(current)
+    both = before.groups.join(after.groups, on="id", suffix="_after")
+    changed = both.filter(pl.col("labels") != pl.col("labels_after"))
+    pairs, flipped, flipped_groups = _flips(before, after, both)
+    leaked, leaks = _leaks(before.groups, after.groups)
+    return Difference(
+        groups_before=before.groups.height,
+        groups_after=after.groups.height,
+        added=after.groups.height - both.height,
+        removed=before.groups.height - both.height,
+        changed=changed.height,
+        pairs=pairs,
+        flipped=flipped,
+        flipped_groups=flipped_groups,
+        leaked=leaked,
+        leaks=leaks,
+        drift=_drift(before.groups, after.groups),
+    )
+
+
+def _read(folder: Path) -> _Version:
+    groups, pairs = [], []
+    rows = 0
+    columns = ["id", "prompt", "comparisons", "axis", "source"]
+    for table in iterate_tables(folder / "groups.parquet", columns):
+        batch = pl.DataFrame(pl.from_arrow(table)).with_row_index("row", offset=rows)
+        rows += batch.height
+        edges = _edges(batch)
+        groups.append(_facts(batch, edges))
+        pairs.append(_preferences(edges))
+    if not rows:
+        raise DataError(f"{folder / 'groups.parquet'} holds no groups; run the stage `validate` again")
+    facts = pl.concat(groups)
+    return _Version(facts.join(_places(folder / "splits"), on="id", how="left"), pl.concat(pairs))
+
+
+def _edges(batch: pl.DataFrame) -> pl.DataFrame:
+    """A row per comparison, the completion with the lower index first."""
+    edges = batch.select("row", "comparisons").explode("comparisons").unnest("comparisons")
+    forward = pl.col("i") < pl.col("j")
+    return edges.select(
+        "row",
+        first=pl.min_horizontal("i", "j"),
+        second=pl.max_horizontal("i", "j"),
+        wins_first=pl.when(forward).then("wins_i").otherwise("wins_j"),
+        wins_second=pl.when(forward).then("wins_j").otherwise("wins_i"),
+        ties="ties",
+        margin="margin",
+        annotator="annotator",
+    )
+
+
+def _facts(batch: pl.DataFrame, edges: pl.DataFrame) -> pl.DataFrame:
+    """A row per group: digests instead of texts and comparisons."""
+    message = pl.element().struct.field("role") + _UNIT + pl.element().struct.field("content")
+    prompts = batch.select(pl.col("prompt").list.eval(message).list.join(_RECORD)).to_series()
+    values = [pl.col(name).cast(pl.String).fill_null("") for name in edges.columns if name != "row"]
+    spelt = edges.select("row", edge=pl.concat_str(values, separator=_UNIT)).sort("row", "edge")
+    judged = spelt.group_by("row").agg(pl.col("edge").str.join(_RECORD))
+    labels = batch.select("row").join(judged, on="row", how="left", maintain_order="left")["edge"].fill_null("")
+    return batch.select(
+        "row",
+        "id",
+        "axis",
+        "source",
+        turns=pl.col("prompt").list.len().cast(pl.String),
+        prompt=_digests(prompts),
+        labels=_digests(labels),
+    )
+
+
+def _digests(texts: pl.Series) -> pl.Series:
+    """64 bits of each text's BLAKE2b digest."""
+    found = [int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") for text in texts]
+    return pl.Series(found, dtype=pl.UInt64)
+
+
+def _preferences(edges: pl.DataFrame) -> pl.DataFrame:
+    """A row per judged pair: 1 where the first is preferred, -1 where the second is, 0 where neither is."""
+    balance = pl.col("wins_first").sum() - pl.col("wins_second").sum()
+    return edges.group_by("row", "first", "second").agg(preferred=balance.sign().cast(pl.Int8))
+
+
+def _places(folder: Path) -> pl.DataFrame:
+    """The set of each placed group."""
+    places = [pl.DataFrame(schema={"id": pl.String, "set": pl.String})]
+    for name in SETS:
+        if (folder / f"{name}.parquet").is_file():
+            for table in iterate_tables(folder / f"{name}.parquet", ["id"]):
+                places.append(pl.DataFrame(pl.from_arrow(table)).select("id", set=pl.lit(name)))
+    return pl.concat(places)
+
+
+def _flips(before: _Version, after: _Version, both: pl.DataFrame) -> tuple[int, int, tuple[str, ...]]:
+    """Pairs decided in both versions, those whose preferred side changed, and the groups that hold them."""
+    old = both.select("row", "row_after", "id").join(before.pairs, on="row")
+    pairs = old.join(
+        after.pairs, left_on=["row_after", "first", "second"], right_on=["row", "first", "second"], suffix="_after"
+    )
+    decided = pairs.filter((pl.col("preferred") != 0) & (pl.col("preferred_after") != 0))
+    flipped = decided.filter(pl.col("preferred") != pl.col("preferred_after"))
+    return decided.height, flipped.height, tuple(flipped["id"].unique().sort().head(NAMED))
+
+
+def _leaks(before: pl.DataFrame, after: pl.DataFrame) -> tuple[int, tuple[Leak, ...]]:
+    """Prompts that are in a set in which they were not before, although they were in others."""
+    was = before.drop_nulls("set").select("prompt", "set").unique()
+    now = after.drop_nulls("set").group_by("prompt", "set").agg(pl.col("id").min())
+    sets = was.sort("set").group_by("prompt").agg(before=pl.col("set").str.join(", "))
+    leaked = now.join(was, on=["prompt", "set"], how="anti").join(sets, on="prompt").sort("id", "set")
+    named = leaked.head(NAMED).select("id", "before", "set").iter_rows()
+    return leaked["prompt"].n_unique(), tuple(Leak(*row) for row in named)
+
+
+def _drift(before: pl.DataFrame, after: pl.DataFrame) -> tuple[Drift, ...]:
+    rows = []
+    for name in SLICES:
+        shares = [
+            frame.group_by(value=name).agg(share=(pl.len() / frame.height).round(6)) for frame in (before, after)
+        ]
+        joined = shares[0].join(shares[1], on="value", how="full", coalesce=True, suffix="_after").fill_null(0.0)
+        moved = (pl.col("share") - pl.col("share_after")).abs()
+        most = joined.sort(moved, "value", descending=[True, False]).head(VALUES).sort("value")
+        rows += [Drift(name, *row) for row in most.iter_rows()]
+    return tuple(rows)
