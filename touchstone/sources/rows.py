@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import re
 import zlib
 from collections.abc import Iterator, Sequence
@@ -111,6 +112,17 @@ def raw_rows(
         yield from _file_rows(file, file.relative_to(local).as_posix() if local.is_dir() else file.name)
 
 
+def local_rows(path: str, root: Path) -> Iterator[RawRow | Quarantined]:
+    """Rows of a local file or folder, for formats that a hub data set would need a pinned revision for.
+
+    Raises:
+        SourceError: nothing lies there, or a file is empty or damaged.
+    """
+    if local_path(path, root) is None:
+        raise SourceError(f"data.path: {path} is no local file or folder; download it and name where it lies")
+    yield from raw_rows(path, root)
+
+
 def local_path(path: str, root: Path) -> Path | None:
     """The file or folder that `path` names, or None when it is a hub id.
 
@@ -141,6 +153,23 @@ def answer_text(value: Any, field: str) -> str:
     if not value.strip():
         raise Unusable(f"'{field}' is empty")
     return value
+
+
+def finite_number(value: Any, field: str) -> float:
+    """The value of a field that must hold a number.
+
+    Raises:
+        Unusable: it holds something else, or a number that is not finite or too large for a float.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise Unusable(f"'{field}' is not a number")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise Unusable(f"'{field}' is not finite")
+    return number
 
 
 def common_length(first: Sequence[object], second: Sequence[object]) -> int:
@@ -202,8 +231,9 @@ def _file_rows(file: Path, name: str) -> Iterator[RawRow | Quarantined]:
                 yield row
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise SourceError(f"{name} is damaged gzip after row {count}; fetch the file again") from error
-        except (pa.ArrowException, UnicodeDecodeError) as error:
-            raise SourceError(f"{name} is damaged Parquet after row {count}; fetch the file again") from error
+        except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+            what = type(error).__name__
+            raise SourceError(f"{name} is damaged after row {count} ({what}); fetch the file again") from error
     if not count:
         raise SourceError(f"{name} is empty: it holds no rows")
 
