@@ -34,7 +34,7 @@ def make_groups() -> list[Group]:
     """A hundred groups of the small world."""
     knobs = SandboxData(
         source="sandbox", name="sandbox", groups=100, seed=5, tie_share=0.04, label_noise=0.0, length_bias=0.0,
-        multi_turn_share=0.2, ranked_share=0.15, safety_share=0.2,
+        multi_turn_share=0.2, ranked_share=0.15, safety_share=0.2, poison="none", poison_share=0.0,
     )  # fmt: skip
     return list(sandbox.read(knobs, Path()))
 
@@ -170,7 +170,7 @@ def test_an_unreachable_hub_is_one_sentence_soon(tmp_path: Path, closed: dict[st
     code = (
         "from pathlib import Path\n"
         "from touchstone.base import pin\n"
-        "from touchstone.settings import PretrainedModel\n"
+        "from touchstone.settings.model import PretrainedModel\n"
         "from touchstone.stage import run_stage\n"
         "model = PretrainedModel(kind='pretrained', max_tokens=64, base='nobody/nothing')\n"
         "run_stage(lambda: pin(model, Path('base')))\n"

@@ -27,7 +27,7 @@ LAYERS = (
     ("touchstone.serving",),
     ("touchstone.pyfunc",),
     ("touchstone.registry", "touchstone.judging"),
-    ("touchstone.decision_page",),
+    ("touchstone.decision_page", "touchstone.data_page"),
     ("touchstone.gates",),
     ("touchstone.evaluation",),
     ("touchstone.baselines", "touchstone.plots"),
@@ -38,14 +38,17 @@ LAYERS = (
     ("touchstone.layout",),
     ("touchstone.attention",),
     ("touchstone.model",),
+    ("touchstone.encoder",),
     ("touchstone.templating",),
+    ("touchstone.audit",),
     ("touchstone.statistics",),
     ("touchstone.validation", "touchstone.splits", "touchstone.sources"),
-    ("touchstone.card",),
+    ("touchstone.personal",),
+    ("touchstone.neighbours", "touchstone.hygiene", "touchstone.card"),
     ("touchstone.groups",),
     ("touchstone.ledger",),
     ("touchstone.settings",),
-    ("touchstone.stage",),
+    ("touchstone.stage", "touchstone.parallel"),
     ("touchstone.files",),
     ("touchstone.errors",),
     ("touchstone",),
@@ -142,7 +145,7 @@ def _closure(module: str, seen: set[str] | None = None) -> set[str]:
 
 
 # Values enter a stage by params.yaml, errors and progress bars have no numbers: their edits rerun nothing.
-NUMBERLESS = {"touchstone", "touchstone.errors", "touchstone.stage"}
+NUMBERLESS = {"touchstone", "touchstone.errors", "touchstone.stage", "touchstone.parallel"}
 
 
 def test_each_stage_depends_on_exactly_the_code_that_it_runs() -> None:

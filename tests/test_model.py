@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForSequenceClassification,
-    BertConfig,
     CTRLConfig,
     GPT2Config,
     GPT2LMHeadModel,
@@ -201,7 +200,6 @@ def test_every_decoder_survives_saving_and_stock_loaders_agree(kind: str, tmp_pa
 @pytest.mark.parametrize(
     "config",
     [
-        BertConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4),
         CTRLConfig(n_embd=32, dff=64, n_layer=1, n_head=4),
         ModernBertDecoderConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4),
     ],

@@ -22,7 +22,10 @@ from touchstone.training.ranking import RankList, rank_lists
 CONFIGS = Path(__file__).parent.parent / "configs"
 SETTINGS = {
     stem: compose([f"objective={stem}"], CONFIGS)
-    for stem in ("bradley_terry", "instructgpt", "agreement", "soft_labels", "davidson", "plackett_luce")
+    for stem in (
+        *("bradley_terry", "instructgpt", "agreement", "curriculum", "filter", "hard_negatives"),
+        *("soft_labels", "davidson", "plackett_luce"),
+    )
 }
 """Composed once: that takes a tenth of a second each."""
 

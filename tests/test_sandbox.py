@@ -28,6 +28,8 @@ KNOBS: dict[str, Any] = {
     "multi_turn_share": 0.2,
     "ranked_share": 0.15,
     "safety_share": 0.2,
+    "poison": "none",
+    "poison_share": 0.0,
 }
 
 

@@ -214,7 +214,7 @@ def test_an_existing_path_wins_over_a_hub_id(tmp_path: Path) -> None:
 def test_a_hub_that_cannot_be_reached_is_one_sentence_and_fast(tmp_path: Path) -> None:
     code = (
         "from pathlib import Path\n"
-        "from touchstone.settings import PreferenceData as P\n"
+        "from touchstone.settings.data import PreferenceData as P\n"
         "from touchstone.sources import preference\n"
         "list(preference.read(P(source='preference', name='x', path='nobody/nothing'), Path('.')))"
     )

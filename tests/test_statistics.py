@@ -7,7 +7,7 @@ from random import Random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn.linear_model import LogisticRegression
@@ -253,6 +253,7 @@ def test_percentile_of_the_reference_itself() -> None:
     st.lists(st.floats(-5, 5).map(lambda x: round(x, 1)), min_size=2, max_size=60),
     st.lists(st.floats(-9, 9), min_size=2, max_size=20),
 )
+@example([0.0] * 5 + [1.0] * 5 + [-4.0, -3.7], [0.0, -5e-57])
 def test_percentile_never_decreases(reference: list[float], values: list[float]) -> None:
     found = s.percentile(sorted(values), s.quantile_table(reference))
     assert (np.diff(found) >= 0).all()

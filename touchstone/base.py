@@ -3,8 +3,8 @@
     python -m touchstone.base
 
 From scratch: a byte-level BPE tokenizer and a small Qwen3-shaped decoder, warmed up on the training set's
-prompts and preferred completions, in the token layout that scoring uses. Pretrained (hub id or folder): nothing is
-copied; `build/base/base.json` names the commit and the SHA-256 of every file, and training refuses anything else.
+prompts and preferred completions, in the token layout that scoring uses. Pretrained (hub id, folder, package):
+nothing is copied; `build/base/base.json` names the commit and every file's SHA-256, and training refuses any other.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ from touchstone import settings
 from touchstone.errors import ModelError
 from touchstone.files import digest_file, write_folder, write_json
 from touchstone.groups import Group, judged_pairs, read_parquet
-from touchstone.model import BASE_FILE, load_tokenizer
-from touchstone.settings import project_root
+from touchstone.model import BASE_FILE, PACKAGE, load_tokenizer, local_folder, rule_of
 from touchstone.settings.model import PretrainedModel, ScratchModel
 from touchstone.stage import progress, run_stage
 from touchstone.templating import encode_many, scoring_rule
@@ -178,16 +177,16 @@ def warm_up_loss(network: Qwen3ForSequenceClassification, texts: Sequence[Text])
 
 
 def pin(model: PretrainedModel, folder: Path) -> None:
-    """Write `base.json` for a hub id or folder: the resolved commit and the digest of every file that loading uses.
+    """Write `base.json` for a hub id, folder or package: the resolved commit, and the digest of every file used.
 
     Raises:
-        ModelError: the hub can't be reached, there is no such model, or its folder lacks config, weights, tokenizer
-            or chat template.
+        ModelError: the hub can't be reached, there is no such model or package, or its folder lacks config, weights,
+            tokenizer or, for a decoder, chat template.
     """
-    local = project_root() / model.base
+    local = local_folder(model.base)
     if local.is_dir():
         files, revision = local, None
-    elif model.base.startswith((".", "/")) or model.base.count("/") != 1:
+    elif model.base.startswith((".", "/", PACKAGE)) or model.base.count("/") != 1:
         raise ModelError(f"model.base: there is no folder {model.base}, and it is no hub id (owner/name) either")
     else:
         files = fetch(model.base, model.revision)
@@ -237,11 +236,11 @@ def _check_base(files: Path, model: PretrainedModel) -> None:
         if not any(files.glob(name)):
             raise ModelError(f"base folder {model.base} has no {what} ({name}); save them there first")
     try:
-        AutoConfig.from_pretrained(files, trust_remote_code=model.trust_remote_code)
+        config = AutoConfig.from_pretrained(files, trust_remote_code=model.trust_remote_code)
     except (OSError, ValueError) as error:
         sentence = str(error).strip().splitlines()[0]
         raise ModelError(f"base folder {model.base} has an unusable config: {sentence}") from None
-    scoring_rule(load_tokenizer(files, trust_remote_code=model.trust_remote_code), model.max_tokens)
+    rule_of(config, load_tokenizer(files, trust_remote_code=model.trust_remote_code), model.max_tokens)
 
 
 def preferred(group: Group) -> list[int]:

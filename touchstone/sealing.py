@@ -2,7 +2,8 @@
 
     python -m touchstone.sealing           # build/model + calibration + reference sets -> build/artifact
 
-The artifact is a plain `AutoModelForSequenceClassification` checkpoint with `reward.json` beside it. Equal weights
+A decoder's artifact is a plain `AutoModelForSequenceClassification` checkpoint with `reward.json` beside it; an
+encoder's is one that stock loaders refuse, because they would pool it in another way without a word. Equal weights
 and sets give an equal digest: no time, host or path is sealed.
 """
 
@@ -81,7 +82,7 @@ def seal(
     """Seal a checkpoint: copy it, fit T on `calibration`, centre on `reference`, digest everything, load it again.
 
     Args:
-        model_folder: an AutoModelForSequenceClassification checkpoint with its tokenizer, as `model.save` writes it.
+        model_folder: a checkpoint with its tokenizer, as `model.save` writes it.
         precision: of the scoring passes, here and wherever the artifact is loaded.
         self_test_vectors: texts whose rewards every loader checks; half of them need nobody's data.
         folder: where the artifact appears, whole or not at all.
@@ -114,7 +115,8 @@ def seal(
             files=digest_folder(aside),
         )
         cards.write(sealed, aside)
-        _check_stock(model, sealed)
+        if model.rule.pooling == "last":
+            _check_stock(model, sealed)
         # What is renamed into place has been read back from the disk and has passed its own self-test.
         card.append(Scorer.load(aside, token_budget=token_budget).card)
 

@@ -322,6 +322,9 @@ def quantile_table(values: ArrayLike) -> list[tuple[float, float]]:
     return [(level, float(value)) for level, value in zip(QUANTILE_LEVELS, found, strict=True)]
 
 
+PERCENTILE_DIGITS = 12
+
+
 def percentile(values: ArrayLike, table: Sequence[tuple[float, float]]) -> Floats:
     """Where each value stands in a `quantile_table`: 0.001 to 0.999, linear between levels, never decreasing.
 
@@ -330,7 +333,8 @@ def percentile(values: ArrayLike, table: Sequence[tuple[float, float]]) -> Float
     """
     known, index = np.unique(np.asarray([value for _, value in table]), return_inverse=True)
     levels = np.bincount(index, weights=[level for level, _ in table]) / np.bincount(index)
-    return np.asarray(np.interp(_floats(values), known, levels), dtype=np.float64)
+    # Interpolation may lose a last bit, and with it the order of two values that are nearly one.
+    return np.round(np.interp(_floats(values), known, levels), PERCENTILE_DIGITS)
 
 
 def median_deviation(values: ArrayLike) -> float:

@@ -51,6 +51,10 @@ class Settings(Section):
                 "train.method=head_only fits a new head, and model.keep_head keeps the old one; use another method, "
                 "or set model.keep_head to false"
             )
+        if self.train.method == "head_only" and self.objective.agreement == "bucket":
+            raise ValueError(
+                "train.method=head_only has no steps for objective.agreement=bucket to order; set the latter to keep"
+            )
         if not self.name.replace("-", "").replace("_", "").replace(".", "").isalnum():
             raise ValueError(f"name {self.name!r} may hold letters, digits, '-', '_' and '.' only")
         return self

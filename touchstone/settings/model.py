@@ -33,12 +33,13 @@ class ScratchModel(Section):
 
 
 class PretrainedModel(Section):
-    """A base or SFT model by hub id or local folder (with its tokenizer and chat template)."""
+    """A decoder (base or SFT model, its tokenizer with a chat template) or an encoder from outside."""
 
     kind: Literal["pretrained"]
     max_tokens: PositiveInt
     base: str
-    """Hub id, or a folder (relative paths count from the project's root)."""
+    """Hub id, a folder (relative paths count from the project's root), or package:NAME/FOLDER: a folder inside an
+    installed Python package."""
     revision: str | None = None
     trust_remote_code: bool = False
     keep_head: bool = False

@@ -32,8 +32,12 @@ class Objective(Section):
     """How likely ties are: theta of Rao and Kupper (> 1), or nu of Davidson. None for the models without ties."""
     weighting: Literal["comparison", "group"]
     """What weighs the same: every comparison, or every group however many comparisons it has."""
-    agreement: Literal["none", "weight"]
-    """Whether a comparison weighs less the more its judges disagreed."""
+    agreement: Literal["keep", "weight", "bucket", "filter", "hard_negatives"]
+    """What becomes of how far a comparison's judges agreed; docs/losses.md says when to use which."""
+    agreement_threshold: Annotated[float, Field(gt=0.5, le=1)] | None
+    """The least share of judgements for the preferred side, ties counted half, that agreement=filter learns from."""
+    agreement_buckets: Annotated[int, Field(ge=2)] | None
+    """Into how many parts agreement=bucket cuts an epoch, from the comparisons most agreed on to the least."""
     centering: NonNegativeFloat
     """Weight of mean((r_chosen + r_rejected)^2), Eisenstein et al. 2312.09244; 0 switches it off."""
 
@@ -43,14 +47,25 @@ class Objective(Section):
             "use_margin": self.use_margin,
             "label_smoothing": self.label_smoothing > 0,
             "noise_rate": self.noise_rate > 0,
-            "agreement": self.agreement != "none",
+            f"agreement={self.agreement}": self.agreement in ("weight", "filter", "hard_negatives"),
         }
         if self.name != "bradley_terry" and any(extras.values()):
             used = ", ".join(name for name, on in extras.items() if on)
             raise ValueError(f"{used} goes with name=bradley_terry only; switch it off for name={self.name}")
-        if self.labels == "votes" and (self.use_margin or self.agreement != "none"):
-            which = "use_margin" if self.use_margin else "agreement"
+        if self.labels == "votes" and (self.use_margin or self.agreement == "weight"):
+            which = "use_margin" if self.use_margin else "agreement=weight"
             raise ValueError(f"{which} and labels=votes would count the strength of a preference twice; choose one")
+        if self.labels == "votes" and self.agreement in ("filter", "hard_negatives"):
+            raise ValueError(
+                f"agreement={self.agreement} leaves out ties or contested comparisons, and labels=votes is there to "
+                "learn from them; choose one"
+            )
+        for policy, name, start in (("filter", "agreement_threshold", 0.75), ("bucket", "agreement_buckets", 4)):
+            given = getattr(self, name) is not None
+            if self.agreement == policy and not given:
+                raise ValueError(f"agreement={policy} needs {name}; {start} is a start")
+            if self.agreement != policy and given:
+                raise ValueError(f"{name} goes with agreement={policy} only; set it to null")
         if self.label_smoothing and self.noise_rate:
             raise ValueError(
                 "label_smoothing and noise_rate are two remedies for the same noise; set one of them to 0"

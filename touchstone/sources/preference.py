@@ -18,7 +18,6 @@ first different character.)
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -27,7 +26,16 @@ from typing import Any
 
 from touchstone.groups import Comparison, Completion, Group, Message, make_group
 from touchstone.settings.data import PreferenceData
-from touchstone.sources.rows import About, Quarantined, Unusable, answer_text, check_turns, common_length, raw_rows
+from touchstone.sources.rows import (
+    About,
+    Quarantined,
+    Unusable,
+    answer_text,
+    check_turns,
+    common_length,
+    finite_number,
+    raw_rows,
+)
 
 ABOUT = About(
     licence="not known to Touchstone; see the source",
@@ -138,8 +146,7 @@ def _margin(values: dict[str, Any], field: str | None) -> float | None:
     margin = values.get(field)
     if margin is None:
         raise Unusable(f"no field '{field}'")
-    if isinstance(margin, bool) or not isinstance(margin, int | float):
-        raise Unusable(f"'{field}' is not a number")
-    if not math.isfinite(margin) or margin < 0:
-        raise Unusable(f"'{field}' is not a finite number of at least 0")
-    return float(margin)
+    number = finite_number(margin, field)
+    if number < 0:
+        raise Unusable(f"'{field}' is below 0")
+    return number

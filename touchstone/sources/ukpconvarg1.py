@@ -12,6 +12,7 @@ pages, it does not hide a worker from somebody who knows the name.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import tarfile
 import xml.etree.ElementTree as ElementTree
@@ -99,7 +100,8 @@ def read(settings: ArgumentData, root: Path) -> Iterator[Group | Quarantined]:
             f"data.path: {settings.path} holds no {ARCHIVES[settings.variant]} and is no such file itself"
         )
     try:
-        with tarfile.open(archive, "r|gz") as tar:
+        # Not by tarfile's own "r|gz", which ends in a TypeError where a header is cut short (Python 3.11).
+        with gzip.open(archive) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
             yield from _debates(tar, archive.name, settings)
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise SourceError(f"{archive.name} is not a whole .tar.gz ({type(error).__name__}); fetch it again") from error
@@ -173,7 +175,8 @@ def _read_xml(stream: IO[bytes], name: str, debate: _Debate) -> Iterator[Quarant
             except Unusable as fault:
                 yield Quarantined(name, number, str(fault))
             element.clear()
-    except (ElementTree.ParseError, DefusedXmlException) as error:
+    # The parser says so where it doesn't know the declared encoding, or can't take it.
+    except (ElementTree.ParseError, DefusedXmlException, LookupError, ValueError) as error:
         raise SourceError(
             f"{name} is not plain XML after pair {number} ({type(error).__name__}); fetch it again"
         ) from error

@@ -27,7 +27,7 @@ from touchstone.stage import progress
 from touchstone.templating import EncodedGroup
 from touchstone.training.objective import total_loss
 from touchstone.training.plan import MicroBatch, make_steps, micro_batches
-from touchstone.training.watch import SUMS, Row, row_of, sums_of
+from touchstone.training.watch import SUMS, Row, omissions, row_of, sums_of
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +50,11 @@ def train_head(
     Raises:
         TrainingError: nothing to learn from, or an embedding that is not finite.
     """
+    objective = settings.objective
+    omitted = omissions(groups, objective)
     hidden, micro, weight = embed(model, groups, encoded, settings)
-    return fit(head_of(model.network), hidden, micro, weight, settings.objective, settings.train.head_penalty)
+    rows = fit(head_of(model.network), hidden, micro, weight, objective, settings.train.head_penalty)
+    return [row | omitted for row in rows]
 
 
 def embed(

@@ -18,6 +18,7 @@ from touchstone.groups import Group, JudgedPair, judged_pairs
 from touchstone.layout import Batch, make_batches, padded_tokens
 from touchstone.settings.training import Objective, Train
 from touchstone.templating import EncodedGroup
+from touchstone.training.agreement import curriculum, selected, selects
 from touchstone.training.ranking import RankList, rank_lists
 
 
@@ -30,6 +31,8 @@ class Pair:
         wins, losses, ties: shares of the judgements, seen from `chosen`; they add up to 1.
         margin: 0 without one.
         weight: what the comparison weighs in the loss.
+        agreement: the judgements' share for the preferred side, ties counted half; then the source's margin, 0 without
+            one, whether the loss uses it or not.
     """
 
     chosen: int
@@ -39,6 +42,7 @@ class Pair:
     ties: float
     margin: float
     weight: float
+    agreement: tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,23 +123,33 @@ class MicroBatch:
     counts: bool
 
 
+_Part = tuple[int, tuple[Pair, ...]]
+"""A group's index, and comparisons of it."""
+
+
 def used_pairs(group: Group, objective: Objective) -> tuple[Pair, ...]:
     """The group's comparisons that the objective learns from.
 
-    Those without a winner are left out where they would carry no gradient: bradley_terry on majority labels. Weights
-    are 1, or with weighting=group 1 / number of the group's comparisons (InstructGPT, Ouyang et al. 2022, equation 1);
-    with agreement=weight times |wins - losses| / judgements, as the scaled Bradley-Terry loss weighs a comparison by
-    the strength of its preference (Wang et al. 2024, arXiv 2410.01257).
+    Those without a winner are left out where they would carry no gradient: bradley_terry on majority labels; so are
+    those that the policy of `objective.agreement` doesn't select. Weights are 1, or with weighting=group 1 / number of
+    the comparisons returned (InstructGPT, Ouyang et al. 2022, equation 1); with agreement=weight times
+    |wins - losses| / judgements, as the scaled Bradley-Terry loss weighs a comparison by the strength of its
+    preference (Wang et al. 2024, arXiv 2410.01257).
 
     Raises:
         TrainingError: margins are asked for and a comparison has none.
     """
-    uses_ties = objective.name != "bradley_terry" or objective.labels == "votes"
-    judged = [pair for pair in _judged(group) if uses_ties or pair.chosen is not None]
+    judged = selected(group, _usable(group, objective), objective)
     if objective.use_margin and any(pair.margin is None for pair in judged):
         raise TrainingError(f"objective.use_margin is on, but a comparison of group {group.id} has no margin")
     each = 1 / len(judged) if objective.weighting == "group" and judged else 1.0
     return tuple(_pair(pair, objective, each) for pair in judged)
+
+
+def left_out(groups: Sequence[Group], objective: Objective) -> int:
+    """How many comparisons the objective could use and the policy of `objective.agreement` leaves out."""
+    usable = [(group, _usable(group, objective)) for group in groups] if selects(objective) else []
+    return sum(len(pairs) - len(selected(group, pairs, objective)) for group, pairs in usable)
 
 
 def make_steps(groups: Sequence[Group], objective: Objective, train: Train) -> list[Step]:
@@ -143,12 +157,18 @@ def make_steps(groups: Sequence[Group], objective: Objective, train: Train) -> l
 
     A group stays together unless it has more comparisons than a step; then it is cut, its comparisons shuffled
     first, so that no chunk is all about one completion. Rankings are never cut: such a group is a step of its own.
+    With agreement=bucket an epoch goes through bucket after bucket, and a group stays together inside a bucket.
 
     Raises:
         TrainingError: nothing to learn from, or as `used_pairs`.
     """
     pairs = [used_pairs(group, objective) for group in groups]
     if not any(pairs):
+        if omitted := left_out(groups, objective):
+            raise TrainingError(
+                f"objective.agreement=filter leaves nothing to learn from: none of {omitted} comparisons has a "
+                f"strength of objective.agreement_threshold={objective.agreement_threshold}; lower it"
+            )
         decided = objective.name == "bradley_terry" and objective.labels == "majority"
         what = "comparison with a winner" if decided else "comparison"
         raise TrainingError(f"the training set has no {what}; import data with preferences")
@@ -158,16 +178,9 @@ def make_steps(groups: Sequence[Group], objective: Objective, train: Train) -> l
     steps: list[Step] = []
     for epoch in range(train.epochs):
         shuffled = random.Random(f"{train.seed}:{epoch}")  # noqa: S311  the plan must be reproducible
-        chunks = []
-        for number, of_group in enumerate(pairs):
-            if rankings[number]:
-                chunks.append(Chunk(number, of_group, rankings[number]))
-                continue
-            cut = list(of_group)
-            if len(cut) > size:
-                shuffled.shuffle(cut)
-            chunks += [Chunk(number, tuple(cut[start : start + size])) for start in range(0, len(cut), size)]
-        shuffled.shuffle(chunks)
+        chunks: list[Chunk] = []
+        for parts in _in_order(pairs, rankings, objective, shuffled):
+            chunks += _chunks(parts, rankings, size, shuffled)
         step: list[Chunk] = []
         count = 0
         for chunk in chunks:
@@ -266,9 +279,61 @@ def _micro_batch(batches: tuple[Batch, ...], members: Sequence[Chunk], counts: b
     )
 
 
+def _in_order(
+    pairs: Sequence[tuple[Pair, ...]],
+    rankings: Sequence[tuple[RankList, ...]],
+    objective: Objective,
+    shuffled: random.Random,
+) -> list[list[_Part]]:
+    """What an epoch goes through, one list after the other: everything in one, or the buckets of the curriculum."""
+    whole = list(enumerate(pairs))
+    if objective.agreement_buckets is None:
+        return [whole]
+    parts: list[_Part] = []
+    for number, of_group in whole:
+        parts += [(number, of_group)] if rankings[number] else [(number, (pair,)) for pair in of_group]
+    sizes = [len(of_part) for _, of_part in parts]
+    keys = [
+        (sum(pair.agreement[0] for pair in of_part) / size, sum(pair.agreement[1] for pair in of_part) / size)
+        for (_, of_part), size in zip(parts, sizes, strict=True)
+    ]
+    return [_together(bucket) for bucket in curriculum(parts, keys, sizes, objective.agreement_buckets, shuffled)]
+
+
+def _together(parts: Sequence[_Part]) -> list[_Part]:
+    """One part per group."""
+    of_group: dict[int, list[Pair]] = {}
+    for number, of_part in parts:
+        of_group.setdefault(number, []).extend(of_part)
+    return [(number, tuple(of_group[number])) for number in sorted(of_group)]
+
+
+def _chunks(
+    parts: Sequence[_Part], rankings: Sequence[tuple[RankList, ...]], size: int, shuffled: random.Random
+) -> list[Chunk]:
+    """The parts, cut where they exceed a step, in random order."""
+    chunks = []
+    for number, of_part in parts:
+        if rankings[number]:
+            chunks.append(Chunk(number, of_part, rankings[number]))
+            continue
+        cut = list(of_part)
+        if len(cut) > size:
+            shuffled.shuffle(cut)
+        chunks += [Chunk(number, tuple(cut[start : start + size])) for start in range(0, len(cut), size)]
+    shuffled.shuffle(chunks)
+    return chunks
+
+
 def _judged(group: Group) -> list[JudgedPair]:
     """The pairs that somebody judged; an edge may also hold no judgement at all."""
     return [pair for pair in judged_pairs(group) if pair.wins_first + pair.wins_second + pair.ties > 0]
+
+
+def _usable(group: Group, objective: Objective) -> list[JudgedPair]:
+    """The judged pairs that carry a gradient."""
+    uses_ties = objective.name != "bradley_terry" or objective.labels == "votes"
+    return [pair for pair in _judged(group) if uses_ties or pair.chosen is not None]
 
 
 def _pair(pair: JudgedPair, objective: Objective, weight: float) -> Pair:
@@ -284,11 +349,17 @@ def _pair(pair: JudgedPair, objective: Objective, weight: float) -> Pair:
     margin = pair.margin if objective.use_margin and pair.margin is not None else 0.0
     if objective.agreement == "weight":
         weight *= 2 * pair.strength - 1
-    return Pair(chosen, rejected, wins, losses, ties, margin, weight)
+    return Pair(chosen, rejected, wins, losses, ties, margin, weight, (pair.strength, pair.margin or 0.0))
 
 
 def _step(chunks: Sequence[Chunk]) -> Step:
-    return Step(tuple(chunks), sum(len(chunk.pairs) for chunk in chunks), sum(chunk.weight for chunk in chunks))
+    """One chunk per group: where a bucket ends, a step may meet the same group twice."""
+    of_group: dict[int, Chunk] = {}
+    for chunk in chunks:
+        known = of_group.get(chunk.group)
+        of_group[chunk.group] = chunk if known is None else Chunk(chunk.group, known.pairs + chunk.pairs)
+    whole = tuple(of_group.values())
+    return Step(whole, sum(len(chunk.pairs) for chunk in whole), sum(chunk.weight for chunk in whole))
 
 
 def _pieces(chunk: Chunk) -> int:

@@ -41,12 +41,13 @@ from touchstone.settings import Settings
 from touchstone.settings.training import Objective, Train
 from touchstone.templating import EncodedGroup
 from touchstone.training import checkpoints
+from touchstone.training.agreement import for_evaluation
 from touchstone.training.memory import resolve_budget
 from touchstone.training.objective import total_loss
 from touchstone.training.plan import MicroBatch, Step, make_steps, micro_batches, share_of
 from touchstone.training.sharding import even, exchange, gather_weights
 from touchstone.training.state import Progress, State, put_weights, restore, trained_weights
-from touchstone.training.watch import SUMS, Row, Watch, averages, row_of, sums_of
+from touchstone.training.watch import SUMS, Row, Watch, averages, omissions, row_of, sums_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,7 @@ class PreferenceTrainer(RewardTrainer):
         self._began = 0.0
         self._sums: dict[str, float] = {}
         self._validated: Row = {}
+        self._omissions: Row = {}
         super().__init__(
             model=model.network,
             args=_arguments(settings.train, len(self.steps), places.scratch),
@@ -126,6 +128,7 @@ class PreferenceTrainer(RewardTrainer):
         self.watch: Watch | None = None
         if self.is_world_process_zero():
             self.watch = Watch(len(self.steps), self.args.world_size, places.events, places.board)
+            self._omissions = omissions(examples.groups, settings.objective)
         # After the stock constructor, which wants a PreTrainedModel; before anything is wrapped for several ranks.
         self.model = self.model_wrapped = Rewards(model.network, settings.train.precision).to(self.args.device)
         if self.is_deepspeed_enabled and (places.checkpoints is not None or validation is not None):
@@ -210,7 +213,8 @@ class PreferenceTrainer(RewardTrainer):
         norm = float(logs["grad_norm"])
         if not math.isfinite(norm):
             raise TrainingError(f"the gradient of step {number} is not finite; {self._blame(step)}")
-        row = row_of(number, self._sums, step.weight, norm, float(logs["learning_rate"])) | self._validated
+        row = row_of(number, self._sums, step.weight, norm, float(logs["learning_rate"]))
+        row |= self._omissions | self._validated
         self.progress.rows.append(row)
         if self.watch is not None:
             self.watch.show(row, self._sums, max(1e-9, time.monotonic() - self._began))
@@ -267,7 +271,8 @@ class PreferenceTrainer(RewardTrainer):
         self._validated = {}
         if self.validation is None or (number % every and number < len(self.steps)):
             return False
-        steps = make_steps(self.validation.groups, self.objective, self.settings.model_copy(update={"epochs": 1}))
+        objective = for_evaluation(self.objective)
+        steps = make_steps(self.validation.groups, objective, self.settings.model_copy(update={"epochs": 1}))
         sums = torch.zeros(len(SUMS), dtype=torch.float64)
         for step in steps:
             for micro in self._share(step, self.validation):

@@ -7,19 +7,25 @@ the events, to TensorBoard and nowhere else.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import resource
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from touchstone.errors import TrainingError
+from touchstone.groups import Group
+from touchstone.settings.training import Objective
 from touchstone.stage import progress
-from touchstone.training.plan import MicroBatch
+from touchstone.training.agreement import selects
+from touchstone.training.plan import MicroBatch, left_out
+
+log = logging.getLogger(__name__)
 
 Row = dict[str, float | int]
 
@@ -83,6 +89,19 @@ def row_of(step: int, sums: dict[str, float], weight: float, gradient_norm: floa
         "learning_rate": learning_rate,
         "comparisons": int(sums["comparisons"]),
     }
+
+
+def omissions(groups: Sequence[Group], objective: Objective) -> Row:
+    """What every row of the curve says of comparisons that the policy of `objective.agreement` leaves out of training.
+
+    `left_out`, their number, which the log says as well; nothing for a policy that learns from all of them.
+    """
+    if not selects(objective):
+        return {}
+    count = left_out(groups, objective)
+    # A warning, because nothing below one is shown where nobody has set logging up.
+    log.warning("objective.agreement=%s leaves %d comparisons out of training", objective.agreement, count)
+    return {"left_out": count}
 
 
 class Watch:
