@@ -303,7 +303,9 @@ for loader in (AutoModelForSequenceClassification, AutoModel):
 """
 
 
-@pytest.mark.parametrize("method", ["full", "lora", "head_only"])
+@pytest.mark.parametrize(
+    "method", ["full", *(pytest.param(method, marks=pytest.mark.slow) for method in ("lora", "head_only"))]
+)
 def test_trained_sealed_evaluated_and_scored(
     method: str, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,6 +88,7 @@ for number, more in enumerate(({}, {"limit": 2}, {"split": "nosuch"}, {"subset":
 """
 
 
+@pytest.mark.slow
 def test_a_hub_data_set_is_streamed_at_a_recorded_commit(hub: str, tmp_path: Path) -> None:
     # A process of its own: the hub's client reads its address when it is imported.
     answer = subprocess.run(

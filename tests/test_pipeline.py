@@ -435,6 +435,7 @@ def test_a_second_run_of_the_same_fingerprint_is_refused_and_another_is_not(proj
     assert not (project / "runs" / ".new").exists()
 
 
+@pytest.mark.slow
 def test_the_folder_for_checkpoints_outlives_the_run_and_goes_by_what_is_run(project: Path) -> None:
     told = "import os; print('told', os.environ['TOUCHSTONE_CHECKPOINTS'])\nimport json, sys"
     _edit(project / "code" / "copy.py", "import json, sys", told)
@@ -496,6 +497,7 @@ def test_what_a_killed_run_left_is_cleared_and_its_stages_are_kept(project: Path
 # The plan.
 
 
+@pytest.mark.slow
 def test_the_plan_says_what_would_run_and_why(project: Path) -> None:
     assert [step.reasons for step in plan(project, []).steps[:3]] == [("it never ran",)] * 3
     _run_all(project)

@@ -56,6 +56,7 @@ def test_a_judged_version_becomes_champion_once_it_is_served_as_judged(registry:
     assert len(events(registry)) == 5
 
 
+@pytest.mark.slow
 def test_the_next_version_replaces_it_and_an_interrupted_promotion_is_finished(registry: Registry) -> None:
     first, second = publish(registry, 0), publish(registry, 1)
     assert promote(registry, first, decide(registry.root, first, None)) is None
@@ -71,6 +72,7 @@ def test_the_next_version_replaces_it_and_an_interrupted_promotion_is_finished(r
     assert events(registry)[-1] == "released"
 
 
+@pytest.mark.slow
 def test_scores_that_are_not_the_judged_ones_leave_the_champion_in_place(registry: Registry) -> None:
     version = publish(registry, 0)
     # No endpoint's mean is that close to zero: rounding alone is more.

@@ -119,6 +119,7 @@ def command(artifact: Path, groups: list[Group], folder: Path, *options: str) ->
     return read_scores(folder / "scores.parquet", groups)
 
 
+@pytest.mark.slow
 def test_a_fresh_process_gives_the_same_scores(artifact: Path, scorer: Scorer, tmp_path: Path) -> None:
     found = command(artifact, GROUPS, tmp_path, "--batching", "8", "--reverse")
     assert np.abs(flat(found) - flat(rescore(scorer, GROUPS))).max() <= tolerance(scorer.card)
