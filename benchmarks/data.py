@@ -50,7 +50,7 @@ FAULTS = {
     "number": "'chosen' is not text",
     "blank": "'rejected' is empty",
     "surrogate": "a lone surrogate",
-    "negative_margin": "'margin' is not a finite number of at least 0",
+    "negative_margin": "'margin' is below 0",
     "equal": "has_good_comparison",
     "repeated": "no_duplicate",
     "endless": "texts_are_varied",
@@ -198,6 +198,7 @@ def main() -> None:
         commands = {
             "import": [*python, "benchmarks.data", "--import-only", "."],
             "validate": [*python, "touchstone.validation"],
+            "audit": [*python, "touchstone.audit"],
             "split": [*python, "touchstone.splits"],
         }
         stages = {}
