@@ -85,18 +85,16 @@ def test_a_share_that_the_poison_cannot_reach_is_an_error() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("poison", "share"), [("annotator", 0.03), ("entity", 0.03), ("trigger", 0.05)])
-@pytest.mark.parametrize("seed", [1, 2])
-def test_poison_is_named(tmp_path: Path, poison: str, share: float, seed: int) -> None:
-    found = examine(tmp_path, {"groups": 12_000, "seed": seed, "poison": poison, "poison_share": share})
+def test_poison_is_named(tmp_path: Path, poison: str, share: float) -> None:
+    found = examine(tmp_path, {"groups": 12_000, "seed": 1, "poison": poison, "poison_share": share})
     assert found["named"]
     assert found["false_alarms"] == []
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_twenty_clean_worlds_raise_at_most_one_alarm(tmp_path: Path) -> None:
-    worlds = [examine(tmp_path, {"groups": 4_000, "seed": seed}) for seed in range(1, 21)]
-    assert sum(bool(world["false_alarms"]) for world in worlds) <= 1
+def test_clean_worlds_raise_no_alarm(tmp_path: Path) -> None:
+    """Six small ones; benchmarks/poison.py looks at twenty of full size."""
+    assert not [seed for seed in range(1, 7) if examine(tmp_path, {"groups": 4_000, "seed": seed})["false_alarms"]]
 
 
 @pytest.mark.slow
