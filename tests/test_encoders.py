@@ -341,7 +341,8 @@ def test_trained_sealed_evaluated_and_scored(
     if method == "full":
         command = [sys.executable, "-c", STOCK, str(tmp_path / "artifact")]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-        assert said == [str(stock_pair(make_tokenizer(), "how", "why")["input_ids"]), "refused True", "refused True"]
+        # The base's own tokenizer: training one twice may order pieces of the same frequency differently.
+        assert said == [str(stock_pair(before.tokenizer, "how", "why")["input_ids"]), "refused True", "refused True"]
 
 
 def test_a_sealed_encoder_is_continued_from_with_its_head(

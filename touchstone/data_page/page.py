@@ -134,7 +134,8 @@ def _headline(content: Content) -> str:
     if content.unreadable:
         said += f"; {content.unreadable:,} more rows could not be read"
     if left_out := content.split["groups_set_aside"]:
-        said += f"; {left_out:,} kept groups fit into none of the seven sets"
+        groups = "one kept group fits" if left_out == 1 else f"{left_out:,} kept groups fit"
+        said += f"; {groups} into none of the seven sets"
     raised = {0: "no alarm was raised", 1: "one alarm was raised"}.get(alarms, f"{alarms:,} alarms were raised")
     said += f"; {raised}."
     leaked = content.difference.leaked if content.difference is not None else 0
