@@ -1,7 +1,7 @@
 """Does the audit name what poisoned the labels, and is it quiet where nothing did?
 
     python -m benchmarks.poison                 # 12,000 groups; benchmarks/results/poison.json
-    python -m benchmarks.poison --groups 6000 --clean 4 --result /tmp/poison.json
+    python -m benchmarks.poison --groups 6000 --clean 4 --result poison.json
 
 Sandboxes without poison (20 seeds, and some with noisy labels or a bias for length) must raise at most one alarm of
 kind annotator, entity or phrase. With 3% of the comparisons turned by one annotator, 3% won by whoever mentions one

@@ -13,7 +13,8 @@ from touchstone.errors import SourceError
 from touchstone.groups import Comparison, Group, judged_pairs
 from touchstone.settings.data import SETS, ArgumentData
 from touchstone.sources import Quarantined, ukpconvarg1
-from touchstone.sources.ukpconvarg1 import ARCHIVES, hash_worker
+from touchstone.sources.labels import hash_annotator
+from touchstone.sources.ukpconvarg1 import ARCHIVES
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = ROOT.parent / "shared" / "data" / "ukpconvarg1"
@@ -101,7 +102,7 @@ def test_votes_keep_ties_and_hash_workers(tmp_path: Path) -> None:
     quarantined, group = full(tmp_path, xml)
     assert isinstance(group, Group)
     assert quarantined == Quarantined("tea-or-coffee-_tea.xml", 2, "a vote is none of a1, a2, equal")
-    assert {edge.annotator for edge in group.comparisons} == {hash_worker(name) for name, _ in votes}
+    assert {edge.annotator for edge in group.comparisons} == {hash_annotator("ukpconvarg1", name) for name, _ in votes}
     assert "ANNE" not in str(group)
     (pair,) = judged_pairs(group)
     assert (pair.wins_first, pair.wins_second, pair.ties, pair.chosen) == (2.0, 0.0, 1.0, 0)

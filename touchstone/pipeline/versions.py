@@ -33,7 +33,8 @@ def differ(root: Path, previous: str, current: str | None = None) -> Difference:
         DataError: a version's groups can't be read.
         PipelineError: as `outputs`.
     """
-    with outputs(root, previous) as before, outputs(root, current) as now:
+    # The nearer one first: where it is missing, nothing needs to be brought.
+    with outputs(root, current) as now, outputs(root, previous) as before:
         return compare(before, now)
 
 

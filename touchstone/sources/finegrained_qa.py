@@ -22,7 +22,7 @@ from typing import Any
 
 from touchstone.groups import Comparison, Completion, Group, Message, make_group
 from touchstone.settings.data import FinegrainedQaData
-from touchstone.sources.rows import About, Quarantined, Unusable, answer_text, raw_rows
+from touchstone.sources.rows import About, Quarantined, Unusable, answer_text, groups_of, raw_rows
 
 ABOUT = About(
     licence="Apache-2.0",
@@ -47,14 +47,7 @@ def read(settings: FinegrainedQaData, root: Path) -> Iterator[Group | Quarantine
     Raises:
         SourceError: nothing can be read at `settings.path`.
     """
-    for row in raw_rows(settings.path, root):
-        if isinstance(row, Quarantined):
-            yield row
-            continue
-        try:
-            yield _group(row.values, settings.name)
-        except Unusable as fault:
-            yield Quarantined(row.file, row.line, str(fault))
+    return groups_of(raw_rows(settings.path, root), lambda values: _group(values, settings.name))
 
 
 def _group(values: dict[str, Any], source: str) -> Group:

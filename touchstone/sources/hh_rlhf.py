@@ -14,10 +14,20 @@ import re
 from collections.abc import Iterator
 from itertools import groupby, islice
 from pathlib import Path
+from typing import Any
 
 from touchstone.groups import Comparison, Completion, Group, Message, make_group
 from touchstone.settings.data import TranscriptData
-from touchstone.sources.rows import About, Quarantined, Unusable, answer_text, check_turns, common_length, raw_rows
+from touchstone.sources.rows import (
+    About,
+    Quarantined,
+    Unusable,
+    answer_text,
+    check_turns,
+    common_length,
+    groups_of,
+    raw_rows,
+)
 
 ABOUT = About(
     licence="MIT",
@@ -39,22 +49,18 @@ def read(settings: TranscriptData, root: Path) -> Iterator[Group | Quarantined]:
         SourceError: nothing can be read at `settings.path`.
     """
     rows = raw_rows(settings.path, root, folder=HUB_FOLDERS.get(settings.axis), revision=settings.revision)
-    for row in islice(rows, settings.limit):
-        if isinstance(row, Quarantined):
-            yield row
-            continue
-        try:
-            prompt, chosen, rejected = split_pair(row.values.get("chosen"), row.values.get("rejected"))
-        except Unusable as fault:
-            yield Quarantined(row.file, row.line, str(fault))
-            continue
-        yield make_group(
-            prompt=prompt,
-            completions=[Completion(chosen), Completion(rejected)],
-            comparisons=[Comparison(0, 1, 1.0, 0.0)],
-            source=settings.name,
-            axis=settings.axis,
-        )
+    return groups_of(islice(rows, settings.limit), lambda values: _group(values, settings))
+
+
+def _group(values: dict[str, Any], settings: TranscriptData) -> Group:
+    prompt, chosen, rejected = split_pair(values.get("chosen"), values.get("rejected"))
+    return make_group(
+        prompt=prompt,
+        completions=[Completion(chosen), Completion(rejected)],
+        comparisons=[Comparison(0, 1, 1.0, 0.0)],
+        source=settings.name,
+        axis=settings.axis,
+    )
 
 
 def split_pair(chosen: object, rejected: object) -> tuple[list[Message], str, str]:

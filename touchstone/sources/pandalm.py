@@ -21,7 +21,7 @@ from touchstone.groups import Comparison, Completion, Group, Message, make_group
 from touchstone.settings.data import PandalmData
 from touchstone.sources.labels import hash_annotator
 from touchstone.sources.ranked import instruction_text
-from touchstone.sources.rows import About, Quarantined, Unusable, answer_text, raw_rows
+from touchstone.sources.rows import About, Quarantined, Unusable, answer_text, groups_of, raw_rows
 
 ABOUT = About(
     licence="Apache-2.0",
@@ -39,14 +39,7 @@ def read(settings: PandalmData, root: Path) -> Iterator[Group | Quarantined]:
     Raises:
         SourceError: nothing can be read at `settings.path`.
     """
-    for row in raw_rows(settings.path, root):
-        if isinstance(row, Quarantined):
-            yield row
-            continue
-        try:
-            yield _group(row.values, settings.name)
-        except Unusable as fault:
-            yield Quarantined(row.file, row.line, str(fault))
+    return groups_of(raw_rows(settings.path, root), lambda values: _group(values, settings.name))
 
 
 def _group(values: dict[str, Any], source: str) -> Group:

@@ -34,6 +34,7 @@ from touchstone.sources.rows import (
     check_turns,
     common_length,
     finite_number,
+    groups_of,
     raw_rows,
 )
 
@@ -53,14 +54,7 @@ def read(settings: PreferenceData, root: Path) -> Iterator[Group | Quarantined]:
         SourceError: nothing can be read at `settings.path`.
     """
     rows = raw_rows(settings.path, root, split=settings.split, subset=settings.subset, revision=settings.revision)
-    for row in islice(rows, settings.limit):
-        if isinstance(row, Quarantined):
-            yield row
-            continue
-        try:
-            yield _group(row.values, settings)
-        except Unusable as fault:
-            yield Quarantined(row.file, row.line, str(fault))
+    return groups_of(islice(rows, settings.limit), lambda values: _group(values, settings))
 
 
 def _group(values: dict[str, Any], settings: PreferenceData) -> Group:

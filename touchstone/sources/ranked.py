@@ -23,7 +23,7 @@ from typing import Any
 from touchstone.groups import Comparison, Completion, Group, Message, make_group, prompt_digest
 from touchstone.hygiene import cleaned
 from touchstone.settings.data import RankedData
-from touchstone.sources.rows import About, Quarantined, Unusable, answer_text, raw_rows
+from touchstone.sources.rows import About, Quarantined, Unusable, answer_text, groups_of, raw_rows
 
 ABOUT = About(
     licence="not known to Touchstone; see the source",
@@ -41,14 +41,8 @@ def read(settings: RankedData, root: Path) -> Iterator[Group | Quarantined]:
     Raises:
         SourceError: nothing can be read at `settings.path`.
     """
-    for row in islice(raw_rows(settings.path, root, revision=settings.revision), settings.limit):
-        if isinstance(row, Quarantined):
-            yield row
-            continue
-        try:
-            yield _group(row.values, settings)
-        except Unusable as fault:
-            yield Quarantined(row.file, row.line, str(fault))
+    rows = raw_rows(settings.path, root, revision=settings.revision)
+    return groups_of(islice(rows, settings.limit), lambda values: _group(values, settings))
 
 
 def instruction_text(values: dict[str, Any], field: str, input_field: str | None) -> str:

@@ -11,7 +11,7 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from touchstone.errors import SourceError
-from touchstone.groups import Message
+from touchstone.groups import Group, Message
 from touchstone.sources import hub
 
 MAX_LINE = 16 * 2**20
@@ -121,6 +121,20 @@ def local_rows(path: str, root: Path) -> Iterator[RawRow | Quarantined]:
     if local_path(path, root) is None:
         raise SourceError(f"data.path: {path} is no local file or folder; download it and name where it lies")
     yield from raw_rows(path, root)
+
+
+def groups_of(
+    rows: Iterable[RawRow | Quarantined], make: Callable[[dict[str, Any]], Group]
+) -> Iterator[Group | Quarantined]:
+    """A group for each row; one that `make` refuses as `Unusable`, or that couldn't be read, stays set aside."""
+    for row in rows:
+        if isinstance(row, Quarantined):
+            yield row
+            continue
+        try:
+            yield make(row.values)
+        except Unusable as fault:
+            yield Quarantined(row.file, row.line, str(fault))
 
 
 def local_path(path: str, root: Path) -> Path | None:

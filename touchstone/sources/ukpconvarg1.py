@@ -13,7 +13,6 @@ pages, it does not hide a worker from somebody who knows the name.
 from __future__ import annotations
 
 import gzip
-import hashlib
 import tarfile
 import xml.etree.ElementTree as ElementTree
 import zlib
@@ -28,6 +27,7 @@ from defusedxml.ElementTree import iterparse
 from touchstone.errors import SourceError
 from touchstone.groups import Comparison, Completion, Group, Message, make_group
 from touchstone.settings.data import ArgumentData
+from touchstone.sources.labels import hash_annotator
 from touchstone.sources.rows import MAX_LINE, About, Quarantined, Unusable, answer_text
 
 ABOUT = About(
@@ -37,7 +37,6 @@ ABOUT = About(
     not_carried="reasons given by workers, their competence, and rank scores",
 )
 ARCHIVES = {"strict": "UKPConvArg1Strict-CSV.tar.gz", "full": "UKPConvArg1-full-XML.tar.gz"}
-WORKER_SALT = "touchstone-ukpconvarg1"
 MAX_MEMBER = 64 * 2**20
 """Bytes of the largest file that is read from an archive; the real ones stay below 4 MB."""
 MAX_MEMBERS = 1_000
@@ -188,15 +187,10 @@ def _votes(pair: ElementTree.Element) -> list[tuple[str, str | None]]:
         value, worker = assignment.findtext("value"), assignment.findtext("turkID")
         if value not in ("a1", "a2", "equal"):
             raise Unusable("a vote is none of a1, a2, equal")
-        votes.append((value, hash_worker(worker) if worker else None))
+        votes.append((value, hash_annotator("ukpconvarg1", worker) if worker else None))
     if not votes:
         raise Unusable("no votes")
     return votes
-
-
-def hash_worker(name: str) -> str:
-    """12 hex digits of SHA-256 over salt and name."""
-    return hashlib.sha256(f"{WORKER_SALT}:{name}".encode()).hexdigest()[:12]
 
 
 def _clean(text: str | None) -> str:
