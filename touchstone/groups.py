@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from touchstone.errors import DataError
-from touchstone.files import canonical_json, digest_text, digest_value
+from touchstone.files import canonical_json, digest_text, digest_value, write_atomic
 
 SCHEMA_VERSION = 1
 PARQUET_BATCH = 2_000
@@ -385,6 +385,26 @@ def iterate_tables(path: Path, columns: Sequence[str] | None = None) -> Iterator
     with _open(path) as file:
         for batch in file.iter_batches(batch_size=PARQUET_BATCH, columns=columns):
             yield pa.Table.from_batches([batch])
+
+
+QUARANTINE_SCHEMA = pa.schema(
+    [
+        ("source_file", pa.string()),
+        ("line", pa.int64()),
+        ("group_id", pa.string()),
+        ("comparison", pa.int32()),
+        ("check", pa.string()),
+        ("reason", pa.string()),
+    ]
+)
+"""A row, group or comparison that a stage set aside; `comparison` is null where the whole group was."""
+
+
+def write_quarantine(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write what was set aside as Parquet with `QUARANTINE_SCHEMA`, atomically; a field that a row lacks is null."""
+    buffer = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows, schema=QUARANTINE_SCHEMA), buffer, compression="zstd")
+    write_atomic(path, buffer.getvalue().to_pybytes())
 
 
 def count_groups(path: Path) -> int:

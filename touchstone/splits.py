@@ -24,7 +24,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from touchstone import settings as settings_module
 from touchstone.errors import SplitError
@@ -37,6 +36,7 @@ from touchstone.groups import (
     count_groups,
     group_digest,
     iterate_tables,
+    write_quarantine,
 )
 from touchstone.neighbours import Hashes, candidates, near_duplicates, sequences, signatures, words_of
 from touchstone.parallel import map_ordered
@@ -45,16 +45,6 @@ from touchstone.stage import progress, run_stage
 
 GROUPS = Path("build/groups.parquet")
 FOLDER = Path("build/splits")
-QUARANTINE_SCHEMA = pa.schema(
-    [
-        ("source_file", pa.string()),
-        ("line", pa.int64()),
-        ("group_id", pa.string()),
-        ("comparison", pa.int32()),
-        ("check", pa.string()),
-        ("reason", pa.string()),
-    ]
-)
 
 
 def assign(cluster_id: str, split: Split) -> str:
@@ -263,7 +253,7 @@ def _write(groups: Path, names: list[str | None], split: Split, folder: Path) ->
                 }
                 aside.append({**where, "check": "bridges_sets", "reason": reason})
             start += table.num_rows
-    pq.write_table(pa.Table.from_pylist(aside, schema=QUARANTINE_SCHEMA), folder / "quarantine.parquet")
+    write_quarantine(folder / "quarantine.parquet", aside)
     return len(aside), held_out
 
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
-
 from touchstone import settings as settings_module
 from touchstone.errors import DataError
-from touchstone.files import write_atomic, write_json
+from touchstone.files import write_json
+from touchstone.groups import write_quarantine
 from touchstone.stage import run_stage
 
 if TYPE_CHECKING:
@@ -22,14 +20,6 @@ if TYPE_CHECKING:
 
 DATA = Path("data")
 BUILD = Path("build")
-QUARANTINE_SCHEMA = {
-    "source_file": pl.String,
-    "line": pl.Int64,
-    "group_id": pl.String,
-    "comparison": pl.Int32,
-    "check": pl.String,
-    "reason": pl.String,
-}
 
 
 def main() -> None:
@@ -43,7 +33,7 @@ def main() -> None:
     outcome = validate(
         DATA / "groups.jsonl", BUILD / "groups.parquet", settings.validation, list(_imported()), BUILD / "data_docs"
     )
-    write_atomic(BUILD / "quarantine.parquet", _parquet(outcome.set_aside))
+    write_quarantine(BUILD / "quarantine.parquet", [asdict(row) for row in outcome.set_aside])
     write_json(BUILD / "validation.json", outcome.report)
     _print(outcome.report)
 
@@ -57,12 +47,6 @@ def _imported() -> Iterator[SetAside]:
         for line in path.read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
             yield SetAside(row["file"], row["line"], None, None, "import", row["reason"])
-
-
-def _parquet(rows: Sequence[SetAside]) -> bytes:
-    buffer = io.BytesIO()
-    pl.DataFrame([asdict(row) for row in rows], schema=QUARANTINE_SCHEMA).write_parquet(buffer, compression="zstd")
-    return buffer.getvalue()
 
 
 def _print(report: dict[str, Any]) -> None:
