@@ -12,8 +12,8 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from tests.test_training import configure, make_build, make_groups
-from tests.tiny import DECODERS, make_tiny_base, make_tiny_decoder
+from tests.worlds.tiny import DECODERS, make_tiny_base, make_tiny_decoder
+from tests.worlds.trained import configure, make_build, make_groups
 from touchstone.errors import TrainingError
 from touchstone.groups import Message, read_parquet
 from touchstone.layout import Precision, make_batches, read_rewards

@@ -20,11 +20,12 @@ from transformers import (
 from transformers.models.auto import CONFIG_MAPPING
 from typer.testing import CliRunner
 
-from tests.judged import SETTINGS, decide, write_sets
-from tests.registered import NAME, open_registry, tiny_settings
-from tests.sealed import make_tiny_groups
-from tests.test_encoders import make_tokenizer
-from tests.tiny import DECODERS, make_tiny_tokenizer
+from tests.places import ROOT
+from tests.worlds.encoders import make_tokenizer
+from tests.worlds.judged import SETTINGS, decide, write_sets
+from tests.worlds.registered import NAME, open_registry, tiny_settings
+from tests.worlds.sealed import make_tiny_groups
+from tests.worlds.tiny import DECODERS, make_tiny_tokenizer
 from touchstone import cli, judging
 from touchstone import settings as settings_module
 from touchstone.adopting import Adopted, adopt, artifact_name
@@ -40,7 +41,7 @@ from touchstone.release import Override
 from touchstone.scoring import Scorer, as_item
 from touchstone.templating import encode
 
-PARAMS = Path(__file__).resolve().parent.parent / "params.yaml"
+PARAMS = ROOT / "params.yaml"
 REFERENCE = make_tiny_groups(30, seed=2)
 QUESTION = Message("user", "how do I boil an egg?")
 HEADER = {"format": "pt"}

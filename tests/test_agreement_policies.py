@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from tests.test_plan import compared, encode, group_of, random_groups
-from tests.tiny import make_tiny_base
+from tests.places import CONFIGS
+from tests.worlds.comparisons import compared, encode, group_of, random_groups
+from tests.worlds.tiny import make_tiny_base
 from touchstone.errors import SettingsError, TrainingError
 from touchstone.groups import Comparison, Group, judged_pairs, write_parquet
 from touchstone.settings import Settings, compose
@@ -22,7 +23,6 @@ from touchstone.training.agreement import for_evaluation
 from touchstone.training.objective import total_loss
 from touchstone.training.plan import MicroBatch, Pair, left_out, make_steps, micro_batches, share_of, used_pairs
 
-CONFIGS = Path(__file__).parent.parent / "configs"
 POLICIES = ("bradley_terry", "agreement", "curriculum", "filter", "hard_negatives")
 SETTINGS = {stem: compose([f"objective={stem}", "objective.decoys=0"], CONFIGS) for stem in POLICIES}
 KEEP = SETTINGS["bradley_terry"].objective

@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from tests.places import ROOT
 from touchstone import settings as settings_module
 from touchstone.errors import SourceError
 from touchstone.groups import Comparison, Group, judged_pairs
@@ -16,7 +17,6 @@ from touchstone.settings.data import ArgillaData
 from touchstone.sources import Quarantined, argilla, import_source
 from touchstone.sources.labels import hash_annotator
 
-ROOT = Path(__file__).resolve().parent.parent
 FIELDS = {"prompt": "Name a colour.", "response-1": "Blue.", "response-2": "Seven."}
 ANNE, BERT = "0b0ad1f6-7a2a-4d8f-9c59-0b1c7a0e6a11", "6f1b8f0e-31a4-4d5b-8a77-1c2d3e4f5a6b"
 

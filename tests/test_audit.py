@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from tests.places import ROOT
 from touchstone import settings as settings_module
 from touchstone.audit import audit
 from touchstone.audit.__main__ import main
@@ -25,7 +26,6 @@ from touchstone.groups import Comparison, Completion, Group, Message, make_group
 from touchstone.settings.data import SandboxData
 from touchstone.sources import sandbox
 
-ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = settings_module.load(ROOT / "params.yaml")
 
 

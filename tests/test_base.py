@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.tiny import make_tiny_base
+from tests.worlds.tiny import make_tiny_base
 from touchstone.base import build_base, pin, preferred, train_tokenizer
 from touchstone.errors import ModelError
 from touchstone.files import digest_file, digest_folder

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.gate import cost, releases
-
-ROOT = Path(__file__).resolve().parent.parent
+from tests.places import ROOT
 
 
 @pytest.mark.slow

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
+from tests.places import ROOT
 from touchstone import settings as settings_module
 from touchstone.errors import QuarantineError, SourceError
 from touchstone.groups import Group
 from touchstone.settings.data import BenchmarkData
 from touchstone.sources import Quarantined, import_source, read_source
 
-ROOT = Path(__file__).resolve().parent.parent
 FOUR = {
     "id": "12",
     "prompt": "Two and two?",

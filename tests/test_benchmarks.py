@@ -12,9 +12,7 @@ import pytest
 
 from benchmarks.training.worker import ours, run_touchstone
 from benchmarks.training.workloads import load
-
-ROOT = Path(__file__).resolve().parent.parent
-DATA = ROOT.parent / "shared" / "data"
+from tests.places import REAL_DATA, ROOT
 
 
 def run(*command: str) -> str:
@@ -39,16 +37,16 @@ def test_the_gpu_benchmark_runs_on_a_cpu(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (DATA / "hh-rlhf").is_dir(), reason="the real data is no part of the project")
+@pytest.mark.skipif(not (REAL_DATA / "hh-rlhf").is_dir(), reason="the real data is no part of the project")
 def test_the_loss_curve_lies_on_trl_s(tmp_path: Path) -> None:
-    last = run("benchmarks.training.curve", "--steps", "6", "--out", str(tmp_path), "--data", str(DATA))
+    last = run("benchmarks.training.curve", "--steps", "6", "--out", str(tmp_path), "--data", str(REAL_DATA))
     assert float(last.rsplit("=", 1)[1]) < 1e-5
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (DATA / "topical-chat").is_dir(), reason="the real data is no part of the project")
+@pytest.mark.skipif(not (REAL_DATA / "topical-chat").is_dir(), reason="the real data is no part of the project")
 def test_each_token_that_must_be_computed_is_computed_once(tmp_path: Path) -> None:
-    workload = load("k6", DATA, 64)
+    workload = load("k6", REAL_DATA, 64)
     found = run_touchstone(ours(workload, 64, "bf16", 4096, tmp_path))
     assert found["tokens"] == found["computed"] == workload.bound
     assert found["pairs"] == len(workload.pairs())

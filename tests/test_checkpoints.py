@@ -18,8 +18,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.test_training import ROOT, configure, make_build, make_groups, make_workspace
-from tests.tiny import make_tiny_base
+from tests.places import ROOT
+from tests.worlds.tiny import make_tiny_base
+from tests.worlds.trained import configure, make_build, make_groups, make_workspace
 from touchstone.errors import ModelError, TrainingError
 from touchstone.files import digest_folder
 from touchstone.groups import write_parquet

@@ -20,8 +20,9 @@ from hypothesis import assume, given, reject
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from tests.sealed import make_tiny_artifact, make_tiny_groups
-from tests.tiny import make_tiny_base
+from tests.places import ROOT
+from tests.worlds.sealed import make_tiny_artifact, make_tiny_groups
+from tests.worlds.tiny import make_tiny_base
 from touchstone.base import pin
 from touchstone.cross_fitting import (
     POOLED,
@@ -42,7 +43,6 @@ from touchstone.groups import Comparison, Completion, Group, Message, judged_pai
 from touchstone.scoring import RawScore
 from touchstone.settings import Settings, dump, load, parse
 
-ROOT = Path(__file__).parent.parent
 WORDS = ["how", "do", "I", "boil", "an", "egg", "water", "capital", "France", "kings", "yolk", "soft", "bad"]
 
 

@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from tests.tiny import make_tiny_base
+from tests.places import ROOT
+from tests.worlds.tiny import make_tiny_base
 from touchstone import cli
 from touchstone.data_page.difference import Difference, Leak, compare
 from touchstone.errors import DataError, PipelineError
@@ -24,7 +25,6 @@ from touchstone.groups import Comparison, Completion, Group, Message, judged_pai
 from touchstone.pipeline import dvc, versions, workspace
 from touchstone.settings.data import SETS
 
-ROOT = Path(__file__).resolve().parent.parent
 WON, LOST, TIED = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
 
 

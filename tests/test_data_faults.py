@@ -23,6 +23,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from tests.places import ROOT
 from touchstone import settings as settings_module
 from touchstone.errors import QuarantineError, SourceError, StageError, ValidationError
 from touchstone.groups import Comparison, Completion, Group, Message, make_group, read_jsonl, read_parquet, to_line
@@ -37,7 +38,6 @@ from touchstone.splits import split_groups
 from touchstone.validation.__main__ import main as validate_stage
 from touchstone.validation.run import Outcome, validate
 
-ROOT = Path(__file__).resolve().parent.parent
 GOOD = {"prompt": "Name a colour.", "chosen": "Blue.", "rejected": "Seven."}
 
 

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.tiny import make_tiny_base
+from tests.places import ROOT
+from tests.worlds.tiny import make_tiny_base
 from touchstone import settings as settings_module
 from touchstone.data_page import __main__ as stage
 from touchstone.data_page import sets
@@ -28,7 +29,6 @@ from touchstone.groups import Comparison, Completion, Group, Message, make_group
 from touchstone.pages.text import cell, visible
 from touchstone.settings.data import SETS
 
-ROOT = Path(__file__).resolve().parent.parent
 LONG = "word " * 400
 CHECK = {"severity": "warning", "column": "x", "minimum": None, "maximum": 0, "failed_rows": 3, "value": None}
 TOTALS = {

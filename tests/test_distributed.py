@@ -19,15 +19,15 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
-from tests.test_training import configure, environment, make_build, make_groups
-from tests.tiny import make_tiny_base
+from tests.places import ROOT
+from tests.worlds.tiny import make_tiny_base
+from tests.worlds.trained import configure, environment, make_build, make_groups
 from touchstone.groups import read_parquet
 from touchstone.layout import make_batches, rewards
 from touchstone.model import load_reward_model
 from touchstone.templating import encode_many
 from touchstone.training.__main__ import train
 
-ROOT = Path(__file__).parent.parent
 LAUNCH = sorted((ROOT / "configs/accelerate").glob("*.yaml"))
 Curve = list[dict[str, Any]]
 
@@ -103,7 +103,7 @@ def test_two_processes_and_any_budget_give_the_numbers_of_one(tmp_path: Path, ba
 def test_a_step_with_weights_spread_over_processes_is_the_same_step(tmp_path: Path, base: Path) -> None:
     out = tmp_path / "facts.json"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-               "-m", "tests.ranks", "one_step", str(base), str(out)]  # fmt: skip
+               "-m", "tests.worlds.ranks", "one_step", str(base), str(out)]  # fmt: skip
     subprocess.run(command, cwd=ROOT, env=environment(ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1"), check=True)
     facts = json.loads(out.read_text())
     assert (facts["processes"], facts["backend"]) == (2, "gloo")
@@ -135,7 +135,7 @@ def test_training_spread_over_processes_gives_the_numbers_of_one(tmp_path: Path,
     one = alone(tmp_path / "one", base, comparisons_per_step=20)
     values = {"comparisons_per_step": 20, "tokens_per_microbatch": 128, "accelerate": "fsdp2"}
     spread = make_workspace(tmp_path / "spread", base, **values)
-    launch(spread, "fsdp2", processes, "tests.ranks", "train")
+    launch(spread, "fsdp2", processes, "tests.worlds.ranks", "train")
     facts = json.loads((spread / "spread.json").read_text())
     assert (facts["processes"], facts["fsdp_version"]) == (processes, 2)
     assert facts["sharded"] == ["FSDPRewards", "FSDPQwen3DecoderLayer", "FSDPQwen3DecoderLayer"]

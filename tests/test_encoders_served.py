@@ -8,9 +8,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.registered import NAME, open_registry, tiny_settings
-from tests.sealed import make_tiny_groups
-from tests.test_encoders import make_encoder
+from tests.worlds.encoders import make_encoder
+from tests.worlds.registered import NAME, open_registry, tiny_settings
+from tests.worlds.sealed import make_tiny_groups
 from touchstone.groups import Message
 from touchstone.model import load_base, save
 from touchstone.scoring import Scorer, as_item

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.sealed import make_tiny_groups, make_tiny_model
+from tests.places import ROOT
+from tests.worlds.sealed import make_tiny_groups, make_tiny_model
 from touchstone import evaluation as e
 from touchstone import sealing
 from touchstone.errors import DataError, ModelError
@@ -218,7 +219,7 @@ def test_the_stages_seal_and_evaluate_give_the_same_bytes_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    options = (Path(__file__).parent.parent / "params.yaml").read_text()
+    options = (ROOT / "params.yaml").read_text()
     Path("params.yaml").write_text(options.replace("threads: 2", "threads: 1"))
     make_tiny_model(Path("build/model"))
     for seed, name in enumerate(("train", "calibration", "reference", "validation")):

@@ -20,15 +20,15 @@ from transformers import (
     Qwen3Config,
 )
 
-from tests.test_layout import QWEN, SHAPE, VOCABULARY
-from tests.tiny import make_tiny_tokenizer
+from tests.places import ROOT
+from tests.worlds.shapes import QWEN, SHAPE, VOCABULARY
+from tests.worlds.tiny import make_tiny_tokenizer
 from touchstone.groups import Comparison, Completion, Group, Message, judged_pairs, make_group
 from touchstone.model import RewardModel, head_of
 from touchstone.settings import Settings, load, parse
 from touchstone.templating import EncodedGroup, ScoringRule
 from touchstone.training.trainer import Examples, Places, PreferenceTrainer
 
-ROOT = Path(__file__).parent.parent
 CENTERING = 0.01
 
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
+from tests.places import REAL_DATA, ROOT
 from touchstone import settings as settings_module
 from touchstone.groups import Group, judged_pairs
 from touchstone.settings.data import FinegrainedQaData
 from touchstone.sources import Quarantined, finegrained_qa
 
-ROOT = Path(__file__).resolve().parent.parent
-REAL = ROOT.parent / "shared" / "data" / "finegrained-qa"
+REAL = REAL_DATA / "finegrained-qa"
 GOOD: dict[str, Any] = {
     "question": "Who built the tower?",
     "passages": [["Tower", "A tower. ", "Ann built it."], ["Ann", "Ann is a mason."]],

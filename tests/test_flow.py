@@ -15,9 +15,9 @@ import psutil
 import pytest
 import yaml
 
+from tests.places import ROOT
 from touchstone.pipeline import graph, workspace
 
-ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["data.groups=1200", "model.hidden=64", "model.layers=2", "gates.min_clusters=20"]
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of prefect 3.8.8's own imports

@@ -5,16 +5,14 @@ A share p counted in n draws has the standard error sqrt(p (1 - p) / n): bounds 
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from benchmarks.gate import simulations
 from benchmarks.gate.worlds import World, draw
+from tests.places import ROOT
 from touchstone import settings, statistics
 
-ROOT = Path(__file__).resolve().parent.parent
 LIMITS = settings.load(ROOT / "params.yaml").gates.model_copy(update={"bootstrap_draws": 1000})
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.special import expit
 
+from tests.places import ROOT
+from tests.worlds.evidence import DEFAULTS, LIMITS, assert_finite, good, pairs, world
 from touchstone import gates, settings
 from touchstone.card import Centering
 from touchstone.errors import SettingsError
@@ -16,35 +16,7 @@ from touchstone.gates import Check, Pairs, Verdict
 from touchstone.groups import Message
 from touchstone.settings.gates import Gates
 
-ROOT = Path(__file__).resolve().parent.parent
-DEFAULTS = settings.load(ROOT / "params.yaml").gates
-LIMITS = DEFAULTS.model_copy(update={"bootstrap_draws": 1000})
 BASELINES = {"longer_wins": 0.55, "linear": 0.60}
-
-
-def world(
-    clusters: int = 1000, per_cluster: int = 1, strength: float = 1.5, seed: int = 1
-) -> tuple[np.ndarray, list[str]]:
-    """True reward differences of pairs (preferred first, labels by Bradley-Terry), and their clusters."""
-    rng = np.random.default_rng(seed)
-    gaps = rng.normal(0, strength, clusters * per_cluster)
-    wins = rng.random(len(gaps)) < expit(gaps)
-    return np.where(wins, gaps, -gaps), [f"c{i // per_cluster:05d}" for i in range(len(gaps))]
-
-
-def pairs(differences: np.ndarray, clusters: list[str], temperature: float = 1.0) -> Pairs:
-    return Pairs(clusters, np.asarray(differences, float), np.ones(len(clusters)), temperature)
-
-
-def good(**options: float) -> Pairs:
-    return pairs(*world(**options))
-
-
-def assert_finite(check: Check) -> None:
-    """No number of a check may be NaN or infinite, wherever it stands."""
-    numbers = [check.value, *(check.interval or ()), check.threshold, *check.details.values()]
-    numbers += [value for row in check.table for value in row.values()]
-    assert all(np.isfinite(number) for number in numbers if isinstance(number, int | float)), check
 
 
 # --- the floor, and models that must not pass it ---------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.test_gates import LIMITS, assert_finite
+from tests.worlds.evidence import LIMITS, assert_finite
 from touchstone import gates
 from touchstone.gates import Check, Pairs
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import expit
 
-from tests.test_gates import LIMITS, assert_finite, pairs
+from tests.worlds.evidence import LIMITS, assert_finite, pairs
 from touchstone import gates
 from touchstone.gates import Check, Completions, Pairs
 

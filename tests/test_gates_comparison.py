@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from tests.test_gates import LIMITS, assert_finite, good, pairs, world
+from tests.worlds.evidence import LIMITS, assert_finite, good, pairs, world
 from touchstone import gates
 from touchstone.gates import Check, Pairs
 from touchstone.settings.gates import Gates

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.test_gates import LIMITS, good, pairs
+from tests.worlds.evidence import LIMITS, good, pairs
 from touchstone import gates
 from touchstone.card import Centering
 from touchstone.gates import Check, Completions, Pairs

@@ -11,8 +11,8 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from tests.test_training import configure, make_build, make_groups
-from tests.tiny import make_tiny_base
+from tests.worlds.tiny import make_tiny_base
+from tests.worlds.trained import configure, make_build, make_groups
 from touchstone.errors import TrainingError
 from touchstone.groups import Group
 from touchstone.layout import make_batches, rewards

@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from tests.worlds.holdout import open_holdout
 from touchstone import ledger
 from touchstone.judging import uses
-
-CONTENT = {
-    "who": "ada",
-    "time": "2026-01-01T00:00:00+00:00",
-    "name": "reward-sandbox",
-    "artifact": "a" * 64,
-    "champion": None,
-}
-
-
-def open_holdout(path: Path, key: str, clusters: Sequence[str]) -> int:
-    return uses.open_holdout(path, key=key, prompts=clusters, content=CONTENT).count
 
 
 def names(start: int, stop: int) -> list[str]:

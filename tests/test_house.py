@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.places import ROOT
 from touchstone import errors, settings
 
-ROOT = Path(__file__).resolve().parent.parent
 PRODUCT = ROOT / "touchstone"
 
 # Highest first: a module may import only from rows below its own. Names in one row don't know each other.
@@ -85,8 +85,7 @@ def _imports(path: Path) -> set[str]:
             base = str(node.module)
             for alias in node.names:
                 whole = f"{base}.{alias.name}"
-                is_module = base.split(".")[0] in ("touchstone", "tasks", "flows") and _path(whole) is not None
-                found.add(whole if is_module else base)
+                found.add(whole if _path(whole) is not None else base)
     return found
 
 
@@ -122,6 +121,13 @@ def test_imports_point_downwards(path: Path) -> None:
 def test_one_room_knows_each_tool(package: str, rooms: set[str]) -> None:
     users = {_room(_name(path)) for path in _modules() if any(m.split(".")[0] == package for m in _imports(path))}
     assert users <= rooms
+
+
+def test_what_tests_share_lies_in_no_test_module() -> None:
+    """A test module can be renamed or moved without another knowing: what they share lies in tests/worlds."""
+    for path in (path for folder in ("tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")):
+        shared = {module for module in _imports(path) if re.match(r"tests(\.\w+)*\.test_", module)}
+        assert not shared, f"{path.relative_to(ROOT)} imports {sorted(shared)}; move what it needs to tests/worlds"
 
 
 def test_the_folder_mlflow_holds_no_python_and_shadows_nothing() -> None:

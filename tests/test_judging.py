@@ -4,152 +4,25 @@ from __future__ import annotations
 
 import json
 import math
-import random
 import shutil
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from tests.sealed import make_tiny_artifact, make_tiny_groups
-from tests.test_holdout_lineage import CONTENT, open_holdout
+from tests.worlds.graded import SETTINGS, SIZES, Rule, Scorer, gold, make_artifact, make_set, shuffled
+from tests.worlds.holdout import CONTENT, open_holdout
+from tests.worlds.sealed import make_tiny_artifact, make_tiny_groups
 from touchstone import card as cards
 from touchstone import gates, judging, ledger
-from touchstone import settings as settings_module
-from touchstone.card import Calibration, Card, Centering
 from touchstone.errors import ArtifactError, GateError, LedgerError
 from touchstone.files import digest_value, write_json
 from touchstone.gates import Check, Verdict
-from touchstone.groups import (
-    Comparison,
-    Completion,
-    Group,
-    Message,
-    make_group,
-    read_parquet,
-    set_digest,
-    write_parquet,
-)
+from touchstone.groups import Group, Message, make_group, read_parquet, set_digest, write_parquet
 from touchstone.judging import evidence, examination, uses
 from touchstone.judging.case import gather_facts, read_case
 from touchstone.judging.record import summarise
-from touchstone.judging.scores import Job, Scores
-from touchstone.scoring import RawScore
-
-ROOT = Path(__file__).resolve().parent.parent
-DEFAULTS = settings_module.load(ROOT / "params.yaml")
-QUICK = {"bootstrap_draws": 300, "min_length_pairs": 30}
-SETTINGS = DEFAULTS.model_copy(update={"gates": DEFAULTS.gates.model_copy(update=QUICK)})
-SIZES = {
-    "train": 40,
-    "validation": 3,
-    "calibration": 20,
-    "holdout": 600,
-    "confirm": 200,
-    "reference": 3,
-    "canary": 3,
-}
-WORDS = ("amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heath", "inlet", "kelp", "moss", "oak")
-
-Rule = Callable[[Group, int], float]
-
-
-def gold(group: Group, place: int) -> float:
-    """A model that knows what people want; labels are drawn from it, so it is calibrated at T = 1."""
-    return group.completions[place].ratings["gold"]
-
-
-def make_set(name: str, count: int) -> list[Group]:
-    rng = random.Random(f"judging-{name}")
-    groups = []
-    for number in range(count):
-        quality = [rng.gauss(0, 1.6) for _ in range(2)]
-        texts = [" ".join(rng.choice(WORDS) for _ in range(rng.randint(3, 20))) + f" {k}" for k in range(2)]
-        first = rng.random() < 1 / (1 + math.exp(quality[1] - quality[0]))
-        groups.append(
-            make_group(
-                prompt=[Message("user", f"{name} question {number}")],
-                completions=[Completion(texts[k], ratings={"gold": quality[k]}) for k in range(2)],
-                comparisons=[Comparison(0, 1, float(first), float(not first))],
-                source="test",
-            )
-        )
-    return groups
-
-
-CALIBRATION = make_set("calibration", SIZES["calibration"])
-
-
-def make_artifact(folder: Path, seed: int = 17, *, sd: float = 1.6, se: float = 0.01, max_tokens: int = 512) -> Path:
-    """A card without weights: all that the judge itself reads of an artifact."""
-    folder.mkdir(parents=True)
-    centering = Centering(
-        mean=0.0,
-        sd=sd,
-        median=0.0,
-        mad=1.0,
-        quantiles=[(0.001, -5.0), (0.5, 0.0), (0.999, 5.0)],
-        n=4000,
-        n_prompts=2000,
-        se_mean=se,
-        reference_digest="r",
-        reference_source={"test": {"unknown": 4000}},
-        truncated_share=0.0,
-        score_dtype="fp32",
-    )
-    calibration = Calibration(
-        temperature=1.0,
-        temperature_at_bound=False,
-        log_loss=0.5,
-        pairs=len(CALIBRATION),
-        n_prompts=len(CALIBRATION),
-        calibration_digest=set_digest(CALIBRATION),
-    )
-    card = Card(
-        schema_version=1,
-        rule={"max_tokens": max_tokens},
-        centering=centering,
-        calibration=calibration,
-        seeds={"train": seed},
-        self_test=[],
-        files={},
-    )
-    cards.write(card, folder)
-    return folder
-
-
-class Scorer:
-    """Scores by rule; remembers what was asked for, and what the ledger said at that moment."""
-
-    def __init__(self, state: Path, **rules: Rule) -> None:
-        self.ledger = judging.ledger_file(state)
-        self.rules = rules
-        self.asked: list[tuple[str, int, list[str]]] = []
-        self.truncated = False
-        self.probe_reward = -1e6
-
-    def __call__(self, jobs: Sequence[Job], work: Path) -> list[Scores]:
-        kinds = [entry["kind"] for entry in ledger.read(self.ledger)]
-        found = []
-        for job in jobs:
-            self.asked.append((job.artifact.name, len(job.groups), kinds))
-            rule = self.rules[job.artifact.name]
-            found.append(
-                [
-                    [
-                        RawScore(self.reward(rule, g, k), self.truncated, len(c.text))
-                        for k, c in enumerate(g.completions)
-                    ]
-                    for g in job.groups
-                ]
-            )
-        return found
-
-    def reward(self, rule: Rule, group: Group, place: int) -> float:
-        """The rule's reward; probes have no gold for it to go by."""
-        return rule(group, place) if group.completions[place].ratings else self.probe_reward
 
 
 @pytest.fixture(scope="session")
@@ -266,10 +139,6 @@ def test_texts_stand_in_the_files_for_people_and_nowhere_else(promoted: Path) ->
 
 
 # --- candidates that must not pass -----------------------------------------------------------------------------------
-
-
-def shuffled(group: Group, place: int) -> float:
-    return random.Random(group.completions[place].text).gauss(0, 1)
 
 
 def some_nan(group: Group, place: int) -> float:

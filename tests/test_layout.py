@@ -24,24 +24,12 @@ from transformers import (
     Qwen3Config,
 )
 
-from tests.tiny import make_tiny_tokenizer
+from tests.worlds.shapes import QWEN, SHAPE, VOCABULARY
+from tests.worlds.tiny import make_tiny_tokenizer
 from touchstone.errors import ModelError
 from touchstone.layout import make_batches, padded_tokens, rewards, shares_prompt
 from touchstone.model import RewardModel, head_of
 from touchstone.templating import EncodedGroup, ScoringRule
-
-VOCABULARY = 97
-SHAPE = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "num_labels": 1,
-    "pad_token_id": 0,
-}
-QWEN = Qwen3Config(**SHAPE, head_dim=8)
 
 
 def reward_model(config: PretrainedConfig, max_tokens: int = 200) -> RewardModel:

@@ -15,6 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.places import CONFIGS
 from touchstone.errors import SettingsError
 from touchstone.groups import Comparison, Completion, Group, Message, judged_pairs, make_group
 from touchstone.settings import Settings, compose
@@ -32,7 +33,6 @@ from touchstone.training.losses import (
 from touchstone.training.objective import total_loss
 from touchstone.training.plan import MicroBatch, make_steps, micro_batches
 
-CONFIGS = Path(__file__).parent.parent / "configs"
 REWARD = st.floats(-1e4, 1e4)
 NEAR = st.floats(-20, 20)
 

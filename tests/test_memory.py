@@ -12,8 +12,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tests.test_training import configure, make_groups
-from tests.tiny import make_tiny_base
+from tests.worlds.tiny import make_tiny_base
+from tests.worlds.trained import configure, make_groups
 from touchstone.errors import SettingsError, TrainingError
 from touchstone.layout import Batch, make_batches, shares_prompt
 from touchstone.model import RewardModel, load_base

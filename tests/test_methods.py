@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.test_training import configure
-from tests.tiny import make_tiny_base
+from tests.worlds.tiny import make_tiny_base
+from tests.worlds.trained import configure
 from touchstone.errors import SettingsError
 from touchstone.groups import Message
 from touchstone.layout import make_batches, rewards, shares_prompt

@@ -17,8 +17,8 @@ from transformers import (
     PretrainedConfig,
 )
 
-from tests.sealed import make_tiny_artifact, make_tiny_model
-from tests.tiny import DECODERS, make_tiny_base, make_tiny_decoder, make_tiny_tokenizer, write
+from tests.worlds.sealed import make_tiny_artifact, make_tiny_model
+from tests.worlds.tiny import DECODERS, make_tiny_base, make_tiny_decoder, make_tiny_tokenizer, write
 from touchstone.base import pin
 from touchstone.errors import ModelError
 from touchstone.files import digest_folder

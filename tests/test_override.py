@@ -9,8 +9,8 @@ import pytest
 from mlflow import MlflowClient
 from typer.testing import CliRunner
 
-from tests.judged import SETTINGS, decide, judge, register
-from tests.registered import NAME, open_registry, publish, reference
+from tests.worlds.judged import SETTINGS, decide, judge, register
+from tests.worlds.registered import NAME, open_registry, publish, reference
 from touchstone import cli_release, ledger
 from touchstone.errors import GateError, RegistryError
 from touchstone.gates import Verdict

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
+from tests.places import REAL_DATA, ROOT
 from touchstone import settings as settings_module
 from touchstone.groups import Group, Message, judged_pairs
 from touchstone.settings.data import PandalmData
 from touchstone.sources import Quarantined, pandalm
 
-ROOT = Path(__file__).resolve().parent.parent
-REAL = ROOT.parent / "shared" / "data" / "pandalm"
+REAL = REAL_DATA / "pandalm"
 GOOD = {
     "idx": 4,
     "motivation_app": "Garden",

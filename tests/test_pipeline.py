@@ -20,14 +20,13 @@ import psutil
 import pytest
 import yaml
 
+from tests.places import ROOT
 from touchstone import settings as settings_module
 from touchstone.errors import BusyError, DataError, PipelineError, SettingsError, StageError
 from touchstone.pipeline import data, dvc, events, graph, lease, overrides, processes, runs, steps, workspace
 from touchstone.pipeline.dvc import How
 from touchstone.pipeline.fingerprint import fingerprint
 from touchstone.pipeline.plan import plan
-
-ROOT = Path(__file__).resolve().parent.parent
 
 PIPELINE = """
 stages:

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from tests.places import CONFIGS
+from tests.worlds.comparisons import compared, encode, group_of, random_groups
 from touchstone.errors import TrainingError
-from touchstone.groups import Comparison, Completion, Group, Message, judged_pairs, make_group
+from touchstone.groups import Comparison, judged_pairs
 from touchstone.settings import Settings, compose
 from touchstone.templating import EncodedGroup
-from touchstone.training.plan import Step, make_steps, micro_batches, share_of, used_pairs
+from touchstone.training.plan import make_steps, micro_batches, share_of, used_pairs
 from touchstone.training.ranking import RankList, rank_lists
 
-CONFIGS = Path(__file__).parent.parent / "configs"
 SETTINGS = {
     stem: compose([f"objective={stem}"], CONFIGS)
     for stem in (
@@ -36,45 +35,6 @@ def settings_for(objective: str, comparisons_per_step: int = 16, **train: int) -
     settings = SETTINGS[objective]
     changes = {"comparisons_per_step": comparisons_per_step, **train}
     return settings.model_copy(update={"train": settings.train.model_copy(update=changes)})
-
-
-def group_of(name: object, size: int, edges: Sequence[Comparison]) -> Group:
-    completions = [Completion(str(k)) for k in range(size)]
-    return make_group(prompt=[Message("user", str(name))], completions=completions, comparisons=edges, source="test")
-
-
-def random_groups(count: int, seed: int = 0, most: int = 7) -> list[Group]:
-    """Groups of two and more with votes, ties, gaps and cycles; a few without any comparison."""
-    source = random.Random(seed)
-    groups = []
-    for number in range(count):
-        size = source.choice([2, 2, 2, 4, most])
-        edges = [
-            Comparison(*source.sample([i, j], 2), source.randint(0, 3), source.randint(0, 3), source.randint(0, 1))
-            for i in range(size)
-            for j in range(i + 1, size)
-            if source.random() < 0.8
-        ]
-        groups.append(group_of(number, size, edges))
-    return groups
-
-
-def encode(groups: Sequence[Group], seed: int = 0) -> list[EncodedGroup]:
-    """Every completion ends in a token that is its own: 1000 * group + completion + 10."""
-    source = random.Random(seed)
-    return [
-        EncodedGroup(
-            [1] * source.randint(1, 40),
-            [[2] * source.randint(0, 60) + [1000 * number + k + 10] for k in range(len(group.completions))],
-            [0] * len(group.completions),
-            [False] * len(group.completions),
-        )
-        for number, group in enumerate(groups)
-    ]
-
-
-def compared(steps: Sequence[Step]) -> list[tuple[int, int, int]]:
-    return sorted((c.group, p.chosen, p.rejected) for step in steps for c in step.chunks for p in c.pairs)
 
 
 @pytest.mark.parametrize("objective", SETTINGS)

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from benchmarks.poison import ODD, examine
+from tests.places import ROOT
 from touchstone.errors import SettingsError
 from touchstone.groups import Group, to_line
 from touchstone.settings import load
 from touchstone.settings.data import SandboxData
 from touchstone.sources import sandbox
 
-ROOT = Path(__file__).resolve().parent.parent
 DATA = load(ROOT / "params.yaml").data.model_dump()
 
 

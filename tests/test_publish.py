@@ -16,14 +16,14 @@ from typing import Any
 
 import pytest
 
-from tests.judged import register
-from tests.registered import NAME, open_registry
+from tests.places import ROOT
+from tests.worlds.judged import register
+from tests.worlds.registered import NAME, open_registry
 from touchstone import card
 from touchstone.registry import Registry, Version
 from touchstone.release import Override, promote
 from touchstone.scoring import Scorer
 
-ROOT = Path(__file__).resolve().parent.parent
 REPOSITORY = "org/reward"
 TOKEN = "hf_of_the_test"
 COMMIT = "c" * 40

@@ -9,7 +9,7 @@ import mlflow
 import pandas as pd
 import pytest
 
-from tests.registered import NAME, artifact, open_registry, publish
+from tests.worlds.registered import NAME, artifact, open_registry, publish
 from touchstone.errors import DataError
 from touchstone.groups import Message
 from touchstone.pyfunc import _load_pyfunc

@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from tests.places import REAL_DATA, ROOT
 from touchstone import settings as settings_module
 from touchstone.groups import Group, Message, judged_pairs, prompt_digest
 from touchstone.settings.data import RankedData
 from touchstone.sources import Quarantined, ranked
 
-ROOT = Path(__file__).resolve().parent.parent
-REAL = ROOT.parent / "shared" / "data" / "oasst-rank-zh"
+REAL = REAL_DATA / "oasst-rank-zh"
 GOOD: dict[str, Any] = {
     "instruction": "And a warm one?",
     "input": "",

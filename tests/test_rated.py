@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from tests.places import REAL_DATA, ROOT
 from touchstone import settings as settings_module
 from touchstone.groups import Comparison, Group, Message, judged_pairs
 from touchstone.settings.data import RatedData
 from touchstone.sources import Quarantined, rated
 
-ROOT = Path(__file__).resolve().parent.parent
-REAL = ROOT.parent / "shared" / "data" / "topical-chat"
+REAL = REAL_DATA / "topical-chat"
 
 
 def row(text: Any, overall: Any = 3.0, prompt: Any = "Name a colour.", **more: Any) -> dict[str, Any]:

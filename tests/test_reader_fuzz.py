@@ -23,7 +23,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from tests.reader_rows import CASES, SECRET, Case, json_lines
+from tests.worlds.reader_rows import CASES, SECRET, Case, json_lines
 from touchstone import sources
 from touchstone.errors import SourceError
 from touchstone.groups import Group, from_record, to_line

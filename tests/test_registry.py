@@ -16,7 +16,8 @@ import httpx
 import pytest
 from mlflow import MlflowClient
 
-from tests.registered import NAME, ROOT, artifact, open_registry, publish
+from tests.places import ROOT
+from tests.worlds.registered import NAME, artifact, open_registry, publish
 from touchstone import ledger
 from touchstone.card import read, verify_digests
 from touchstone.errors import ArtifactError, RegistryError

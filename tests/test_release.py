@@ -9,8 +9,8 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from tests.judged import decide
-from tests.registered import NAME, artifact, open_registry, publish, reference, tiny_settings
+from tests.worlds.judged import decide
+from tests.worlds.registered import NAME, artifact, open_registry, publish, reference, tiny_settings
 from touchstone import judging, ledger
 from touchstone.card import read
 from touchstone.errors import GateError, RegistryError

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from matplotlib.image import imread
 from typer.testing import CliRunner
 
-from tests.sealed import make_tiny_artifact
+from tests.places import ROOT
+from tests.worlds.sealed import make_tiny_artifact
 from touchstone import card, cli_models, judging
 from touchstone import settings as settings_module
 from touchstone.errors import DataError, ModelError, SourceError
@@ -31,8 +32,6 @@ from touchstone.reward_benchmarks.intervals import interval, pseudo_values
 from touchstone.scoring import RawScore
 from touchstone.settings.data import BenchmarkData
 from touchstone.sources import Quarantined, read_source
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 class ByText:

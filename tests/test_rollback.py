@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from tests.judged import decide
-from tests.registered import NAME, artifact, open_registry, publish, tiny_settings
+from tests.worlds.judged import decide
+from tests.worlds.registered import NAME, artifact, open_registry, publish, tiny_settings
 from touchstone import ledger
 from touchstone.card import read
 from touchstone.errors import ArtifactError, RegistryError

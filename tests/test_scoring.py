@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from tests.sealed import make_tiny_artifact, make_tiny_groups
+from tests.worlds.sealed import make_tiny_artifact, make_tiny_groups
 from touchstone.errors import ArtifactError, DataError
 from touchstone.groups import Group, Message, write_parquet
 from touchstone.scoring import Batching, RawScore, Scorer, as_item, main, read_scores, rescore, tolerance, write_scores

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from tests.sealed import make_tiny_groups, make_tiny_model
+from tests.worlds.sealed import make_tiny_groups, make_tiny_model
 from touchstone import card as cards
 from touchstone import sealing
 from touchstone.errors import ArtifactError, ModelError

@@ -22,7 +22,8 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from tests.registered import NAME, ROOT, artifact, open_registry, publish, reference, tiny_settings
+from tests.places import ROOT
+from tests.worlds.registered import NAME, artifact, open_registry, publish, reference, tiny_settings
 from touchstone import settings as settings_module
 from touchstone.errors import ServingError
 from touchstone.groups import Message, read_parquet

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.places import CONFIGS
 from touchstone import settings
 from touchstone.errors import SettingsError
-
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 
 @pytest.mark.parametrize(

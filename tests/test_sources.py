@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.places import REAL_DATA, ROOT
 from touchstone import settings as settings_module
 from touchstone.errors import QuarantineError, SourceError
 from touchstone.files import digest_folder
@@ -21,8 +22,6 @@ from touchstone.settings.data import PreferenceData, TranscriptData
 from touchstone.sources import Quarantined, hh_rlhf, import_source, preference
 from touchstone.sources.rows import MAX_LINE
 
-ROOT = Path(__file__).resolve().parent.parent
-REAL = ROOT.parent / "shared" / "data"
 GOOD = {"prompt": "Name a colour.", "chosen": "Blue.", "rejected": "Seven."}
 
 
@@ -341,9 +340,9 @@ def test_too_many_bad_rows_stop_the_import_and_change_nothing(tmp_path: Path) ->
     assert not list(tmp_path.glob(".data*"))
 
 
-@pytest.mark.skipif(not (REAL / "hh-rlhf").is_dir(), reason="real data is not at ../shared/data")
+@pytest.mark.skipif(not (REAL_DATA / "hh-rlhf").is_dir(), reason="real data is not at ../shared/data")
 def test_real_transcripts(tmp_path: Path) -> None:
-    settings = settings_for({"source": "hh_rlhf", "name": "hh", "path": str(REAL / "hh-rlhf")}, 0.005)
+    settings = settings_for({"source": "hh_rlhf", "name": "hh", "path": str(REAL_DATA / "hh-rlhf")}, 0.005)
     summary = import_source(settings, ROOT, tmp_path / "data")
     assert summary.groups == 1136
     assert summary.quarantined == {"'chosen' is empty": 3, "the dialogues part before their last turn": 2}

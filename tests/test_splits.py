@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.places import ROOT
 from touchstone.errors import DataError, SplitError
 from touchstone.groups import (
     Comparison,
@@ -26,7 +27,6 @@ from touchstone.groups import (
 from touchstone.settings.data import SETS, Split
 from touchstone.splits import assign, is_held_out, main, place, split_groups
 
-ROOT = Path(__file__).resolve().parent.parent
 SHARES = dict.fromkeys(SETS, 0.1) | {"train": 0.4}
 SPLIT = Split(salt="s", near_duplicate=0.8, held_out_annotators=0.0, shares=SHARES)
 WORDS = [f"word{number}" for number in range(2_000)]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.tiny import CHATML, make_tiny_tokenizer
+from tests.worlds.tiny import CHATML, make_tiny_tokenizer
 from touchstone.errors import ModelError
 from touchstone.groups import Message
 from touchstone.templating import ScoringRule, encode, encode_many, scoring_rule

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.judged import judge, write_sets
-from tests.registered import NAME, artifact, open_registry, tiny_settings
+from tests.places import ROOT
+from tests.worlds.judged import judge, write_sets
+from tests.worlds.registered import NAME, artifact, open_registry, tiny_settings
 from touchstone import ledger
 from touchstone import settings as settings_module
 from touchstone.errors import GateError, PipelineError, RegistryError
@@ -24,7 +25,6 @@ from touchstone.serving import temporary_endpoint
 from touchstone.settings import Settings
 from touchstone.trace import Link, trace
 
-ROOT = Path(__file__).resolve().parent.parent
 WHY = Override("Ada L.", "nothing better is at hand")
 LINKS = (
     "data",

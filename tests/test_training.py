@@ -4,84 +4,32 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
-from tests.tiny import make_tiny_base
+from tests.places import ROOT
+from tests.worlds.tiny import make_tiny_base
+from tests.worlds.trained import configure, environment, make_build, make_groups, make_workspace
 from touchstone.errors import TrainingError
 from touchstone.files import digest_folder
-from touchstone.groups import (
-    Comparison,
-    Completion,
-    Group,
-    Message,
-    best_completion,
-    make_group,
-    read_parquet,
-    write_parquet,
-)
+from touchstone.groups import Comparison, Completion, Message, best_completion, make_group, read_parquet
 from touchstone.layout import make_batches, rewards
 from touchstone.model import load_base_folder, load_reward_model
-from touchstone.settings import Settings, load, parse
+from touchstone.settings import parse
 from touchstone.templating import encode
 from touchstone.training.__main__ import train
 from touchstone.training.plan import used_pairs
-
-ROOT = Path(__file__).parent.parent
-WORDS = ["how", "do", "I", "boil", "an", "egg", "water", "capital", "France", "kings", "yolk", "soft", "bad"]
-
-
-def make_groups(count: int, seed: int = 0) -> list[Group]:
-    """Completions with the word `good` win; ranked groups and ties among them."""
-    source = random.Random(seed)
-
-    def text(size: int) -> str:
-        return " ".join(source.choice(WORDS) for _ in range(size))
-
-    groups = []
-    for _ in range(count):
-        size = source.choice([2, 2, 2, 4, 9])
-        texts = [text(source.randint(1, 12)) + (" good" if source.random() < 0.5 else "") for _ in range(size)]
-        good = ["good" in answer for answer in texts]
-        edges = [
-            Comparison(i, j, float(good[i] > good[j]), float(good[j] > good[i]), float(good[i] == good[j]), margin=0.5)
-            for i in range(size)
-            for j in range(i + 1, size)
-        ]
-        prompt = [Message("user", text(source.randint(3, 30)))]
-        groups.append(make_group(prompt=prompt, completions=map(Completion, texts), comparisons=edges, source="test"))
-    return groups
-
-
-def configure(**train_values: object) -> Settings:
-    values = load(ROOT / "params.yaml").model_dump(mode="json")
-    values["objective"]["decoys"] = 0.0  # the engine learns what it is given; the test of decoys adds to it
-    values["model"]["max_tokens"] = 128
-    values["train"] |= {"comparisons_per_step": 16, "tokens_per_microbatch": 512, "threads": 1, "learning_rate": 1e-3}
-    values["train"] |= train_values
-    return parse(values)
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_base(tmp_path_factory.mktemp("base") / "base")
-
-
-def make_build(folder: Path, base: Path, groups: Sequence[Group]) -> Path:
-    (folder / "splits").mkdir(parents=True)
-    (folder / "base").symlink_to(base)
-    write_parquet(folder / "splits" / "train.parquet", groups)
-    return folder
 
 
 def test_a_step_is_the_loss_over_all_its_comparisons(tmp_path: Path, base: Path) -> None:
@@ -191,16 +139,6 @@ def test_nothing_to_learn_from_is_an_error(tmp_path: Path, base: Path) -> None:
     )
     with pytest.raises(TrainingError, match=f"group {win.id} has no margin"):
         train(parse(values), make_build(tmp_path / "margin", base, [win]))
-
-
-def make_workspace(folder: Path, base: Path, **train_values: object) -> Path:
-    make_build(folder / "build", base, make_groups(60))
-    (folder / "params.yaml").write_text(yaml.safe_dump(configure(**train_values).model_dump(mode="json")))
-    return folder
-
-
-def environment(**values: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "TOUCHSTONE_EVENTS": "events.jsonl", **values}
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.places import REAL_DATA, ROOT
 from touchstone import settings as settings_module
 from touchstone.errors import SourceError
 from touchstone.groups import Comparison, Group, judged_pairs
@@ -16,8 +17,7 @@ from touchstone.sources import Quarantined, ukpconvarg1
 from touchstone.sources.labels import hash_annotator
 from touchstone.sources.ukpconvarg1 import ARCHIVES
 
-ROOT = Path(__file__).resolve().parent.parent
-REAL = ROOT.parent / "shared" / "data" / "ukpconvarg1"
+REAL = REAL_DATA / "ukpconvarg1"
 HEADER = "#id\tlabel\ta1\ta2\n"
 PAIRS = HEADER + "arg2_arg1\ta1\tLong and<br/>sound.\tMeh.\narg1_arg3\ta2\tMeh.\tFine.\n"
 

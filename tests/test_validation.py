@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from tests.places import ROOT
 from touchstone.errors import DataError, ValidationError
 from touchstone.files import digest_folder
 from touchstone.groups import (
@@ -32,7 +33,6 @@ from touchstone.validation.facts import has_cycle, normal_form
 from touchstone.validation.run import SetAside
 from touchstone.validation.run import validate as validate_file
 
-ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = Validation(
     min_groups=20, min_comparisons=20, max_quarantine_share=0.2, max_contradiction_share=0.1, personal_data="report"
 )

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from tests.judged import judge, register
-from tests.registered import NAME, artifact, open_registry
+from tests.places import ROOT
+from tests.worlds.judged import judge, register
+from tests.worlds.registered import NAME, artifact, open_registry
 from touchstone import cli_release, judging, ledger, verification
 from touchstone.files import digest_value, pretty_json
 from touchstone.registry import Registry
@@ -141,10 +142,9 @@ def test_an_artifact_with_one_changed_byte_is_named(tmp_path: Path) -> None:
 def test_the_command_decides_by_what_it_is_given(
     template: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    root = Path(__file__).resolve().parent.parent
     shutil.copytree(template / "runs", tmp_path / "runs")
     for name in ("dvc.yaml", "params.yaml"):
-        shutil.copy(root / name, tmp_path / name)
+        shutil.copy(ROOT / name, tmp_path / name)
     monkeypatch.chdir(tmp_path)
     folder = sorted((tmp_path / "runs" / "decisions").glob("*/decision.json"))[0].parent
 

@@ -8,13 +8,13 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from tests.sealed import make_tiny_artifact, make_tiny_groups
+from tests.places import ROOT
+from tests.worlds.sealed import make_tiny_artifact, make_tiny_groups
 from touchstone import settings
 from touchstone.groups import write_parquet
 from touchstone.registry import Registry, Version
 
 NAME = "reward-sandbox"
-ROOT = Path(__file__).resolve().parent.parent
 os.environ.pop("MLFLOW_TRACKING_URI", None)  # whoever runs the tests may have a registry of their own
 _KEEP = tempfile.TemporaryDirectory(prefix="touchstone-tests-")
 

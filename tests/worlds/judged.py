@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from tests import test_judging as worlds
-from tests.registered import NAME, artifact, tiny_settings
-from tests.sealed import make_tiny_groups
+from tests.worlds import graded
+from tests.worlds.registered import NAME, artifact, tiny_settings
+from tests.worlds.sealed import make_tiny_groups
 from touchstone import judging, settings
 from touchstone.files import digest_text, digest_value
 from touchstone.gates import Verdict
@@ -76,19 +76,19 @@ def register(registry: Registry, seed: int, champion: Version | None = None) -> 
 def _promoted(with_champion: bool) -> Decision:
     """A PROMOTE of a model that knows what people want, where there is a champion against one that knows nothing."""
     folder = Path(tempfile.mkdtemp(dir=_KEEP.name))
-    for name, count in worlds.SIZES.items():
+    for name, count in graded.SIZES.items():
         (folder / "build" / "splits").mkdir(parents=True, exist_ok=True)
-        write_parquet(folder / "build" / "splits" / f"{name}.parquet", worlds.make_set(name, count))
-    worlds.make_artifact(folder / "build" / "artifact")
-    champion = Champion("1", worlds.make_artifact(folder / "champion", seed=18), None) if with_champion else None
+        write_parquet(folder / "build" / "splits" / f"{name}.parquet", graded.make_set(name, count))
+    graded.make_artifact(folder / "build" / "artifact")
+    champion = Champion("1", graded.make_artifact(folder / "champion", seed=18), None) if with_champion else None
     return judging.judge(
         build=folder / "build",
         state=folder / "runs",
         output=folder / "decision",
-        settings=worlds.SETTINGS,
+        settings=graded.SETTINGS,
         champion=champion,
         who="ada",
-        score=worlds.Scorer(folder / "runs", artifact=worlds.gold, champion=worlds.shuffled),
+        score=graded.Scorer(folder / "runs", artifact=graded.gold, champion=graded.shuffled),
     )
 
 

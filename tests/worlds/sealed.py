@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
-from tests.tiny import make_tiny_base
+from tests.worlds.tiny import make_tiny_base
 from touchstone.groups import Comparison, Completion, Group, Message, make_group
 from touchstone.model import load_base, save
 from touchstone.sealing import seal

@@ -1,7 +1,7 @@
 """What test_distributed.py starts on several processes of a CPU (gloo).
 
-torchrun --nproc_per_node 2 -m tests.ranks one_step BASE OUT
-accelerate launch --config_file configs/accelerate/fsdp2.yaml --num_processes 2 -m tests.ranks train
+torchrun --nproc_per_node 2 -m tests.worlds.ranks one_step BASE OUT
+accelerate launch --config_file configs/accelerate/fsdp2.yaml --num_processes 2 -m tests.worlds.ranks train
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
-from tests.test_training import configure, make_groups
+from tests.worlds.trained import configure, make_groups
 from touchstone.layout import shares_prompt
 from touchstone.model import load_base
 from touchstone.settings import Settings
