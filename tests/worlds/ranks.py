@@ -1,4 +1,4 @@
-"""What test_distributed.py starts on several processes of a CPU (gloo).
+"""What training/test_distributed.py starts on several processes of a CPU (gloo).
 
 torchrun --nproc_per_node 2 -m tests.worlds.ranks one_step BASE OUT
 accelerate launch --config_file configs/accelerate/fsdp2.yaml --num_processes 2 -m tests.worlds.ranks train

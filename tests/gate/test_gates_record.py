@@ -1,8 +1,8 @@
 """Every check on fixed evidence, word by word: a stored decision is recomputed later and must come out the same.
 
-tests/gates_record.json holds what the checks said. Whoever changes a word, a key or a number of a check changes what
+gates_record.json holds what the checks said. Whoever changes a word, a key or a number of a check changes what
 `touchstone verify` finds of all earlier decisions: then judging.record.SCHEMA_VERSION goes up, and the file is written
-anew with `TOUCHSTONE_WRITE_RECORD=1 pytest tests/test_gates_record.py`.
+anew with `TOUCHSTONE_WRITE_RECORD=1 pytest tests/gate/test_gates_record.py`.
 """
 
 from __future__ import annotations
