@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pyarrow.parquet as pq
 import pytest
@@ -19,6 +20,7 @@ from touchstone import card as cards
 from touchstone import gates, judging, ledger
 from touchstone import settings as settings_module
 from touchstone.card import Calibration, Card, Centering
+from touchstone.decision_page import words
 from touchstone.errors import ArtifactError, GateError, LedgerError
 from touchstone.files import digest_value, write_json
 from touchstone.gates import Check, Verdict
@@ -37,6 +39,7 @@ from touchstone.judging.case import gather_facts, read_case
 from touchstone.judging.record import summarise
 from touchstone.judging.scores import Job, Scores
 from touchstone.scoring import RawScore
+from touchstone.settings.gates import Policy
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULTS = settings_module.load(ROOT / "params.yaml")
@@ -253,6 +256,18 @@ def test_the_verdict_can_be_computed_again_from_the_record_alone(decided: Path) 
     checks, verdict = judging.recompute(moved)
     assert verdict is decision.verdict
     assert tuple(checks) == decision.checks
+
+
+def test_the_page_has_words_for_every_check_of_every_policy(promoted: Path) -> None:
+    decision = judging.load(promoted / "decision")
+    facts = decision.record["facts"]
+    names: set[str] = set()
+    for policy in get_args(Policy):
+        limits = SETTINGS.gates.model_copy(update={"policy": policy})
+        checks = examination.examine(decision.path, facts, limits)
+        checks.append(examination.examine_confirm(decision.path, facts, checks, limits))
+        names |= {check.name for check in checks} | set(examination.required(limits))
+    assert set(words.CHECKS) == names
 
 
 def test_texts_stand_in_the_files_for_people_and_nowhere_else(promoted: Path) -> None:
