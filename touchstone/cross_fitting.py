@@ -36,6 +36,7 @@ from touchstone.errors import GateError
 from touchstone.files import digest_value, write_folder
 from touchstone.gates import Check, Pairs
 from touchstone.groups import Group, judged_pairs, read_parquet, set_digest, write_parquet
+from touchstone.places import PACKAGE
 from touchstone.scoring import RawScore, read_scores
 from touchstone.settings import Settings, dump, project_root
 from touchstone.settings.data import Split
@@ -357,7 +358,7 @@ def _stages(build: Path, settings: Settings) -> list[tuple[str, list[str]]]:
 
 def _run(what: str, command: list[str], place: Path, threads: int) -> None:
     """Run a stage in `place`, its output to a file; whatever ends this call ends the stage."""
-    code = str(Path(__file__).parent.parent)  # the code that judges, whatever folder a stage runs in
+    code = str(PACKAGE.parent)  # the code that judges, whatever folder a stage runs in
     env = {
         **os.environ,
         "OMP_NUM_THREADS": str(threads),

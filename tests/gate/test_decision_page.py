@@ -76,7 +76,10 @@ def make_record(**changes: Any) -> dict[str, Any]:
         make_check(
             "probes", "fail", "", value=0.1, interval=[0.0, 0.13], threshold=0.02, required=False, table=PROBES
         ),
-        make_check("something_new", "error", "It broke.", required=False, details={"note": "x", "at": [1]}),
+        make_check(
+            "cross_fit", "pass", "By other models.", value=0.7941, interval=[0.75, 0.83], threshold=0.65, n=900
+        ),
+        make_check("seeds", "error", "It broke.", required=False, details={"note": "x", "at": [1]}),
         make_check("confirm", "not_run", "The reserved set stays closed.", required=False),
     ]
     accuracy = {"accuracy": 0.7123, "accuracy_low": 0.69, "accuracy_high": 0.73}
@@ -245,7 +248,8 @@ def test_every_check_stands_there_with_its_numbers_and_reason() -> None:
         "undecided required +0.4 points (-2.0 to +2.8 points) asked: at least 0 points 1,203 Too few prompts.",
         "warning required 0.310 asked: within ±0.450",
         "fail shown only 10.0%",
-        "something new error shown only It broke. numbers of something new note x at 1",
+        "pass required 79.4% (75.0% to 83.0%) asked: at least 65.0% 900 By other models.",
+        "error shown only It broke. numbers of seeds note x at 1",
         "not run shown only The reserved set stays closed.",
         "log loss 0.550",
     ):
@@ -398,7 +402,6 @@ def test_hostile_text_is_shown_and_does_nothing() -> None:
         ]
         check["details"] = {EVIL: EVIL}
     hostile["libraries"] = hostile["model"]["files"] = hostile["seeds"] = {EVIL: EVIL}
-    hostile["checks"].append(make_check(EVIL, "pass", EVIL))
     html = decision_page.render(hostile, [evil(make_pair())], DRAWN)
     html.encode()  # no half of a character is left
     page = Page(html)

@@ -7,6 +7,7 @@ import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pyarrow.parquet as pq
 import pytest
@@ -16,6 +17,7 @@ from tests.worlds.holdout import CONTENT, open_holdout
 from tests.worlds.sealed import make_tiny_artifact, make_tiny_groups
 from touchstone import card as cards
 from touchstone import gates, judging, ledger
+from touchstone.decision_page import words
 from touchstone.errors import ArtifactError, GateError, LedgerError
 from touchstone.files import digest_value, write_json
 from touchstone.gates import Check, Verdict
@@ -23,6 +25,7 @@ from touchstone.groups import Group, Message, make_group, read_parquet, set_dige
 from touchstone.judging import evidence, examination, uses
 from touchstone.judging.case import gather_facts, read_case
 from touchstone.judging.record import summarise
+from touchstone.settings.gates import Policy
 
 
 @pytest.fixture(scope="session")
@@ -126,6 +129,18 @@ def test_the_verdict_can_be_computed_again_from_the_record_alone(decided: Path) 
     checks, verdict = judging.recompute(moved)
     assert verdict is decision.verdict
     assert tuple(checks) == decision.checks
+
+
+def test_the_page_has_words_for_every_check_of_every_policy(promoted: Path) -> None:
+    decision = judging.load(promoted / "decision")
+    facts = decision.record["facts"]
+    names: set[str] = set()
+    for policy in get_args(Policy):
+        limits = SETTINGS.gates.model_copy(update={"policy": policy})
+        checks = examination.examine(decision.path, facts, limits)
+        checks.append(examination.examine_confirm(decision.path, facts, checks, limits))
+        names |= {check.name for check in checks} | set(examination.required(limits))
+    assert set(words.CHECKS) == names
 
 
 def test_texts_stand_in_the_files_for_people_and_nowhere_else(promoted: Path) -> None:

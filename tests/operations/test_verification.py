@@ -89,6 +89,7 @@ def test_one_changed_byte_of_any_file_of_a_decision_is_named(kept: Path) -> None
         (lambda record: record["checks"][4].update(value=0.99), "check floor: recomputed, value differs"),
         (lambda record: record["checks"][4].update(status="pass"), "check floor: recomputed, status differs"),
         (lambda record: record["checks"].pop(), "records other checks than its evidence gives"),
+        (lambda record: record["checks"][0].update(name="luck"), "records other checks than its evidence gives"),
         (lambda record: record.update(verdict="PROMOTE"), "says PROMOTE, and its evidence gives REJECT"),
         (lambda record: record["thresholds"].update(min_clusters=1), "check evidence: recomputed, "),
     ],

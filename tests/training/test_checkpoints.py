@@ -22,7 +22,7 @@ from tests.places import ROOT
 from tests.worlds.tiny import make_tiny_base
 from tests.worlds.trained import configure, make_build, make_groups, make_workspace
 from touchstone.errors import ModelError, TrainingError
-from touchstone.files import digest_folder
+from touchstone.files import digest_file, digest_folder, digest_value
 from touchstone.groups import write_parquet
 from touchstone.settings import Settings
 from touchstone.training import checkpoints
@@ -295,6 +295,10 @@ def test_inputs_are_all_that_numbers_come_from(tmp_path: Path, base: Path) -> No
     assert inputs_of(configure(), build, 2) != start
     write_parquet(build / "splits" / "train.parquet", make_groups(4))
     assert inputs_of(configure(), build, 1)["data"] != start["data"]
+    product = ROOT / "touchstone"
+    assert start["code"] == digest_value(
+        {path.relative_to(product).as_posix(): digest_file(path) for path in product.rglob("*.py")}
+    )
 
 
 def test_weights_that_are_not_finite_reach_no_checkpoint(tmp_path: Path, base: Path) -> None:

@@ -79,7 +79,7 @@ def _causes(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def _check(check: Mapping[str, Any], *, first: bool) -> dict[str, Any]:
     """A row of the table of checks; `first`: there is no champion, so slices have accuracies and no differences."""
-    about = words.CHECKS.get(check["name"], words.UNKNOWN)
+    about = words.CHECKS[check["name"]]
     if first and check["name"] == "slices":
         about = replace(about, kind="share")
     value, interval, threshold = check["value"], check["interval"], check["threshold"]

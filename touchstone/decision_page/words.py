@@ -80,9 +80,12 @@ CHECKS = {
     "holdout_use": About("Has this holdout been used too often to be believed?", "count", "most"),
     "centering": About("Is the zero point of the scores known well enough?", "number", "most"),
     "confirm": About("Does it hold on prompts that were kept in reserve?", "share", "least"),
+    "cross_fit": About(
+        "Do models of the same recipe agree with people on prompts that they never saw?", "share", "least"
+    ),
     "unattended": About("May it be promoted without a person?"),
 }
-UNKNOWN = About("")
+"""Of every check that a decision can hold, under every policy."""
 
 
 PARTS: Mapping[str, tuple[Kind, Side]] = {

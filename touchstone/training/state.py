@@ -29,6 +29,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from touchstone.errors import ModelError, TrainingError
 from touchstone.files import canonical_json, digest_folder, digest_value
+from touchstone.places import PACKAGE
 from touchstone.settings import Settings
 
 LIBRARIES = ("accelerate", "numpy", "peft", "tokenizers", "torch", "transformers", "trl")
@@ -64,8 +65,7 @@ def inputs_of(settings: Settings, build: Path, processes: int) -> dict[str, Any]
     The code counts as a whole: which part of it an edit touches is not worth a resume that isn't exact.
     """
     sets = ["train", "validation"] if settings.train.early_stopping_steps else ["train"]
-    product = Path(__file__).parent.parent
-    code = {name: digest for name, digest in digest_folder(product).items() if name.endswith(".py")}
+    code = {name: digest for name, digest in digest_folder(PACKAGE).items() if name.endswith(".py")}
     dumped = settings.model_dump(mode="json")
     values = {(part, name): value for part in ("model", "objective", "train") for name, value in dumped[part].items()}
     return {
