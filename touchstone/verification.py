@@ -20,7 +20,7 @@ from touchstone.files import canonical_json, digest_value
 from touchstone.gates import Check
 from touchstone.judging import Decision, uses
 from touchstone.judging.record import check_to, key_of
-from touchstone.registry import Registry, Version
+from touchstone.registry import Registry, Version, all_moves, decided_moves
 from touchstone.scoring import Scorer
 
 
@@ -238,12 +238,11 @@ def _misplaced(registry: Registry, name: str, entries: Sequence[ledger.Entry]) -
 
     Nothing of the latter where a decided move is still to be made.
     """
-    moves = [entry for entry in entries if "champion" in entry.get("moves", {})]
-    last = max((entry["sequence"] for entry in moves if entry["event"] == "aliases"), default=-1)
+    last = max((entry["sequence"] for entry in decided_moves(entries, name)), default=-1)
     faults = [
         f"{registry.ledger.name}, line {entry['sequence'] + 1}: {name}@champion was moved by hand from version "
         f"{entry['moves']['champion']['from']} to {entry['moves']['champion']['to']}; nothing was judged or compared"
-        for entry in moves
+        for entry in all_moves(entries, name)
         if entry["event"] == "found" and entry["sequence"] > last
     ]
     decided = [entry["sequence"] for entry in entries if entry["event"] == "aliases"]

@@ -31,8 +31,8 @@ with warnings.catch_warnings():
     import mlflow.pyfunc
     import mlflow.store.tracking.sqlalchemy_store  # noqa: F401 - imported here for the filters' sake
 
-from touchstone.registry.aliases import stamp
+from touchstone.registry.aliases import all_moves, decided_moves, stamp
 from touchstone.registry.store import Registry
 from touchstone.registry.versions import Version, check_name
 
-__all__ = ["Registry", "Version", "check_name", "stamp"]
+__all__ = ["Registry", "Version", "all_moves", "check_name", "decided_moves", "stamp"]

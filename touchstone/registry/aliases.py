@@ -83,6 +83,16 @@ def finish(client: MlflowClient, path: Path, name: str) -> None:
         ledger.append(path, {"event": "found", "name": name, "moves": outside, **stamp()})
 
 
+def all_moves(entries: Iterable[Entry], name: str) -> list[Entry]:
+    """The ledger's entries that moved the champion of this name: `aliases` by a command, `found` by hand."""
+    return [entry for entry in entries if entry["name"] == name and "champion" in entry.get("moves", {})]
+
+
+def decided_moves(entries: Iterable[Entry], name: str) -> list[Entry]:
+    """`all_moves` that a command decided: a version that was made champion by hand was never released."""
+    return [entry for entry in all_moves(entries, name) if entry["event"] == "aliases"]
+
+
 def recorded(entries: Iterable[Entry]) -> dict[str, int | None]:
     """Where one model's aliases point by its entries in the ledger; None for one that was taken away."""
     known: dict[str, int | None] = {}

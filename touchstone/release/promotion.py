@@ -24,8 +24,7 @@ from touchstone.files import canonical_json
 from touchstone.gates import Check, Verdict
 from touchstone.judging import Decision
 from touchstone.judging.record import check_from, check_to
-from touchstone.ledger import Entry
-from touchstone.registry import Registry, Version, stamp
+from touchstone.registry import Registry, Version, all_moves, decided_moves, stamp
 from touchstone.release import override as overrides
 from touchstone.release import parity
 from touchstone.release.override import Override
@@ -134,10 +133,8 @@ def admit(registry: Registry, version: Version | None, decision: Decision, overr
     champion = present_champion(registry, name)
     judged = decision.record["digests"]["champion"]
     if champion is not None and version is not None and champion.version == version.version:
-        moves = [
-            entry["moves"]["champion"] for entry in _champion_moves(registry, name) if entry["event"] == "aliases"
-        ]
-        if not any(way["to"] == version.version for way in moves):
+        moves = decided_moves(ledger.read(registry.ledger), name)
+        if not any(entry["moves"]["champion"]["to"] == version.version for entry in moves):
             raise RegistryError(
                 f"{what} was made the champion by hand; restore the one before with `touchstone rollback --to N` first"
             )
@@ -157,7 +154,7 @@ def present_champion(registry: Registry, name: str) -> Version | None:
         RegistryError: there was one, and its alias was taken away.
     """
     champion = registry.version(name, "champion")
-    if champion is None and _champion_moves(registry, name):
+    if champion is None and all_moves(ledger.read(registry.ledger), name):
         registry.recover(name)  # its first move may have been decided and then interrupted
         champion = registry.version(name, "champion")
         if champion is None:
@@ -165,15 +162,6 @@ def present_champion(registry: Registry, name: str) -> Version | None:
                 f"{name} had a champion and its alias was taken away; restore it with `touchstone rollback --to N`"
             )
     return champion
-
-
-def _champion_moves(registry: Registry, name: str) -> list[Entry]:
-    """The release ledger's entries that moved the champion of this name: `aliases` by us, `found` by hand."""
-    return [
-        entry
-        for entry in ledger.read(registry.ledger)
-        if entry["name"] == name and "champion" in entry.get("moves", {})
-    ]
 
 
 def _prove(decision: Decision) -> None:

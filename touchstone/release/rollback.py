@@ -18,7 +18,7 @@ from pathlib import Path
 from touchstone import ledger
 from touchstone.errors import ArtifactError, RegistryError, ServingError
 from touchstone.ledger import Entry
-from touchstone.registry import Registry, Version, stamp
+from touchstone.registry import Registry, Version, decided_moves, stamp
 from touchstone.release import parity
 from touchstone.scoring import Scorer
 from touchstone.settings import Settings
@@ -65,7 +65,7 @@ def rollback(root: Path, settings: Settings, name: str, *, reason: str, to: int 
     champion = registry.aliases(name).get("champion")
     if champion is None and to is None:
         raise RegistryError(f"{name} has no champion to roll back from; name a version that was champion with --to")
-    last = [entry for entry in _champion_moves(entries)[-1:] if entry["moves"]["champion"]["to"] == champion]
+    last = [entry for entry in decided_moves(entries, name)[-1:] if entry["moves"]["champion"]["to"] == champion]
     if last and champion is not None and "rollback" in last[0]["why"] and to in (None, champion):
         done = next((e for e in entries if e["event"] == "rolled_back" and e["entry"] == last[0]["sequence"]), None)
         if done is not None:
@@ -101,11 +101,6 @@ def rollback(root: Path, settings: Settings, name: str, *, reason: str, to: int 
     return Rollback(name, target, replaced, True, summary, scores)
 
 
-def _champion_moves(entries: Sequence[Entry]) -> list[Entry]:
-    """The entries that decided who is champion; one moved by hand was never released."""
-    return [entry for entry in entries if entry["event"] == "aliases" and "champion" in entry["moves"]]
-
-
 def _previous(registry: Registry, name: str) -> int:
     previous = registry.recorded(name).get("previous")
     if previous is None:
@@ -121,7 +116,7 @@ def _earlier_champion(registry: Registry, name: str, target: int, entries: Seque
     Raises:
         RegistryError: it wasn't, it is gone, or its artifact is another one now.
     """
-    moves = [entry for entry in _champion_moves(entries) if entry["moves"]["champion"]["to"] == target]
+    moves = [entry for entry in decided_moves(entries, name) if entry["moves"]["champion"]["to"] == target]
     if not moves:
         raise RegistryError(f"{name} version {target} was never the champion; `touchstone promote` takes new versions")
     version = registry.version(name, target)
@@ -143,8 +138,7 @@ def _move(registry: Registry, name: str, target: int, replaced: int | None, why:
         targets = {"champion": target} | ({"previous": replaced} if replaced is not None else {})
         expected = {"champion": replaced, "previous": aliases.get("previous")}
         registry.set_aliases(name, targets, expected, why)
-    entries = [entry for entry in ledger.read(registry.ledger) if entry["name"] == name]
-    return int(_champion_moves(entries)[-1]["sequence"])
+    return int(decided_moves(ledger.read(registry.ledger), name)[-1]["sequence"])
 
 
 def _enter(
