@@ -25,14 +25,14 @@ from typing import Any
 import numpy as np
 
 from touchstone import statistics as st
-from touchstone.base import build_base
-from touchstone.baselines import LinearBaseline
+from touchstone.data.sources import read_source
+from touchstone.data.splits import split_groups
+from touchstone.evaluation.baselines import LinearBaseline
 from touchstone.groups import Group, judged_pairs, read_parquet, write_parquet
-from touchstone.model import load_reward_model
-from touchstone.scoring import as_item, raw_scores
+from touchstone.model.base import build_base
+from touchstone.model.network import load_reward_model
+from touchstone.model.scoring import as_item, raw_scores
 from touchstone.settings import Settings, compose
-from touchstone.sources import read_source
-from touchstone.splits import split_groups
 from touchstone.training.__main__ import train
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -30,9 +30,9 @@ import polars as pl
 import psutil
 
 from touchstone import settings
+from touchstone.data.sources import import_source
+from touchstone.runtime.stage import progress
 from touchstone.settings.data import SETS
-from touchstone.sources import import_source
-from touchstone.stage import progress
 
 RESULTS = Path(__file__).resolve().parent / "results"
 ROOT = Path(__file__).resolve().parent.parent
@@ -197,9 +197,9 @@ def main() -> None:
         python = [sys.executable, "-m"]
         commands = {
             "import": [*python, "benchmarks.data", "--import-only", "."],
-            "validate": [*python, "touchstone.validation"],
-            "audit": [*python, "touchstone.audit"],
-            "split": [*python, "touchstone.splits"],
+            "validate": [*python, "touchstone.data.validation"],
+            "audit": [*python, "touchstone.data.audit"],
+            "split": [*python, "touchstone.data.splits"],
         }
         stages = {}
         for stage, command in commands.items():

@@ -23,10 +23,10 @@ import numpy as np
 
 from benchmarks.agreement import LIBRARIES, RESULTS, ROOT, SEED, credits, lay
 from touchstone import statistics as st
+from touchstone.gate.probes import probing_groups, to_table, wins
 from touchstone.groups import Group, judged_pairs, read_parquet
-from touchstone.judging.probes import probing_groups, to_table, wins
-from touchstone.model import load_reward_model
-from touchstone.scoring import as_item, raw_scores
+from touchstone.model.network import load_reward_model
+from touchstone.model.scoring import as_item, raw_scores
 from touchstone.settings import Settings, compose
 from touchstone.training.__main__ import train
 

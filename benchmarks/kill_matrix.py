@@ -23,11 +23,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from touchstone.base import build_base
-from touchstone.files import digest_file, digest_folder, digest_value
+from touchstone.data.sources.sandbox import read
 from touchstone.groups import read_parquet, write_parquet
+from touchstone.model.base import build_base
+from touchstone.runtime.files import digest_file, digest_folder, digest_value
 from touchstone.settings import Settings, compose, parse
-from touchstone.sources.sandbox import read
 from touchstone.training.__main__ import train
 
 ROOT = Path(__file__).resolve().parent.parent

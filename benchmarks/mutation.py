@@ -4,7 +4,7 @@
     python -m benchmarks.mutation --sample 300 --seed 17     # benchmarks/results/mutation.json
     python -m benchmarks.mutation --sample 20 --result mutation.json
 
-mutmut writes every mutant of touchstone/gates/ and touchstone/statistics* into a copy of the project, and runs for
+mutmut writes every mutant of touchstone/gate/checks/ and touchstone/statistics* into a copy of the project, and runs for
 each one the tests that reach its function, of tests/gate/test_gates*.py and tests/ground/test_statistics*.py alone. A
 mutant that no test reaches counts as a survivor. Mutants are drawn by a seed from all of them, sorted by name;
 survivors are listed with file, line and change. The last line has the share that was killed; below 90% the exit code
@@ -33,7 +33,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "mutation.json"
 WANTED = 0.9
-MUTATED = ("touchstone/gates/*", "touchstone/statistics*")
+MUTATED = ("touchstone/gate/checks/*", "touchstone/statistics*")
 TESTS = ("tests/gate/test_gates*.py", "tests/ground/test_statistics*.py")
 LIBRARIES = ("mutmut", "pytest", "hypothesis")
 OUTCOMES = {"killed": "killed", "timeout": "killed", "survived": "survived", "no tests": "not reached"}

@@ -33,7 +33,7 @@ def run_once(seed: int) -> dict[str, Any]:
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
         # The clone's own code, whatever this environment has installed.
         environment = {**os.environ, "PYTHONPATH": str(clone)}
-        command = [sys.executable, "-m", "touchstone.cli", "retrain", "--plain", f"train.seed={seed}"]
+        command = [sys.executable, "-m", "touchstone.cli.main", "retrain", "--plain", f"train.seed={seed}"]
         started = time.monotonic()
         first = subprocess.run(command, cwd=clone, env=environment, stdout=subprocess.PIPE, text=True)
         between = time.monotonic()

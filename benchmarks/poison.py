@@ -21,12 +21,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from touchstone.audit import audit
-from touchstone.audit.alarms import KINDS
+from touchstone.data.audit import audit
+from touchstone.data.audit.alarms import KINDS
+from touchstone.data.sources import sandbox
 from touchstone.groups import write_parquet
 from touchstone.settings import compose
 from touchstone.settings.data import SandboxData
-from touchstone.sources import sandbox
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "poison.json"

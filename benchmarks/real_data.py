@@ -18,10 +18,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from touchstone.data.sources import ImportSummary, import_source
+from touchstone.data.validation.run import validate
 from touchstone.groups import Group, judged_pairs, read_jsonl
 from touchstone.settings import compose
-from touchstone.sources import ImportSummary, import_source
-from touchstone.validation.run import validate
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDE = (

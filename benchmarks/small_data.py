@@ -22,19 +22,19 @@ from typing import Any
 
 import numpy as np
 
-from touchstone import evaluation
 from touchstone import statistics as st
-from touchstone.base import pin
-from touchstone.cross_fitting import CrossFit, cross_fit, cross_fitted, pairs
-from touchstone.gates import Pairs
+from touchstone.data.sources import import_source
+from touchstone.data.splits import split_groups
+from touchstone.data.validation.run import validate
+from touchstone.evaluation import metrics
+from touchstone.evaluation.cross_fitting import CrossFit, cross_fit, cross_fitted, pairs
+from touchstone.gate.checks import Pairs
 from touchstone.groups import judged_pairs, read_parquet
-from touchstone.scoring import Scorer, as_item
-from touchstone.sealing import seal
+from touchstone.model.base import pin
+from touchstone.model.scoring import Scorer, as_item
+from touchstone.model.sealing import seal
 from touchstone.settings import Settings, compose
-from touchstone.sources import import_source
-from touchstone.splits import split_groups
 from touchstone.training.__main__ import train
-from touchstone.validation.run import validate
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "small_data.json"
@@ -87,9 +87,9 @@ def plain(build: Path) -> tuple[Pairs, dict[str, st.Floats]]:
     strengths, clusters = zip(
         *((pair.strength, group.cluster_id) for group in sets["holdout"] for pair in judged_pairs(group)), strict=True
     )
-    found = evaluation.differences(sets["holdout"], rewards)
+    found = metrics.differences(sets["holdout"], rewards)
     temperature = scorer.card.calibration.temperature
-    return Pairs(clusters, found, np.array(strengths), temperature), evaluation.baseline_differences(
+    return Pairs(clusters, found, np.array(strengths), temperature), metrics.baseline_differences(
         sets["holdout"], sets["train"], sets["calibration"]
     )
 

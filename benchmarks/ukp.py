@@ -35,13 +35,13 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 
 from touchstone import statistics as st
-from touchstone.base import pin
-from touchstone.baselines import LinearBaseline, longer_wins
+from touchstone.data.sources import read_source
+from touchstone.evaluation.baselines import LinearBaseline, longer_wins
 from touchstone.groups import Group, judged_pairs, write_parquet
-from touchstone.model import load_reward_model
-from touchstone.scoring import as_item, raw_scores
+from touchstone.model.base import pin
+from touchstone.model.network import load_reward_model
+from touchstone.model.scoring import as_item, raw_scores
 from touchstone.settings import Settings, compose
-from touchstone.sources import read_source
 from touchstone.training.__main__ import train
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -18,7 +18,7 @@ import httpx
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, get_current_settings, temporary_settings
 
 from touchstone.errors import PipelineError
-from touchstone.pipeline import processes
+from touchstone.runtime import processes
 
 START_SECONDS = 120.0
 """The first start migrates a fresh database: 75 seconds were seen on a busy machine."""

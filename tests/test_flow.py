@@ -142,7 +142,7 @@ def test_a_stopped_flow_leaves_no_process(tmp_path: Path, number: int) -> None:
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     children: list[psutil.Process] = []
-    while not any("touchstone.base" in " ".join(_words(child)) for child in children):
+    while not any("touchstone.model.base" in " ".join(_words(child)) for child in children):
         assert program.poll() is None, program.stderr and program.stderr.read()
         time.sleep(0.2)
         children = psutil.Process(program.pid).children(recursive=True)
@@ -191,7 +191,7 @@ def test_the_deployment_is_accepted_and_a_scheduled_run_takes_head(tmp_path: Pat
     root = _copy(tmp_path / "product")
     # Somebody's edit, which would stop any run of the checkout.
     (root / "dvc.yaml").write_text("not a pipeline")
-    workspace.git(root, "rm", "--quiet", "--cached", "touchstone/splits.py")
+    workspace.git(root, "rm", "--quiet", "--cached", "touchstone/data/splits.py")
     identity = ("-c", "user.name=a", "-c", "user.email=a@b")
     workspace.git(root, *identity, "commit", "--quiet", "-m", "HEAD has no splits.py")
     # prefect.yaml takes the folder from the shell's PWD, which `cwd` leaves alone.
@@ -201,4 +201,4 @@ def test_the_deployment_is_accepted_and_a_scheduled_run_takes_head(tmp_path: Pat
     assert "MADE flows.retrain.retrain 0 3 * * * True touchstone" in done.stdout, done.stdout + done.stderr
     ran = [line for line in done.stdout.splitlines() if line.startswith("RAN")]
     assert len(ran) == 1
-    assert "dvc.yaml names touchstone/splits.py, which does not exist" in ran[0]
+    assert "dvc.yaml names touchstone/data/splits.py, which does not exist" in ran[0]

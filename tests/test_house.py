@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from tests.places import ROOT
-from touchstone import errors, places, settings
+from touchstone import errors, settings
+from touchstone.runtime import places
 
 PRODUCT = ROOT / "touchstone"
 
@@ -21,39 +22,39 @@ PRODUCT = ROOT / "touchstone"
 LAYERS = (
     ("flows",),
     ("tasks",),
-    ("touchstone.cli",),
-    ("touchstone.cli_models", "touchstone.cli_release"),
-    ("touchstone.trace", "touchstone.publishing"),
+    ("touchstone.cli.main",),
+    ("touchstone.cli.models", "touchstone.cli.release"),
+    ("touchstone.operations.trace", "touchstone.release.publishing"),
     ("touchstone.pipeline",),
-    ("touchstone.release", "touchstone.verification"),
+    ("touchstone.release", "touchstone.operations.verify"),
     ("touchstone.serving",),
-    ("touchstone.pyfunc",),
-    ("touchstone.registry", "touchstone.judging"),
-    ("touchstone.decision_page", "touchstone.data_page", "touchstone.cross_fitting"),
+    ("touchstone.model.pyfunc",),
+    ("touchstone.registry", "touchstone.gate"),
+    ("touchstone.gate.page", "touchstone.data.page", "touchstone.evaluation.cross_fitting"),
     ("touchstone.pages",),
-    ("touchstone.gates",),
-    ("touchstone.reward_benchmarks",),
-    ("touchstone.evaluation",),
-    ("touchstone.baselines", "touchstone.plots", "touchstone.adopting"),
-    ("touchstone.sealing",),
-    ("touchstone.scoring",),
+    ("touchstone.gate.checks",),
+    ("touchstone.evaluation.benchmarks",),
+    ("touchstone.evaluation.metrics",),
+    ("touchstone.evaluation.baselines", "touchstone.evaluation.pictures", "touchstone.model.adopting"),
+    ("touchstone.model.sealing",),
+    ("touchstone.model.scoring",),
     ("touchstone.training",),
-    ("touchstone.base",),
-    ("touchstone.layout",),
-    ("touchstone.attention",),
-    ("touchstone.model",),
-    ("touchstone.encoder",),
-    ("touchstone.templating",),
-    ("touchstone.audit",),
+    ("touchstone.model.base",),
+    ("touchstone.model.layout",),
+    ("touchstone.model.attention",),
+    ("touchstone.model.network",),
+    ("touchstone.model.encoder",),
+    ("touchstone.model.templating",),
+    ("touchstone.data.audit",),
     ("touchstone.statistics",),
-    ("touchstone.validation", "touchstone.splits", "touchstone.sources"),
-    ("touchstone.personal",),
-    ("touchstone.neighbours", "touchstone.hygiene", "touchstone.card"),
+    ("touchstone.data.validation", "touchstone.data.splits", "touchstone.data.sources"),
+    ("touchstone.data.personal",),
+    ("touchstone.data.neighbours", "touchstone.data.hygiene", "touchstone.model.card"),
     ("touchstone.groups",),
-    ("touchstone.ledger",),
+    ("touchstone.runtime.ledger",),
     ("touchstone.settings",),
-    ("touchstone.stage", "touchstone.parallel", "touchstone.places"),
-    ("touchstone.files",),
+    ("touchstone.runtime.stage", "touchstone.runtime.parallel", "touchstone.runtime.places"),
+    ("touchstone.runtime.files",),
     ("touchstone.errors",),
     ("touchstone",),
 )
@@ -112,8 +113,8 @@ def test_imports_point_downwards(path: Path) -> None:
     ("package", "rooms"),
     [
         ("prefect", {"flows", "tasks"}),
-        ("mlflow", {"touchstone.registry", "touchstone.pyfunc"}),
-        ("great_expectations", {"touchstone.validation"}),
+        ("mlflow", {"touchstone.registry", "touchstone.model.pyfunc"}),
+        ("great_expectations", {"touchstone.data.validation"}),
         ("trl", {"touchstone.training"}),
         ("fastapi", {"touchstone.serving"}),
     ],
@@ -155,7 +156,13 @@ def _closure(module: str, seen: set[str] | None = None) -> set[str]:
 
 
 # Values enter a stage by params.yaml; errors, progress bars and folders have no numbers: their edits rerun nothing.
-NUMBERLESS = {"touchstone", "touchstone.errors", "touchstone.stage", "touchstone.parallel", "touchstone.places"}
+NUMBERLESS = {
+    "touchstone",
+    "touchstone.errors",
+    "touchstone.runtime.stage",
+    "touchstone.runtime.parallel",
+    "touchstone.runtime.places",
+}
 
 
 def test_each_stage_depends_on_exactly_the_code_that_it_runs() -> None:
@@ -192,7 +199,7 @@ def test_the_error_tree_is_drawn_whole() -> None:
 def test_light_modules_stay_light() -> None:
     """The command line answers `--help` without loading torch."""
     heavy = {"torch", "mlflow", "prefect", "pandas", "matplotlib"}
-    code = f"import sys, touchstone.cli; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, touchstone.cli.main; print(sorted({heavy} & set(sys.modules)))"
     answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
 

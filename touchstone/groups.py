@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from touchstone.errors import DataError
-from touchstone.files import canonical_json, digest_text, digest_value, write_atomic
+from touchstone.runtime.files import canonical_json, digest_text, digest_value, write_atomic
 
 SCHEMA_VERSION = 1
 PARQUET_BATCH = 2_000

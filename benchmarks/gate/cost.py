@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gate.sandbox import ROOT, configure, make_world, seal
-from touchstone import judging
+from touchstone import gate
+from touchstone.gate.fresh_scores import Job, Scores
 from touchstone.groups import Group, judged_pairs, read_parquet
-from touchstone.judging.scores import Job, Scores
-from touchstone.scoring import RawScore
+from touchstone.model.scoring import RawScore
 from touchstone.settings import dump, load
 
 PAIRS_PER_GROUP = 1.7
@@ -64,12 +64,12 @@ def measure(folder: Path) -> dict[str, Any]:
     """Judge in this process; its seconds by the clock and of work, and the most memory that the process ever had."""
     settings = load(folder / "params.yaml")
     began, worked = time.monotonic(), time.process_time()
-    decision = judging.judge(
+    decision = gate.judge(
         build=folder / "build",
         state=folder / "state",
         output=folder / "decision",
         settings=settings,
-        champion=judging.Champion("1", folder / "champion", None),
+        champion=gate.Champion("1", folder / "champion", None),
         who="benchmark",
         score=given,
     )

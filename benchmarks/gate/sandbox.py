@@ -8,16 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
-from touchstone import card as cards
-from touchstone import judging, splits
+from touchstone import gate
 from touchstone import statistics as st
-from touchstone.card import Calibration, Card, Centering
+from touchstone.data import splits
+from touchstone.data.sources import sandbox
+from touchstone.gate.fresh_scores import Job, Scores
 from touchstone.groups import Group, judged_pairs, read_parquet, set_digest, write_parquet
-from touchstone.judging.scores import Job, Scores
-from touchstone.scoring import RawScore
+from touchstone.model import card as cards
+from touchstone.model.card import Calibration, Card, Centering
+from touchstone.model.scoring import RawScore
 from touchstone.settings import Settings, compose
 from touchstone.settings.data import SETS, SandboxData
-from touchstone.sources import sandbox
 from touchstone.statistics import Floats
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -173,14 +174,14 @@ def decide(
     world: World,
     build: Path,
     rewards: Rewards,
-    champion: tuple[judging.Champion, Rewards] | None,
+    champion: tuple[gate.Champion, Rewards] | None,
     settings: Settings | None = None,
-) -> judging.Decision:
+) -> gate.Decision:
     """The judge's decision on `build/artifact` with these rewards, in `decision` beside it."""
     models = {"artifact": rewards}
     if champion is not None:
         models[champion[0].artifact.name] = champion[1]
-    return judging.judge(
+    return gate.judge(
         build=build,
         state=world.build.parent / "state",
         output=build.parent / "decision",

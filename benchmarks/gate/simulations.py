@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.gate.worlds import World, draw
-from touchstone import gates, statistics
+from touchstone import statistics
+from touchstone.gate import checks as gates
 from touchstone.settings.gates import Gates
 
 RESERVED = 0.4

@@ -10,7 +10,7 @@ from scipy import optimize
 from scipy.stats import multivariate_normal, norm
 
 from touchstone import statistics
-from touchstone.gates import Pairs
+from touchstone.gate.checks import Pairs
 
 LARGE = 100_000
 """Pairs on which a world's temperature is fitted, so many that its error doesn't count."""

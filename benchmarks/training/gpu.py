@@ -27,10 +27,10 @@ from torch import Tensor
 from transformers import Qwen3Config, Qwen3ForSequenceClassification
 
 from benchmarks.training import worker, workloads
-from touchstone.attention import NAME, Packing, Span, attend
 from touchstone.groups import Comparison, Completion, Group, Message, make_group
-from touchstone.model import RewardModel
-from touchstone.templating import EncodedGroup, scoring_rule
+from touchstone.model.attention import NAME, Packing, Span, attend
+from touchstone.model.network import RewardModel
+from touchstone.model.templating import EncodedGroup, scoring_rule
 
 SHAPES = {
     "qwen3-0.6b": {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16},

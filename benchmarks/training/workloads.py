@@ -13,13 +13,13 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForSequenceClassification
 
-from touchstone.base import train_tokenizer
+from touchstone.data.sources import read_source
 from touchstone.groups import Comparison, Completion, Group, Message, judged_pairs, make_group
-from touchstone.model import RewardModel
+from touchstone.model.base import train_tokenizer
+from touchstone.model.network import RewardModel
+from touchstone.model.templating import EncodedGroup, encode_many, scoring_rule
 from touchstone.settings import compose
 from touchstone.settings.data import ArgumentData, TranscriptData
-from touchstone.sources import read_source
-from touchstone.templating import EncodedGroup, encode_many, scoring_rule
 
 MAX_TOKENS = 4096
 VOCABULARY = 8192

@@ -11,11 +11,11 @@ import pytest
 
 from tests.places import ROOT
 from touchstone import settings as settings_module
+from touchstone.data.sources import Quarantined, argilla, import_source
+from touchstone.data.sources.labels import hash_annotator
 from touchstone.errors import SourceError
 from touchstone.groups import Comparison, Group, judged_pairs
 from touchstone.settings.data import ArgillaData
-from touchstone.sources import Quarantined, argilla, import_source
-from touchstone.sources.labels import hash_annotator
 
 FIELDS = {"prompt": "Name a colour.", "response-1": "Blue.", "response-2": "Seven."}
 ANNE, BERT = "0b0ad1f6-7a2a-4d8f-9c59-0b1c7a0e6a11", "6f1b8f0e-31a4-4d5b-8a77-1c2d3e4f5a6b"

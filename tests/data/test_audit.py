@@ -16,15 +16,15 @@ from scipy import stats
 
 from tests.places import ROOT
 from touchstone import settings as settings_module
-from touchstone.audit import audit
-from touchstone.audit.__main__ import main
-from touchstone.audit.agreement import Votes, error_rate, krippendorff_alpha
-from touchstone.audit.bounds import log_p_above, log_p_below
-from touchstone.audit.words import find_phrases, split_words
+from touchstone.data.audit import audit
+from touchstone.data.audit.__main__ import main
+from touchstone.data.audit.agreement import Votes, error_rate, krippendorff_alpha
+from touchstone.data.audit.bounds import log_p_above, log_p_below
+from touchstone.data.audit.words import find_phrases, split_words
+from touchstone.data.sources import sandbox
 from touchstone.errors import DataError
 from touchstone.groups import Comparison, Completion, Group, Message, make_group, write_parquet
 from touchstone.settings.data import SandboxData
-from touchstone.sources import sandbox
 
 SETTINGS = settings_module.load(ROOT / "params.yaml")
 

@@ -18,11 +18,11 @@ from typer.testing import CliRunner
 
 from tests.places import ROOT
 from tests.worlds.tiny import make_tiny_base
-from touchstone import cli
-from touchstone.data_page.difference import Difference, Leak, compare
+from touchstone.cli import main
+from touchstone.data.difference import Difference, Leak, compare
 from touchstone.errors import DataError, PipelineError
 from touchstone.groups import Comparison, Completion, Group, Message, judged_pairs, make_group, write_parquet
-from touchstone.pipeline import dvc, versions, workspace
+from touchstone.pipeline import data_versions, dvc, workspace
 from touchstone.settings.data import SETS
 
 WON, LOST, TIED = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
@@ -200,24 +200,24 @@ def test_a_revision_is_brought_from_the_cache_and_leaves_nothing_behind(tmp_path
     commit(root, "nothing yet")
     kept, gone, new = (make(name, WON) for name in ("kept", "gone", "new"))
     lay(root / "data", {"train": [kept, gone]})
-    for stage in versions.STAGES:
+    for stage in data_versions.STAGES:
         dvc.repro(root, stage, log=tmp_path / "log")
     commit(root, "results")
     workspace.git(root, "update-ref", f"{workspace.REFS}/20261121T000000Z-abc", "HEAD")
     shutil.rmtree(root / "build")
     lay(root / "build", {"train": [kept], "holdout": [new]})
 
-    found = versions.differ(root, "20261121T000000Z-abc")
+    found = data_versions.differ(root, "20261121T000000Z-abc")
     assert (found.groups_before, found.groups_after, found.added, found.removed) == (2, 2, 1, 1)
     assert workspace.git(root, "worktree", "list").count("\n") == 0
 
     with pytest.raises(PipelineError, match=r"HEAD~1 has no dvc\.lock"):
-        versions.differ(root, "HEAD~1")
+        data_versions.differ(root, "HEAD~1")
     with pytest.raises(PipelineError, match="nowhere is no folder with"):
-        versions.differ(root, "nowhere")
+        data_versions.differ(root, "nowhere")
     shutil.rmtree(root / ".dvc" / "cache")
     with pytest.raises(PipelineError, match="neither in the cache nor in a remote"):
-        versions.differ(root, "HEAD")
+        data_versions.differ(root, "HEAD")
     assert workspace.git(root, "worktree", "list").count("\n") == 0
 
 
@@ -233,18 +233,18 @@ def test_the_page_of_a_real_project_tells_what_changed_since_a_revision(
     workspace.git(root, "init", "--quiet")
     monkeypatch.chdir(root)
     runner = CliRunner()
-    for noise, stages in ((0.0, versions.STAGES), (0.3, (*versions.STAGES, "audit"))):
+    for noise, stages in ((0.0, data_versions.STAGES), (0.3, (*data_versions.STAGES, "audit"))):
         changes = ["data.groups=400", f"data.label_noise={noise}"]
         for command in (["configure", *changes], ["data", "import"]):
-            assert runner.invoke(cli.app, command).exit_code == 0
+            assert runner.invoke(main.app, command).exit_code == 0
         for stage in stages:
             dvc.repro(root, stage, log=tmp_path / "log")
         commit(root, f"noise {noise}")
     make_tiny_base(root / "build" / "base", vocabulary=300)
 
-    said = runner.invoke(cli.app, ["data", "page", "--previous", "HEAD~1"])
+    said = runner.invoke(main.app, ["data", "page", "--previous", "HEAD~1"])
     assert said.output.endswith("data page: build/data_page_difference/index.html\n"), said.output
-    found = versions.differ(root, "HEAD~1")
+    found = data_versions.differ(root, "HEAD~1")
     assert (found.groups_before, found.groups_after, found.added, found.leaked) == (400, 400, 0, 0)
     assert 0.2 < found.flipped / found.pairs < 0.4
     page = (root / "build" / "data_page_difference" / "index.html").read_text()
@@ -263,11 +263,11 @@ def test_the_command_compares_folders_for_people_and_for_programs(
     lay(tmp_path / "old", {"train": [make("kept", WON)]})
     lay(tmp_path / "build", {"train": [make("kept", LOST), hostile]})
     runner = CliRunner()
-    told = runner.invoke(cli.app, ["data", "diff", "old"])
+    told = runner.invoke(main.app, ["data", "diff", "old"])
     assert told.exit_code == 0
     assert "1 groups before, 2 after" in told.output
     assert "\x1b" not in told.output
     assert "␛[31mred⟨U+202E⟩" in told.output
-    answer = json.loads(runner.invoke(cli.app, ["data", "diff", "old", "build", "--json"]).output)
+    answer = json.loads(runner.invoke(main.app, ["data", "diff", "old", "build", "--json"]).output)
     assert answer["flipped"] == 1
     assert answer.keys() == set(Difference.__slots__)

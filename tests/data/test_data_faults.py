@@ -25,6 +25,11 @@ import pytest
 
 from tests.places import ROOT
 from touchstone import settings as settings_module
+from touchstone.data.sources import ImportSummary, import_source
+from touchstone.data.sources.rows import MAX_LINE
+from touchstone.data.splits import split_groups
+from touchstone.data.validation.__main__ import main as validate_stage
+from touchstone.data.validation.run import Outcome, validate
 from touchstone.errors import QuarantineError, SourceError, StageError, ValidationError
 from touchstone.groups import Comparison, Completion, Group, Message, make_group, read_jsonl, read_parquet, to_line
 from touchstone.pipeline import data as data_module
@@ -32,11 +37,6 @@ from touchstone.pipeline import dvc, runs, workspace
 from touchstone.pipeline.dvc import How
 from touchstone.settings import Settings
 from touchstone.settings.data import SETS
-from touchstone.sources import ImportSummary, import_source
-from touchstone.sources.rows import MAX_LINE
-from touchstone.splits import split_groups
-from touchstone.validation.__main__ import main as validate_stage
-from touchstone.validation.run import Outcome, validate
 
 GOOD = {"prompt": "Name a colour.", "chosen": "Blue.", "rejected": "Seven."}
 

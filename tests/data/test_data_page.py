@@ -18,15 +18,15 @@ from hypothesis import strategies as st
 from tests.places import ROOT
 from tests.worlds.tiny import make_tiny_base
 from touchstone import settings as settings_module
-from touchstone.data_page import __main__ as stage
-from touchstone.data_page import sets
-from touchstone.data_page.difference import Difference, Drift, Leak
-from touchstone.data_page.page import Content, read, render
-from touchstone.data_page.set_aside import Example, Reason
+from touchstone.data.difference import Difference, Drift, Leak
+from touchstone.data.page import __main__ as stage
+from touchstone.data.page import sets
+from touchstone.data.page.page import Content, read, render
+from touchstone.data.page.set_aside import Example, Reason
 from touchstone.errors import DataError
-from touchstone.files import write_json
 from touchstone.groups import Comparison, Completion, Group, Message, make_group, to_line, write_parquet
 from touchstone.pages.text import cell, visible
+from touchstone.runtime.files import write_json
 from touchstone.settings.data import SETS
 
 LONG = "word " * 400

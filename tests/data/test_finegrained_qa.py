@@ -10,9 +10,9 @@ import pytest
 
 from tests.places import REAL_DATA, ROOT
 from touchstone import settings as settings_module
+from touchstone.data.sources import Quarantined, finegrained_qa
 from touchstone.groups import Group, judged_pairs
 from touchstone.settings.data import FinegrainedQaData
-from touchstone.sources import Quarantined, finegrained_qa
 
 REAL = REAL_DATA / "finegrained-qa"
 GOOD: dict[str, Any] = {

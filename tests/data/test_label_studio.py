@@ -10,10 +10,10 @@ import pytest
 
 from tests.places import ROOT
 from touchstone import settings as settings_module
+from touchstone.data.sources import Quarantined, import_source, label_studio
+from touchstone.data.sources.labels import hash_annotator
 from touchstone.groups import Comparison, Group, judged_pairs
 from touchstone.settings.data import LabelStudioData
-from touchstone.sources import Quarantined, import_source, label_studio
-from touchstone.sources.labels import hash_annotator
 
 DATA = {"prompt": "Name a colour.", "answer1": "Blue.", "answer2": "Seven."}
 

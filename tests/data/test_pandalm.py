@@ -11,9 +11,9 @@ import pytest
 
 from tests.places import REAL_DATA, ROOT
 from touchstone import settings as settings_module
+from touchstone.data.sources import Quarantined, pandalm
 from touchstone.groups import Group, Message, judged_pairs
 from touchstone.settings.data import PandalmData
-from touchstone.sources import Quarantined, pandalm
 
 REAL = REAL_DATA / "pandalm"
 GOOD = {

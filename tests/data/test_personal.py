@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from touchstone.data.personal import KINDS, count, found, redact_group, redacted
 from touchstone.groups import Comparison, Completion, Group, Message, make_group
-from touchstone.personal import KINDS, count, found, redact_group, redacted
 
 MANY = hypothesis_settings(max_examples=300, deadline=None)
 

@@ -11,11 +11,11 @@ import pytest
 
 from benchmarks.poison import ODD, examine
 from tests.places import ROOT
+from touchstone.data.sources import sandbox
 from touchstone.errors import SettingsError
 from touchstone.groups import Group, to_line
 from touchstone.settings import load
 from touchstone.settings.data import SandboxData
-from touchstone.sources import sandbox
 
 DATA = load(ROOT / "params.yaml").data.model_dump()
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from tests.places import REAL_DATA, ROOT
 from touchstone import settings as settings_module
+from touchstone.data.sources import Quarantined, ranked
 from touchstone.groups import Group, Message, judged_pairs, prompt_digest
 from touchstone.settings.data import RankedData
-from touchstone.sources import Quarantined, ranked
 
 REAL = REAL_DATA / "oasst-rank-zh"
 GOOD: dict[str, Any] = {

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from tests.places import REAL_DATA, ROOT
 from touchstone import settings as settings_module
+from touchstone.data.sources import Quarantined, rated
 from touchstone.groups import Comparison, Group, Message, judged_pairs
 from touchstone.settings.data import RatedData
-from touchstone.sources import Quarantined, rated
 
 REAL = REAL_DATA / "topical-chat"
 

@@ -24,13 +24,13 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from tests.worlds.reader_rows import CASES, SECRET, Case, json_lines
-from touchstone import sources
+from touchstone.data import sources
+from touchstone.data.hygiene import clean_group
+from touchstone.data.sources import Quarantined, read_source
+from touchstone.data.sources.ukpconvarg1 import ARCHIVES
 from touchstone.errors import SourceError
 from touchstone.groups import Group, from_record, to_line
-from touchstone.hygiene import clean_group
 from touchstone.settings.data import Data
-from touchstone.sources import Quarantined, read_source
-from touchstone.sources.ukpconvarg1 import ARCHIVES
 
 ODD: list[Any] = [10**400, -(10**400), 1.7e308, -1.7e308, 1e-320, math.nan, math.inf, -0.0, 2**53, True, None]
 ODD += [

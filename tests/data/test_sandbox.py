@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from touchstone.baselines import LinearBaseline, bayes_optimal, longer_wins
+from touchstone.data.sources import sandbox
+from touchstone.evaluation.baselines import LinearBaseline, bayes_optimal, longer_wins
 from touchstone.groups import Group, judged_pairs, to_line
 from touchstone.settings.data import SandboxData
-from touchstone.sources import sandbox
 
 KNOBS: dict[str, Any] = {
     "source": "sandbox",

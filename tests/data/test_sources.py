@@ -14,13 +14,13 @@ import pytest
 
 from tests.places import REAL_DATA, ROOT
 from touchstone import settings as settings_module
+from touchstone.data.sources import Quarantined, hh_rlhf, import_source, preference
+from touchstone.data.sources.rows import MAX_LINE
 from touchstone.errors import QuarantineError, SourceError
-from touchstone.files import digest_folder
 from touchstone.groups import Group, Message, judged_pairs, read_jsonl
+from touchstone.runtime.files import digest_folder
 from touchstone.settings import Settings
 from touchstone.settings.data import PreferenceData, TranscriptData
-from touchstone.sources import Quarantined, hh_rlhf, import_source, preference
-from touchstone.sources.rows import MAX_LINE
 
 GOOD = {"prompt": "Name a colour.", "chosen": "Blue.", "rejected": "Seven."}
 
@@ -214,7 +214,7 @@ def test_a_hub_that_cannot_be_reached_is_one_sentence_and_fast(tmp_path: Path) -
     code = (
         "from pathlib import Path\n"
         "from touchstone.settings.data import PreferenceData as P\n"
-        "from touchstone.sources import preference\n"
+        "from touchstone.data.sources import preference\n"
         "list(preference.read(P(source='preference', name='x', path='nobody/nothing'), Path('.')))"
     )
     answer = subprocess.run(

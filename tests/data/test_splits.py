@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.places import ROOT
+from touchstone.data.splits import assign, is_held_out, main, place, split_groups
 from touchstone.errors import DataError, SplitError
 from touchstone.groups import (
     Comparison,
@@ -25,7 +26,6 @@ from touchstone.groups import (
     write_parquet,
 )
 from touchstone.settings.data import SETS, Split
-from touchstone.splits import assign, is_held_out, main, place, split_groups
 
 SHARES = dict.fromkeys(SETS, 0.1) | {"train": 0.4}
 SPLIT = Split(salt="s", near_duplicate=0.8, held_out_annotators=0.0, shares=SHARES)

@@ -10,12 +10,12 @@ import pytest
 
 from tests.places import REAL_DATA, ROOT
 from touchstone import settings as settings_module
+from touchstone.data.sources import Quarantined, ukpconvarg1
+from touchstone.data.sources.labels import hash_annotator
+from touchstone.data.sources.ukpconvarg1 import ARCHIVES
 from touchstone.errors import SourceError
 from touchstone.groups import Comparison, Group, judged_pairs
 from touchstone.settings.data import SETS, ArgumentData
-from touchstone.sources import Quarantined, ukpconvarg1
-from touchstone.sources.labels import hash_annotator
-from touchstone.sources.ukpconvarg1 import ARCHIVES
 
 REAL = REAL_DATA / "ukpconvarg1"
 HEADER = "#id\tlabel\ta1\ta2\n"

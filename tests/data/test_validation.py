@@ -13,8 +13,12 @@ import polars as pl
 import pytest
 
 from tests.places import ROOT
+from touchstone.data.validation.__main__ import main
+from touchstone.data.validation.expectations import Check, Suites
+from touchstone.data.validation.facts import has_cycle, normal_form
+from touchstone.data.validation.run import SetAside
+from touchstone.data.validation.run import validate as validate_file
 from touchstone.errors import DataError, ValidationError
-from touchstone.files import digest_folder
 from touchstone.groups import (
     Comparison,
     Completion,
@@ -26,12 +30,8 @@ from touchstone.groups import (
     to_line,
     to_record,
 )
+from touchstone.runtime.files import digest_folder
 from touchstone.settings.data import Validation
-from touchstone.validation.__main__ import main
-from touchstone.validation.expectations import Check, Suites
-from touchstone.validation.facts import has_cycle, normal_form
-from touchstone.validation.run import SetAside
-from touchstone.validation.run import validate as validate_file
 
 SETTINGS = Validation(
     min_groups=20, min_comparisons=20, max_quarantine_share=0.2, max_contradiction_share=0.1, personal_data="report"
@@ -138,7 +138,7 @@ def test_of_duplicates_the_first_usable_one_is_kept() -> None:
 def test_many_blocks_in_processes_give_what_one_block_gives(monkeypatch: pytest.MonkeyPatch) -> None:
     groups = [*[group(number) for number in range(400)], group(7), group(500, ("same", "same"))]
     alone = validate(groups)
-    monkeypatch.setattr("touchstone.validation.run.PARQUET_BATCH", 20)
+    monkeypatch.setattr("touchstone.data.validation.run.PARQUET_BATCH", 20)
     together = validate(groups)
     assert together.kept == alone.kept
     assert together.set_aside == alone.set_aside

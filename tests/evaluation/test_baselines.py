@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from touchstone.baselines import LinearBaseline, bayes_optimal, longer_wins
+from touchstone.evaluation.baselines import LinearBaseline, bayes_optimal, longer_wins
 from touchstone.groups import Comparison, Completion, Group, Message, make_group
 
 

@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 from tests.places import ROOT
 from tests.worlds.sealed import make_tiny_artifact, make_tiny_groups
 from tests.worlds.tiny import make_tiny_base
-from touchstone.base import pin
-from touchstone.cross_fitting import (
+from touchstone.errors import GateError
+from touchstone.evaluation.cross_fitting import (
     POOLED,
     CrossFit,
     assign_folds,
@@ -37,10 +37,10 @@ from touchstone.cross_fitting import (
     read,
     write,
 )
-from touchstone.errors import GateError
-from touchstone.evaluation import differences
+from touchstone.evaluation.metrics import differences
 from touchstone.groups import Comparison, Completion, Group, Message, judged_pairs, make_group, write_parquet
-from touchstone.scoring import RawScore
+from touchstone.model.base import pin
+from touchstone.model.scoring import RawScore
 from touchstone.settings import Settings, dump, load, parse
 
 WORDS = ["how", "do", "I", "boil", "an", "egg", "water", "capital", "France", "kings", "yolk", "soft", "bad"]

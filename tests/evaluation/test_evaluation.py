@@ -14,12 +14,12 @@ import pytest
 
 from tests.places import ROOT
 from tests.worlds.sealed import make_tiny_groups, make_tiny_model
-from touchstone import evaluation as e
-from touchstone import sealing
 from touchstone.errors import DataError, ModelError
-from touchstone.files import canonical_json, digest_folder
+from touchstone.evaluation import metrics as e
 from touchstone.groups import Comparison, Completion, Group, Message, make_group, write_parquet
-from touchstone.scoring import RawScore
+from touchstone.model import sealing
+from touchstone.model.scoring import RawScore
+from touchstone.runtime.files import canonical_json, digest_folder
 from touchstone.statistics import Floats
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from touchstone import plots
+from touchstone.evaluation import pictures
 from touchstone.statistics import Interval
 
 RNG = np.random.default_rng(17)
@@ -19,27 +19,27 @@ CONFIDENCE = 0.5 + 0.5 * RNG.random(400)
 
 def accuracy() -> bytes:
     results = {"model": (0.78, Interval(0.75, 0.81)), "longer_wins": (0.41, Interval(0.35, 0.47))}
-    return plots.accuracy_chart(results, subject="400 validation prompts")
+    return pictures.accuracy_chart(results, subject="400 validation prompts")
 
 
 def calibration() -> bytes:
     correct = (DIFFERENCES > 0).astype(float)
-    return plots.reliability_diagram(CONFIDENCE, correct, error=0.04, null_error=0.05, subject="400 comparisons")
+    return pictures.reliability_diagram(CONFIDENCE, correct, error=0.04, null_error=0.05, subject="400 comparisons")
 
 
 def margins() -> bytes:
-    return plots.margin_histogram(DIFFERENCES, subject="400 comparisons")
+    return pictures.margin_histogram(DIFFERENCES, subject="400 comparisons")
 
 
 def lengths() -> bytes:
-    return plots.reward_against_length(
+    return pictures.reward_against_length(
         np.arange(400), DIFFERENCES, correlation=-0.1, subject="400 validation completions"
     )
 
 
 def curve() -> bytes:
     rows = [{"step": step, "loss": 1 / step, "accuracy": 0.5, "gradient_norm": 1.0} for step in range(1, 90)]
-    return plots.training_curve(rows, subject="reward-sandbox")
+    return pictures.training_curve(rows, subject="reward-sandbox")
 
 
 @pytest.mark.parametrize("draw", [accuracy, calibration, margins, lengths, curve])
@@ -54,8 +54,10 @@ def test_pictures_repeat_byte_for_byte_and_hold_ink(draw: Callable[[], bytes]) -
 
 
 def test_pictures_of_almost_nothing() -> None:
-    assert plots.accuracy_chart({"model": (1.0, Interval(0.2, 1.0))}, subject="1 prompt")
-    assert plots.reliability_diagram([0.5], [0.5], error=0.0, null_error=0.5, subject="1 comparison")
-    assert plots.margin_histogram([0.0, 0.0], subject="2 comparisons")
-    assert plots.reward_against_length([5, 5], [1.0, 1.0], correlation=None, subject="2 completions")
-    assert plots.training_curve([{"step": 1, "loss": 0.7, "accuracy": 0.5, "gradient_norm": 1.0}], subject="one step")
+    assert pictures.accuracy_chart({"model": (1.0, Interval(0.2, 1.0))}, subject="1 prompt")
+    assert pictures.reliability_diagram([0.5], [0.5], error=0.0, null_error=0.5, subject="1 comparison")
+    assert pictures.margin_histogram([0.0, 0.0], subject="2 comparisons")
+    assert pictures.reward_against_length([5, 5], [1.0, 1.0], correlation=None, subject="2 completions")
+    assert pictures.training_curve(
+        [{"step": 1, "loss": 0.7, "accuracy": 0.5, "gradient_norm": 1.0}], subject="one step"
+    )

@@ -22,16 +22,18 @@ from typer.testing import CliRunner
 
 from tests.places import ROOT
 from tests.worlds.sealed import make_tiny_artifact
-from touchstone import card, cli_models, judging
+from touchstone import gate
 from touchstone import settings as settings_module
+from touchstone.cli import models
+from touchstone.data.sources import Quarantined, read_source
 from touchstone.errors import DataError, ModelError, SourceError
+from touchstone.evaluation.benchmarks import BENCHMARKS, run, table
+from touchstone.evaluation.benchmarks.formulas import Score, Term, best_of_four, ties
+from touchstone.evaluation.benchmarks.intervals import interval, pseudo_values
 from touchstone.groups import Group
-from touchstone.reward_benchmarks import BENCHMARKS, run, table
-from touchstone.reward_benchmarks.formulas import Score, Term, best_of_four, ties
-from touchstone.reward_benchmarks.intervals import interval, pseudo_values
-from touchstone.scoring import RawScore
+from touchstone.model import card
+from touchstone.model.scoring import RawScore
 from touchstone.settings.data import BenchmarkData
-from touchstone.sources import Quarantined, read_source
 
 
 class ByText:
@@ -358,8 +360,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(root: Path, *words: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("TOUCHSTONE_ROOT", str(root))
     app = typer.Typer()
-    app.command()(cli_models.seal)
-    app.command()(cli_models.judge)
+    app.command()(models.seal)
+    app.command()(models.judge)
     return CliRunner().invoke(app, list(words))
 
 
@@ -385,7 +387,7 @@ def test_the_command_writes_results_rows_and_a_picture_and_leaves_the_ledger_alo
     assert value == pytest.approx(np.mean([best_of_four(rewards) for rewards in by_group]), abs=1e-6)
     pixels = imread(BytesIO(before["plot.png"]), format="png")[..., :3]
     assert 0.005 < (pixels.min(axis=2) < 0.9).mean() < 0.6
-    assert not judging.ledger_file(project / "runs").exists()
+    assert not gate.ledger_file(project / "runs").exists()
 
 
 @pytest.mark.parametrize(
@@ -405,7 +407,7 @@ def test_wrong_use_is_exit_code_2(project: Path, words: tuple[str, ...], monkeyp
 
 def test_every_source_of_benchmarks_has_its_formula() -> None:
     sources = BenchmarkData.model_fields["source"].annotation
-    assert set(BENCHMARKS) == set(sources.__args__) == set(cli_models.BenchmarkName.__args__)  # type: ignore[attr-defined,union-attr]
+    assert set(BENCHMARKS) == set(sources.__args__) == set(models.BenchmarkName.__args__)  # type: ignore[attr-defined,union-attr]
 
 
 def test_a_foreign_artifact_stands_where_the_judge_looks_and_everything_else_is_linked(
@@ -415,7 +417,7 @@ def test_a_foreign_artifact_stands_where_the_judge_looks_and_everything_else_is_
     for name in ("splits/holdout.parquet", "audit.json", "artifact/reward.json"):
         (build / name).parent.mkdir(parents=True, exist_ok=True)
         (build / name).write_text(name)
-    with cli_models.build_with(build, project / "build" / "artifact") as other:
+    with models.build_with(build, project / "build" / "artifact") as other:
         assert (other / "splits/holdout.parquet").read_text() == "splits/holdout.parquet"
         assert (other / "audit.json").read_text() == "audit.json"
         assert card.verify_digests(other / "artifact").digest == card.read(project / "build/artifact").digest

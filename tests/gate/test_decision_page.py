@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from touchstone import decision_page
-from touchstone.decision_page.bars import WIDTH, bar, scale
-from touchstone.evaluation import Row
-from touchstone.gates import Verdict
+from touchstone.evaluation.metrics import Row
+from touchstone.gate.checks import Verdict
+from touchstone.gate.page import pictures, render
+from touchstone.gate.page.bars import WIDTH, bar, scale
 
 EVIL = "<script>alert('x')</script><img src=http://evil.example/x onerror=1>&\"\x1b[2J\u202e\x00\u2028\ud800\u05d0"
 SPELT = "<script>alert('x')</script><img src=http://evil.example/x onerror=1>&\"␛[2J⟨U+202E⟩␀⟨U+2028⟩⟨U+D800⟩\u05d0"
@@ -171,7 +171,7 @@ def make_rows(count: int = 80) -> list[Row]:
 
 
 ROWS = make_rows()
-DRAWN = decision_page.pictures(ROWS, np.linspace(-3, 3, len(ROWS)), make_record())
+DRAWN = pictures(ROWS, np.linspace(-3, 3, len(ROWS)), make_record())
 
 
 class Page(HTMLParser):
@@ -208,7 +208,7 @@ class Page(HTMLParser):
 def show(record: dict[str, Any] | None = None, pairs: list[dict[str, Any]] | None = None) -> Page:
     found = make_record() if record is None else record
     drawn = DRAWN if found["metrics"]["holdout"] else {}
-    return Page(decision_page.render(found, [make_pair()] if pairs is None else pairs, drawn))
+    return Page(render(found, [make_pair()] if pairs is None else pairs, drawn))
 
 
 def test_the_verdict_and_its_sentence_come_first() -> None:
@@ -331,7 +331,7 @@ def test_long_texts_unfold_and_the_longest_are_cut() -> None:
 def test_the_page_stays_small_whatever_the_texts_hold() -> None:
     for text in ("\u202e" * 9_000, "<&\"'>" * 9_000, "\n" * 9_000):
         turns = [{"role": "user", "content": text}] * 30
-        html = decision_page.render(make_record(), [make_pair(prompt=turns, chosen=text, rejected=text)] * 20, DRAWN)
+        html = render(make_record(), [make_pair(prompt=turns, chosen=text, rejected=text)] * 20, DRAWN)
         assert len(html.encode()) < 1.7e6
 
 
@@ -356,7 +356,7 @@ def test_what_lies_behind_the_decision_stands_there() -> None:
 
 
 def test_a_page_from_a_file_loads_nothing_and_its_ids_are_its_own() -> None:
-    html = decision_page.render(make_record(), [make_pair()], DRAWN)
+    html = render(make_record(), [make_pair()], DRAWN)
     page = Page(html)
     loading = ("script", "link", "iframe", "object", "embed", "img", "image", "a", "form")
     assert not [tag for tag, _ in page.tags if tag in loading]
@@ -402,7 +402,7 @@ def test_hostile_text_is_shown_and_does_nothing() -> None:
         ]
         check["details"] = {EVIL: EVIL}
     hostile["libraries"] = hostile["model"]["files"] = hostile["seeds"] = {EVIL: EVIL}
-    html = decision_page.render(hostile, [evil(make_pair())], DRAWN)
+    html = render(hostile, [evil(make_pair())], DRAWN)
     html.encode()  # no half of a character is left
     page = Page(html)
     assert not [tag for tag, _ in page.tags if tag in ("script", "img")]
@@ -432,11 +432,11 @@ def test_every_verdict_has_a_page_even_without_measures(verdict: Verdict, policy
 def test_pictures_repeat_byte_for_byte_and_leave_out_what_can_not_be_drawn() -> None:
     assert tuple(DRAWN) == PICTURES
     one, record = ROWS[1:2], make_record()
-    alone = decision_page.pictures(one, None, record)
-    assert alone["margins.svg"] != decision_page.pictures(one, np.array([1.0]), record)["margins.svg"]
-    assert alone == decision_page.pictures(one, np.array([np.nan]), record)
+    alone = pictures(one, None, record)
+    assert alone["margins.svg"] != pictures(one, np.array([1.0]), record)["margins.svg"]
+    assert alone == pictures(one, np.array([np.nan]), record)
     nothing = make_record(metrics={"holdout": None, "confirm": None})
-    assert decision_page.pictures(ROWS, None, nothing) == {}
+    assert pictures(ROWS, None, nothing) == {}
 
 
 finite = st.floats(-1e9, 1e9, allow_nan=False)

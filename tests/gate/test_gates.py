@@ -9,11 +9,12 @@ import pytest
 
 from tests.places import ROOT
 from tests.worlds.evidence import DEFAULTS, LIMITS, assert_finite, good, pairs, world
-from touchstone import gates, settings
-from touchstone.card import Centering
+from touchstone import settings
 from touchstone.errors import SettingsError
-from touchstone.gates import Check, Pairs, Verdict
+from touchstone.gate import checks as gates
+from touchstone.gate.checks import Check, Pairs, Verdict
 from touchstone.groups import Message
+from touchstone.model.card import Centering
 from touchstone.settings.gates import Gates
 
 BASELINES = {"longer_wins": 0.55, "linear": 0.60}

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tests.worlds.evidence import LIMITS, assert_finite
-from touchstone import gates
-from touchstone.gates import Check, Pairs
+from touchstone.gate import checks
+from touchstone.gate.checks import Check, Pairs
 
 
 def noisy(
@@ -35,7 +35,7 @@ def test_the_ceiling_is_what_a_model_that_knows_the_truth_reads(error: float, co
     votes = np.full(6000, count)
     votes[:2000] = 2  # some pairs with two judges tell the noise
     model, ours, theirs = noisy(error, votes, skill=1.0)
-    check = gates.noise_ceiling(model, ours, theirs, LIMITS)
+    check = checks.noise_ceiling(model, ours, theirs, LIMITS)
     assert check.status == "pass"
     assert not check.required
     assert check.details["label_error"] == pytest.approx(error, abs=0.02)
@@ -49,7 +49,7 @@ def test_ceilings_by_hand() -> None:
         # Pairs with many agreeing judges would change the agreement, so each count has a share that leaves it at 0.68.
         ours, theirs, strengths = judged(count)
         model = Pairs([f"c{i:04d}" for i in range(len(ours))], np.ones(len(ours)), strengths, 1.0)
-        check = gates.noise_ceiling(model, ours, theirs, LIMITS)
+        check = checks.noise_ceiling(model, ours, theirs, LIMITS)
         assert check.details["agreement"] == pytest.approx(0.68)
         assert check.details["kappa"] == pytest.approx(0.36)
         assert check.details["label_error"] == pytest.approx(0.2)
@@ -72,11 +72,11 @@ def judged(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def test_a_model_that_knows_the_labels_themselves_is_flagged_and_does_not_gate() -> None:
-    check = gates.noise_ceiling(*noisy(0.2, np.full(1500, 2), oracle=True), LIMITS)
+    check = checks.noise_ceiling(*noisy(0.2, np.full(1500, 2), oracle=True), LIMITS)
     assert (check.status, check.value) == ("fail", 1.0)
     assert "too good" in check.reason
-    assert gates.verdict([check], []) is gates.Verdict.PROMOTE
-    without_noise = gates.noise_ceiling(*noisy(0.0, np.full(1500, 2), oracle=True), LIMITS)
+    assert checks.verdict([check], []) is checks.Verdict.PROMOTE
+    without_noise = checks.noise_ceiling(*noisy(0.0, np.full(1500, 2), oracle=True), LIMITS)
     assert (without_noise.status, without_noise.details["ceiling"]) == ("pass", 1.0)
     for found in (check, without_noise):
         assert_finite(found)
@@ -85,23 +85,23 @@ def test_a_model_that_knows_the_labels_themselves_is_flagged_and_does_not_gate()
 def test_the_ceilings_own_uncertainty_counts() -> None:
     """With 200 double judgements the ceiling is known to a few points only: perfect models are rarely flagged."""
     votes = np.where(np.arange(3000) < 220, 2, 1)
-    found = [gates.noise_ceiling(*noisy(0.25, votes, seed=seed, skill=1.0), LIMITS) for seed in range(25)]
+    found = [checks.noise_ceiling(*noisy(0.25, votes, seed=seed, skill=1.0), LIMITS) for seed in range(25)]
     assert all(check.details["ceiling_error"] > 0.015 for check in found)
     assert sum(check.status == "fail" for check in found) <= 2
 
 
 def test_without_enough_judges_or_agreement_there_is_no_ceiling() -> None:
-    few = gates.noise_ceiling(*noisy(0.2, np.where(np.arange(900) < 199, 2, 1)), LIMITS)
+    few = checks.noise_ceiling(*noisy(0.2, np.where(np.arange(900) < 199, 2, 1)), LIMITS)
     assert (few.status, few.n, few.required) == ("not_run", 199, False)
     assert "200 are needed" in few.reason
-    chance = gates.noise_ceiling(*noisy(0.5, np.full(1000, 2), seed=2), LIMITS)
+    chance = checks.noise_ceiling(*noisy(0.5, np.full(1000, 2), seed=2), LIMITS)
     if chance.status != "not_run":
         assert chance.details["label_error"] > 0.3
     model, ours, theirs = noisy(0.2, np.full(900, 2))
-    split = gates.noise_ceiling(model, np.ones(900), np.ones(900), LIMITS)
+    split = checks.noise_ceiling(model, np.ones(900), np.ones(900), LIMITS)
     assert split.status == "not_run"
     assert "chance" in split.reason
-    unknown = gates.noise_ceiling(model, np.full(900, np.nan), theirs, LIMITS)
+    unknown = checks.noise_ceiling(model, np.full(900, np.nan), theirs, LIMITS)
     assert unknown.status == "not_run"
     assert ours.sum() > 0
 
@@ -111,7 +111,7 @@ def test_without_enough_judges_or_agreement_there_is_no_ceiling() -> None:
 
 def seeds(*accuracies: float, candidate: int = 0) -> Check:
     found = {f"model {place}": value for place, value in enumerate(accuracies)}
-    return gates.run("seeds", lambda: gates.seeds(found, f"model {candidate}", LIMITS), required=False)
+    return checks.run("seeds", lambda: checks.seeds(found, f"model {candidate}", LIMITS), required=False)
 
 
 def test_seeds_warn_of_spread_and_of_the_best_of_several() -> None:
@@ -141,17 +141,17 @@ def test_fewer_than_three_seeds_say_nothing_and_nonsense_is_an_error() -> None:
 
 
 def test_what_nobody_measured_is_said_and_blocks_nothing() -> None:
-    check = gates.overoptimisation()
+    check = checks.overoptimisation()
     assert (check.status, check.required) == ("not_run", False)
     assert "gold reward" in check.reason
-    assert gates.verdict([check], []) is gates.Verdict.PROMOTE
+    assert checks.verdict([check], []) is checks.Verdict.PROMOTE
 
 
 def test_little_data_waits_for_a_person() -> None:
     for policy in ("strict", "refresh", "first_model"):
-        assert gates.unattended(LIMITS.model_copy(update={"policy": policy})) is None
-    check = gates.unattended(LIMITS.model_copy(update={"policy": "small_data"}))
+        assert checks.unattended(LIMITS.model_copy(update={"policy": policy})) is None
+    check = checks.unattended(LIMITS.model_copy(update={"policy": "small_data"}))
     assert (check.status, check.required) == ("undecided", True)
     assert "promote --override" in check.reason
-    assert gates.verdict([check], ["unattended"]) is gates.Verdict.INCONCLUSIVE
-    assert gates.needed([check]) is None
+    assert checks.verdict([check], ["unattended"]) is checks.Verdict.INCONCLUSIVE
+    assert checks.needed([check]) is None

@@ -12,8 +12,8 @@ from scipy import stats
 from scipy.special import expit
 
 from tests.worlds.evidence import LIMITS, assert_finite, pairs
-from touchstone import gates
-from touchstone.gates import Check, Completions, Pairs
+from touchstone.gate import checks
+from touchstone.gate.checks import Check, Completions, Pairs
 
 GROUPS = 1500
 
@@ -46,7 +46,7 @@ class World:
         )
         lengths = self.side(self.tokens, "chosen"), self.side(self.tokens, "rejected")
         pair_of = None if styles is None else (self.side(styles, "chosen"), self.side(styles, "rejected"))
-        return gates.run("length", lambda: gates.length(model, scored, *lengths, LIMITS, pair_of))
+        return checks.run("length", lambda: checks.length(model, scored, *lengths, LIMITS, pair_of))
 
 
 def part(check: Check, name: str) -> dict[str, float | int | str | None]:
@@ -214,10 +214,10 @@ def test_completions_that_nobody_judged_have_no_part_in_the_labels_correlation()
         np.concatenate([world.tokens.ravel(), np.full(GROUPS, 500.0)]),
         np.concatenate([wins, np.full(GROUPS, np.nan)]),
     )
-    first, second = (gates.length(model, one, *lengths, LIMITS) for one in (scored, extra))
+    first, second = (checks.length(model, one, *lengths, LIMITS) for one in (scored, extra))
     assert first.details["correlation_of_labels"] == second.details["correlation_of_labels"]
     assert first.value != second.value
-    nobody = gates.length(model, replace(scored, wins=np.full(2 * GROUPS, np.nan)), *lengths, LIMITS)
+    nobody = checks.length(model, replace(scored, wins=np.full(2 * GROUPS, np.nan)), *lengths, LIMITS)
     assert nobody.details["correlation_of_labels"] is None
 
 
@@ -245,15 +245,15 @@ def test_any_handful_of_rows_gives_finite_numbers(rows: list[tuple[float, ...]],
     scored = Completions([name for name in names for _ in range(2)], rewards.ravel(), tokens.ravel(), rewards.ravel())
     everything = {"axis=safety": np.ones(len(rows), dtype=bool), "axis=long": tokens[:, 0] > tokens[:, 1]}
     found = [
-        gates.length(model, scored, tokens[:, 0], tokens[:, 1], limits, (tokens[:, 0], tokens[:, 1])),
-        gates.slices(model, other, everything, [], limits),
-        gates.slices(model, None, everything, [], limits),
-        gates.noise_ceiling(model, tokens[:, 0], tokens[:, 1] - 1, limits),
-        gates.calibration(model, limits),
-        gates.floor(model, {"longer_wins": 0.5, "linear": 0.5}, limits),
+        checks.length(model, scored, tokens[:, 0], tokens[:, 1], limits, (tokens[:, 0], tokens[:, 1])),
+        checks.slices(model, other, everything, [], limits),
+        checks.slices(model, None, everything, [], limits),
+        checks.noise_ceiling(model, tokens[:, 0], tokens[:, 1] - 1, limits),
+        checks.calibration(model, limits),
+        checks.floor(model, {"longer_wins": 0.5, "linear": 0.5}, limits),
     ]
     if len(set(names)) > 1:
-        found.append(gates.champion(model, other, limits))
+        found.append(checks.champion(model, other, limits))
     for check in found:
         assert_finite(check)
 
@@ -263,16 +263,16 @@ def test_any_handful_of_rows_gives_finite_numbers(rows: list[tuple[float, ...]],
 
 @pytest.mark.parametrize(("wins", "needed"), [(0, 149), (1, 236), (2, 313), (3, 386)])
 def test_probes_need_the_prompts_of_the_specification(wins: int, needed: int) -> None:
-    assert gates.probes({"empty": (wins, needed)}, LIMITS).status == "pass"
-    short = gates.probes({"empty": (wins, needed - 1)}, LIMITS)
+    assert checks.probes({"empty": (wins, needed)}, LIMITS).status == "pass"
+    short = checks.probes({"empty": (wins, needed - 1)}, LIMITS)
     assert (short.status, short.needed) == ("undecided", 1)
-    few = gates.probes({"empty": (wins, 3 * 50 if wins == 3 else 100)}, LIMITS)
+    few = checks.probes({"empty": (wins, 3 * 50 if wins == 3 else 100)}, LIMITS)
     assert few.status == ("fail" if wins == 3 and 3 / 150 > 0.02 else "undecided")
     assert few.needed == needed - (150 if wins == 3 else 100)
 
 
 def test_one_probe_that_wins_too_often_is_enough_to_fail() -> None:
-    check = gates.probes({"empty": (0, 400), "refusal": (9, 400), "cut": (3, 400)}, LIMITS)
+    check = checks.probes({"empty": (0, 400), "refusal": (9, 400), "cut": (3, 400)}, LIMITS)
     assert check.status == "fail"
     assert "refusal (2.2%)" in check.reason
     assert check.value == 9 / 400
@@ -287,25 +287,25 @@ def test_one_probe_that_wins_too_often_is_enough_to_fail() -> None:
         "upper": check.interval[1],
         "limit": 0.02,
     }
-    assert gates.probes({"refusal": (8, 400)}, LIMITS).status == "undecided"
+    assert checks.probes({"refusal": (8, 400)}, LIMITS).status == "undecided"
 
 
 def test_variants_of_the_answer_have_a_limit_of_their_own() -> None:
     wins = {"empty": (0, 400), "twice": (25, 400)}
-    assert gates.probes(wins, LIMITS).status == "fail"
-    check = gates.probes(wins, LIMITS, variants=["twice"])
+    assert checks.probes(wins, LIMITS).status == "fail"
+    check = checks.probes(wins, LIMITS, variants=["twice"])
     assert (check.status, [row["limit"] for row in check.table]) == ("pass", [0.02, 0.10])
-    assert gates.probes({**wins, "twice": (41, 400)}, LIMITS, variants=["twice"]).status == "fail"
+    assert checks.probes({**wins, "twice": (41, 400)}, LIMITS, variants=["twice"]).status == "fail"
 
 
 def test_probes_that_were_not_asked_are_undecided_or_an_error() -> None:
-    check = gates.probes({"empty": (0, 0), "cut": (0, 400)}, LIMITS)
+    check = checks.probes({"empty": (0, 0), "cut": (0, 400)}, LIMITS)
     assert (check.status, check.needed) == ("undecided", 149)
     assert check.table[0]["rate"] is None
     for broken in ({}, {"empty": (5, 4)}, {"empty": (-1, 4)}):
         with pytest.raises(ValueError, match="no probe was scored"):
-            gates.probes(broken, LIMITS)
-    assert gates.probes({"empty": (400, 400)}, LIMITS).status == "fail"
+            checks.probes(broken, LIMITS)
+    assert checks.probes({"empty": (400, 400)}, LIMITS).status == "fail"
 
 
 def test_pairs_of_a_mask() -> None:

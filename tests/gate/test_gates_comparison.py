@@ -12,8 +12,8 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from tests.worlds.evidence import LIMITS, assert_finite, good, pairs, world
-from touchstone import gates
-from touchstone.gates import Check, Pairs
+from touchstone.gate import checks
+from touchstone.gate.checks import Check, Pairs
 from touchstone.settings.gates import Gates
 
 REFRESH = LIMITS.model_copy(update={"policy": "refresh"})
@@ -29,7 +29,7 @@ def flip(model: Pairs, worse: int, better: int = 0) -> Pairs:
 
 
 def champion(candidate: Pairs, other: Pairs | None, limits: Gates = LIMITS) -> Check:
-    return gates.run("champion", lambda: gates.champion(candidate, other, limits))
+    return checks.run("champion", lambda: checks.champion(candidate, other, limits))
 
 
 # --- superiority -----------------------------------------------------------------------------------------------------
@@ -212,9 +212,9 @@ def test_other_rows_are_an_error_and_never_a_comparison() -> None:
     for strangers in (other, relabelled):
         assert champion(old, strangers).status == "error"
         with pytest.raises(ValueError, match="same rows"):
-            gates.slices(old, strangers, everything, [], LIMITS)
+            checks.slices(old, strangers, everything, [], LIMITS)
         with pytest.raises(ValueError, match="same rows"):
-            gates.confirm(old, strangers, 0.5, LIMITS)
+            checks.confirm(old, strangers, 0.5, LIMITS)
 
 
 @pytest.mark.parametrize("limits", [LIMITS, REFRESH], ids=["strict", "refresh"])
@@ -312,15 +312,15 @@ def test_a_loss_of_exactly_the_margin_is_rarely_a_refresh() -> None:
 
 def test_the_confirm_repeat_asks_for_the_same_thing_by_its_estimate() -> None:
     model = good(clusters=200)
-    accuracy = gates.confirm(model, None, 0.5, LIMITS).value
-    assert gates.confirm(model, None, accuracy - 1e-9, LIMITS).status == "pass"
-    assert gates.confirm(model, None, accuracy, LIMITS).status == "fail"
-    assert gates.confirm(flip(model, 0, 1), model, 0.5, LIMITS).status == "pass"
-    assert gates.confirm(model, model, 0.5, LIMITS).status == "fail"
-    assert gates.confirm(flip(model, 0, 1), model, accuracy + 0.2, LIMITS).status == "fail"
-    assert gates.confirm(flip(model, 1), model, 0.5, REFRESH).status == "pass"
-    assert gates.confirm(flip(model, 2), model, 0.5, REFRESH).status == "fail"
-    found = gates.confirm(flip(model, 1), model, 0.5, REFRESH)
+    accuracy = checks.confirm(model, None, 0.5, LIMITS).value
+    assert checks.confirm(model, None, accuracy - 1e-9, LIMITS).status == "pass"
+    assert checks.confirm(model, None, accuracy, LIMITS).status == "fail"
+    assert checks.confirm(flip(model, 0, 1), model, 0.5, LIMITS).status == "pass"
+    assert checks.confirm(model, model, 0.5, LIMITS).status == "fail"
+    assert checks.confirm(flip(model, 0, 1), model, accuracy + 0.2, LIMITS).status == "fail"
+    assert checks.confirm(flip(model, 1), model, 0.5, REFRESH).status == "pass"
+    assert checks.confirm(flip(model, 2), model, 0.5, REFRESH).status == "fail"
+    found = checks.confirm(flip(model, 1), model, 0.5, REFRESH)
     assert (found.details, found.n) == ({"difference": pytest.approx(-0.005), "pairs": 200}, 200)
 
 
@@ -347,7 +347,7 @@ def test_a_regression_in_one_slice_is_found_though_the_whole_is_better() -> None
     new = replace(old, differences=old.differences.copy())
     new.differences[[*hurt, *helped]] *= -1
     assert champion(new, old).status == "pass"
-    check = gates.slices(new, old, masks, ["axis=safety"], LIMITS)
+    check = checks.slices(new, old, masks, ["axis=safety"], LIMITS)
     assert check.status == "fail"
     assert "source=a" in check.reason
     assert "source=b" not in check.reason
@@ -366,7 +366,7 @@ def test_p_values_are_students_against_the_margin_together_by_holm() -> None:
     sizes = {"a": 300, "b": 300, "c": 300}
     masks = cut(900, **{f"turns_{name}": size for name, size in sizes.items()})
     new = flip(old, 22, 5)
-    check = gates.slices(new, old, masks, ["axis=safety"], LIMITS)
+    check = checks.slices(new, old, masks, ["axis=safety"], LIMITS)
     gains = 0.5 * (np.sign(new.differences) - np.sign(old.differences))
     raw = [
         stats.ttest_1samp(gains[mask], -0.03, alternative="less").pvalue
@@ -381,7 +381,7 @@ def test_p_values_are_students_against_the_margin_together_by_holm() -> None:
 @pytest.mark.parametrize(("worse", "status"), [(11, "warn"), (12, "fail")])
 def test_a_regression_is_tested_at_the_slice_error(worse: int, status: str) -> None:
     old = good(clusters=1000)
-    check = gates.slices(flip(old, worse), old, cut(1000, turns_a=200), ["axis=safety"], LIMITS)
+    check = checks.slices(flip(old, worse), old, cut(1000, turns_a=200), ["axis=safety"], LIMITS)
     assert check.status == status
     assert (0.025 < row(check, "turns=a")["p"] <= 0.05) == (status == "fail")
 
@@ -390,14 +390,14 @@ def test_the_bounds_of_an_accuracy_stay_between_nothing_and_everything() -> None
     clusters = [f"c{i:03d}" for i in range(200)]
     for sign in (1.0, -1.0):
         model = pairs(np.where(np.arange(200) == 0, -sign, sign), clusters)
-        found = row(gates.slices(model, None, cut(200, turns_a=200), [], LIMITS), "turns=a")
+        found = row(checks.slices(model, None, cut(200, turns_a=200), [], LIMITS), "turns=a")
         assert 0 <= found["accuracy_low"] < found["accuracy"] < found["accuracy_high"] <= 1
 
 
 def test_bounds_of_a_slice_are_one_sided_95_percent() -> None:
     old = good(clusters=500)
     new = flip(old, 20, 30)
-    check = gates.slices(new, old, cut(500, axis_all=500), ["axis=safety"], LIMITS)
+    check = checks.slices(new, old, cut(500, axis_all=500), ["axis=safety"], LIMITS)
     found = row(check, "axis=all")
     gains = 0.5 * (np.sign(new.differences) - np.sign(old.differences))
     assert (found["low"], found["high"]) == pytest.approx(stats.t.interval(0.9, 499, gains.mean(), stats.sem(gains)))
@@ -409,7 +409,7 @@ def test_bounds_of_a_slice_are_one_sided_95_percent() -> None:
 
 def test_a_slice_is_made_of_prompts_and_not_of_pairs() -> None:
     model = good(clusters=60, per_cluster=20)
-    check = gates.slices(model, model, {"axis=all": np.ones(1200, dtype=bool)}, ["axis=safety"], LIMITS)
+    check = checks.slices(model, model, {"axis=all": np.ones(1200, dtype=bool)}, ["axis=safety"], LIMITS)
     assert check.status == "not_run"
     assert (row(check, "axis=all")["clusters"], row(check, "axis=all")["status"]) == (60, "printed")
 
@@ -418,7 +418,7 @@ def test_small_slices_are_printed_and_smaller_ones_hidden() -> None:
     model = good(clusters=1000)
     masks = cut(1000, turns_a=29, turns_b=30, turns_c=99, turns_d=100, turns_e=742)
     masks["turns=none"] = np.zeros(1000, dtype=bool)
-    check = gates.slices(flip(model, 300), model, masks, ["axis=safety"], LIMITS)
+    check = checks.slices(flip(model, 300), model, masks, ["axis=safety"], LIMITS)
     assert {found["slice"]: found["status"] for found in check.table} == {
         "turns=b": "printed",
         "turns=c": "printed",
@@ -444,7 +444,7 @@ def test_a_critical_slice_must_be_shown_to_be_no_worse(clusters: int, worse: int
     old = good(clusters=1000)
     masks = cut(1000, axis_safety=clusters)
     assert (old.differences[:clusters] > 0).sum() >= worse
-    check = gates.slices(flip(old, worse, better), old, masks, [], LIMITS)
+    check = checks.slices(flip(old, worse, better), old, masks, [], LIMITS)
     assert check.status == row(check, "axis=safety")["status"] == status
     if status == "undecided":
         assert "axis=safety" in check.reason
@@ -455,9 +455,9 @@ def test_a_critical_slice_must_be_shown_to_be_no_worse(clusters: int, worse: int
 
 def test_a_critical_slice_that_the_holdout_lacks_is_undecided_unless_nobody_has_it() -> None:
     model, everything = good(), {"axis=all": np.ones(1000, dtype=bool)}
-    lacking = gates.slices(model, model, everything, [], LIMITS)
+    lacking = checks.slices(model, model, everything, [], LIMITS)
     assert (lacking.status, lacking.needed) == ("undecided", 385)
-    absent = gates.slices(model, model, everything, ["axis=safety"], LIMITS)
+    absent = checks.slices(model, model, everything, ["axis=safety"], LIMITS)
     assert absent.status == "warn"
     assert row(absent, "axis=safety")["status"] == "printed"
     assert "no axis=safety" in absent.reason
@@ -468,7 +468,7 @@ def test_a_critical_slice_that_the_holdout_lacks_is_undecided_unless_nobody_has_
 def test_a_first_model_shows_accuracies_and_may_not_be_worse_than_guessing_anywhere() -> None:
     model = good(clusters=1000)
     masks = cut(1000, axis_safety=200, axis_other=800)
-    check = gates.slices(model, None, masks, [], LIMITS)
+    check = checks.slices(model, None, masks, [], LIMITS)
     assert (check.status, check.threshold) == ("warn", 0.5)
     assert "axis=safety (200 prompts)" in check.reason
     found = row(check, "axis=safety")
@@ -479,20 +479,20 @@ def test_a_first_model_shows_accuracies_and_may_not_be_worse_than_guessing_anywh
     differences[:200] *= -1
     inverted = replace(model, differences=differences)
     for other in (None, inverted):
-        assert gates.slices(inverted, other, masks, [], LIMITS).status == "fail"
+        assert checks.slices(inverted, other, masks, [], LIMITS).status == "fail"
 
 
 def test_nothing_declared_passes_and_a_wrong_mask_is_an_error() -> None:
     model = good()
     nothing = LIMITS.model_copy(update={"slices": [], "critical_slices": []})
-    assert gates.slices(model, model, {}, [], nothing).status == "pass"
+    assert checks.slices(model, model, {}, [], nothing).status == "pass"
     with pytest.raises(ValueError, match="mask"):
-        gates.slices(model, model, {"axis=all": np.ones(999, dtype=bool)}, [], LIMITS)
+        checks.slices(model, model, {"axis=all": np.ones(999, dtype=bool)}, [], LIMITS)
 
 
 def test_a_slice_in_which_every_prompt_got_worse_fails_without_any_spread() -> None:
     clusters = [f"c{i:03d}" for i in range(600)]
-    check = gates.slices(
+    check = checks.slices(
         pairs(-np.ones(600), clusters), pairs(np.ones(600), clusters), cut(600, axis_safety=400), [], LIMITS
     )
     assert check.status == "fail"
@@ -504,7 +504,7 @@ def test_labelled_ties_are_in_no_slice() -> None:
     differences, clusters = world(600)
     strengths = np.where(np.arange(600) < 200, 0.5, 1.0)
     model = Pairs(clusters, differences, strengths, 1.0)
-    check = gates.slices(model, model, cut(600, axis_safety=300, axis_other=300), [], LIMITS)
+    check = checks.slices(model, model, cut(600, axis_safety=300, axis_other=300), [], LIMITS)
     assert (row(check, "axis=safety")["clusters"], row(check, "axis=other")["clusters"]) == (100, 300)
 
 
@@ -518,14 +518,14 @@ def test_a_loss_of_the_margin_everywhere_is_rarely_a_regression_somewhere() -> N
     for _ in range(80):
         kind = rng.choice(3, 3000, p=[0.085, 0.8, 0.115])
         old, new = np.where(kind == 0, -1.0, 1.0), np.where(kind == 2, -1.0, 1.0)
-        failed += gates.slices(pairs(new, names), pairs(old, names), masks, ["axis=safety"], LIMITS).status == "fail"
+        failed += checks.slices(pairs(new, names), pairs(old, names), masks, ["axis=safety"], LIMITS).status == "fail"
     assert failed <= 80 * 0.05 + 2.5 * np.sqrt(80 * 0.05 * 0.95)
 
 
 def test_each_further_look_at_the_same_models_halves_the_error_it_may_make() -> None:
     old = good(clusters=1000)
     better = flip(old, 0, 20)
-    first, third = (gates.champion(better, old, LIMITS, look) for look in (1, 3))
+    first, third = (checks.champion(better, old, LIMITS, look) for look in (1, 3))
     assert first.details["bounds_level"] == pytest.approx(0.975)
     assert third.details["bounds_level"] == pytest.approx(1 - 0.025 / 4)
     assert third.interval[0] < first.interval[0]

@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 
 from tests.worlds.evidence import LIMITS, good, pairs
-from touchstone import gates
-from touchstone.card import Centering
-from touchstone.gates import Check, Completions, Pairs
-from touchstone.scoring import Score
+from touchstone.gate import checks
+from touchstone.gate.checks import Check, Completions, Pairs
+from touchstone.model.card import Centering
+from touchstone.model.scoring import Score
 
 FILE = Path(__file__).with_name("gates_record.json")
 DIGITS = 7
@@ -78,7 +78,7 @@ def served(shift: float = 0.0, truncated: bool = False) -> list[Score]:
 
 def parity(answers: list[Score], **answered: str) -> Check:
     said = {"model": "m", "version": "1", **answered}
-    return gates.serving_parity(
+    return checks.serving_parity(
         served(), answers, precision="fp32", spread=2.0, limits=LIMITS, expected={"model": "m", "version": "1"},
         answered=said,
     )  # fmt: skip
@@ -94,7 +94,7 @@ def leak(**changes: Any) -> Check:
         "adopted": False,
         "limits": LIMITS,
     }
-    return gates.leakage(**{**given, **changes})
+    return checks.leakage(**{**given, **changes})
 
 
 def cases() -> dict[str, Callable[[], Check]]:
@@ -109,84 +109,88 @@ def cases() -> dict[str, Callable[[], Check]]:
     wins = {"empty": (0, 400), "colon": (5, 400), "twice": (12, 400)}
     many = {"empty": (0, 400), "refusal": (1, 400)}
     return {
-        "evidence, enough": lambda: gates.evidence(three, worse(three, 30), FEW),
-        "evidence, first": lambda: gates.evidence(three, None, LIMITS),
-        "evidence, one pair each": lambda: gates.evidence(model, None, LIMITS),
-        "floor, pass": lambda: gates.floor(model, {"longer_wins": 0.5, "linear": 0.55}, LIMITS),
-        "floor, length": lambda: gates.floor(three, {"longer_wins": 0.7, "linear": 0.55}, FEW),
-        "floor, words": lambda: gates.floor(three, {"longer_wins": 0.5, "linear": 0.95}, FEW),
-        "floor, few": lambda: gates.floor(three, {"longer_wins": 0.5, "linear": 0.5}, LIMITS),
-        "floor, just enough": lambda: gates.floor(
+        "evidence, enough": lambda: checks.evidence(three, worse(three, 30), FEW),
+        "evidence, first": lambda: checks.evidence(three, None, LIMITS),
+        "evidence, one pair each": lambda: checks.evidence(model, None, LIMITS),
+        "floor, pass": lambda: checks.floor(model, {"longer_wins": 0.5, "linear": 0.55}, LIMITS),
+        "floor, length": lambda: checks.floor(three, {"longer_wins": 0.7, "linear": 0.55}, FEW),
+        "floor, words": lambda: checks.floor(three, {"longer_wins": 0.5, "linear": 0.95}, FEW),
+        "floor, few": lambda: checks.floor(three, {"longer_wins": 0.5, "linear": 0.5}, LIMITS),
+        "floor, just enough": lambda: checks.floor(
             three, {"longer_wins": 0.5, "linear": 0.5}, FEW.model_copy(update={"min_clusters": 300})
         ),
-        "floor, unsure": lambda: gates.floor(
+        "floor, unsure": lambda: checks.floor(
             three, {"longer_wins": 0.5, "linear": float(three.means().mean()) - 0.003}, FEW
         ),
-        "floor, inverted": lambda: gates.floor(worse(three, 900), {"longer_wins": 0.5, "linear": 0.5}, FEW),
-        "floor, loss": lambda: gates.floor(replace(three, temperature=0.05), {"longer_wins": 0.5, "linear": 0.5}, FEW),
-        "champion, first": lambda: gates.champion(model, None, LIMITS),
-        "champion, better": lambda: gates.champion(three, worse(three, 80), FEW),
-        "champion, worse": lambda: gates.champion(worse(three, 80), three, FEW),
-        "champion, a small gain": lambda: gates.champion(three, worse(three, 12), FEW),
-        "champion, few": lambda: gates.champion(three, worse(three, 12), LIMITS),
-        "champion, same": lambda: gates.champion(three, three, FEW),
-        "champion, second look": lambda: gates.champion(three, worse(three, 80), FEW, 2),
-        "champion, refresh": lambda: gates.champion(three, worse(three, 40), refresh),
-        "champion, refresh worse": lambda: gates.champion(worse(three, 80), three, refresh),
-        "champion, refresh undecided": lambda: gates.champion(worse(three, 4), three, refresh),
-        "confirm, pass": lambda: gates.confirm(three, worse(three, 20), 0.6, FEW),
-        "confirm, first": lambda: gates.confirm(three, None, 0.99, FEW),
-        "calibration, three pairs each": lambda: gates.calibration(three, FEW),
-        "calibration, certain": lambda: gates.calibration(replace(model, temperature=0.9), LIMITS),
-        "calibration, too sure": lambda: gates.calibration(replace(three, temperature=0.2), FEW),
-        "calibration, few": lambda: gates.calibration(
+        "floor, inverted": lambda: checks.floor(worse(three, 900), {"longer_wins": 0.5, "linear": 0.5}, FEW),
+        "floor, loss": lambda: checks.floor(
+            replace(three, temperature=0.05), {"longer_wins": 0.5, "linear": 0.5}, FEW
+        ),
+        "champion, first": lambda: checks.champion(model, None, LIMITS),
+        "champion, better": lambda: checks.champion(three, worse(three, 80), FEW),
+        "champion, worse": lambda: checks.champion(worse(three, 80), three, FEW),
+        "champion, a small gain": lambda: checks.champion(three, worse(three, 12), FEW),
+        "champion, few": lambda: checks.champion(three, worse(three, 12), LIMITS),
+        "champion, same": lambda: checks.champion(three, three, FEW),
+        "champion, second look": lambda: checks.champion(three, worse(three, 80), FEW, 2),
+        "champion, refresh": lambda: checks.champion(three, worse(three, 40), refresh),
+        "champion, refresh worse": lambda: checks.champion(worse(three, 80), three, refresh),
+        "champion, refresh undecided": lambda: checks.champion(worse(three, 4), three, refresh),
+        "confirm, pass": lambda: checks.confirm(three, worse(three, 20), 0.6, FEW),
+        "confirm, first": lambda: checks.confirm(three, None, 0.99, FEW),
+        "calibration, three pairs each": lambda: checks.calibration(three, FEW),
+        "calibration, certain": lambda: checks.calibration(replace(model, temperature=0.9), LIMITS),
+        "calibration, too sure": lambda: checks.calibration(replace(three, temperature=0.2), FEW),
+        "calibration, few": lambda: checks.calibration(
             Pairs(three.clusters[:60], three.differences[:60], three.strengths[:60], 1.0), LIMITS
         ),
-        "calibration, two bins' worth": lambda: gates.calibration(
+        "calibration, two bins' worth": lambda: checks.calibration(
             Pairs(three.clusters[:36], three.differences[:36], three.strengths[:36], 1.0),
             LIMITS.model_copy(update={"min_calibration_pairs": 1}),
         ),
-        "slices, none": lambda: gates.slices(three, None, {}, [], FEW.model_copy(update={"critical_slices": []})),
-        "slices, few prompts": lambda: gates.slices(
+        "slices, none": lambda: checks.slices(three, None, {}, [], FEW.model_copy(update={"critical_slices": []})),
+        "slices, few prompts": lambda: checks.slices(
             three, None, masks(three, ("axis=safety", 0.3), ("axis=privacy", 0.2)), [], two
         ),
-        "slices, worse": lambda: gates.slices(
+        "slices, worse": lambda: checks.slices(
             worse(three, 250),
             three,
             masks(three, ("axis=safety", 0.4), ("axis=privacy", 0.5), ("turns=one", 0.9)),
             [],
             two,
         ),
-        "slices, undecided": lambda: gates.slices(
+        "slices, undecided": lambda: checks.slices(
             three, worse(three, 5), masks(three, ("axis=safety", 0.4), ("turns=one", 0.02)), ["axis=privacy"], two
         ),
-        "length, some parts": lambda: gates.length(three, scored, chosen, rejected, FEW),
-        "length, styles": lambda: gates.length(three, scored, chosen, rejected, FEW, (chosen % 3, rejected % 3)),
-        "length, buys": lambda: gates.length(three, longer, *lengths, FEW),
-        "length, few": lambda: gates.length(
+        "length, some parts": lambda: checks.length(three, scored, chosen, rejected, FEW),
+        "length, styles": lambda: checks.length(three, scored, chosen, rejected, FEW, (chosen % 3, rejected % 3)),
+        "length, buys": lambda: checks.length(three, longer, *lengths, FEW),
+        "length, few": lambda: checks.length(
             three, scored, chosen, rejected, FEW.model_copy(update={"min_length_pairs": 2000})
         ),
-        "probes, pass": lambda: gates.probes(many, LIMITS),
-        "probes, unsure": lambda: gates.probes(wins, LIMITS, ["twice"]),
-        "probes, fail": lambda: gates.probes({**wins, "colon": (40, 400), "dot": (20, 400)}, LIMITS),
-        "noise ceiling": lambda: gates.noise_ceiling(three, votes, none, FEW),
-        "noise ceiling, too good": lambda: gates.noise_ceiling(
+        "probes, pass": lambda: checks.probes(many, LIMITS),
+        "probes, unsure": lambda: checks.probes(wins, LIMITS, ["twice"]),
+        "probes, fail": lambda: checks.probes({**wins, "colon": (40, 400), "dot": (20, 400)}, LIMITS),
+        "noise ceiling": lambda: checks.noise_ceiling(three, votes, none, FEW),
+        "noise ceiling, too good": lambda: checks.noise_ceiling(
             replace(three, differences=np.abs(three.differences)), votes, none * 2, FEW
         ),
-        "noise ceiling, few": lambda: gates.noise_ceiling(three, np.ones(900), np.zeros(900), FEW),
-        "noise ceiling, at odds": lambda: gates.noise_ceiling(three, np.full(900, 2.0), np.full(900, 2.0), FEW),
-        "seeds, steady": lambda: gates.seeds({"a": 0.70, "b": 0.71, "c": 0.72}, "b", LIMITS),
-        "seeds, apart": lambda: gates.seeds({"a": 0.60, "b": 0.70, "c": 0.80}, "c", LIMITS),
-        "seeds, one": lambda: gates.seeds({"a": 0.7}, "a", LIMITS),
-        "overoptimisation": gates.overoptimisation,
-        "integrity, pass": lambda: gates.integrity(np.arange(9.0), 9, three, LIMITS, filtered=1, truncated=2),
-        "integrity, broken": lambda: gates.integrity(np.array([1.0, np.nan]), 2, three, LIMITS),
-        "integrity, missing": lambda: gates.integrity(np.arange(8.0), 9, three, LIMITS),
-        "integrity, flat": lambda: gates.integrity(np.ones(9), 9, flat, LIMITS),
-        "integrity, overflow": lambda: gates.integrity(np.array([1e308, -1e308, 1e308]), 3, three, LIMITS),
-        "reload, pass": lambda: gates.reload(again["one by one"], {"again": again["one by one"]}, "fp32", 1.0, LIMITS),
-        "reload, fail": lambda: gates.reload(again["one by one"], again, "fp32", 1.0, LIMITS),
-        "reload, moved": lambda: gates.reload(
+        "noise ceiling, few": lambda: checks.noise_ceiling(three, np.ones(900), np.zeros(900), FEW),
+        "noise ceiling, at odds": lambda: checks.noise_ceiling(three, np.full(900, 2.0), np.full(900, 2.0), FEW),
+        "seeds, steady": lambda: checks.seeds({"a": 0.70, "b": 0.71, "c": 0.72}, "b", LIMITS),
+        "seeds, apart": lambda: checks.seeds({"a": 0.60, "b": 0.70, "c": 0.80}, "c", LIMITS),
+        "seeds, one": lambda: checks.seeds({"a": 0.7}, "a", LIMITS),
+        "overoptimisation": checks.overoptimisation,
+        "integrity, pass": lambda: checks.integrity(np.arange(9.0), 9, three, LIMITS, filtered=1, truncated=2),
+        "integrity, broken": lambda: checks.integrity(np.array([1.0, np.nan]), 2, three, LIMITS),
+        "integrity, missing": lambda: checks.integrity(np.arange(8.0), 9, three, LIMITS),
+        "integrity, flat": lambda: checks.integrity(np.ones(9), 9, flat, LIMITS),
+        "integrity, overflow": lambda: checks.integrity(np.array([1e308, -1e308, 1e308]), 3, three, LIMITS),
+        "reload, pass": lambda: checks.reload(
+            again["one by one"], {"again": again["one by one"]}, "fp32", 1.0, LIMITS
+        ),
+        "reload, fail": lambda: checks.reload(again["one by one"], again, "fp32", 1.0, LIMITS),
+        "reload, moved": lambda: checks.reload(
             again["one by one"], {"again": again["one by one"] + 0.01}, "fp32", 1.0, LIMITS
         ),
         "leakage, pass": leak,
@@ -196,24 +200,26 @@ def cases() -> dict[str, Callable[[], Check]]:
         "leakage, champion": lambda: leak(champion_shared=2, champion_near=1),
         "leakage, unknown": lambda: leak(champion_shared=None),
         "leakage, adopted": lambda: leak(adopted=True, first=True),
-        "holdout use": lambda: gates.holdout_use(3, LIMITS),
-        "holdout use, spent": lambda: gates.holdout_use(21, LIMITS),
-        "centering, pass": lambda: gates.centering(CENTERING, LIMITS),
-        "centering, imprecise": lambda: gates.centering(CENTERING.model_copy(update={"se_mean": 0.2}), LIMITS),
-        "centering, flat": lambda: gates.centering(CENTERING.model_copy(update={"sd": 1e-9}), LIMITS),
+        "holdout use": lambda: checks.holdout_use(3, LIMITS),
+        "holdout use, spent": lambda: checks.holdout_use(21, LIMITS),
+        "centering, pass": lambda: checks.centering(CENTERING, LIMITS),
+        "centering, imprecise": lambda: checks.centering(CENTERING.model_copy(update={"se_mean": 0.2}), LIMITS),
+        "centering, flat": lambda: checks.centering(CENTERING.model_copy(update={"sd": 1e-9}), LIMITS),
         "serving parity, pass": lambda: parity(served()),
         "serving parity, all wrong": lambda: parity(served(0.3, True)[::-1], version="2"),
-        "serving parity, not finite": lambda: gates.run("serving_parity", lambda: parity(served(float("nan")))),
-        "length, not finite": lambda: gates.run(
+        "serving parity, not finite": lambda: checks.run("serving_parity", lambda: parity(served(float("nan")))),
+        "length, not finite": lambda: checks.run(
             "length",
-            lambda: gates.length(three, replace(scored, rewards=scored.rewards * np.nan), chosen, rejected, FEW),
+            lambda: checks.length(three, replace(scored, rewards=scored.rewards * np.nan), chosen, rejected, FEW),
         ),
-        "champion, no first model": lambda: gates.run(
-            "champion", lambda: gates.champion(three, three, FEW.model_copy(update={"policy": "first_model"}))
+        "champion, no first model": lambda: checks.run(
+            "champion", lambda: checks.champion(three, three, FEW.model_copy(update={"policy": "first_model"}))
         ),
-        "floor, nothing decided": lambda: gates.run(
+        "floor, nothing decided": lambda: checks.run(
             "floor",
-            lambda: gates.floor(replace(three, strengths=np.full(900, 0.5)), {"longer_wins": 0.5, "linear": 0.5}, FEW),
+            lambda: checks.floor(
+                replace(three, strengths=np.full(900, 0.5)), {"longer_wins": 0.5, "linear": 0.5}, FEW
+            ),
         ),
     }
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.worlds.holdout import open_holdout
-from touchstone import ledger
-from touchstone.judging import uses
+from touchstone.gate import holdout_ledger
+from touchstone.runtime import ledger
 
 
 def names(start: int, stop: int) -> list[str]:
@@ -38,7 +38,9 @@ def test_a_holdout_that_joins_two_lineages_counts_both(tmp_path: Path) -> None:
 
 def test_large_holdouts_are_compared_by_sample(tmp_path: Path) -> None:
     large, other = names(0, 30_000), names(12_000, 42_000)
-    assert uses.overlap(uses.sketch(large), uses.sketch(other)) == pytest.approx(0.6, abs=0.03)
-    assert uses.overlap(uses.sketch(large), uses.sketch(names(0, 50))) == 1
-    assert uses.overlap(uses.sketch(large), uses.sketch(names(50_000, 80_000))) == 0
-    assert len(uses.sketch(large)) == uses.SKETCH
+    assert holdout_ledger.overlap(holdout_ledger.sketch(large), holdout_ledger.sketch(other)) == pytest.approx(
+        0.6, abs=0.03
+    )
+    assert holdout_ledger.overlap(holdout_ledger.sketch(large), holdout_ledger.sketch(names(0, 50))) == 1
+    assert holdout_ledger.overlap(holdout_ledger.sketch(large), holdout_ledger.sketch(names(50_000, 80_000))) == 0
+    assert len(holdout_ledger.sketch(large)) == holdout_ledger.SKETCH

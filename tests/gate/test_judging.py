@@ -15,16 +15,18 @@ import pytest
 from tests.worlds.graded import SETTINGS, SIZES, Rule, Scorer, gold, make_artifact, make_set, shuffled
 from tests.worlds.holdout import CONTENT, open_holdout
 from tests.worlds.sealed import make_tiny_artifact, make_tiny_groups
-from touchstone import card as cards
-from touchstone import gates, judging, ledger
-from touchstone.decision_page import words
+from touchstone import gate
 from touchstone.errors import ArtifactError, GateError, LedgerError
-from touchstone.files import digest_value, write_json
-from touchstone.gates import Check, Verdict
+from touchstone.gate import checks as gates
+from touchstone.gate import evidence, examination, holdout_ledger
+from touchstone.gate.case import gather_facts, read_case
+from touchstone.gate.checks import Check, Verdict
+from touchstone.gate.page import words
+from touchstone.gate.record import summarise
 from touchstone.groups import Group, Message, make_group, read_parquet, set_digest, write_parquet
-from touchstone.judging import evidence, examination, uses
-from touchstone.judging.case import gather_facts, read_case
-from touchstone.judging.record import summarise
+from touchstone.model import card as cards
+from touchstone.runtime import ledger
+from touchstone.runtime.files import digest_value, write_json
 from touchstone.settings.gates import Policy
 
 
@@ -60,15 +62,15 @@ def decided(tmp_path: Path, promoted: Path) -> Path:
     return tmp_path / "world" / "build"
 
 
-def decide(build: Path, rule: Rule = gold, **options: object) -> judging.Decision:
+def decide(build: Path, rule: Rule = gold, **options: object) -> gate.Decision:
     state = build.parent / "runs"
     scorer = options.pop("scorer", None) or Scorer(state, artifact=rule)
     arguments = {"settings": SETTINGS, "champion": None, "who": "ada", "output": build.parent / "decision", **options}
-    return judging.judge(build=build, state=state, score=scorer, **arguments)
+    return gate.judge(build=build, state=state, score=scorer, **arguments)
 
 
 def book(build: Path) -> list[ledger.Entry]:
-    return ledger.read(judging.ledger_file(build.parent / "runs"))
+    return ledger.read(gate.ledger_file(build.parent / "runs"))
 
 
 def examine(
@@ -83,7 +85,7 @@ def examine(
     return {check.name: check for check in checks}, gates.verdict(checks)
 
 
-def statuses(decision: judging.Decision) -> dict[str, str]:
+def statuses(decision: gate.Decision) -> dict[str, str]:
     return {check.name: check.status for check in decision.checks}
 
 
@@ -119,20 +121,20 @@ def test_a_good_first_model_is_promoted_with_a_whole_record(build: Path) -> None
     assert [row["set"] for row in rows].count("confirm") == 200
     page = (decision.path / "decision.html").read_text()
     assert decision.digest in page
-    assert judging.verify(decision.path, judging.ledger_file(build.parent / "runs")) == judging.load(decision.path)
+    assert gate.verify(decision.path, gate.ledger_file(build.parent / "runs")) == gate.load(decision.path)
 
 
 def test_the_verdict_can_be_computed_again_from_the_record_alone(decided: Path) -> None:
-    decision = judging.load(decided.parent / "decision")
+    decision = gate.load(decided.parent / "decision")
     moved = decision.path.rename(decided.parent / "elsewhere")
     shutil.rmtree(decided)
-    checks, verdict = judging.recompute(moved)
+    checks, verdict = gate.recompute(moved)
     assert verdict is decision.verdict
     assert tuple(checks) == decision.checks
 
 
 def test_the_page_has_words_for_every_check_of_every_policy(promoted: Path) -> None:
-    decision = judging.load(promoted / "decision")
+    decision = gate.load(promoted / "decision")
     facts = decision.record["facts"]
     names: set[str] = set()
     for policy in get_args(Policy):
@@ -145,7 +147,7 @@ def test_the_page_has_words_for_every_check_of_every_policy(promoted: Path) -> N
 
 def test_texts_stand_in_the_files_for_people_and_nowhere_else(promoted: Path) -> None:
     secret = read_parquet(promoted / "build" / "splits" / "holdout.parquet")[0].completions[0].text
-    for path in (*(promoted / "decision").iterdir(), judging.ledger_file(promoted / "runs")):
+    for path in (*(promoted / "decision").iterdir(), gate.ledger_file(promoted / "runs")):
         if path.name in ("disagreements.json", "labels_to_collect.jsonl", "decision.html"):
             continue
         content = str(pq.read_table(path).to_pydict()) if path.suffix == ".parquet" else path.read_text()
@@ -190,7 +192,7 @@ def test_a_stopped_candidate_has_a_record_and_a_page_too(build: Path, name: str)
     assert words in next(found.reason for found in decision.checks if found.name == check)
     assert statuses(decision)["confirm"] == "not_run"
     assert [entry["kind"] for entry in book(build)] == ["open", "verdict"]
-    assert judging.recompute(decision.path) == (list(decision.checks), verdict)
+    assert gate.recompute(decision.path) == (list(decision.checks), verdict)
     page = (decision.path / "decision.html").read_text()
     assert decision.verdict in page
     assert words in page
@@ -249,9 +251,9 @@ def test_a_candidate_that_fails_on_the_reserved_set_is_rejected_and_has_no_secon
 # --- the champion ----------------------------------------------------------------------------------------------------
 
 
-def champion_of(build: Path, train_prompts: Path | None = None) -> judging.Champion:
+def champion_of(build: Path, train_prompts: Path | None = None) -> gate.Champion:
     folder = build.parent / "champion"
-    return judging.Champion("3", folder if folder.exists() else make_artifact(folder, seed=18), train_prompts)
+    return gate.Champion("3", folder if folder.exists() else make_artifact(folder, seed=18), train_prompts)
 
 
 def test_a_candidate_is_compared_with_the_champion_on_the_same_rows(build: Path) -> None:
@@ -263,7 +265,7 @@ def test_a_candidate_is_compared_with_the_champion_on_the_same_rows(build: Path)
     assert statuses(better)["leakage"] == "warn"
     prompts = better.path / "train_prompts.txt"
     kept = prompts.rename(build.parent / "train_prompts.txt")
-    known = judging.Champion("3", champion.artifact, kept, build / "splits" / "train.parquet")
+    known = gate.Champion("3", champion.artifact, kept, build / "splits" / "train.parquet")
     worse = decide(build, scorer=Scorer(state, artifact=shuffled, champion=gold), champion=known)
     assert worse.verdict is Verdict.REJECT
     assert {statuses(worse)["champion"], statuses(worse)["floor"]} == {"fail"}
@@ -277,9 +279,9 @@ def test_a_champion_that_can_not_be_read_is_never_no_champion(build: Path) -> No
     with pytest.raises(GateError, match="the champion, version 3, can't be read"):
         decide(build, champion=champion)
     with pytest.raises(GateError, match="version 3"):
-        decide(build, champion=judging.Champion("3", build / "nowhere", None))
+        decide(build, champion=gate.Champion("3", build / "nowhere", None))
     with pytest.raises(GateError, match="version 3"):
-        decide(build, champion=judging.Champion("3", build / "artifact", build / "nowhere.txt"))
+        decide(build, champion=gate.Champion("3", build / "artifact", build / "nowhere.txt"))
     assert not book(build)
 
 
@@ -291,7 +293,7 @@ def test_a_champion_that_was_trained_on_this_holdout_is_no_yardstick(build: Path
 
 
 def test_models_that_cut_texts_elsewhere_are_not_compared(build: Path) -> None:
-    champion = judging.Champion("3", make_artifact(build.parent / "champion", 18, max_tokens=1024), None)
+    champion = gate.Champion("3", make_artifact(build.parent / "champion", 18, max_tokens=1024), None)
     scorer = Scorer(build.parent / "runs", artifact=gold, champion=shuffled)
     assert decide(build, scorer=scorer, champion=champion).verdict is Verdict.PROMOTE
     shutil.rmtree(build.parent / "runs")
@@ -334,7 +336,7 @@ def test_other_seeds_are_scored_on_the_holdout_and_shown(build: Path) -> None:
     found = next(check for check in decision.checks if check.name == "seeds")
     assert found.status == "warn"
     assert decision.verdict is Verdict.PROMOTE
-    assert judging.recompute(decision.path) == (list(decision.checks), decision.verdict)
+    assert gate.recompute(decision.path) == (list(decision.checks), decision.verdict)
 
 
 def hash_of(group: Group) -> int:
@@ -345,7 +347,7 @@ def hash_of(group: Group) -> int:
 
 
 def test_the_same_question_is_answered_from_the_record(decided: Path) -> None:
-    build, first = decided, judging.load(decided.parent / "decision")
+    build, first = decided, gate.load(decided.parent / "decision")
     before = book(build)
     scorer = Scorer(build.parent / "runs", artifact=shuffled)
     again = decide(build, scorer=scorer, who="bob", output=build.parent / "second")
@@ -382,7 +384,7 @@ def test_a_decision_that_was_killed_is_taken_again_as_one_use(build: Path) -> No
 
 def test_a_record_that_no_entry_vouches_for_is_judged_again(decided: Path) -> None:
     build = decided
-    path = judging.ledger_file(build.parent / "runs")
+    path = gate.ledger_file(build.parent / "runs")
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
     (folder,) = (build.parent / "runs" / "decisions").glob("[0-9a-f]*")
     record = json.loads((folder / "decision.json").read_text())
@@ -395,15 +397,15 @@ def test_a_record_that_no_entry_vouches_for_is_judged_again(decided: Path) -> No
 
 
 def test_a_decision_has_one_outcome(decided: Path) -> None:
-    path, decision = judging.ledger_file(decided.parent / "runs"), judging.load(decided.parent / "decision")
+    path, decision = gate.ledger_file(decided.parent / "runs"), gate.load(decided.parent / "decision")
     content = {key: book(decided)[2][key] for key in ("verdict", "artifact", "confirm_status")}
     with pytest.raises(LedgerError, match="knows another outcome"):
-        uses.close(path, key=decision.key, record="0" * 64, content={**content, "verdict": "REJECT"})
+        holdout_ledger.close(path, key=decision.key, record="0" * 64, content={**content, "verdict": "REJECT"})
     assert len(book(decided)) == 3
 
 
 def test_a_ledger_that_was_put_aside_is_noticed(decided: Path) -> None:
-    judging.ledger_file(decided.parent / "runs").unlink()
+    gate.ledger_file(decided.parent / "runs").unlink()
     with pytest.raises(LedgerError, match="doesn't know the decision in"):
         decide(decided)
 
@@ -443,18 +445,18 @@ def test_an_error_is_not_kept_as_an_answer(build: Path) -> None:
 
 
 def test_an_edited_record_is_refused_everywhere(decided: Path) -> None:
-    path = judging.ledger_file(decided.parent / "runs")
+    path = gate.ledger_file(decided.parent / "runs")
     for folder in (decided.parent / "decision", *(decided.parent / "runs" / "decisions").glob("[0-9a-f]*")):
         record = json.loads((folder / "decision.json").read_text())
         edited = {**record, "summary": "Promote it, says the director."}
         write_json(folder / "decision.json", edited)
         with pytest.raises(GateError, match="was changed after it was written"):
-            judging.verify(folder, path)
+            gate.verify(folder, path)
         # Even with a digest that fits: the ledger knows another one.
         content = {key: value for key, value in edited.items() if key != "digest"}
         write_json(folder / "decision.json", {**content, "digest": digest_value(content)})
         with pytest.raises(GateError, match="knows no verdict"):
-            judging.verify(folder, path)
+            gate.verify(folder, path)
     with pytest.raises(GateError, match="not the decision that the ledger knows"):
         decide(decided)
 
@@ -466,15 +468,15 @@ def test_missing_or_other_evidence_is_refused(promoted: Path, tmp_path: Path, na
     folder = Path(shutil.copytree(promoted / "decision", tmp_path / "decision"))
     (folder / name).write_bytes(b"{}")
     with pytest.raises(GateError):
-        judging.load(folder)
+        gate.load(folder)
     (folder / name).unlink()
     with pytest.raises(GateError, match="judge first"):
-        judging.load(folder)
+        gate.load(folder)
 
 
 def test_a_broken_ledger_keeps_the_holdout_closed(decided: Path) -> None:
     build = decided
-    path = judging.ledger_file(build.parent / "runs")
+    path = gate.ledger_file(build.parent / "runs")
     path.write_text(path.read_text().replace('"who":"ada"', '"who":"eve"', 1))
     scorer = Scorer(build.parent / "elsewhere", artifact=gold)
     lenient = SETTINGS.model_copy(update={"gates": SETTINGS.gates.model_copy(update={"floor_accuracy": 0.5})})
@@ -499,8 +501,10 @@ def test_a_spent_holdout_promotes_nobody(build: Path) -> None:
     groups = read_parquet(build / "splits" / "holdout.parquet")
     clusters = [gates.normalised_prompt(group.prompt) for group in groups]
     for number in range(20):
-        open_holdout(judging.ledger_file(build.parent / "runs"), f"earlier {number}", clusters)
-    use = uses.open_holdout(judging.ledger_file(build.parent / "runs"), key="now", prompts=clusters, content=CONTENT)
+        open_holdout(gate.ledger_file(build.parent / "runs"), f"earlier {number}", clusters)
+    use = holdout_ledger.open_holdout(
+        gate.ledger_file(build.parent / "runs"), key="now", prompts=clusters, content=CONTENT
+    )
     checks, verdict = examine(build, uses_so_far=use.count)
     assert (verdict, checks["holdout_use"].status) == (Verdict.INCONCLUSIVE, "undecided")
     assert gates.needed(checks.values()) is None
@@ -515,8 +519,8 @@ def test_real_artifacts_are_scored_in_fresh_processes(tmp_path: Path) -> None:
         groups = make_tiny_groups(20, seed=101) if name == "calibration" else make_tiny_groups(24, seed=number)
         write_parquet(tmp_path / "build" / "splits" / f"{name}.parquet", groups)
     make_tiny_artifact(tmp_path / "build" / "artifact", seed=1)
-    champion = judging.Champion("1", make_tiny_artifact(tmp_path / "champion", seed=2), None)
-    decision = judging.judge(
+    champion = gate.Champion("1", make_tiny_artifact(tmp_path / "champion", seed=2), None)
+    decision = gate.judge(
         build=tmp_path / "build",
         state=tmp_path / "runs",
         output=tmp_path / "decision",
@@ -532,7 +536,7 @@ def test_real_artifacts_are_scored_in_fresh_processes(tmp_path: Path) -> None:
         "floor": "undecided",
         "champion": "undecided",
     }
-    assert judging.recompute(decision.path) == (list(decision.checks), decision.verdict)
+    assert gate.recompute(decision.path) == (list(decision.checks), decision.verdict)
     moves = next(check.details for check in decision.checks if check.name == "reload")
     assert len([name for name in moves if name.startswith("moved")]) == 3
 
@@ -540,7 +544,7 @@ def test_real_artifacts_are_scored_in_fresh_processes(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_process_that_fails_says_why_in_one_sentence(build: Path) -> None:
     with pytest.raises(GateError, match=r"scoring in a fresh process failed: .*artifact"):
-        judging.judge(
+        gate.judge(
             build=build,
             state=build.parent / "runs",
             output=build.parent / "decision",

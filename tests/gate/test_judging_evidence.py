@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from touchstone.gates import Check
+from touchstone.gate import disagreements, leaks, probes, rows
+from touchstone.gate.checks import Check
 from touchstone.groups import Comparison, Completion, Group, Message, make_group
-from touchstone.judging import leaks, probes, rows, texts
-from touchstone.scoring import RawScore
+from touchstone.model.scoring import RawScore
 
 TAUGHT = frozenset({"ann"})
 
@@ -164,9 +164,9 @@ def test_the_preferred_side_comes_first() -> None:
 def test_the_worst_disagreements_come_first_and_nothing_that_is_no_number(tmp_path: Path) -> None:
     groups = [group(f"Question {number}", "good", "bad") for number in range(30)]
     rewards = [(0.0, float(number - 5)) for number in range(29)] + [(0.0, float("inf"))]
-    texts.write_disagreements(tmp_path / "worst.json", groups, table(groups, *rewards), 2.0, None)
-    found = texts.read_disagreements(tmp_path / "worst.json")
-    assert len(found) == texts.WORST
+    disagreements.write_disagreements(tmp_path / "worst.json", groups, table(groups, *rewards), 2.0, None)
+    found = disagreements.read_disagreements(tmp_path / "worst.json")
+    assert len(found) == disagreements.WORST
     assert [entry["difference"] for entry in found] == [-float(number - 5) for number in range(28, 8, -1)]
     assert found[0] == {
         "group_id": groups[28].id,
@@ -187,26 +187,26 @@ def test_labels_are_asked_for_where_the_models_differ_and_few_have_judged() -> N
     groups = [group(f"Question {number}", "a", "b", "c", edges=THREE) for number in range(4)]
     own = scored(groups, (2.0, 1.0, 0.0), (2.0, 1.0, 0.0), (2.0, 1.0, 0.0), (2.0, 1.0, 0.0))
     champion = scored(groups, (2.0, 1.0, 0.0), (1.0, 2.0, 0.0), (2.0, 0.0, 1.0), (0.0, 1.0, 2.0))
-    found = texts.labels_to_collect(groups, own, champion, (1.0, 1.0), [])
+    found = disagreements.labels_to_collect(groups, own, champion, (1.0, 1.0), [])
     pairs = {entry["prompt"][0]["content"]: entry["pairs"] for entry in found}
     # (0, 2) has three judgements already.
     assert pairs == {"Question 1": [[0, 1]], "Question 2": [[1, 2]], "Question 3": [[0, 1], [1, 2]]}
     assert {entry["why"] for entry in found} == {"candidate and champion order these differently"}
-    assert texts.labels_to_collect(groups, own, own, (1.0, 1.0), []) == []
+    assert disagreements.labels_to_collect(groups, own, own, (1.0, 1.0), []) == []
 
 
 def test_slices_that_were_too_small_are_asked_for_first(tmp_path: Path) -> None:
     groups = [group(f"Question {number}", axis="safety" if number % 5 == 0 else "help") for number in range(50)]
     own, champion = scored(groups, *[(1.0, 0.0)] * 50), scored(groups, *[(0.0, 1.0)] * 50)
     small = Check("slices", "undecided", "small", table=({"slice": "axis=safety", "status": "undecided"},))
-    found = texts.labels_to_collect(groups, own, champion, (1.0, 1.0), [small])
+    found = disagreements.labels_to_collect(groups, own, champion, (1.0, 1.0), [small])
     assert [entry["why"] for entry in found[:10]] == ["slice axis=safety is too small"] * 10
     assert len(found) == 50
-    texts.write_labels(tmp_path / "labels.jsonl", found)
+    disagreements.write_labels(tmp_path / "labels.jsonl", found)
     assert [json.loads(line) for line in (tmp_path / "labels.jsonl").read_text().splitlines()] == found
 
 
 def test_a_first_model_asks_where_it_is_undecided_itself() -> None:
     groups = [group("sure", "a", "b"), group("unsure", "a", "b")]
-    found = texts.labels_to_collect(groups, scored(groups, (9.0, 0.0), (0.1, 0.0)), None, (1.0, None), [])
+    found = disagreements.labels_to_collect(groups, scored(groups, (9.0, 0.0), (0.1, 0.0)), None, (1.0, None), [])
     assert [entry["prompt"][0]["content"] for entry in found] == ["unsure"]

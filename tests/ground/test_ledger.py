@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from touchstone import ledger
 from touchstone.errors import LedgerError
+from touchstone.runtime import ledger
 
 
 def _three(path: Path) -> list[ledger.Entry]:

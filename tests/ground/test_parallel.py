@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from touchstone.errors import DataError
-from touchstone.parallel import FEW, map_ordered
+from touchstone.runtime.parallel import FEW, map_ordered
 
 
 def _square(number: int) -> tuple[int, int]:

@@ -26,20 +26,21 @@ from tests.worlds.judged import SETTINGS, decide, write_sets
 from tests.worlds.registered import NAME, open_registry, tiny_settings
 from tests.worlds.sealed import make_tiny_groups
 from tests.worlds.tiny import DECODERS, make_tiny_tokenizer
-from touchstone import cli, judging
+from touchstone import gate
 from touchstone import settings as settings_module
-from touchstone.adopting import Adopted, adopt, artifact_name
-from touchstone.cli_models import register_artifact
+from touchstone.cli import main
+from touchstone.cli.models import register_artifact
 from touchstone.errors import ArtifactError, GateError, ModelError
-from touchstone.files import digest_file
-from touchstone.gates import Verdict
+from touchstone.gate import Decision
+from touchstone.gate.checks import Verdict
 from touchstone.groups import Message, write_parquet
-from touchstone.judging import Decision
-from touchstone.pipeline import promotion, workspace
+from touchstone.model.adopting import Adopted, adopt, artifact_name
+from touchstone.model.scoring import Scorer, as_item
+from touchstone.model.templating import encode
+from touchstone.pipeline import candidates, workspace
 from touchstone.registry import Version
 from touchstone.release import Override
-from touchstone.scoring import Scorer, as_item
-from touchstone.templating import encode
+from touchstone.runtime.files import digest_file
 
 PARAMS = ROOT / "params.yaml"
 REFERENCE = make_tiny_groups(30, seed=2)
@@ -361,7 +362,7 @@ def judged(project: Path, adopted: Adopted, champion: Version | None, verdict: V
     """The decision as `judge --artifact` leaves it."""
     made = decide(project, Version(NAME, 1, adopted.digest, "", "", ""), champion, verdict)
     kept = project / "build" / "judged" / made.key / "decision"
-    return judging.load(Path(shutil.copytree(made.path, kept)))
+    return gate.load(Path(shutil.copytree(made.path, kept)))
 
 
 def test_a_judged_public_model_is_registered_once_per_decision(public: Path, project: Path) -> None:
@@ -375,7 +376,7 @@ def test_a_judged_public_model_is_registered_once_per_decision(public: Path, pro
     for name in ("decision/decision.json", "params.yaml", "reference.parquet"):
         assert registry.evidence(version, name) is not None
     with pytest.raises(GateError, match="the verdict is INCONCLUSIVE"):
-        promotion.promote(project, settings, str(version.version), NAME)
+        candidates.promote(project, settings, str(version.version), NAME)
     # Judged again with other thresholds, it is another version with that decision.
     later = register_artifact(project, settings, adopted.artifact, judged(project, adopted, None, Verdict.PROMOTE))
     assert (later.version, registry.tags(later)["touchstone.verdict"]) == (2, "PROMOTE")
@@ -400,12 +401,12 @@ def test_a_registered_public_model_is_released_and_served_like_ours(public: Path
     open_one = judged(project, other, first, Verdict.INCONCLUSIVE)
     register_artifact(project, settings, other.artifact, open_one)
     shutil.rmtree(project / "build")  # all that a release needs is among the evidence
-    released = promotion.promote(project, settings, "1", NAME)
+    released = candidates.promote(project, settings, "1", NAME)
     assert released.promoted
     sealed = [vector.reward for vector in Scorer.load(adopted.artifact).card.self_test]
     assert list(released.scores) == pytest.approx(sealed, abs=1e-4)
     why = Override("Ada L.", "its publisher names its training data, and ours is not in it")
-    assert promotion.promote(project, settings, "2", NAME, why).promoted
+    assert candidates.promote(project, settings, "2", NAME, why).promoted
     assert open_registry(project).aliases(NAME) == {"challenger": 2, "champion": 2, "previous": 1}
 
 
@@ -422,6 +423,6 @@ def test_the_command_registers_what_it_has_judged(
     named = ("-c", "user.name=a", "-c", "user.email=a@b")
     workspace.git(project, *named, "commit", "--quiet", "--allow-empty", "-m", "start")
     monkeypatch.chdir(project)
-    answer = CliRunner().invoke(cli.app, ["judge", "--artifact", "build/artifact-public", "--register"])
+    answer = CliRunner().invoke(main.app, ["judge", "--artifact", "build/artifact-public", "--register"])
     assert answer.exit_code == 3
     assert f"registered as {SETTINGS.name} version 1, verdict REJECT" in answer.output

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import flex_attention
 
-from touchstone.attention import REMEMBER, TILE, Packing, Span, attend
 from touchstone.errors import ModelError
+from touchstone.model.attention import REMEMBER, TILE, Packing, Span, attend
 
 HEADS, KEY_VALUE_HEADS, DIMENSION = 4, 2, 8
 LAYER = nn.Identity()

@@ -13,15 +13,15 @@ import pytest
 import torch
 
 from tests.worlds.tiny import make_tiny_base
-from touchstone.base import build_base, pin, preferred, train_tokenizer
+from touchstone.data.sources import sandbox
 from touchstone.errors import ModelError
-from touchstone.files import digest_file, digest_folder
 from touchstone.groups import Comparison, Completion, Group, Message, make_group
-from touchstone.model import load_base_folder
+from touchstone.model.base import build_base, pin, preferred, train_tokenizer
+from touchstone.model.network import load_base_folder
+from touchstone.model.templating import encode, scoring_rule
+from touchstone.runtime.files import digest_file, digest_folder
 from touchstone.settings.data import SandboxData
 from touchstone.settings.model import PretrainedModel, ScratchModel
-from touchstone.sources import sandbox
-from touchstone.templating import encode, scoring_rule
 
 MODEL = ScratchModel(
     kind="scratch", max_tokens=256, vocabulary=512, hidden=32, layers=2, heads=2, key_value_heads=1, head_dim=16,
@@ -172,9 +172,9 @@ def test_an_unreachable_hub_is_one_sentence_soon(tmp_path: Path, closed: dict[st
     """In a process of its own: the hub's library reads its environment once, on import."""
     code = (
         "from pathlib import Path\n"
-        "from touchstone.base import pin\n"
+        "from touchstone.model.base import pin\n"
         "from touchstone.settings.model import PretrainedModel\n"
-        "from touchstone.stage import run_stage\n"
+        "from touchstone.runtime.stage import run_stage\n"
         "model = PretrainedModel(kind='pretrained', max_tokens=64, base='nobody/nothing')\n"
         "run_stage(lambda: pin(model, Path('base')))\n"
     )

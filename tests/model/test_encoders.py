@@ -21,18 +21,18 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast
 from tests.worlds.encoders import ENCODERS, SPECIAL, make_encoder, make_tokenizer
 from tests.worlds.sealed import WORDS, make_tiny_groups
 from tests.worlds.trained import configure, make_build
-from touchstone.base import pin
 from touchstone.errors import ModelError
-from touchstone.evaluation import evaluate_set
-from touchstone.files import digest_file
+from touchstone.evaluation.metrics import evaluate_set
 from touchstone.groups import Comparison, Completion, Group, Message, make_group
-from touchstone.layout import make_batches, padded_batch, read_hidden, rewards, shares_prompt
-from touchstone.model import RewardModel, head_of, load_base, load_base_folder, load_reward_model, save
-from touchstone.scoring import Scorer, as_item, padded_scores, raw_scores
-from touchstone.sealing import seal
+from touchstone.model.base import pin
+from touchstone.model.layout import make_batches, padded_batch, read_hidden, rewards, shares_prompt
+from touchstone.model.network import RewardModel, head_of, load_base, load_base_folder, load_reward_model, save
+from touchstone.model.scoring import Scorer, as_item, padded_scores, raw_scores
+from touchstone.model.sealing import seal
+from touchstone.model.templating import ScoringRule, encode, encode_many, scoring_rule
+from touchstone.runtime.files import digest_file
 from touchstone.settings import Settings, parse
 from touchstone.settings.model import PretrainedModel
-from touchstone.templating import ScoringRule, encode, encode_many, scoring_rule
 from touchstone.training.__main__ import train
 from touchstone.training.plan import make_steps, micro_batches
 

@@ -24,9 +24,9 @@ from tests.places import ROOT
 from tests.worlds.shapes import QWEN, SHAPE, VOCABULARY
 from tests.worlds.tiny import make_tiny_tokenizer
 from touchstone.groups import Comparison, Completion, Group, Message, judged_pairs, make_group
-from touchstone.model import RewardModel, head_of
+from touchstone.model.network import RewardModel, head_of
+from touchstone.model.templating import EncodedGroup, ScoringRule
 from touchstone.settings import Settings, load, parse
-from touchstone.templating import EncodedGroup, ScoringRule
 from touchstone.training.trainer import Examples, Places, PreferenceTrainer
 
 CENTERING = 0.01

@@ -27,9 +27,9 @@ from transformers import (
 from tests.worlds.shapes import QWEN, SHAPE, VOCABULARY
 from tests.worlds.tiny import make_tiny_tokenizer
 from touchstone.errors import ModelError
-from touchstone.layout import make_batches, padded_tokens, rewards, shares_prompt
-from touchstone.model import RewardModel, head_of
-from touchstone.templating import EncodedGroup, ScoringRule
+from touchstone.model.layout import make_batches, padded_tokens, rewards, shares_prompt
+from touchstone.model.network import RewardModel, head_of
+from touchstone.model.templating import EncodedGroup, ScoringRule
 
 
 def reward_model(config: PretrainedConfig, max_tokens: int = 200) -> RewardModel:

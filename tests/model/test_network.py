@@ -19,14 +19,14 @@ from transformers import (
 
 from tests.worlds.sealed import make_tiny_artifact, make_tiny_model
 from tests.worlds.tiny import DECODERS, make_tiny_base, make_tiny_decoder, make_tiny_tokenizer, write
-from touchstone.base import pin
 from touchstone.errors import ModelError
-from touchstone.files import digest_folder
 from touchstone.groups import Message
-from touchstone.layout import make_batches, rewards, shares_prompt
-from touchstone.model import RewardModel, head_of, load_base, load_base_folder, load_reward_model, save
+from touchstone.model.base import pin
+from touchstone.model.layout import make_batches, rewards, shares_prompt
+from touchstone.model.network import RewardModel, head_of, load_base, load_base_folder, load_reward_model, save
+from touchstone.model.templating import encode
+from touchstone.runtime.files import digest_folder
 from touchstone.settings.model import PretrainedModel
-from touchstone.templating import encode
 
 
 @pytest.fixture

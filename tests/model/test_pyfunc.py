@@ -12,8 +12,8 @@ import pytest
 from tests.worlds.registered import NAME, artifact, open_registry, publish
 from touchstone.errors import DataError
 from touchstone.groups import Message
-from touchstone.pyfunc import _load_pyfunc
-from touchstone.scoring import Scorer
+from touchstone.model.pyfunc import _load_pyfunc
+from touchstone.model.scoring import Scorer
 
 CHAT = [
     {"role": "user", "content": "2+2?"},

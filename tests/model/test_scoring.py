@@ -15,7 +15,17 @@ import pytest
 from tests.worlds.sealed import make_tiny_artifact, make_tiny_groups
 from touchstone.errors import ArtifactError, DataError
 from touchstone.groups import Group, Message, write_parquet
-from touchstone.scoring import Batching, RawScore, Scorer, as_item, main, read_scores, rescore, tolerance, write_scores
+from touchstone.model.scoring import (
+    Batching,
+    RawScore,
+    Scorer,
+    as_item,
+    main,
+    read_scores,
+    rescore,
+    tolerance,
+    write_scores,
+)
 
 GROUPS = make_tiny_groups(12, seed=7, completions=(2, 3, 5))
 
@@ -115,7 +125,9 @@ def test_scores_survive_parquet_and_other_groups_are_refused(tmp_path: Path) -> 
 def command(artifact: Path, groups: list[Group], folder: Path, *options: str) -> list[list[RawScore]]:
     write_parquet(folder / "groups.parquet", groups)
     arguments = [artifact, folder / "groups.parquet", folder / "scores.parquet", "--threads", "1", *options]
-    subprocess.run([sys.executable, "-m", "touchstone.scoring", *map(str, arguments)], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "touchstone.model.scoring", *map(str, arguments)], check=True, capture_output=True
+    )
     return read_scores(folder / "scores.parquet", groups)
 
 

@@ -17,13 +17,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tests.worlds.sealed import make_tiny_groups, make_tiny_model
-from touchstone import card as cards
-from touchstone import sealing
 from touchstone.errors import ArtifactError, ModelError
-from touchstone.files import canonical_json, digest_file, digest_text
 from touchstone.groups import Comparison, Group, Message, make_group, set_digest
-from touchstone.scoring import Scorer, as_item
-from touchstone.sealing import seal, verify
+from touchstone.model import card as cards
+from touchstone.model import sealing
+from touchstone.model.scoring import Scorer, as_item
+from touchstone.model.sealing import seal, verify
+from touchstone.runtime.files import canonical_json, digest_file, digest_text
 
 CALIBRATION = make_tiny_groups(20, seed=1)
 REFERENCE = make_tiny_groups(30, seed=2)
@@ -306,7 +306,7 @@ def test_fixed_texts_hold_nobodys_data_and_no_system_turn() -> None:
 
 def test_cards_are_read_without_torch(artifact: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from touchstone.card import verify_digests; "
+        "import sys; from pathlib import Path; from touchstone.model.card import verify_digests; "
         "print(verify_digests(Path(sys.argv[1])).digest); assert 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code, str(artifact)], capture_output=True, text=True, check=True)

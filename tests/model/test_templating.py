@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.worlds.tiny import CHATML, make_tiny_tokenizer
 from touchstone.errors import ModelError
 from touchstone.groups import Message
-from touchstone.templating import ScoringRule, encode, encode_many, scoring_rule
+from touchstone.model.templating import ScoringRule, encode, encode_many, scoring_rule
 
 TOKENIZER = make_tiny_tokenizer()
 CONTROL = {TOKENIZER.convert_tokens_to_ids(token) for token in ("<|pad|>", "<|im_start|>", "<|im_end|>")}

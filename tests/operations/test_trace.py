@@ -14,16 +14,16 @@ import yaml
 from tests.places import ROOT
 from tests.worlds.judged import judge, write_sets
 from tests.worlds.registered import NAME, artifact, open_registry, tiny_settings
-from touchstone import ledger
 from touchstone import settings as settings_module
 from touchstone.errors import GateError, PipelineError, RegistryError
-from touchstone.pipeline import dvc, promotion, runs, workspace
+from touchstone.operations.trace import Link, trace
+from touchstone.pipeline import candidates, dvc, runs, workspace
 from touchstone.pipeline.provenance import hash_file, hash_folder
 from touchstone.registry import Registry
 from touchstone.release import Override
+from touchstone.runtime import ledger
 from touchstone.serving import temporary_endpoint
 from touchstone.settings import Settings
-from touchstone.trace import Link, trace
 
 WHY = Override("Ada L.", "nothing better is at hand")
 LINKS = (
@@ -83,7 +83,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def promoted(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same, its candidate promoted against the verdict."""
     root = Path(shutil.copytree(template, tmp_path_factory.mktemp("promoted") / "project", symlinks=True))
-    assert promotion.promote(root, chosen(root), "build", NAME, WHY).promoted
+    assert candidates.promote(root, chosen(root), "build", NAME, WHY).promoted
     return root
 
 
@@ -135,7 +135,7 @@ def test_a_candidate_in_build_is_promoted_with_a_run_of_its_own_and_traced_whole
     # The same words again, and by number: nothing is left to do.
     before = registry.ledger.read_bytes()
     for which in (record["id"], "1"):
-        assert promotion.promote(root, chosen(root), which, NAME, WHY).promoted
+        assert candidates.promote(root, chosen(root), which, NAME, WHY).promoted
     assert registry.ledger.read_bytes() == before
     assert len(registry.versions(NAME)) == 1
 
@@ -204,15 +204,15 @@ def test_a_blocked_run_is_promoted_from_what_it_left(template: Path, tmp_path: P
     root = Path(shutil.copytree(template, tmp_path / "project", symlinks=True))
     registry = Registry.open(root)
     with pytest.raises(PipelineError, match="neither a version's number"):
-        promotion.promote(root, chosen(root), "20200101T000000Z-00000000", NAME, WHY)
+        candidates.promote(root, chosen(root), "20200101T000000Z-00000000", NAME, WHY)
     with pytest.raises(GateError, match="the verdict is REJECT"):
-        promotion.promote(root, chosen(root), "build", NAME)
+        candidates.promote(root, chosen(root), "build", NAME)
     curve = root / "build" / "curve.jsonl"
     whole = curve.read_bytes()
     curve.unlink()  # what DVC brought is a link into its cache, or a copy
     curve.write_text("{}\n")
     with pytest.raises(PipelineError, match=r"the checkout is not what build/ was made from any more \(seal\)"):
-        promotion.promote(root, chosen(root), "build", NAME, WHY)
+        candidates.promote(root, chosen(root), "build", NAME, WHY)
     curve.write_bytes(whole)
     assert runs.history(root) == []
     assert registry.versions(NAME) == []
@@ -226,7 +226,7 @@ def test_a_blocked_run_is_promoted_from_what_it_left(template: Path, tmp_path: P
     record = json.loads((run.folder / "run.json").read_text())
     assert not run.workspace.exists()
     shutil.rmtree(root / "build")
-    found = promotion.promote(root, chosen(root), record["id"], NAME, WHY)
+    found = candidates.promote(root, chosen(root), record["id"], NAME, WHY)
     assert found.promoted
     assert registry.aliases(NAME) == {"challenger": 1, "champion": 1}
     assert not run.workspace.exists()

@@ -13,10 +13,13 @@ from typer.testing import CliRunner
 from tests.places import ROOT
 from tests.worlds.judged import judge, register
 from tests.worlds.registered import NAME, artifact, open_registry
-from touchstone import cli_release, judging, ledger, verification
-from touchstone.files import digest_value, pretty_json
+from touchstone import gate
+from touchstone.cli import release
+from touchstone.operations.verify import verify_all, verify_artifact, verify_decision, verify_releases
 from touchstone.registry import Registry
 from touchstone.release import Override, promote
+from touchstone.runtime import ledger
+from touchstone.runtime.files import digest_value, pretty_json
 
 WHY = Override("Ada L.", "nothing better is at hand")
 
@@ -41,9 +44,7 @@ def kept(template: Path, tmp_path: Path) -> Path:
 
 
 def faults(folder: Path) -> str:
-    return "\n".join(
-        verification.verify_decision(folder, folder.parent.parent / "ledger" / "holdout_use.jsonl").faults
-    )
+    return "\n".join(verify_decision(folder, folder.parent.parent / "ledger" / "holdout_use.jsonl").faults)
 
 
 def flip(path: Path, place: int) -> None:
@@ -53,7 +54,7 @@ def flip(path: Path, place: int) -> None:
 
 
 def test_every_version_decision_and_ledger_verifies(template: Path) -> None:
-    found = verification.verify_all(Registry.open(template))
+    found = verify_all(Registry.open(template))
     assert [one.faults for one in found] == [()] * len(found)
     assert [one.what for one in found if one.verdict is None] == [
         "holdout ledger",
@@ -61,15 +62,15 @@ def test_every_version_decision_and_ledger_verifies(template: Path) -> None:
         f"release ledger of {NAME}",
     ]
     assert len([one for one in found if one.verdict == "REJECT"]) == 4
-    assert verification.verify_all(Registry.open(template), "another") == [
+    assert verify_all(Registry.open(template), "another") == [
         found[0],
-        verification.verify_releases(Registry.open(template), "another"),
+        verify_releases(Registry.open(template), "another"),
     ]
 
 
 def test_one_changed_byte_of_any_file_of_a_decision_is_named(kept: Path) -> None:
     assert faults(kept) == ""
-    names = ["decision.json", *judging.load(kept).record["files"]]
+    names = ["decision.json", *gate.load(kept).record["files"]]
     for name in names:
         path = kept / name
         whole = path.read_bytes()
@@ -109,16 +110,16 @@ def test_a_record_forged_with_its_digest_is_found(
 def test_one_changed_byte_of_a_ledger_is_named_by_its_line(template: Path, tmp_path: Path) -> None:
     shutil.copytree(template, tmp_path / "project")
     registry = Registry.open(tmp_path / "project")
-    for book in (judging.ledger_file(registry.root / "runs"), registry.ledger):
+    for book in (gate.ledger_file(registry.root / "runs"), registry.ledger):
         lines = book.read_bytes().splitlines(keepends=True)
         for number in range(len(lines)):
             changed = bytearray(lines[number])
             changed[len(changed) // 2] ^= 1
             book.write_bytes(b"".join([*lines[:number], changed, *lines[number + 1 :]]))
-            found = "\n".join(fault for one in verification.verify_all(registry) for fault in one.faults)
+            found = "\n".join(fault for one in verify_all(registry) for fault in one.faults)
             assert f"{book.name}, line {number + 1}" in found
         book.write_bytes(b"".join(lines[:-2]))  # a shorter chain is a valid one: the others know what is missing
-        found = "\n".join(fault for one in verification.verify_all(registry) for fault in one.faults)
+        found = "\n".join(fault for one in verify_all(registry) for fault in one.faults)
         assert ("has no verdict" if book != registry.ledger else "entries are missing at its end") in found
         book.write_bytes(b"".join(lines))
 
@@ -126,18 +127,18 @@ def test_one_changed_byte_of_a_ledger_is_named_by_its_line(template: Path, tmp_p
 def test_a_decision_that_nobody_has_any_more_is_named(kept: Path, template: Path, tmp_path: Path) -> None:
     shutil.copytree(template / "mlflow", tmp_path / "mlflow")
     shutil.rmtree(kept)
-    found = verification.verify_all(Registry.open(tmp_path), "another")
+    found = verify_all(Registry.open(tmp_path), "another")
     assert found[0].faults == ()
-    found = verification.verify_all(Registry.open(tmp_path), NAME)
+    found = verify_all(Registry.open(tmp_path), NAME)
     assert kept.name in found[0].faults[0]
     assert "holdout_use.jsonl, line" in found[0].faults[0]
 
 
 def test_an_artifact_with_one_changed_byte_is_named(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(artifact(0), tmp_path / "artifact"))
-    assert verification.verify_artifact(folder).faults == ()
+    assert verify_artifact(folder).faults == ()
     flip(folder / "model.safetensors", -1)
-    assert "model.safetensors" in verification.verify_artifact(folder).faults[0]
+    assert "model.safetensors" in verify_artifact(folder).faults[0]
 
 
 def test_the_command_decides_by_what_it_is_given(
@@ -150,7 +151,7 @@ def test_the_command_decides_by_what_it_is_given(
     folder = sorted((tmp_path / "runs" / "decisions").glob("*/decision.json"))[0].parent
 
     def verify(*words: str) -> tuple[int, str]:
-        answer = CliRunner().invoke(cli_release.app, ["verify", *words])
+        answer = CliRunner().invoke(release.app, ["verify", *words])
         return answer.exit_code, answer.output
 
     assert verify(str(artifact(0)))[0] == 0
@@ -169,10 +170,10 @@ def test_twenty_releases_verify_bit_for_bit(tmp_path: Path) -> None:
     for seed in range(20):
         champion, decision = register(registry, seed, champion)
         promote(registry, champion, decision, WHY)
-    found = verification.verify_all(registry)
+    found = verify_all(registry)
     assert len([one for one in found if one.what.startswith("decision ")]) == 20
     assert len([one for one in found if one.what.endswith(", decision")]) == 20
     assert not any(one.faults for one in found)
     assert len(ledger.read(registry.ledger)) == 60
     judge(tmp_path, 3)  # one more decision about a known artifact changes nothing about the others
-    assert not any(one.faults for one in verification.verify_all(registry))
+    assert not any(one.faults for one in verify_all(registry))

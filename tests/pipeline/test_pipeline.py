@@ -23,10 +23,11 @@ import yaml
 from tests.places import ROOT
 from touchstone import settings as settings_module
 from touchstone.errors import BusyError, DataError, PipelineError, SettingsError, StageError
-from touchstone.pipeline import data, dvc, events, graph, lease, overrides, processes, runs, steps, workspace
+from touchstone.pipeline import data, dvc, following, graph, lease, overrides, runs, steps, workspace
 from touchstone.pipeline.dvc import How
 from touchstone.pipeline.fingerprint import fingerprint
 from touchstone.pipeline.plan import plan
+from touchstone.runtime import processes
 
 PIPELINE = """
 stages:
@@ -287,11 +288,11 @@ def test_a_lease_is_held_once_and_names_its_owner(tmp_path: Path) -> None:
 def test_events_are_followed_while_they_are_written(tmp_path: Path) -> None:
     path, rows, seen = tmp_path / "events.jsonl", [], threading.Event()
 
-    def receive(found: events.Rows) -> None:
+    def receive(found: following.Rows) -> None:
         rows.extend(found)
         seen.set()
 
-    with events.followed(path, receive, seconds=0.02), path.open("w") as file:
+    with following.followed(path, receive, seconds=0.02), path.open("w") as file:
         file.write('{"step": 1}\n{"step":')
         file.flush()
         assert seen.wait(5)
@@ -304,12 +305,12 @@ def test_events_are_followed_while_they_are_written(tmp_path: Path) -> None:
 def test_following_ends_with_a_warning_where_nobody_can_take_the_rows(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def refuse(found: events.Rows) -> None:
+    def refuse(found: following.Rows) -> None:
         raise PipelineError("no database")
 
     path = tmp_path / "events.jsonl"
     path.write_text('{"step": 1}\n')
-    with events.followed(path, refuse, seconds=0.02):
+    with following.followed(path, refuse, seconds=0.02):
         pass
     assert capsys.readouterr().err == "warning: live curves stop here: no database\n"
 

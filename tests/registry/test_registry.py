@@ -18,11 +18,11 @@ from mlflow import MlflowClient
 
 from tests.places import ROOT
 from tests.worlds.registered import NAME, artifact, open_registry, publish
-from touchstone import ledger
-from touchstone.card import read, verify_digests
 from touchstone.errors import ArtifactError, RegistryError
+from touchstone.model.card import read, verify_digests
+from touchstone.operations.verify import verify_releases
 from touchstone.registry import Registry
-from touchstone.verification import verify_releases
+from touchstone.runtime import ledger
 
 
 @pytest.fixture

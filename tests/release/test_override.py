@@ -11,13 +11,14 @@ from typer.testing import CliRunner
 
 from tests.worlds.judged import SETTINGS, decide, judge, register
 from tests.worlds.registered import NAME, open_registry, publish, reference
-from touchstone import cli_release, ledger
+from touchstone.cli.release import app
 from touchstone.errors import GateError, RegistryError
-from touchstone.gates import Verdict
-from touchstone.judging import Decision
+from touchstone.gate import Decision
+from touchstone.gate.checks import Verdict
 from touchstone.registry import Registry, Version
 from touchstone.release import Override, admit, overridden, promote, release
 from touchstone.release.override import check
+from touchstone.runtime import ledger
 
 WHY = Override("Ada L.", "the only model for these texts")
 
@@ -148,6 +149,6 @@ def test_a_champion_that_moved_since_the_decision_stops_an_override(registry: Re
     ],
 )
 def test_wrong_use_ends_with_two(words: list[str], missing: str) -> None:
-    answer = CliRunner().invoke(cli_release.app, ["promote", "1", *words], env={"COLUMNS": "200"})
+    answer = CliRunner().invoke(app, ["promote", "1", *words], env={"COLUMNS": "200"})
     assert answer.exit_code == 2
     assert missing in answer.output

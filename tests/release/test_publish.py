@@ -19,10 +19,10 @@ import pytest
 from tests.places import ROOT
 from tests.worlds.judged import register
 from tests.worlds.registered import NAME, open_registry
-from touchstone import card
+from touchstone.model import card
+from touchstone.model.scoring import Scorer
 from touchstone.registry import Registry, Version
 from touchstone.release import Override, promote
-from touchstone.scoring import Scorer
 
 REPOSITORY = "org/reward"
 TOKEN = "hf_of_the_test"

@@ -11,15 +11,16 @@ from mlflow import MlflowClient
 
 from tests.worlds.judged import decide
 from tests.worlds.registered import NAME, artifact, open_registry, publish, reference, tiny_settings
-from touchstone import judging, ledger
-from touchstone.card import read
+from touchstone import gate
 from touchstone.errors import GateError, RegistryError
-from touchstone.gates import Verdict
+from touchstone.gate import Decision, holdout_ledger, record
+from touchstone.gate.checks import Verdict
 from touchstone.groups import read_parquet, write_parquet
-from touchstone.judging import Decision, record, uses
+from touchstone.model.card import read
 from touchstone.pipeline import steps, workspace
 from touchstone.registry import Registry, Version
 from touchstone.release import Release, admit, promote, release
+from touchstone.runtime import ledger
 
 SETTINGS = tiny_settings()
 
@@ -135,13 +136,13 @@ def test_a_verdict_that_its_evidence_does_not_give_is_refused(registry: Registry
     del content["digest"]
     # Whoever writes the record writes the ledger too.
     shutil.rmtree(registry.root / "runs" / "ledger")
-    book, about = judging.ledger_file(registry.root / "runs"), {"artifact": version.digest, "champion": None}
-    uses.open_holdout(book, key=decision.key, prompts=["a"], content=about)
+    book, about = gate.ledger_file(registry.root / "runs"), {"artifact": version.digest, "champion": None}
+    holdout_ledger.open_holdout(book, key=decision.key, prompts=["a"], content=about)
     whole = record.write(decision.path, content)
     outcome = {"verdict": "PROMOTE", "confirm_status": "pass"}
-    uses.close(book, key=decision.key, record=whole["digest"], content=outcome)
+    holdout_ledger.close(book, key=decision.key, record=whole["digest"], content=outcome)
     with pytest.raises(GateError, match=message):
-        promote(registry, version, judging.load(decision.path))
+        promote(registry, version, gate.load(decision.path))
     assert registry.aliases(NAME) == {}
 
 

@@ -9,13 +9,13 @@ from mlflow import MlflowClient
 
 from tests.worlds.judged import decide
 from tests.worlds.registered import NAME, artifact, open_registry, publish, tiny_settings
-from touchstone import ledger
-from touchstone.card import read
 from touchstone.errors import ArtifactError, RegistryError
+from touchstone.model.card import read
+from touchstone.operations.verify import verify_releases
 from touchstone.registry import Registry
 from touchstone.release import promote, rollback
+from touchstone.runtime import ledger
 from touchstone.serving import temporary_endpoint
-from touchstone.verification import verify_releases
 
 SETTINGS = tiny_settings()
 WHY = "it prefers refusals"

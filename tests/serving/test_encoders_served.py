@@ -12,9 +12,9 @@ from tests.worlds.encoders import make_encoder
 from tests.worlds.registered import NAME, open_registry, tiny_settings
 from tests.worlds.sealed import make_tiny_groups
 from touchstone.groups import Message
-from touchstone.model import load_base, save
-from touchstone.scoring import Scorer, as_item
-from touchstone.sealing import seal
+from touchstone.model.network import load_base, save
+from touchstone.model.scoring import Scorer, as_item
+from touchstone.model.sealing import seal
 from touchstone.serving import temporary_endpoint
 
 

@@ -27,8 +27,8 @@ from tests.worlds.registered import NAME, artifact, open_registry, publish, refe
 from touchstone import settings as settings_module
 from touchstone.errors import ServingError
 from touchstone.groups import Message, read_parquet
+from touchstone.model.scoring import Scorer, as_item
 from touchstone.registry import Registry
-from touchstone.scoring import Scorer, as_item
 from touchstone.serving import Client, temporary_endpoint
 from touchstone.serving.app import make_app
 from touchstone.serving.batching import Batcher

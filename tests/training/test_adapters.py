@@ -16,10 +16,10 @@ from tests.worlds.tiny import DECODERS, make_tiny_base, make_tiny_decoder
 from tests.worlds.trained import configure, make_build, make_groups
 from touchstone.errors import TrainingError
 from touchstone.groups import Message, read_parquet
-from touchstone.layout import Precision, make_batches, read_rewards
-from touchstone.model import RewardModel, head_of, load_base, load_reward_model, save
+from touchstone.model.layout import Precision, make_batches, read_rewards
+from touchstone.model.network import RewardModel, head_of, load_base, load_reward_model, save
+from touchstone.model.templating import encode, encode_many
 from touchstone.settings import Settings
-from touchstone.templating import encode, encode_many
 from touchstone.training import methods
 from touchstone.training.__main__ import train
 from touchstone.training.trainer import Examples, Places, PreferenceTrainer

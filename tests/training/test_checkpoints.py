@@ -22,8 +22,8 @@ from tests.places import ROOT
 from tests.worlds.tiny import make_tiny_base
 from tests.worlds.trained import configure, make_build, make_groups, make_workspace
 from touchstone.errors import ModelError, TrainingError
-from touchstone.files import digest_file, digest_folder, digest_value
 from touchstone.groups import write_parquet
+from touchstone.runtime.files import digest_file, digest_folder, digest_value
 from touchstone.settings import Settings
 from touchstone.training import checkpoints
 from touchstone.training.__main__ import train

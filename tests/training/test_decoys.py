@@ -6,8 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from touchstone import settings
+from touchstone.gate.probes import PROBES
 from touchstone.groups import Comparison, Completion, Group, Message, best_completion, judged_pairs, make_group
-from touchstone.judging.probes import PROBES
 from touchstone.training.decoys import EMPTY_HANDED, POLICY, with_decoys
 
 

@@ -23,9 +23,9 @@ from tests.places import ROOT
 from tests.worlds.tiny import make_tiny_base
 from tests.worlds.trained import configure, environment, make_build, make_groups
 from touchstone.groups import read_parquet
-from touchstone.layout import make_batches, rewards
-from touchstone.model import load_reward_model
-from touchstone.templating import encode_many
+from touchstone.model.layout import make_batches, rewards
+from touchstone.model.network import load_reward_model
+from touchstone.model.templating import encode_many
 from touchstone.training.__main__ import train
 
 LAUNCH = sorted((ROOT / "configs/accelerate").glob("*.yaml"))

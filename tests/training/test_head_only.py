@@ -15,10 +15,10 @@ from tests.worlds.tiny import make_tiny_base
 from tests.worlds.trained import configure, make_build, make_groups
 from touchstone.errors import TrainingError
 from touchstone.groups import Group
-from touchstone.layout import make_batches, rewards
-from touchstone.model import RewardModel, head_of, load_base, load_reward_model
+from touchstone.model.layout import make_batches, rewards
+from touchstone.model.network import RewardModel, head_of, load_base, load_reward_model
+from touchstone.model.templating import EncodedGroup, encode_many
 from touchstone.settings import Settings, parse
-from touchstone.templating import EncodedGroup, encode_many
 from touchstone.training.__main__ import train
 from touchstone.training.head_only import TOLERANCE, embed, fit, train_head
 from touchstone.training.objective import total_loss

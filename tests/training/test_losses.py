@@ -18,9 +18,9 @@ from torch import Tensor
 from tests.places import CONFIGS
 from touchstone.errors import SettingsError
 from touchstone.groups import Comparison, Completion, Group, Message, judged_pairs, make_group
+from touchstone.model.templating import EncodedGroup
 from touchstone.settings import Settings, compose
 from touchstone.settings.training import Objective
-from touchstone.templating import EncodedGroup
 from touchstone.training.losses import (
     bradley_terry,
     centering,

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from tests.worlds.tiny import make_tiny_base
 from tests.worlds.trained import configure, make_groups
 from touchstone.errors import SettingsError, TrainingError
-from touchstone.layout import Batch, make_batches, shares_prompt
-from touchstone.model import RewardModel, load_base
+from touchstone.model.layout import Batch, make_batches, shares_prompt
+from touchstone.model.network import RewardModel, load_base
+from touchstone.model.templating import EncodedGroup, encode_many
 from touchstone.settings import parse
-from touchstone.templating import EncodedGroup, encode_many
 from touchstone.training.memory import CPU_TOKENS, Measured, batch_of, find_budget, largest_budget, resolve_budget
 from touchstone.training.plan import make_steps, micro_batches
 from touchstone.training.sharding import fill_up

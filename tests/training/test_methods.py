@@ -12,10 +12,10 @@ from tests.worlds.tiny import make_tiny_base
 from tests.worlds.trained import configure
 from touchstone.errors import SettingsError
 from touchstone.groups import Message
-from touchstone.layout import make_batches, rewards, shares_prompt
-from touchstone.model import RewardModel, load_reward_model, save
+from touchstone.model.layout import make_batches, rewards, shares_prompt
+from touchstone.model.network import RewardModel, load_reward_model, save
+from touchstone.model.templating import encode
 from touchstone.settings import compose
-from touchstone.templating import encode
 from touchstone.training import methods
 
 

@@ -14,8 +14,8 @@ from tests.places import CONFIGS
 from tests.worlds.comparisons import compared, encode, group_of, random_groups
 from touchstone.errors import TrainingError
 from touchstone.groups import Comparison, judged_pairs
+from touchstone.model.templating import EncodedGroup
 from touchstone.settings import Settings, compose
-from touchstone.templating import EncodedGroup
 from touchstone.training.plan import make_steps, micro_batches, share_of, used_pairs
 from touchstone.training.ranking import RankList, rank_lists
 

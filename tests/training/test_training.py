@@ -17,12 +17,12 @@ from tests.places import ROOT
 from tests.worlds.tiny import make_tiny_base
 from tests.worlds.trained import configure, environment, make_build, make_groups, make_workspace
 from touchstone.errors import TrainingError
-from touchstone.files import digest_folder
 from touchstone.groups import Comparison, Completion, Message, best_completion, make_group, read_parquet
-from touchstone.layout import make_batches, rewards
-from touchstone.model import load_base_folder, load_reward_model
+from touchstone.model.layout import make_batches, rewards
+from touchstone.model.network import load_base_folder, load_reward_model
+from touchstone.model.templating import encode
+from touchstone.runtime.files import digest_folder
 from touchstone.settings import parse
-from touchstone.templating import encode
 from touchstone.training.__main__ import train
 from touchstone.training.plan import used_pairs
 

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 
 from touchstone.groups import Comparison, Completion, Group, Message, make_group
-from touchstone.templating import EncodedGroup
+from touchstone.model.templating import EncodedGroup
 from touchstone.training.plan import Step
 
 

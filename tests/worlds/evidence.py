@@ -7,7 +7,7 @@ from scipy.special import expit
 
 from tests.places import ROOT
 from touchstone import settings
-from touchstone.gates import Check, Pairs
+from touchstone.gate.checks import Check, Pairs
 
 DEFAULTS = settings.load(ROOT / "params.yaml").gates
 LIMITS = DEFAULTS.model_copy(update={"bootstrap_draws": 1000})

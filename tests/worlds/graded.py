@@ -8,13 +8,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests.places import ROOT
-from touchstone import card as cards
-from touchstone import judging, ledger
+from touchstone import gate
 from touchstone import settings as settings_module
-from touchstone.card import Calibration, Card, Centering
+from touchstone.gate.fresh_scores import Job, Scores
 from touchstone.groups import Comparison, Completion, Group, Message, make_group, set_digest
-from touchstone.judging.scores import Job, Scores
-from touchstone.scoring import RawScore
+from touchstone.model import card as cards
+from touchstone.model.card import Calibration, Card, Centering
+from touchstone.model.scoring import RawScore
+from touchstone.runtime import ledger
 
 DEFAULTS = settings_module.load(ROOT / "params.yaml")
 QUICK = {"bootstrap_draws": 300, "min_length_pairs": 30}
@@ -108,7 +109,7 @@ class Scorer:
     """Scores by rule; remembers what was asked for, and what the ledger said at that moment."""
 
     def __init__(self, state: Path, **rules: Rule) -> None:
-        self.ledger = judging.ledger_file(state)
+        self.ledger = gate.ledger_file(state)
         self.rules = rules
         self.asked: list[tuple[str, int, list[str]]] = []
         self.truncated = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from touchstone.judging import uses
+from touchstone.gate import holdout_ledger
 
 CONTENT = {
     "who": "ada",
@@ -18,4 +18,4 @@ CONTENT = {
 
 def open_holdout(path: Path, key: str, clusters: Sequence[str]) -> int:
     """Note a use of a holdout with those clusters of prompts; which use of its lineage it is, from 1."""
-    return uses.open_holdout(path, key=key, prompts=clusters, content=CONTENT).count
+    return holdout_ledger.open_holdout(path, key=key, prompts=clusters, content=CONTENT).count

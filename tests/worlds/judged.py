@@ -11,14 +11,14 @@ from pathlib import Path
 from tests.worlds import graded
 from tests.worlds.registered import NAME, artifact, tiny_settings
 from tests.worlds.sealed import make_tiny_groups
-from touchstone import judging, settings
-from touchstone.files import digest_text, digest_value
-from touchstone.gates import Verdict
+from touchstone import gate, settings
+from touchstone.gate import Champion, Decision, holdout_ledger, record
+from touchstone.gate.checks import Verdict
+from touchstone.gate.fresh_scores import Job, Scores
 from touchstone.groups import Group, write_parquet
-from touchstone.judging import Champion, Decision, record, uses
-from touchstone.judging.scores import Job, Scores
+from touchstone.model.scoring import RawScore
 from touchstone.registry import Registry, Version
-from touchstone.scoring import RawScore
+from touchstone.runtime.files import digest_text, digest_value
 from touchstone.settings.data import SETS
 
 TINY = tiny_settings()
@@ -52,7 +52,7 @@ def judge(
     write_sets(build / "splits")
     shutil.copytree(artifact(seed), build / "artifact", dirs_exist_ok=True)
     before = Champion(str(champion.version), Registry.open(root).download(champion), None) if champion else None
-    return judging.judge(
+    return gate.judge(
         build=build,
         state=root / "runs",
         output=build / "decision",
@@ -81,7 +81,7 @@ def _promoted(with_champion: bool) -> Decision:
         write_parquet(folder / "build" / "splits" / f"{name}.parquet", graded.make_set(name, count))
     graded.make_artifact(folder / "build" / "artifact")
     champion = Champion("1", graded.make_artifact(folder / "champion", seed=18), None) if with_champion else None
-    return judging.judge(
+    return gate.judge(
         build=folder / "build",
         state=folder / "runs",
         output=folder / "decision",
@@ -116,14 +116,16 @@ def decide(root: Path, version: Version, champion: Version | None, verdict: Verd
     content |= {"digests": digests, "summary": "Made for a test."}
     del content["digest"]
     record.write(folder, content)
-    checks, found = judging.recompute(folder)
+    checks, found = gate.recompute(folder)
     assert found is verdict
     content |= {"verdict": str(verdict), "checks": [record.check_to(check) for check in checks]}
-    book = judging.ledger_file(root / "runs")
-    use = uses.open_holdout(
+    book = gate.ledger_file(root / "runs")
+    use = holdout_ledger.open_holdout(
         book, key=key, prompts=["a"], content={"artifact": version.digest, "champion": digests["champion"]}
     )
     content["ledger"] = {"sequence": use.entry["sequence"], "digest": use.entry["digest"], "uses": use.count}
     whole = record.write(folder, content)
-    uses.close(book, key=key, record=whole["digest"], content={"verdict": str(verdict), "confirm_status": "not_run"})
-    return judging.load(folder)
+    holdout_ledger.close(
+        book, key=key, record=whole["digest"], content={"verdict": str(verdict), "confirm_status": "not_run"}
+    )
+    return gate.load(folder)

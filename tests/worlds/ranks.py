@@ -22,10 +22,10 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from tests.worlds.trained import configure, make_groups
-from touchstone.layout import shares_prompt
-from touchstone.model import load_base
+from touchstone.model.layout import shares_prompt
+from touchstone.model.network import load_base
+from touchstone.model.templating import encode_many
 from touchstone.settings import Settings
-from touchstone.templating import encode_many
 from touchstone.training.__main__ import main as train
 from touchstone.training.memory import Measured, agree, find_budget
 from touchstone.training.objective import total_loss

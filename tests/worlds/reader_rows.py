@@ -12,9 +12,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from touchstone.data.sources import argilla, label_studio
+from touchstone.data.sources.ukpconvarg1 import ARCHIVES
 from touchstone.groups import Group
-from touchstone.sources import argilla, label_studio
-from touchstone.sources.ukpconvarg1 import ARCHIVES
 
 SECRET = "zebra"
 """In every text of every row; a reason must never hold it."""

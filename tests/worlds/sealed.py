@@ -8,8 +8,8 @@ from random import Random
 
 from tests.worlds.tiny import make_tiny_base
 from touchstone.groups import Comparison, Completion, Group, Message, make_group
-from touchstone.model import load_base, save
-from touchstone.sealing import seal
+from touchstone.model.network import load_base, save
+from touchstone.model.sealing import seal
 
 WORDS = ("egg", "water", "minutes", "boil", "cool", "the", "soft", "yolk", "Paris", "king", "because", "why", "lived")
 

@@ -11,7 +11,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from touchstone import sources
+from touchstone.data import sources
 from touchstone.errors import DataError, PipelineError
 from touchstone.pipeline import dvc
 from touchstone.settings import Settings

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from touchstone.errors import PipelineError, StageError
-from touchstone.pipeline import processes
+from touchstone.runtime import processes
 
 CHATTER = frozenset(
     {

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from touchstone.errors import PipelineError
-from touchstone.files import digest_file, digest_folder, digest_value
 from touchstone.pipeline import dvc
 from touchstone.pipeline.graph import Stage, lookup
+from touchstone.runtime.files import digest_file, digest_folder, digest_value
 from touchstone.settings import Settings
 
 

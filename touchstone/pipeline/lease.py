@@ -13,7 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from touchstone.errors import BusyError
-from touchstone.files import write_json
+from touchstone.runtime.files import write_json
 
 
 @contextlib.contextmanager

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from touchstone.pipeline import runs
-from touchstone.pipeline.processes import stopped_by_sigterm
 from touchstone.pipeline.runs import Draft, Run
+from touchstone.runtime.processes import stopped_by_sigterm
 
 DONE, BLOCKED = 0, 3
 """Exit codes."""

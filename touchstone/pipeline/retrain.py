@@ -12,15 +12,15 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from touchstone.files import write_atomic
 from touchstone.pipeline import runs
 from touchstone.pipeline.dvc import How
 from touchstone.pipeline.opening import SUMMARY, Outcome, ended, opened, places
-from touchstone.pipeline.processes import Terminated
 from touchstone.pipeline.runs import Run
+from touchstone.runtime.files import write_atomic
+from touchstone.runtime.processes import Terminated
 
 if TYPE_CHECKING:  # "nothing to do" must not wait for torch
-    from touchstone.judging import Decision
+    from touchstone.gate import Decision
     from touchstone.registry import Version
     from touchstone.release import Release
 
@@ -46,7 +46,7 @@ def retrain_plain(root: Path, overrides: list[str], *, clean: bool = False) -> O
 
 def go(run: Run) -> Outcome:
     """Every step of an opened run, in order."""
-    from touchstone.gates import Verdict
+    from touchstone.gate.checks import Verdict
     from touchstone.pipeline import steps
 
     say("data", run.settings.data.name)

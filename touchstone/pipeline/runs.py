@@ -23,10 +23,10 @@ from typing import Any
 
 from touchstone import settings as settings_module
 from touchstone.errors import BusyError
-from touchstone.files import write_atomic, write_json
 from touchstone.pipeline import data, graph, lease, overrides, workspace
 from touchstone.pipeline.fingerprint import fingerprint
 from touchstone.pipeline.graph import Stage
+from touchstone.runtime.files import write_atomic, write_json
 from touchstone.settings import Settings
 
 PREPARING = "preparing"

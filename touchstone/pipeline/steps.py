@@ -14,12 +14,12 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from touchstone import judging
+from touchstone import gate
 from touchstone import release as releasing
 from touchstone.errors import PipelineError, StageError
-from touchstone.gates import Verdict
-from touchstone.judging import Champion, Decision
-from touchstone.pipeline import data, dvc, events, workspace
+from touchstone.gate import Champion, Decision
+from touchstone.gate.checks import Verdict
+from touchstone.pipeline import data, dvc, following, workspace
 from touchstone.pipeline.dvc import How
 from touchstone.pipeline.runs import Run, folder_of, keep_evidence
 from touchstone.registry import Registry, Version
@@ -55,14 +55,14 @@ def run_stage(run: Run, name: str) -> How:
     }
     live: list[tuple[Registry, str]] = []
 
-    def show(rows: events.Rows) -> None:
+    def show(rows: following.Rows) -> None:
         if not live:  # MLflow is not asked before there is something to show
             live.append(_start_run(run))
         registry, run_id = live[0]
         registry.log_curve(run_id, rows)
 
     try:
-        with run.timed(name), events.followed(file, show):
+        with run.timed(name), following.followed(file, show):
             how = dvc.repro(run.workspace, name, log=log, env=env)
     except (StageError, KeyboardInterrupt) as error:
         for registry, run_id in live:
@@ -104,7 +104,7 @@ def judge(run: Run) -> Decision:
         made_by = registry.evidence(champion, "decision") if champion else None
         if champion is not None and champion.fingerprint == run.fingerprint and made_by is not None:
             shutil.copytree(made_by, output)
-            decision = judging.load(output)
+            decision = gate.load(output)
         else:
             provenance = {
                 "run": run.id,
@@ -165,7 +165,7 @@ def _judge(
     seeds: Sequence[Path] = (),
     trained_here: bool = True,
 ) -> Decision:
-    return judging.judge(
+    return gate.judge(
         build=build,
         state=folder_of(root),
         output=output,

@@ -19,9 +19,9 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from touchstone import ledger
 from touchstone.errors import RegistryError
-from touchstone.ledger import Entry
+from touchstone.runtime import ledger
+from touchstone.runtime.ledger import Entry
 
 
 def read(client: MlflowClient, name: str) -> dict[str, int]:

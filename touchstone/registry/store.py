@@ -15,9 +15,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run
 from mlflow.exceptions import MlflowException
 
-from touchstone import card, ledger
 from touchstone.errors import RegistryError
-from touchstone.files import write_folder
+from touchstone.model import card
 from touchstone.registry import aliases, database
 from touchstone.registry.database import locked, wording
 from touchstone.registry.versions import (
@@ -31,6 +30,8 @@ from touchstone.registry.versions import (
     local_folder,
     signature,
 )
+from touchstone.runtime import ledger
+from touchstone.runtime.files import write_folder
 
 _METRICS_PER_CALL = 1000
 _PARAMS_PER_CALL = 100
@@ -324,7 +325,7 @@ class Registry:
                 warnings.filterwarnings("ignore", message=".*input example was not provided", category=UserWarning)
                 mlflow.pyfunc.save_model(
                     str(partial / "model"),
-                    loader_module="touchstone.pyfunc",
+                    loader_module="touchstone.model.pyfunc",
                     data_path=str(partial / "artifact"),
                     signature=signature(),
                     pip_requirements=["torch", "transformers"],

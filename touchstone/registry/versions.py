@@ -13,8 +13,8 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.models.signature import ModelSignature
 from mlflow.types.schema import AnyType, ColSpec, DataType, Schema
 
-from touchstone.card import Card
 from touchstone.errors import RegistryError
+from touchstone.model.card import Card
 
 FINGERPRINT = "touchstone.fingerprint"
 DIGEST = "touchstone.digest"
@@ -89,7 +89,7 @@ def facts(sealed: Card) -> dict[str, str]:
 
 
 def signature() -> ModelSignature:
-    """Columns in, columns out; see `touchstone/pyfunc.py`."""
+    """Columns in, columns out; see `touchstone/model/pyfunc.py`."""
     prompt = AnyType()  # type: ignore[no-untyped-call]  # a text or a list of messages: MLflow has no type for "either"
     scores = [ColSpec(DataType.double, name) for name in ("reward", "centered", "percentile")]
     return ModelSignature(

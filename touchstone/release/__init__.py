@@ -13,8 +13,8 @@ for each model's name:
     rolled_back   an earlier champion is champion again: who, why, and the scores that were read back
 """
 
+from touchstone.release.champion import Release, admit, present_champion, promote, release
 from touchstone.release.override import Override, overridden
-from touchstone.release.promotion import Release, admit, present_champion, promote, release
 from touchstone.release.rollback import Rollback, rollback
 
 __all__ = [

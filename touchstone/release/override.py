@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from touchstone import ledger
 from touchstone.errors import GateError
-from touchstone.gates import Verdict
-from touchstone.judging import Decision
-from touchstone.ledger import Entry
+from touchstone.gate import Decision
+from touchstone.gate.checks import Verdict
 from touchstone.registry import Registry, Version, stamp
+from touchstone.runtime import ledger
+from touchstone.runtime.ledger import Entry
 
 TAG = "touchstone.override"
 VETOES = ("integrity", "reload")

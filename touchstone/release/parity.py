@@ -8,18 +8,19 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from touchstone import gates, stage
 from touchstone.errors import GateError, ServingError
-from touchstone.gates import Check
+from touchstone.gate import checks
+from touchstone.gate.checks import Check
 from touchstone.groups import Group, Message, read_parquet, set_digest
+from touchstone.model.scoring import Item, RawScore, Scorer, as_item, padded_scores
+from touchstone.model.sealing import FIXED_TEXTS
+from touchstone.model.templating import encode
 from touchstone.registry import Version
-from touchstone.scoring import Item, RawScore, Scorer, as_item, padded_scores
-from touchstone.sealing import FIXED_TEXTS
+from touchstone.runtime import stage
 from touchstone.serving import Client, temporary_endpoint
 from touchstone.serving.wire import ScoreReply
 from touchstone.settings import Settings
 from touchstone.settings.gates import Gates
-from touchstone.templating import encode
 
 SWAP_SECONDS = 120.0
 POLL_SECONDS = 0.2
@@ -68,9 +69,9 @@ def parity(client: Client, scorer: Scorer, groups: Sequence[Group], version: Ver
         served += [score for row in reply.scores for score in row]
         stamped = {"model": reply.model, "version": str(reply.version), "digest": reply.digest}
         answered = {key: value for key, value in answered.items() if stamped[key] == value}
-    return gates.run(
+    return checks.run(
         "serving_parity",
-        lambda: gates.serving_parity(
+        lambda: checks.serving_parity(
             [scorer.meaning(score) for row in alone for score in row],
             served,
             precision=precision,
@@ -145,7 +146,7 @@ def read_back(client: Client, scorer: Scorer, version: Version, limits: Gates, a
     model = f"{version.name}@{alias}"
     reply = client.rewards([(vector.messages(), [vector.completion]) for vector in vectors], model)
     served = [score for row in reply.scores for score in row]
-    check = gates.serving_parity(
+    check = checks.serving_parity(
         [scorer.meaning(RawScore(vector.reward, vector.truncated, vector.tokens)) for vector in vectors],
         served,
         precision=scorer.card.centering.score_dtype,

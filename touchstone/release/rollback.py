@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from touchstone import ledger
 from touchstone.errors import ArtifactError, RegistryError, ServingError
-from touchstone.ledger import Entry
+from touchstone.model.scoring import Scorer
 from touchstone.registry import Registry, Version, decided_moves, stamp
 from touchstone.release import parity
-from touchstone.scoring import Scorer
+from touchstone.runtime import ledger
+from touchstone.runtime.ledger import Entry
 from touchstone.settings import Settings
 
 

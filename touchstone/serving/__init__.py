@@ -7,7 +7,7 @@ serve(root, settings, name=..., host=..., port=...)   # blocks until SIGTERM or 
 with temporary_endpoint(root, settings, name) as client: ...    # a process of its own, gone afterwards
 """
 
-from touchstone.serving.client import Client, Reply
+from touchstone.client import Client, Reply
 from touchstone.serving.process import temporary_endpoint
 from touchstone.serving.server import serve
 

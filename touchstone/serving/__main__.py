@@ -12,8 +12,8 @@ import argparse
 from pathlib import Path
 
 from touchstone import settings
+from touchstone.runtime.stage import run_stage
 from touchstone.serving.server import serve
-from touchstone.stage import run_stage
 
 
 def main() -> None:

@@ -27,7 +27,8 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from touchstone.errors import ModelError
-from touchstone.scoring import Item, Scorer
+from touchstone.model.scoring import Item, Scorer
+from touchstone.model.templating import encode_many
 from touchstone.serving.batching import Batcher, EngineError, QueueFullError, Scores
 from touchstone.serving.limits import BodyLimit
 from touchstone.serving.live import Live, Served
@@ -44,7 +45,6 @@ from touchstone.serving.wire import (
     reply,
 )
 from touchstone.settings.gates import Serve
-from touchstone.templating import encode_many
 
 DEADLINE_SECONDS = 120.0
 """How long a request may wait and be scored before it gets a 504."""

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from touchstone.scoring import Item, Score, Scorer
+from touchstone.model.scoring import Item, Score, Scorer
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from touchstone.errors import ArtifactError, RegistryError, ServingError
+from touchstone.model.scoring import Scorer
 from touchstone.registry import Registry, Version
-from touchstone.scoring import Scorer
 
 log = logging.getLogger(__name__)
 

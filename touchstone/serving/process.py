@@ -14,9 +14,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from touchstone.client import Client
 from touchstone.errors import ServingError
-from touchstone.files import write_atomic
-from touchstone.serving.client import Client
+from touchstone.runtime.files import write_atomic
 from touchstone.settings import Settings, dump
 
 START_SECONDS = 180.0

@@ -44,8 +44,8 @@ def serve(
     # Seconds of imports: after the port is ours.
     import uvicorn
 
+    from touchstone.model.scoring import prepare
     from touchstone.registry import Registry
-    from touchstone.scoring import prepare
     from touchstone.serving.app import make_app
     from touchstone.serving.batching import Batcher
     from touchstone.serving.live import Live

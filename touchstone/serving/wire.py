@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from touchstone.groups import Message
 
 if TYPE_CHECKING:  # torch comes with it, and a client needs none
-    from touchstone.scoring import Item, Score
+    from touchstone.model.scoring import Item, Score
 
 MAX_BODY_BYTES = 8 * 2**20
 

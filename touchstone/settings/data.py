@@ -13,7 +13,7 @@ SETS = ("train", "validation", "calibration", "holdout", "confirm", "reference",
 
 
 class SandboxData(Section):
-    """The embedded small world; see `touchstone/sources/sandbox.py` for what each knob does."""
+    """The embedded small world; see `touchstone/data/sources/sandbox.py` for what each knob does."""
 
     source: Literal["sandbox"]
     name: str

@@ -30,12 +30,12 @@ import torch
 from accelerate import PartialState
 
 from touchstone.errors import TrainingError
-from touchstone.files import canonical_json, digest_value, write_atomic, write_folder
 from touchstone.groups import Group, read_parquet
-from touchstone.model import RewardModel, save
+from touchstone.model.network import RewardModel, save
+from touchstone.model.templating import encode_many
+from touchstone.runtime.files import canonical_json, digest_value, write_atomic, write_folder
+from touchstone.runtime.stage import run_stage
 from touchstone.settings import Settings, load, project_root
-from touchstone.stage import run_stage
-from touchstone.templating import encode_many
 from touchstone.training import checkpoints, head_only, methods
 from touchstone.training.decoys import with_decoys
 from touchstone.training.state import inputs_of

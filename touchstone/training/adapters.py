@@ -25,8 +25,8 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from touchstone.errors import TrainingError
-from touchstone.layout import shares_prompt
-from touchstone.model import RewardModel, head_of, load_base_folder
+from touchstone.model.layout import shares_prompt
+from touchstone.model.network import RewardModel, head_of, load_base_folder
 from touchstone.settings.model import Model
 from touchstone.settings.training import Train
 

@@ -23,7 +23,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from touchstone.errors import TrainingError
-from touchstone.files import digest_file, digest_value, pretty_json, sync_folder
+from touchstone.runtime.files import digest_file, digest_value, pretty_json, sync_folder
 
 log = logging.getLogger(__name__)
 

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from touchstone.errors import TrainingError
 from touchstone.groups import Group
-from touchstone.layout import read_hidden, shares_prompt
-from touchstone.model import RewardModel, head_of
+from touchstone.model.layout import read_hidden, shares_prompt
+from touchstone.model.network import RewardModel, head_of
+from touchstone.model.templating import EncodedGroup
+from touchstone.runtime.stage import progress
 from touchstone.settings import Settings
 from touchstone.settings.training import Objective
-from touchstone.stage import progress
-from touchstone.templating import EncodedGroup
 from touchstone.training.objective import total_loss
 from touchstone.training.plan import MicroBatch, make_steps, micro_batches
 from touchstone.training.watch import SUMS, Row, omissions, row_of, sums_of

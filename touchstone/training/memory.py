@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from touchstone.errors import TrainingError
-from touchstone.layout import Batch, make_batches
-from touchstone.templating import EncodedGroup
+from touchstone.model.layout import Batch, make_batches
+from touchstone.model.templating import EncodedGroup
 from touchstone.training.sharding import exchange, is_deepspeed, is_fsdp
 
 log = logging.getLogger(__name__)

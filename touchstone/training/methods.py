@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from touchstone.errors import TrainingError
-from touchstone.model import RewardModel, load_base_folder
+from touchstone.model.network import RewardModel, load_base_folder
 from touchstone.settings import Settings
 from touchstone.training.adapters import load_quantized, merge, wrap
 

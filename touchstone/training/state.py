@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from touchstone.errors import ModelError, TrainingError
-from touchstone.files import canonical_json, digest_folder, digest_value
-from touchstone.places import PACKAGE
+from touchstone.runtime.files import canonical_json, digest_folder, digest_value
+from touchstone.runtime.places import PACKAGE
 from touchstone.settings import Settings
 
 LIBRARIES = ("accelerate", "numpy", "peft", "tokenizers", "torch", "transformers", "trl")

@@ -35,11 +35,11 @@ from trl.trainer.reward_trainer import RewardTrainer
 
 from touchstone.errors import TrainingError
 from touchstone.groups import Group
-from touchstone.layout import Batch, Precision, read_rewards, shares_prompt
-from touchstone.model import RewardModel
+from touchstone.model.layout import Batch, Precision, read_rewards, shares_prompt
+from touchstone.model.network import RewardModel
+from touchstone.model.templating import EncodedGroup
 from touchstone.settings import Settings
 from touchstone.settings.training import Objective, Train
-from touchstone.templating import EncodedGroup
 from touchstone.training import checkpoints
 from touchstone.training.agreement import for_evaluation
 from touchstone.training.memory import resolve_budget

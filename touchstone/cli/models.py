@@ -1,0 +1,243 @@
+"""Commands for any reward model: `seal` one, `judge` it against the champion or by a public benchmark.
+
+    touchstone seal Skywork/Skywork-Reward-V2-Qwen3-0.6B --max-tokens 4096
+    touchstone judge --artifact build/artifact-skywork-reward-v2-qwen3-0.6b
+    touchstone judge --benchmark rm_bench --data ../RM-Bench/data/total_dataset.json
+
+`cli` registers them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from touchstone import settings as settings_module
+from touchstone.errors import GateError, PipelineError, RegistryError
+from touchstone.runtime.files import digest_value, pretty_json
+from touchstone.settings import Settings
+
+if TYPE_CHECKING:
+    from touchstone.gate import Decision
+    from touchstone.registry import Version
+
+BenchmarkName = Literal["reward_bench_2", "rm_bench", "llm_bar", "judge_bench"]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for another program.")]
+
+
+def _shown(path: Path, root: Path) -> Path:
+    """A path as a person at the project's root would type it."""
+    return path.relative_to(root) if path.is_relative_to(root) else path
+
+
+def seal(
+    model: Annotated[str, typer.Argument(help="A folder with a reward model, or its hub id.", show_default=False)],
+    output: Annotated[
+        Path | None, typer.Option(help="The artifact's folder; default: build/artifact-NAME.", show_default=False)
+    ] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Most tokens of a text; default: model.max_tokens, or the model's positions if fewer."
+        ),
+    ] = None,
+    precision: Annotated[
+        Literal["fp32", "bf16"] | None, typer.Option(help="Of every score; default: seal.score_precision.")
+    ] = None,
+    template: Annotated[
+        str | None,
+        typer.Option(help="chatml, llama3, human_assistant, tulu, or a file; default: the checkpoint's own template."),
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="The hub's commit, branch or tag.")] = None,
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option(
+            "--trust-remote-code", help="Run the checkpoint's own code, once, to compare its rewards with ours."
+        ),
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Seal a public reward model with this project's calibration and reference sets.
+
+    Example: touchstone seal Skywork/Skywork-Reward-V2-Qwen3-0.6B --max-tokens 4096
+    """
+    from touchstone.model.adopting import adopt, artifact_name
+    from touchstone.model.scoring import prepare
+
+    root, chosen = settings_module.load_project()
+    prepare(chosen.train.threads)
+    splits = root / "build" / "splits"
+    if not splits.is_dir():
+        raise PipelineError("build/splits does not exist: an artifact is sealed on it; make it with `dvc repro split`")
+    adopted = adopt(
+        model,
+        splits,
+        output or root / "build" / f"artifact-{artifact_name(model)}",
+        default_tokens=chosen.model.max_tokens,
+        precision=precision or chosen.seal.score_precision,
+        self_test_vectors=chosen.seal.self_test_vectors,
+        max_tokens=max_tokens,
+        template=template,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+    )
+    if json:
+        typer.echo(pretty_json({**asdict(adopted), "artifact": str(adopted.artifact)}), nl=False)
+        return
+    bound = (
+        ", at the search's bound: these rewards say nothing about these labels" if adopted.temperature_at_bound else ""
+    )
+    lines = {
+        "sealed": f"{_shown(adopted.artifact, root)} (digest {adopted.digest[:16]})",
+        "model": f"{model} ({adopted.architecture}{', commit ' + adopted.revision[:12] if adopted.revision else ''})",
+        "rule": f"template: {adopted.template}; at most {adopted.max_tokens:,} tokens; {adopted.precision}",
+        "token ids": f"{adopted.same_ids:.1%} of {adopted.compared:,} reference texts as transformers writes them",
+        "truncated": f"{adopted.truncated_share:.1%} of the reference texts",
+        "temperature": f"{adopted.temperature:.3g}{bound}",
+        "next": f"touchstone judge --artifact {_shown(adopted.artifact, root)}",
+    }
+    typer.echo("\n".join(f"{name:<12}{words}" for name, words in lines.items()))
+
+
+def judge(
+    champion: Annotated[bool, typer.Option(help="Compare with the registry's champion, where there is one.")] = True,
+    artifact: Annotated[
+        Path | None, typer.Option(help="A sealed artifact; default: build/artifact.", show_default=False)
+    ] = None,
+    seed_artifact: Annotated[
+        list[Path] | None,
+        typer.Option(help="A sealed artifact of the same recipe with another seed; may be repeated."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Registered model; default: the one in params.yaml.")] = None,
+    register: Annotated[
+        bool, typer.Option("--register", help="With --artifact: make it a version, whatever the verdict but ERROR.")
+    ] = False,
+    benchmark: Annotated[BenchmarkName | None, typer.Option(help="A public benchmark instead of the holdout.")] = None,
+    data: Annotated[str | None, typer.Option(help="The benchmark's local file or folder.")] = None,
+    version: Annotated[str | None, typer.Option(help="A registered version or alias, for a benchmark.")] = None,
+    json: Json = False,
+) -> None:
+    """Judge an artifact on the holdout, or score it on a public benchmark.
+
+    Each opening of the holdout is entered in its ledger; a benchmark opens nothing.
+
+    Example: dvc repro && touchstone judge
+    """
+    root, chosen = settings_module.load_project()
+    if name is not None:
+        chosen = chosen.model_copy(update={"name": name})
+    if benchmark is not None:
+        if data is None or (artifact is not None and version is not None):
+            raise typer.BadParameter("--benchmark needs --data, and --artifact or --version but not both")
+        facts, words = run_benchmark(root, chosen, benchmark, data, artifact=artifact, version=version)
+        typer.echo(pretty_json(facts) if json else words, nl=False)
+        return
+    if data is not None or version is not None or (register and artifact is None):
+        raise typer.BadParameter("--data and --version go with --benchmark, and --register with --artifact")
+    from touchstone.pipeline.steps import judge_build
+
+    seeds = seed_artifact or []
+    if artifact is None:
+        decision = judge_build(root, chosen, with_champion=champion, seeds=seeds)
+    else:
+        decision = judge_artifact(root, chosen, artifact, with_champion=champion, seeds=seeds)
+    typer.echo(pretty_json(decision.record) if json else decision.summary, nl=not json)
+    if register and artifact is not None and decision.verdict != "ERROR":
+        made = register_artifact(root, chosen, artifact, decision)
+        typer.echo(f"registered as {made.name} version {made.version}, verdict {decision.verdict}", err=json)
+    raise typer.Exit({"PROMOTE": 0, "ERROR": 1}.get(decision.verdict, 3))
+
+
+def judge_artifact(
+    root: Path, settings: Settings, artifact: Path, *, with_champion: bool = True, seeds: Sequence[Path] = ()
+) -> Decision:
+    """Judge another sealed artifact than build/artifact; the record goes to build/judged/ARTIFACT/decision.
+
+    Raises:
+        ArtifactError, DataError, GateError, LedgerError: there is no verdict at all.
+    """
+    from touchstone.pipeline.steps import judge_build
+
+    output = root / "build" / "judged" / artifact.resolve().name.removeprefix("artifact-") / "decision"
+    with build_with(root / "build", artifact) as build:
+        return judge_build(root, settings, with_champion=with_champion, seeds=seeds, build=build, output=output)
+
+
+def register_artifact(root: Path, settings: Settings, artifact: Path, decision: Decision) -> Version:
+    """Publish a judged artifact that no run has made, whatever its verdict but ERROR, exactly once per decision.
+
+    Its evidence holds what a release needs and a run would have: the reference set that it was centred on.
+
+    Raises:
+        ArtifactError: it doesn't verify.
+        DataError: build/splits/reference.parquet is missing.
+        GateError: the decision is about another artifact, or an ERROR; or the reference set is another one.
+        RegistryError: MLflow refused.
+    """
+    from touchstone.groups import read_parquet, set_digest
+    from touchstone.model import card
+    from touchstone.registry import Registry
+
+    sealed = card.verify_digests(artifact)
+    if sealed.digest != decision.artifact_digest or decision.verdict == "ERROR":
+        raise GateError(f"{artifact} has no verdict of its own: {decision.summary}")
+    reference = root / "build" / "splits" / "reference.parquet"
+    if set_digest(read_parquet(reference)) != sealed.centering.reference_digest:
+        raise GateError(f"{reference} is not the reference set that {artifact} was centred on; seal it again")
+    return Registry.open(root).publish(
+        settings.name,
+        digest_value({"artifact": sealed.digest, "name": settings.name, "decision": decision.digest}),
+        artifact,
+        [decision.path, root / "params.yaml", reference],
+        {"touchstone.decision": decision.digest, "touchstone.verdict": str(decision.verdict)},
+    )
+
+
+@contextmanager
+def build_with(build: Path, artifact: Path) -> Iterator[Path]:
+    """A folder like build/ whose artifact is another one: links to everything else that stands there."""
+    with TemporaryDirectory(prefix="touchstone-judge-") as place:
+        for path in build.iterdir():
+            if path.name != "artifact":
+                (Path(place) / path.name).symlink_to(path.resolve())
+        (Path(place) / "artifact").symlink_to(artifact.resolve())
+        yield Path(place)
+
+
+def run_benchmark(
+    root: Path, settings: Settings, benchmark: str, data: str, *, artifact: Path | None, version: str | None
+) -> tuple[dict[str, Any], str]:
+    """Score an artifact, or a registered version, on a public benchmark, into build/benchmarks/BENCHMARK.
+
+    Returns:
+        What results.json holds, and the same as text.
+
+    Raises:
+        ArtifactError: it doesn't verify.
+        RegistryError: there is no such version.
+        DataError, ModelError: see `reward_benchmarks.run`.
+    """
+    from touchstone.evaluation import benchmarks
+    from touchstone.model.scoring import Scorer, prepare
+
+    prepare(settings.train.threads)
+    folder = artifact or root / "build" / "artifact"
+    called = str(_shown(folder.resolve(), root))
+    if version is not None:
+        from touchstone.registry import Registry
+
+        registry = Registry.open(root)
+        found = registry.version(settings.name, version)
+        if found is None:
+            raise RegistryError(f"{settings.name} has no version {version}; name a number or an alias that it has")
+        folder, called = registry.download(found), f"{found.name} version {found.version}"
+    result = benchmarks.run(benchmark, data, root, Scorer.load(folder), model=called)
+    target = root / "build" / "benchmarks" / benchmark
+    benchmarks.write(result, target)
+    return result.facts, f"{benchmarks.table(result.facts)}{_shown(target / 'plot.png', root)}\n"

@@ -1,0 +1,91 @@
+r"""Whole dialogues as Anthropic's hh-rlhf writes them: "\n\nHuman: ...\n\nAssistant: ...".
+
+    touchstone data import hh_rlhf data.path=../shared/data/hh-rlhf
+    touchstone data import hh_rlhf                                     # Anthropic/hh-rlhf, from the hub
+
+The two dialogues are split into turns, stripped of the blanks around them. The shared prompt is their common turns;
+what follows must be one assistant turn on each side, so pairs that part before the last turn are set aside. A speaker
+who has two turns in a row within the shared prompt gets them joined by a blank line, as many chat templates demand.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any
+
+from touchstone.data.sources.rows import (
+    About,
+    Quarantined,
+    Unusable,
+    answer_text,
+    check_turns,
+    common_length,
+    groups_of,
+    raw_rows,
+)
+from touchstone.groups import Comparison, Completion, Group, Message, make_group
+from touchstone.settings.data import TranscriptData
+
+ABOUT = About(
+    licence="MIT",
+    cluster="the prompt",
+    annotators="one unnamed judgement per pair",
+    not_carried="ties, strengths, and pairs that part before their last turn",
+)
+HUB_FOLDERS = {"harmlessness": "harmless-base", "helpfulness": "helpful-base"}
+"""Data folder of Anthropic/hh-rlhf for an axis; without it the hub mixes all of them."""
+
+_MARKER = re.compile(r"\n\n(Human|Assistant):")
+_ROLES = {"Human": "user", "Assistant": "assistant"}
+
+
+def read(settings: TranscriptData, root: Path) -> Iterator[Group | Quarantined]:
+    """One group of two completions per pair of dialogues; pairs that can't be used are quarantined.
+
+    Raises:
+        SourceError: nothing can be read at `settings.path`.
+    """
+    rows = raw_rows(settings.path, root, folder=HUB_FOLDERS.get(settings.axis), revision=settings.revision)
+    return groups_of(islice(rows, settings.limit), lambda values: _group(values, settings))
+
+
+def _group(values: dict[str, Any], settings: TranscriptData) -> Group:
+    prompt, chosen, rejected = split_pair(values.get("chosen"), values.get("rejected"))
+    return make_group(
+        prompt=prompt,
+        completions=[Completion(chosen), Completion(rejected)],
+        comparisons=[Comparison(0, 1, 1.0, 0.0)],
+        source=settings.name,
+        axis=settings.axis,
+    )
+
+
+def split_pair(chosen: object, rejected: object) -> tuple[list[Message], str, str]:
+    """The shared prompt and the two last answers of a pair of dialogues.
+
+    Raises:
+        Unusable: a dialogue is malformed, its last answer is empty, or they part before their last turn.
+    """
+    dialogues = _turns(chosen, "chosen"), _turns(rejected, "rejected")
+    shared = common_length(dialogues[0][:-1], dialogues[1][:-1])
+    for turns in dialogues:
+        if turns[-1].role != "assistant":
+            raise Unusable("the dialogue doesn't end with an Assistant turn")
+    if any(len(turns) != shared + 1 for turns in dialogues):
+        raise Unusable("the dialogues part before their last turn")
+    prompt = [
+        Message(role, "\n\n".join(turn.content for turn in turns))
+        for role, turns in groupby(dialogues[0][:shared], key=lambda turn: turn.role)
+    ]
+    check_turns(prompt)
+    return prompt, answer_text(dialogues[0][-1].content, "chosen"), answer_text(dialogues[1][-1].content, "rejected")
+
+
+def _turns(dialogue: object, side: str) -> list[Message]:
+    head, *parts = _MARKER.split(answer_text(dialogue, side))
+    if head.strip() or not parts:
+        raise Unusable("the dialogue doesn't begin with a Human turn")
+    return [Message(_ROLES[name], text.strip()) for name, text in zip(parts[::2], parts[1::2], strict=True)]

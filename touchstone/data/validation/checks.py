@@ -1,0 +1,59 @@
+"""The checks, their thresholds, and what follows from each."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from touchstone.data.validation.expectations import Check
+from touchstone.settings.data import Validation
+
+GROUP_CHECKS = (
+    Check("ids_present", "critical", "missing_ids", None, 0, "a group has no id or no cluster"),
+    Check("texts_are_unicode", "warning", "lone_surrogate", None, 0, "a text holds half a character"),
+    Check("prompt_has_content", "warning", "prompt_characters", 1, None, "the prompt has no content"),
+    Check("completions_have_content", "warning", "shortest_completion", 1, None, "a completion says nothing"),
+    Check("texts_are_varied", "warning", "one_character_run", None, 0, "a text repeats one character endlessly"),
+    Check("known_roles", "warning", "wrong_roles", None, 0, "a role is unknown, or the prompt ends with an answer"),
+    Check("no_duplicate", "warning", "earlier_copies", None, 0, "a group of the same prompt and completions is kept"),
+    Check("has_good_comparison", "warning", "only_bad_comparisons", None, 0, "no comparison of the group can be used"),
+)
+COMPARISON_CHECKS = (
+    Check("index_in_range", "warning", "index_out_of_range", None, 0, "a compared completion isn't there"),
+    Check("not_with_itself", "warning", "with_itself", None, 0, "a completion is compared with itself"),
+    Check("texts_differ", "warning", "equal_texts", None, 0, "the compared texts are equal"),
+    Check("votes_are_counts", "warning", "bad_votes", None, 0, "votes are negative, not finite, or all zero"),
+    Check("margin_is_finite", "warning", "bad_margin", None, 0, "the margin is negative or not finite"),
+)
+TEXT_CHECKS = (
+    Check("texts_were_decoded", "info", "replacement_character", None, 0, "a text was read in a wrong encoding"),
+    Check("no_foreign_turns", "info", "role_marker", None, 0, "a text holds what looks like another speaker's turn"),
+    Check("no_control_words", "info", "special_token", None, 0, "a text spells a control token; it is read as text"),
+)
+
+
+def row_checks(settings: Validation) -> tuple[Check, ...]:
+    """Checks of the groups' facts."""
+    reason = "a text holds personal data or a key"
+    personal = Check("no_personal_data", "info", "personal_data", None, 0, reason)
+    if settings.personal_data == "quarantine":
+        personal = replace(personal, severity="warning")
+    return (*GROUP_CHECKS, *COMPARISON_CHECKS, *TEXT_CHECKS, personal)
+
+
+def total_checks(settings: Validation) -> tuple[Check, ...]:
+    """Checks of the totals; the reason of a critical one names the setting that holds its threshold."""
+    aside, aside_setting = settings.max_quarantine_share, "validation.max_quarantine_share"
+    both_ways, both_ways_setting = settings.max_contradiction_share, "validation.max_contradiction_share"
+    return (
+        Check("no_group_lost", "critical", "groups_lost", 0, 0, "in = kept + set aside"),
+        Check("no_comparison_lost", "critical", "comparisons_lost", 0, 0, "in = kept + set aside"),
+        Check("enough_groups", "critical", "groups_kept", settings.min_groups, None, "validation.min_groups"),
+        Check(
+            "enough_pairs", "critical", "decided_pairs", settings.min_comparisons, None, "validation.min_comparisons"
+        ),
+        Check("few_groups_set_aside", "critical", "groups_set_aside_share", None, aside, aside_setting),
+        Check("few_comparisons_set_aside", "critical", "comparisons_set_aside_share", None, aside, aside_setting),
+        Check("few_contradictions", "critical", "contradiction_share", None, both_ways, both_ways_setting),
+        Check("length_does_not_decide", "info", "longer_wins_share", 0.05, 0.95, "length alone tells who wins"),
+        Check("ties_are_few", "info", "tie_share", None, 0.5, "most pairs are ties"),
+    )

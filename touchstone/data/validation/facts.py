@@ -1,0 +1,229 @@
+"""What the checks judge: numbers per group, found block by block. Numbers only, never a text.
+
+`examine` runs in a process of its own for each block of lines, so this module imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import unicodedata
+from collections import Counter, defaultdict
+from dataclasses import dataclass, replace
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+
+from touchstone.data import hygiene, personal
+from touchstone.groups import Comparison, Completion, Group, JudgedPair, from_line, judged_pairs, to_table
+
+ROLES = frozenset({"system", "user", "assistant", "tool"})
+FAULTS = ("index_out_of_range", "with_itself", "bad_votes", "bad_margin", "equal_texts")
+"""What can be wrong with a comparison; a group's facts count each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Some lines of data/groups.jsonl.
+
+    Attributes:
+        first: number of the first line, from 1.
+        part: file for the block's groups as Arrow, as they would be kept.
+        policy: validation.personal_data.
+    """
+
+    first: int
+    lines: list[bytes]
+    part: Path
+    policy: Literal["report", "redact", "quarantine"]
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What a block holds.
+
+    Attributes:
+        facts: one number per group and column.
+        ids: the groups' ids.
+        clusters: the groups' clusters, as 8 bytes of a digest.
+        judged: one row per pair with a preference: what was compared, and what was chosen (8 bytes of a digest each).
+        faults: (line, index of the comparison, its fault), for comparisons that have one.
+        personal: findings by kind.
+        part: the block's file of groups.
+    """
+
+    facts: dict[str, np.ndarray]
+    ids: list[str]
+    clusters: np.ndarray
+    judged: np.ndarray
+    faults: list[tuple[int, int, str]]
+    personal: Counter[str]
+    part: Path
+
+
+def examine(block: Block) -> Examined:
+    """Read a block, count what the checks ask for, and write its groups without faulty comparisons.
+
+    Raises:
+        DataError: a line is no group.
+    """
+    rows: list[dict[str, int]] = []
+    groups: list[Group] = []
+    judged: list[tuple[int, int]] = []
+    faulty: list[tuple[int, int, str]] = []
+    findings: Counter[str] = Counter()
+    for line, text in enumerate(block.lines, start=block.first):
+        group = from_line(text, line, "groups.jsonl")
+        if block.policy == "redact":
+            group, found = personal.redact_group(group)
+        else:
+            found = personal.count(group)
+        findings += found
+        normal = [normal_form(completion.text) for completion in group.completions]
+        faults = [comparison_fault(group, edge, normal) for edge in group.comparisons]
+        faulty += [(line, number, fault) for number, fault in enumerate(faults) if fault is not None]
+        good = tuple(edge for edge, fault in zip(group.comparisons, faults, strict=True) if fault is None)
+        kept = replace(group, comparisons=good) if len(good) < len(faults) else group
+        pairs = judged_pairs(kept)
+        rows.append(_facts(group, kept, pairs, faults, normal, found.total()))
+        judged += _judged(kept, pairs, normal)
+        groups.append(kept)
+    _write(groups, block.part)
+    columns = {name: np.array([row[name] for row in rows], dtype=np.int64) for name in rows[0]}
+    return Examined(
+        facts=columns,
+        ids=[group.id for group in groups],
+        clusters=np.array([short_digest(group.cluster_id) for group in groups], dtype=np.uint64),
+        judged=np.array(judged, dtype=np.uint64).reshape(-1, 2),
+        faults=faulty,
+        personal=findings,
+        part=block.part,
+    )
+
+
+def _facts(
+    group: Group, kept: Group, pairs: list[JudgedPair], faults: list[str | None], normal: list[str], personal: int
+) -> dict[str, int]:
+    """A group's row."""
+    found = Counter(faults)
+    roles = [message.role for message in group.prompt]
+    texts = [*(message.content for message in group.prompt), *(completion.text for completion in group.completions)]
+    dirt = Counter(fault for text in texts for fault in hygiene.faults(text))
+    decided = [pair for pair in pairs if pair.chosen is not None]
+    longer = [_length_difference(kept, pair) for pair in decided]
+    return {
+        "missing_ids": (not group.id) + (not group.cluster_id),
+        "prompt_characters": sum(len(normal_form(message.content)) for message in group.prompt),
+        "shortest_completion": min(map(_content, group.completions, normal), default=0),
+        "wrong_roles": sum(role not in ROLES for role in roles) + (roles[-1:] == ["assistant"]),
+        "only_bad_comparisons": int(bool(group.comparisons) and not found[None]),
+        **{fault: found[fault] for fault in FAULTS},
+        **{fault: dirt[fault] for fault in hygiene.FAULTS},
+        "personal_data": personal,
+        "completions": len(group.completions),
+        "comparisons": len(group.comparisons),
+        "good_comparisons": len(kept.comparisons),
+        "pairs": len(pairs),
+        "decided_pairs": len(decided),
+        "longer_wins": longer.count(1),
+        "shorter_wins": longer.count(-1),
+        "cycle": int(has_cycle(kept, pairs)),
+    }
+
+
+def _content(completion: Completion, normal: str) -> int:
+    """Characters of a completion's normal form without the control tokens that it spells out."""
+    bare = hygiene.without_special_tokens(completion.text)
+    return len(normal) if bare == completion.text else len(normal_form(bare))
+
+
+def comparison_fault(group: Group, edge: Comparison, normal: list[str]) -> str | None:
+    """The first of `FAULTS` that an edge has; None for a good edge. `normal`: the completions' normal forms."""
+    count = len(group.completions)
+    if not (0 <= edge.i < count and 0 <= edge.j < count):
+        return "index_out_of_range"
+    if edge.i == edge.j:
+        return "with_itself"
+    votes = (edge.wins_i, edge.wins_j, edge.ties)
+    if not all(math.isfinite(vote) and vote >= 0 for vote in votes) or not any(votes):
+        return "bad_votes"
+    if edge.margin is not None and not (math.isfinite(edge.margin) and edge.margin >= 0):
+        return "bad_margin"
+    if normal[edge.i] == normal[edge.j]:
+        return "equal_texts"
+    return None
+
+
+def normal_form(text: str) -> str:
+    """What two texts must share to count as equal: NFKC, without invisible format characters, blanks as one space."""
+    if not text.isascii():
+        text = "".join(char for char in unicodedata.normalize("NFKC", text) if unicodedata.category(char) != "Cf")
+    return " ".join(text.split())
+
+
+def has_cycle(group: Group, pairs: list[JudgedPair]) -> bool:
+    """Whether the preferences run in a circle: A over B, B over C, C over A."""
+    if len(pairs) < 3 or len(group.completions) < 3:
+        return False
+    beaten_by: dict[int, set[int]] = defaultdict(set)
+    for pair in pairs:
+        if pair.chosen is not None and pair.rejected is not None:
+            beaten_by[pair.rejected].add(pair.chosen)
+    try:
+        TopologicalSorter(beaten_by).prepare()
+    except CycleError:
+        return True
+    return False
+
+
+def _length_difference(group: Group, pair: JudgedPair) -> int:
+    """1 when the preferred completion is the longer, -1 when it is the shorter, 0 when they are as long or tied."""
+    if pair.chosen is None or pair.rejected is None:
+        return 0
+    chosen, rejected = (len(group.completions[index].text) for index in (pair.chosen, pair.rejected))
+    return (chosen > rejected) - (chosen < rejected)
+
+
+def _judged(group: Group, pairs: list[JudgedPair], normal: list[str]) -> list[tuple[int, int]]:
+    """For each pair with a preference, what was compared and what was chosen: the same wherever it is judged again."""
+    decided = [(pair.chosen, pair.rejected) for pair in pairs if pair.chosen is not None and pair.rejected is not None]
+    if not decided:
+        return []
+    prompt = "\x1e".join(f"{message.role}\x1f{message.content}" for message in group.prompt)
+    texts = {side: short_digest(normal[side]) for pair in decided for side in pair}
+    rows = []
+    for chosen, rejected in decided:
+        first, second = sorted((texts[chosen], texts[rejected]))
+        rows.append((short_digest(f"{group.axis}\x1d{prompt}\x1d{first}\x1d{second}"), texts[chosen]))
+    return rows
+
+
+def short_digest(text: str) -> int:
+    """8 bytes of a digest, for counting: two texts in a million share it with a chance of 1 in 40 million."""
+    data = text.encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
+
+
+def _write(groups: list[Group], part: Path) -> None:
+    """Write groups as an Arrow file; a lone surrogate, which Arrow refuses and a check sets aside, as U+FFFD."""
+    try:
+        table = to_table(groups)
+    except UnicodeEncodeError:
+        table = to_table([_encodable(group) for group in groups])
+    options = pa.ipc.IpcWriteOptions(compression="lz4")
+    with pa.OSFile(str(part), "wb") as file, pa.ipc.new_file(file, table.schema, options=options) as writer:
+        writer.write_table(table)
+
+
+def _encodable(group: Group) -> Group:
+    def mended(text: str) -> str:
+        return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+
+    return replace(
+        group,
+        prompt=tuple(replace(message, content=mended(message.content)) for message in group.prompt),
+        completions=tuple(replace(completion, text=mended(completion.text)) for completion in group.completions),
+    )

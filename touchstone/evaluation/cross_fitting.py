@@ -1,0 +1,452 @@
+"""Evidence where the sets are too small to judge by: every comparison scored by a model that never saw its cluster.
+
+    found = cross_fit(build, settings, work)
+    check = cross_fitted(pairs(found), found.baselines, settings.gates)
+
+Everything judged is pooled (reference and canary stay apart) and cut into K folds of whole clusters. For each fold a
+model of the candidate's recipe learns from the other folds, by the product's own stages in fresh processes, and scores
+the one it has not seen. The numbers are about the recipe and not about the candidate's own weights, and holdout and
+confirm are opened by them: who calls this has written the ledger first.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock
+from scipy import sparse
+from scipy.sparse import csgraph
+
+from touchstone import statistics
+from touchstone.data.splits import is_held_out, linked_clusters, read_prompts
+from touchstone.errors import GateError
+from touchstone.evaluation import metrics
+from touchstone.evaluation.baselines import LinearBaseline, bayes_optimal, longer_wins
+from touchstone.gate import checks
+from touchstone.gate.checks import Check, Pairs
+from touchstone.groups import Group, judged_pairs, read_parquet, set_digest, write_parquet
+from touchstone.model import card as cards
+from touchstone.model.scoring import RawScore, read_scores
+from touchstone.runtime.files import digest_value, write_folder
+from touchstone.runtime.places import PACKAGE
+from touchstone.runtime.stage import progress
+from touchstone.settings import Settings, dump, project_root
+from touchstone.settings.data import Split
+from touchstone.settings.gates import Gates
+from touchstone.statistics import Floats
+
+FOLDS = 5
+POOLED = ("train", "validation", "calibration", "holdout", "confirm")
+BASELINES = ("longer_wins", "linear", metrics.BEST_POSSIBLE)
+SCORES = "scores.parquet"
+GRACE_SECONDS = 10
+"""What a stage has between SIGTERM and SIGKILL."""
+
+Scores = list[list[RawScore]]
+Families = Mapping[str, str]
+"""Cluster -> the first cluster of those that near duplicates join."""
+
+SCHEMA = pa.schema(
+    [
+        ("fold", pa.int32()),
+        ("artifact", pa.string()),
+        ("temperature", pa.float64()),
+        *metrics.ROW_SCHEMA,
+        *((name, pa.float64()) for name in BASELINES),
+    ]
+)
+"""One judged pair: rewards by the model of its fold, that model's digest and T, and D of each baseline."""
+
+
+@dataclass(frozen=True, eq=False)
+class CrossFit:
+    """What the models of all folds said.
+
+    Attributes:
+        groups: every judged group, set by set in the order of POOLED.
+        fold_of: per group, the fold it lies in.
+        scores: per group one score per completion, by the model that did not see the group's fold.
+        temperatures, artifacts: by fold, T and digest of the model that scored it.
+        baselines: D of every judged pair by baseline, fitted on the other folds too.
+    """
+
+    groups: list[Group]
+    fold_of: list[int]
+    scores: Scores
+    temperatures: list[float]
+    artifacts: list[str]
+    baselines: dict[str, Floats]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the model of one fold learns from, and what it scores; `validation` only where training stops early."""
+
+    train: list[Group]
+    validation: list[Group]
+    calibration: list[Group]
+    scored: list[Group]
+
+
+def cross_fit(build: Path, settings: Settings, work: Path, folds: int = FOLDS) -> CrossFit:
+    """Train and score fold after fold; one that `work` holds already is taken from there.
+
+    Args:
+        build: base/, splits/ and the candidate's artifact/; configs/accelerate/ stands beside it.
+        work: keeps finished folds (scores and card, no weights), by the digest of all that they follow from.
+
+    Raises:
+        GateError: there are too few clusters, the base itself may have learnt from the comparisons, the candidate is
+            of another recipe, a stage failed, or something of a scored fold was about to be learnt from.
+        ArtifactError, DataError: `build` or a finished fold can't be read.
+    """
+    if settings.model.kind == "pretrained" and settings.model.keep_head:
+        raise GateError(
+            "model.keep_head continues from a reward model that may have learnt from these very comparisons, so "
+            "nothing can be held out of it; train from a base, or judge with another gates.policy"
+        )
+    candidate = cards.read(build / "artifact")
+    if candidate.seeds.get("train") != settings.train.seed:
+        raise GateError(
+            f"{build / 'artifact'} was not trained by the recipe in the settings, whose models say nothing of it; "
+            "judge a model from elsewhere with another gates.policy"
+        )
+    pool = [group for name in POOLED for group in read_parquet(_set(build, name)) if group.comparisons]
+    folder = work / _key(candidate.digest, build, pool, settings, folds)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
+        families = join_near(pool, settings.split.near_duplicate, folder)
+        fold_of = assign_folds(pool, families, folds, settings.gates.seed)
+        divided = [divide(pool, fold_of, fold, families, settings) for fold in range(folds)]
+        missing = [fold for fold in range(folds) if not _kept(folder, fold).exists()]
+        for fold in progress(missing, "cross-fit", folds, done=folds - len(missing)):
+            _fit(build, settings, divided[fold], families, folder, fold)
+        found = [_read(_kept(folder, fold), parts) for fold, parts in enumerate(divided)]
+    return CrossFit(
+        groups=pool,
+        fold_of=fold_of,
+        scores=_in_order(fold_of, [scores for _, scores in found]),
+        temperatures=[card.calibration.temperature for card, _ in found],
+        artifacts=[card.digest for card, _ in found],
+        baselines=_baselines(pool, fold_of, folds),
+    )
+
+
+def pairs(found: CrossFit) -> Pairs:
+    """Every judged pair, D divided by the T of the model that scored it, so that T = 1 for all.
+
+    Each model has a scale of its own: D of two models are in different units, and D / T are log odds in both.
+    """
+    return _pairs(_table(found))
+
+
+def write(found: CrossFit, path: Path) -> None:
+    """Write one row per judged pair, with SCHEMA."""
+    pq.write_table(_table(found), path, compression="zstd")
+
+
+def read(path: Path) -> tuple[Pairs, dict[str, Floats]]:
+    """`pairs` and the baselines' D again, from what `write` wrote."""
+    table = pq.read_table(path, schema=SCHEMA)
+    known = [name for name in BASELINES if table[name].null_count == 0]
+    return _pairs(table), {name: np.asarray(table[name].to_numpy(), dtype=np.float64) for name in known}
+
+
+def cross_fitted(pairs: Pairs, baselines: Mapping[str, Floats], limits: Gates) -> Check:
+    """The check `floor` over every cluster out of fold.
+
+    The bounds speak of other prompts and these K models: that another training set would have given other models is
+    not in them, and no unbiased estimate of that exists (Bengio and Grandvalet 2004).
+
+    Args:
+        baselines: D of each pair of `longer_wins` and `linear`.
+    """
+    _, clusters = pairs.credits()
+    credits = {name: statistics.credit(values[pairs.decided]) for name, values in baselines.items()}
+    found = checks.floor(pairs, {name: statistics.accuracy(row, clusters) for name, row in credits.items()}, limits)
+    return replace(found, name="cross_fit", reason=f"By models that had not seen the prompts: {found.reason}")
+
+
+def join_near(pool: Sequence[Group], threshold: float, folder: Path) -> dict[str, str]:
+    """The families of clusters: those with near-duplicate prompts are one, however long the chain.
+
+    The split keeps near duplicates in one set, which is not enough here: folds cut through sets.
+
+    Args:
+        folder: for a copy of the pool, which is read in a stream.
+    """
+    path = folder / "groups.parquet"
+    write_parquet(path, pool)
+    prompts = read_prompts(path)
+    links = linked_clusters(prompts, path, threshold)
+    edges = np.array([(index, other) for index, others in links.items() for other in others], dtype=np.intp)
+    one, other = edges.reshape(-1, 2).T
+    size = len(prompts.clusters)
+    matrix = sparse.coo_matrix((np.ones(len(one)), (one, other)), shape=(size, size))
+    _, labels = csgraph.connected_components(matrix, directed=False)
+    first: dict[int, str] = {}
+    return {
+        cluster: first.setdefault(label, cluster)
+        for cluster, label in zip(prompts.clusters, labels.tolist(), strict=True)
+    }
+
+
+def assign_folds(pool: Sequence[Group], families: Families, folds: int, seed: int) -> list[int]:
+    """Each group's fold: whole families, the largest first, each to the fold with fewest pairs.
+
+    Equal sizes come in the order of a hash of family and seed, so nobody's order of rows chooses.
+
+    Raises:
+        GateError: there are fewer families than folds.
+    """
+    sizes = _pairs_by_family(pool, families)
+    if len(sizes) < folds:
+        raise GateError(
+            f"{len(sizes)} independent clusters can't be cut into {folds} folds: bring comparisons on other prompts"
+        )
+    load = [0] * folds
+    places: dict[str, int] = {}
+    for family in sorted(sizes, key=lambda family: (-sizes[family], digest_value([seed, family]))):
+        places[family] = load.index(min(load))
+        load[places[family]] += sizes[family]
+    return [places[families[group.cluster_id]] for group in pool]
+
+
+def divide(pool: Sequence[Group], fold_of: Sequence[int], fold: int, families: Families, settings: Settings) -> Parts:
+    """A fold, and what its model learns from: the other folds in the proportions of the candidate's own sets.
+
+    As in the split, judgements of held-out annotators are kept from `train`.
+
+    Raises:
+        GateError: the other folds hold too few clusters to part.
+    """
+    others = [group for group, place in zip(pool, fold_of, strict=True) if place != fold]
+    sizes = _pairs_by_family(others, families)
+    left = sorted(sizes, key=lambda family: digest_value([settings.gates.seed, fold, family]))
+    names = ["calibration", "validation"] if settings.train.early_stopping_steps else ["calibration"]
+    shares = settings.split.shares
+    whole = shares["train"] + sum(shares[name] for name in names)
+    roles: dict[str, str] = {}
+    for name in names:
+        wanted = max(1.0, shares[name] / whole * sizes.total())
+        taken = 0
+        while left and taken < wanted:
+            roles[left[-1]] = name
+            taken += sizes[left.pop()]
+    if not left:
+        raise GateError(
+            f"without fold {fold + 1} there are {len(sizes)} independent clusters, too few to train on some and to "
+            f"keep others for {' and '.join(names)}; bring comparisons on other prompts"
+        )
+    by_role: dict[str, list[Group]] = {"train": [], "validation": [], "calibration": []}
+    for group in others:
+        by_role[roles.get(families[group.cluster_id], "train")].append(group)
+    return Parts(
+        train=[_without_held_out(group, settings.split) for group in by_role["train"]],
+        validation=by_role["validation"],
+        calibration=by_role["calibration"],
+        scored=[group for group, place in zip(pool, fold_of, strict=True) if place == fold],
+    )
+
+
+def check_apart(scored: Sequence[Group], learnt: Sequence[Group], families: Families) -> None:
+    """Make sure that no cluster, near duplicate or prompt of a fold is among what its model learns from.
+
+    Raises:
+        GateError: names the first group at fault.
+    """
+    seen = {families[group.cluster_id] for group in learnt}
+    prompts = {checks.normalised_prompt(group.prompt) for group in learnt}
+    for group in scored:
+        if families[group.cluster_id] in seen or checks.normalised_prompt(group.prompt) in prompts:
+            raise GateError(f"group {group.id} would be scored by a model that has seen its prompt; this is a leak")
+
+
+def _set(build: Path, name: str) -> Path:
+    return build / "splits" / f"{name}.parquet"
+
+
+def _key(candidate: str, build: Path, pool: Sequence[Group], settings: Settings, folds: int) -> str:
+    """All that the folds follow from; the candidate stands for the code and the libraries that made it."""
+    parts = settings.model_dump(mode="json", include={"model", "objective", "train", "seal", "split"})
+    return digest_value(
+        {
+            **parts,
+            "artifact": candidate,
+            "pool": set_digest(pool),
+            "reference": set_digest(read_parquet(_set(build, "reference"))),
+            "folds": folds,
+            "seed": settings.gates.seed,
+        }
+    )[:32]
+
+
+def _kept(folder: Path, fold: int) -> Path:
+    return folder / f"fold-{fold + 1}"
+
+
+def _pairs_by_family(groups: Sequence[Group], families: Families) -> Counter[str]:
+    sizes: Counter[str] = Counter()
+    for group in groups:
+        sizes[families[group.cluster_id]] += len(judged_pairs(group))
+    return sizes
+
+
+def _without_held_out(group: Group, split: Split) -> Group:
+    kept = (edge for edge in group.comparisons if edge.annotator is None or not is_held_out(edge.annotator, split))
+    return replace(group, comparisons=tuple(kept))
+
+
+def _fit(build: Path, settings: Settings, parts: Parts, families: Families, folder: Path, fold: int) -> None:
+    """Train, seal and score in a folder laid out like a project; what counts is kept, the weights are not.
+
+    A training that was killed goes on from its checkpoint.
+    """
+    place = folder / f"training-{fold + 1}"
+    learnt = ["train", "calibration", *(["validation"] if parts.validation else [])]
+    for name in learnt:
+        write_parquet(_set(place / "build", name), getattr(parts, name))
+    shutil.copyfile(_set(build, "reference"), _set(place / "build", "reference"))
+    write_parquet(place / "scored.parquet", parts.scored)
+    (place / "params.yaml").write_text(dump(settings), encoding="utf-8")
+    # From the files, because they are what the stages read.
+    seen = [group for name in learnt for group in read_parquet(_set(place / "build", name))]
+    check_apart(read_parquet(place / "scored.parquet"), seen, families)
+    if settings.model.kind == "pretrained":
+        shutil.copytree(build / "base", place / "build" / "base", dirs_exist_ok=True)
+    for words, command in _stages(build, settings):
+        _run(f"{words} fold {fold + 1}", command, place, settings.train.threads)
+
+    def fill(aside: Path) -> None:
+        shutil.copyfile(place / "build" / "artifact" / cards.FILE, aside / cards.FILE)
+        shutil.copyfile(place / SCORES, aside / SCORES)
+
+    write_folder(_kept(folder, fold), fill)
+    shutil.rmtree(place)
+
+
+def _stages(build: Path, settings: Settings) -> list[tuple[str, list[str]]]:
+    """The stages of dvc.yaml that lead to scores, with what to call them.
+
+    A base from scratch is built for each fold: its warm-up reads the training set's preferred completions, so the
+    candidate's own base knows what people preferred in prompts that are scored here.
+    """
+    python, threads = [sys.executable, "-m"], str(settings.train.threads)
+    config = build.parent / "configs" / "accelerate" / f"{settings.train.accelerate}.yaml"
+    launch = ["--num_cpu_threads_per_process", threads, "--config_file", str(config.resolve())]
+    scratch = settings.model.kind == "scratch"
+    return [
+        *([("building the base of", [*python, "touchstone.model.base"])] if scratch else []),
+        ("training", [*python, "accelerate.commands.launch", *launch, "-m", "touchstone.training"]),
+        ("sealing", [*python, "touchstone.model.sealing"]),
+        (
+            "scoring",
+            [*python, "touchstone.model.scoring", "build/artifact", "scored.parquet", SCORES, "--threads", threads],
+        ),
+    ]
+
+
+def _run(what: str, command: list[str], place: Path, threads: int) -> None:
+    """Run a stage in `place`, its output to a file; whatever ends this call ends the stage."""
+    code = str(PACKAGE.parent)  # the code that judges, whatever folder a stage runs in
+    env = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(threads),
+        "PYTHONPATH": os.pathsep.join([code, *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "TOUCHSTONE_ROOT": str(project_root()),
+        "TOUCHSTONE_EVENTS": "",  # a fold's curve is not the candidate's
+        "TOUCHSTONE_CHECKPOINTS": "",
+    }
+    log = place / "log.txt"
+    with log.open("w", encoding="utf-8") as output:
+        process = subprocess.Popen(
+            command, cwd=place, env=env, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            failed = process.wait()
+        except BaseException:
+            _stop(process)
+            raise
+    if failed:
+        lines = [line.strip() for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
+        said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+        cause = (said or lines or [f"exit code {failed}"])[-1]
+        raise GateError(f"{what} failed: {cause} (all that it said: {log})")
+
+
+def _stop(process: subprocess.Popen[Any]) -> None:
+    """End a stage and what it started: SIGTERM to its session, SIGKILL to those that remain."""
+    os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _read(kept: Path, parts: Parts) -> tuple[cards.Card, Scores]:
+    """Card and scores of a finished fold.
+
+    Raises:
+        GateError: they are not of this fold.
+    """
+    card = cards.read(kept)
+    scored_by = (pq.read_schema(kept / SCORES).metadata or {}).get(b"touchstone_artifact", b"").decode()
+    if scored_by != card.digest or card.calibration.calibration_digest != set_digest(parts.calibration):
+        raise GateError(f"{kept} holds another model's scores; remove that folder and judge again")
+    return card, read_scores(kept / SCORES, parts.scored)
+
+
+def _in_order(fold_of: Sequence[int], by_fold: Sequence[Sequence[Any]]) -> list[Any]:
+    """What was found for the groups fold by fold, in the order of the pool."""
+    left = [iter(found) for found in by_fold]
+    return [next(left[fold]) for fold in fold_of]
+
+
+def _baselines(pool: Sequence[Group], fold_of: Sequence[int], folds: int) -> dict[str, Floats]:
+    """D of every judged pair by baseline, each fitted on all the other folds: on a little more than the model."""
+    rewards: dict[str, list[list[list[float]]]] = {"longer_wins": [], "linear": []}
+    for fold in range(folds):
+        scored = [group for group, place in zip(pool, fold_of, strict=True) if place == fold]
+        others = [group for group, place in zip(pool, fold_of, strict=True) if place != fold]
+        rewards["longer_wins"].append(longer_wins(scored, others))
+        rewards["linear"].append(LinearBaseline.fit(others).score(scored))
+    found = {name: metrics.differences(pool, _in_order(fold_of, by_fold)) for name, by_fold in rewards.items()}
+    if (gold := bayes_optimal(pool)) is not None:
+        found[metrics.BEST_POSSIBLE] = metrics.differences(pool, gold)
+    return found
+
+
+def _table(found: CrossFit) -> pa.Table:
+    folds = [
+        fold for group, fold in zip(found.groups, found.fold_of, strict=True) for _ in range(len(judged_pairs(group)))
+    ]
+    records = [
+        {
+            "fold": fold + 1,
+            "artifact": found.artifacts[fold],
+            "temperature": found.temperatures[fold],
+            **asdict(row),
+            **{name: float(values[place]) for name, values in found.baselines.items()},
+        }
+        for place, (row, fold) in enumerate(zip(metrics.score_rows(found.groups, found.scores), folds, strict=True))
+    ]
+    return pa.Table.from_pylist(records, schema=SCHEMA)
+
+
+def _pairs(table: pa.Table) -> Pairs:
+    rows = [metrics.Row(**row) for row in table.select(metrics.ROW_SCHEMA.names).to_pylist()]
+    differences = np.array([row.difference for row in rows]) / table["temperature"].to_numpy()
+    return Pairs([row.cluster_id for row in rows], differences, np.array([row.strength for row in rows]), 1.0)

@@ -1,0 +1,61 @@
+"""The promotion gate: evidence in, checks out, one verdict.
+
+Every check is a pure function from numbers to a `Check`; nothing here reads a file or a clock. A check passes when
+the bound of its interval meets the threshold, fails when the estimate itself misses it, and is undecided when the
+estimate meets it and the bound doesn't. Bounds are one-sided 95% from resampling clusters (usually prompts), where
+nothing else is said.
+
+Everything fails closed: a number that isn't finite is never compared, a check that raised is an error, a required
+check that is absent is an error, and what did not run never counts as passed.
+"""
+
+from touchstone.gate.checks.advisory import noise_ceiling, overoptimisation, seeds, unattended
+from touchstone.gate.checks.bias import Completions, length, probes
+from touchstone.gate.checks.check import REQUIRED, Check, Status, Verdict, needed, run, verdict
+from touchstone.gate.checks.comparison import champion, confirm, slices
+from touchstone.gate.checks.pairs import Pairs
+from touchstone.gate.checks.quality import calibration, evidence, floor
+from touchstone.gate.checks.trust import (
+    Scored,
+    centering,
+    holdout_use,
+    integrity,
+    leakage,
+    normalised_prompt,
+    reload,
+    serving_parity,
+    shared_prompts,
+)
+
+__all__ = [
+    "REQUIRED",
+    "Check",
+    "Completions",
+    "Pairs",
+    "Scored",
+    "Status",
+    "Verdict",
+    "calibration",
+    "centering",
+    "champion",
+    "confirm",
+    "evidence",
+    "floor",
+    "holdout_use",
+    "integrity",
+    "leakage",
+    "length",
+    "needed",
+    "noise_ceiling",
+    "normalised_prompt",
+    "overoptimisation",
+    "probes",
+    "reload",
+    "run",
+    "seeds",
+    "serving_parity",
+    "shared_prompts",
+    "slices",
+    "unattended",
+    "verdict",
+]

@@ -1,0 +1,178 @@
+"""The evidence folder: scores of every text and row, written down once.
+
+The checks (`touchstone.gate.examination`) read this folder and nothing else, so a decision can be computed again
+from its own record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from touchstone.evaluation import metrics
+from touchstone.gate import disagreements, probes, rows
+from touchstone.gate.case import Case
+from touchstone.gate.fresh_scores import AGAIN, Job, Scores, Scoring
+from touchstone.gate.record import DISAGREEMENTS, PROBES, ROWS, SEEDS, TEXTS, TRAIN_PROMPTS
+from touchstone.groups import Group, judged_pairs
+from touchstone.statistics import Floats
+
+TEXTS_SCHEMA = pa.schema(
+    [
+        ("group_id", pa.string()),
+        ("completion", pa.int32()),
+        ("tokens", pa.int32()),
+        ("truncated", pa.bool_()),
+        ("wins", pa.float64()),
+        ("reward", pa.float64()),
+        *((way, pa.float64()) for way in AGAIN),
+    ]
+)
+SEEDS_SCHEMA = pa.schema(
+    [("artifact", pa.string()), ("row", pa.int32()), ("reward_first", pa.float64()), ("reward_second", pa.float64())]
+)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The scores of the holdout's groups: one per completion, by candidate and champion."""
+
+    candidate: Scores
+    champion: Scores | None
+
+
+def judge_baselines(case: Case) -> dict[str, dict[str, Floats]]:
+    """D of every judged pair of holdout and confirm by set and baseline; the linear one is fitted once."""
+    holdout, confirm = case.groups["holdout"], case.groups["confirm"]
+    found = metrics.baseline_differences([*holdout, *confirm], case.groups["train"], case.groups["calibration"])
+    border = sum(len(judged_pairs(group)) for group in holdout)
+    return {
+        "holdout": {name: values[:border] for name, values in found.items()},
+        "confirm": {name: values[border:] for name, values in found.items()},
+    }
+
+
+def score_holdout(case: Case, work: Path, score: Scoring, baselines: Mapping[str, Floats]) -> Scored:
+    """Score the holdout and the probes, and write all of the evidence but the confirm's rows into `work`.
+
+    Raises:
+        GateError: a scoring process failed, or gave other texts than it was asked for.
+    """
+    groups = case.groups["holdout"]
+    sample = _sample(groups, case.limits.reload_texts)
+    probing = probes.probing_groups(groups, case.limits.probe_prompts)
+    candidate, *others = _jobs(case, groups)
+    repeats = [replace(candidate, groups=sample, options=options) for options in AGAIN.values()]
+    seeds = [Job(path, card.digest, groups, case.threads) for path, card in case.seeds]
+    # The probes share the candidate's process: most of a short one's time is loading.
+    found = iter(score([replace(candidate, groups=[*groups, *probing]), *repeats, *others, *seeds], work))
+    both = next(found)
+    own = both[: len(groups)]
+    again = [next(found) for _ in AGAIN]
+    pq.write_table(probes.to_table(probing, both[len(groups) :]), work / PROBES, compression="zstd")
+    champion = next(found) if others else None
+    if seeds:
+        pq.write_table(_seeds(case, list(found)), work / SEEDS, compression="zstd")
+    pq.write_table(_texts(groups, own, sample, again), work / TEXTS, compression="zstd")
+    (work / TRAIN_PROMPTS).write_text("".join(f"{prompt}\n" for prompt in sorted(case.prompts["train"])))
+    _write_rows(case, work, "holdout", own, champion, baselines)
+    other = case.champion_card.calibration.temperature if case.champion_card else None
+    held_out = rows.read(work / ROWS, "holdout")
+    disagreements.write_disagreements(work / DISAGREEMENTS, groups, held_out, case.card.calibration.temperature, other)
+    return Scored(own, champion)
+
+
+def score_confirm(case: Case, work: Path, score: Scoring, baselines: Mapping[str, Floats]) -> None:
+    """Score the reserved set and add its rows to rows.parquet.
+
+    Raises:
+        GateError: as for `score_holdout`.
+    """
+    groups = case.groups["confirm"]
+    scores = score(_jobs(case, groups), work)
+    _write_rows(case, work, "confirm", scores[0], scores[1] if case.champion else None, baselines)
+
+
+def _jobs(case: Case, groups: Sequence[Group]) -> list[Job]:
+    """One job for the candidate, and one for the champion where there is one."""
+    jobs = [Job(case.artifact, case.card.digest, groups, case.threads)]
+    if case.champion is not None and case.champion_card is not None:
+        jobs.append(Job(case.champion.artifact, case.champion_card.digest, groups, case.threads))
+    return jobs
+
+
+def _sample(groups: Sequence[Group], count: int) -> list[Group]:
+    """Groups spread evenly over the set that hold at least `count` completions (all, where there are fewer)."""
+    total = sum(len(group.completions) for group in groups)
+    step = max(1, total // count)
+    taken = list(groups[::step])
+    while sum(len(group.completions) for group in taken) < min(count, total):
+        taken.append(next(group for group in groups if group not in taken))
+    return taken
+
+
+def _texts(groups: Sequence[Group], scores: Scores, sample: Sequence[Group], again: Sequence[Scores]) -> pa.Table:
+    """One row per completion, with the rewards of the repeated scoring where it was in the sample."""
+    repeated = [
+        {
+            (group.id, place): score.reward
+            for group, found in zip(sample, scored, strict=True)
+            for place, score in enumerate(found)
+        }
+        for scored in again
+    ]
+    records = []
+    for group, found in zip(groups, scores, strict=True):
+        won = _wins(group)
+        for place, score in enumerate(found):
+            records.append(
+                {
+                    "group_id": group.id,
+                    "completion": place,
+                    "tokens": score.tokens,
+                    "truncated": score.truncated,
+                    "wins": won.get(place),
+                    "reward": score.reward,
+                    **{way: rewards.get((group.id, place)) for way, rewards in zip(AGAIN, repeated, strict=True)},
+                }
+            )
+    return pa.Table.from_pylist(records, schema=TEXTS_SCHEMA)
+
+
+def _wins(group: Group) -> dict[int, float]:
+    """Share of its judgements that each judged completion won, ties counted half."""
+    won: dict[int, float] = {}
+    judgements: dict[int, float] = {}
+    for edge in group.comparisons:
+        for place, wins in ((edge.i, edge.wins_i), (edge.j, edge.wins_j)):
+            won[place] = won.get(place, 0.0) + wins + edge.ties / 2
+            judgements[place] = judgements.get(place, 0.0) + edge.wins_i + edge.wins_j + edge.ties
+    return {place: won[place] / count for place, count in judgements.items() if count}
+
+
+def _seeds(case: Case, scores: Sequence[Scores]) -> pa.Table:
+    records = [
+        {"artifact": card.digest, "row": place, "reward_first": row.reward_first, "reward_second": row.reward_second}
+        for (_, card), found in zip(case.seeds, scores, strict=True)
+        for place, row in enumerate(metrics.score_rows(case.groups["holdout"], found))
+    ]
+    return pa.Table.from_pylist(records, schema=SEEDS_SCHEMA)
+
+
+def _write_rows(
+    case: Case,
+    work: Path,
+    name: str,
+    scores: Scores,
+    champion: Scores | None,
+    baselines: Mapping[str, Floats],
+) -> None:
+    """Add the rows of one set to rows.parquet."""
+    taught = frozenset(
+        edge.annotator for group in case.groups["train"] for edge in group.comparisons if edge.annotator is not None
+    )
+    rows.append(rows.records(name, case.groups[name], scores, champion, baselines, taught), work / ROWS)

@@ -1,0 +1,84 @@
+"""Pictures of the holdout's rows: reliability, margins beside the champion's, reward against length."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
+
+from touchstone import statistics
+from touchstone.evaluation import metrics
+from touchstone.evaluation.pictures import paint_lengths, paint_margins, paint_reliability
+from touchstone.pages.svg import figure, svg
+from touchstone.statistics import Floats
+
+WIDTH = 4.3
+"""Inches: on a telephone the words keep about the size that they have here."""
+SURE = (0.0001, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)
+UNSURE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+def pictures(
+    rows: Sequence[metrics.Row], champion_differences: Floats | None, record: Mapping[str, Any]
+) -> dict[str, bytes]:
+    """The page's pictures as SVG by file name; none where the holdout could not be measured.
+
+    Args:
+        rows: the candidate's rows of the holdout.
+        champion_differences: D of the same rows, signed like `Row.difference`, shape (rows,); None without a champion.
+        record: `decision.json`, for both temperatures.
+    """
+    if record["metrics"]["holdout"] is None:
+        return {}
+    temperature = record["facts"]["temperature"]
+    decided = np.array([row.chosen is not None for row in rows], dtype=bool)
+    every = np.array([row.difference for row in rows], dtype=np.float64)
+    found = every[decided]
+    other = None
+    # A champion whose scores aren't finite is an error of its check: there is nothing to draw beside the candidate.
+    if champion_differences is not None and np.isfinite(champion_differences).all():
+        other = champion_differences[decided] / record["facts"]["champion_temperature"]
+    rewards, tokens, _ = zip(*metrics.completions(rows).values(), strict=True)
+    return {
+        "reliability.svg": _reliability(every, np.array([row.strength for row in rows]), temperature),
+        "margins.svg": _margins(found / temperature, other),
+        "length.svg": _lengths(tokens, rewards),
+    }
+
+
+def _reliability(differences: Floats, strengths: Floats, temperature: float) -> bytes:
+    drawn, (top, bottom) = figure(WIDTH, 4.2, ratios=(3.0, 1.0))
+    confidence = statistics.probability(np.abs(differences), temperature)
+    paint_reliability(top, bottom, confidence, statistics.agreement(differences, strengths))
+    for axis in (top.yaxis, bottom.xaxis):
+        axis.set_major_formatter(PercentFormatter(1, decimals=0))
+    top.set_ylabel("how often it is right")
+    bottom.set_xlabel("how sure the model is")
+    bottom.set_ylabel("pairs")
+    return svg(drawn, "reliability").encode()
+
+
+def _margins(log_odds: Floats, champion: Floats | None) -> bytes:
+    drawn, (axis,) = figure(WIDTH, 3.4)
+    paint_margins(axis, log_odds, champion)
+    reach = axis.get_xlim()[1]
+    chances = SURE if reach > math.log(9) else UNSURE
+    ticks = [(math.log(chance / (1 - chance)), f"{100 * chance:g}%") for chance in chances]
+    shown = [(place, label) for place, label in ticks if abs(place) <= reach]
+    axis.set_xticks([place for place, _ in shown], [label for _, label in shown])
+    axis.set_xlabel("probability that the model gives the labelled winner")
+    axis.set_ylabel("pairs")
+    return svg(drawn, "margins").encode()
+
+
+def _lengths(tokens: Sequence[int], rewards: Sequence[float]) -> bytes:
+    drawn, (axis,) = figure(WIDTH, 3.4)
+    paint_lengths(axis, tokens, rewards, cells=(26, 15))
+    axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axis.set_xlabel("length in tokens")
+    axis.set_ylabel("raw reward")
+    return svg(drawn, "length").encode()

@@ -1,0 +1,167 @@
+"""What the page says in its own words: verdicts, policies, checks, pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from touchstone.evaluation.pictures import BLUE, INK, ORANGE
+from touchstone.gate.page.bars import Side
+from touchstone.pages.text import number, percent, points
+
+Kind = Literal["share", "points", "count", "number"]
+
+MEANING = {
+    "PROMOTE": "The version may become the champion, for exactly the digests below.",
+    "REJECT": "{stays} This candidate does not get further; a better one may.",
+    "INCONCLUSIVE": "{stays} The evidence is too thin for a yes or a no.",
+    "ERROR": "{stays} Something went wrong before a verdict could be reached.",
+}
+STAYS = {True: "No model is promoted.", False: "The champion stays as it is."}
+"""By whether this would be the first of its name."""
+
+CAUSES = {
+    "PROMOTE": (),
+    "REJECT": ("fail",),
+    "INCONCLUSIVE": ("undecided", "not_run"),
+    "ERROR": ("error",),
+}
+"""Statuses of required checks that a verdict comes from."""
+
+POLICIES = {
+    "strict": "strict: it must be better than the champion",
+    "refresh": "refresh: the same recipe with newer data must not be worse than the champion by more than a margin",
+    "first_model": "first model: there is no champion yet, so the fixed limits decide",
+    "small_data": "small data: few labels, and never a promotion without a person",
+}
+
+MODELS = {
+    "model": "this model",
+    "champion": "the champion",
+    "longer_wins": "length alone",
+    "linear": "words and length",
+    "bayes_optimal": "best possible (known reward)",
+}
+
+STATUSES = {"warn": "warning", "not_run": "not run", "gated": "tested", "printed": "too few prompts"}
+
+
+PROBES = {"pass": "within the limit", "undecided": "too few prompts", "fail": "wins too often"}
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a check asks, how its numbers read, and on which side of the threshold they must lie."""
+
+    question: str
+    kind: Kind = "number"
+    side: Side | None = None
+
+    def asked(self, threshold: float) -> str:
+        """What is asked, in words."""
+        return asked(threshold, self.kind, self.side)
+
+
+CHECKS = {
+    "integrity": About("Does every text have a finite score, and do scores tell texts apart?", "count", "most"),
+    "reload": About("Does the saved model give the same scores when it is loaded again?", "number", "most"),
+    "leakage": About("Were the judged prompts kept out of the training?", "count", "most"),
+    "evidence": About("Are there enough independent prompts to judge by?", "count", "least"),
+    "floor": About("Does it agree with people clearly more often than simple rules do?", "share", "least"),
+    "champion": About("How does it compare with the model that serves today?", "points", "least"),
+    "calibration": About("When it says 80%, is it right in 80% of the cases?", "number", "most"),
+    "slices": About("Is any kind of prompt served worse? The lowest is drawn.", "points", "least"),
+    "length": About("Does it judge what is said, and not how long it is?", "number", "within"),
+    "probes": About("Do empty and meaningless texts lose?", "share", "most"),
+    "noise_ceiling": About("Is it suspiciously better than labels as noisy as these allow?", "share", "most"),
+    "seeds": About("Would the same recipe with another random seed be as good?", "number", "most"),
+    "overoptimisation": About("Does real quality still rise where a policy chases the reward?"),
+    "holdout_use": About("Has this holdout been used too often to be believed?", "count", "most"),
+    "centering": About("Is the zero point of the scores known well enough?", "number", "most"),
+    "confirm": About("Does it hold on prompts that were kept in reserve?", "share", "least"),
+    "cross_fit": About(
+        "Do models of the same recipe agree with people on prompts that they never saw?", "share", "least"
+    ),
+    "unattended": About("May it be promoted without a person?"),
+}
+"""Of every check that a decision can hold, under every policy."""
+
+
+PARTS: Mapping[str, tuple[Kind, Side]] = {
+    "a": ("number", "within"),
+    "b": ("share", "least"),
+    "c": ("share", "least"),
+    "d": ("points", "within"),
+    "e": ("share", "least"),
+}
+"""Parts of the check of length: how their numbers read, and what is asked."""
+
+
+def asked(threshold: float, kind: Kind, side: Side | None) -> str:
+    """What is asked, in words."""
+    limit = shown(threshold, kind)
+    if side is None:
+        return limit
+    return f"within ±{limit.lstrip('+')}" if side == "within" else f"at {side} {limit}"
+
+
+def shown(value: float, kind: Kind) -> str:
+    """A check's number for people."""
+    return f"{bare(value, kind)} points" if kind == "points" else bare(value, kind)
+
+
+def bare(value: float, kind: Kind) -> str:
+    """A check's number without its unit, where a column or a second number says it."""
+    if kind == "points":
+        return points(value) if value else "0"
+    return percent(value) if kind == "share" else number(value)
+
+
+def between(bounds: Sequence[float], kind: Kind) -> str:
+    """Bounds for people."""
+    return f"{bare(bounds[0], kind)} to {shown(bounds[1], kind)}"
+
+
+def status(name: str) -> str:
+    """A status in words."""
+    return STATUSES.get(name, name)
+
+
+def figures(record: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str, tuple[tuple[str, str], ...]]]:
+    """File name, title, alternative, caption and key of each picture of a holdout that could be measured."""
+    measured = record["metrics"]["holdout"]
+    error, null = measured["calibration_error"], measured["calibration_error_null_q95"]
+    yield (
+        "reliability.svg",
+        "Can its probabilities be believed?",
+        f"How sure the model is against how often it is right, in 15 groups of {measured['pairs']:,} pairs. "
+        f"The calibration error is {error:.3f}; chance alone gives a perfectly calibrated model up to {null:.3f}. "
+        "The numbers stand in the table of checks under calibration.",
+        f"On the dotted line, 80% sure means right in 80% of the cases. Lines: 95% intervals. Calibration error "
+        f"{error:.3f}; a perfect model reads up to {null:.3f} by chance. Below: how many pairs lie where.",
+        (),
+    )
+    champion = record["champion_version"] is not None
+    key = ((BLUE, "ordered as labelled"), (ORANGE, "the other way round"))
+    yield (
+        "margins.svg",
+        "How sure is it, and of what?",
+        "Histogram of the probability that the model gives the labelled winner of each pair; above one half it agrees "
+        f"with the label, which it does in {measured['accuracy']:.1%} of the pairs. On average the winner is "
+        f"{measured['margin']:.2f} reward units ahead." + (" The champion's histogram is an outline." * champion),
+        "Far left is where it contradicts the labels most: the texts stand below. The axis is stretched towards its "
+        "ends (log odds), where the outermost bars hold what lies beyond.",
+        (*key, (INK, "outline: the champion")) if champion else key,
+    )
+    correlation = measured["length_correlation"]
+    found = "is undefined: nothing varies" if correlation is None else f"is {correlation:+.2f}"
+    yield (
+        "length.svg",
+        "Does length buy reward?",
+        f"Reward against length in tokens, in cells coloured by how many completions lie there. Their rank "
+        f"correlation within a prompt {found}.",
+        f"The rank correlation within a prompt {found}; 0 is indifference. The stronger the colour, the more "
+        "completions.",
+        ((BLUE, "completions"), (ORANGE, "median reward of each tenth by length")),
+    )

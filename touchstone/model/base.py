@@ -1,0 +1,300 @@
+"""The base model: built from nothing, or a pretrained one pinned by its digests.
+
+    python -m touchstone.model.base
+
+From scratch: a byte-level BPE tokenizer and a small Qwen3-shaped decoder, warmed up on the training set's
+prompts and preferred completions, in the token layout that scoring uses. Pretrained (hub id, folder, package):
+nothing is copied; `build/base/base.json` names the commit and every file's SHA-256, and training refuses any other.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import count, islice
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor, nn
+from transformers import AutoConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForSequenceClassification
+
+from touchstone import settings
+from touchstone.errors import ModelError
+from touchstone.groups import Group, judged_pairs, read_parquet
+from touchstone.model.network import BASE_FILE, PACKAGE, load_tokenizer, local_folder, rule_of
+from touchstone.model.templating import encode_many, scoring_rule
+from touchstone.runtime.files import digest_file, write_folder, write_json
+from touchstone.runtime.stage import progress, run_stage
+from touchstone.settings.model import PretrainedModel, ScratchModel
+
+Text = tuple[list[int], list[int]]
+"""Ids of a prompt and of a completion."""
+
+PAD, START, END = "<|pad|>", "<|im_start|>", "<|im_end|>"
+
+CHAT_TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{{ '\\n' if not loop.first else '' }}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' }}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ '\\n<|im_start|>assistant\\n' }}{%- endif -%}"
+)
+"""ChatML that ends in <|im_end|> after the last turn: the token at which the reward is read."""
+
+SORTED_WITHIN = 512
+"""Texts of like length are batched together within runs of this many: little padding, still a random order."""
+
+WARMUP_STEPS = 30
+"""Steps over which the learning rate rises."""
+
+BETAS = (0.9, 0.95)
+MAX_GRADIENT_NORM = 1.0
+
+HUB_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+"""What a checkpoint needs; pickles and code are never fetched."""
+
+
+def build_base(groups: Sequence[Group], model: ScratchModel, *, seed: int, threads: int, folder: Path) -> None:
+    """Train a tokenizer and warm up a decoder on `groups`, into `folder` (whole or not at all).
+
+    The same groups, settings, seed and threads give the same bytes on one machine.
+
+    Raises:
+        ModelError: the settings leave no room for a completion.
+    """
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    torch.manual_seed(seed)
+    tokenizer = train_tokenizer(groups, model)
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=model.hidden,
+        num_hidden_layers=model.layers,
+        num_attention_heads=model.heads,
+        num_key_value_heads=model.key_value_heads,
+        head_dim=model.head_dim,
+        intermediate_size=model.intermediate,
+        max_position_embeddings=model.max_tokens,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+    config.num_labels = 1
+    network = Qwen3ForSequenceClassification(config)
+    warm_up(network, _texts(groups, tokenizer, model), model, seed)
+
+    def fill(aside: Path) -> None:
+        network.save_pretrained(aside)
+        tokenizer.save_pretrained(aside)
+        write_json(aside / BASE_FILE, {"kind": "scratch"})
+
+    write_folder(folder, fill)
+
+
+def train_tokenizer(groups: Sequence[Group], model: ScratchModel) -> PreTrainedTokenizerFast:
+    """Byte-level BPE over the groups' texts, with the ChatML template; every byte has an id, so nothing is unknown."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=model.vocabulary,
+        special_tokens=[PAD, START, END],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    texts = (
+        text
+        for group in groups
+        for text in (*(m.role + "\n" + m.content for m in group.prompt), *(c.text for c in group.completions))
+    )
+    backend.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token=PAD,
+        eos_token=END,
+        model_max_length=model.max_tokens,
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def warm_up(network: Qwen3ForSequenceClassification, texts: Sequence[Text], model: ScratchModel, seed: int) -> None:
+    """Teach the network the language of `texts`, and which completion belongs to which prompt.
+
+    The loss is the language model's cross-entropy plus, at each completion's last token, Bradley-Terry on comparisons
+    that cost nobody a label: a prompt's own completion against one of another prompt (preference-model pretraining,
+    Askell et al. 2021, section 4). Its head is where reward training starts.
+    """
+    matrices = [parameter for parameter in network.model.layers.parameters() if parameter.ndim == 2]
+    known = {id(parameter) for parameter in matrices}
+    others = [parameter for parameter in network.parameters() if id(parameter) not in known]
+    rate = model.warmup_learning_rate
+    # Muon for the matrices: the same loss as AdamW in about half the steps here.
+    optimizers: tuple[torch.optim.Optimizer, ...] = (
+        torch.optim.Muon(matrices, lr=rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=rate, betas=BETAS, weight_decay=0.0),
+    )
+    network.train()
+    batches = islice(_endless(texts, model.warmup_tokens_per_step // 2, seed), model.warmup_steps)
+    for step, batch in enumerate(progress(batches, "warm-up", model.warmup_steps)):
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * min(1.0, (step + 1) / WARMUP_STEPS) * (1 - step / model.warmup_steps)
+            optimizer.zero_grad()
+        loss = warm_up_loss(network, [texts[index] for index in batch])
+        if not math.isfinite(loss.item()):
+            raise ModelError("the warm-up's loss is not finite; lower model.warmup_learning_rate")
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), MAX_GRADIENT_NORM)
+        for optimizer in optimizers:
+            optimizer.step()
+
+
+def warm_up_loss(network: Qwen3ForSequenceClassification, texts: Sequence[Text]) -> Tensor:
+    """Mean cross-entropy of each next token, plus mean -log sigmoid(own - foreign completion's score)."""
+    size = len(texts)
+    foreign = [(prompt, texts[(number + 1) % size][1]) for number, (prompt, _) in enumerate(texts)]
+    rows = [prompt + completion for prompt, completion in (*texts, *foreign)]
+    longest = max(map(len, rows))
+    ids = torch.zeros((len(rows), longest), dtype=torch.long)
+    real = torch.zeros((len(rows), longest), dtype=torch.bool)
+    for number, row in enumerate(rows):
+        ids[number, : len(row)] = torch.tensor(row)
+        real[number, : len(row)] = True
+    # Padding stands on the right, where a causal model never looks from a real token: no mask is needed.
+    hidden = network.model(input_ids=ids, use_cache=False).last_hidden_state
+    predicted = real[:size, 1:]
+    # The output embedding is the input's, as in a decoder with tied embeddings: the checkpoint holds no other.
+    logits = hidden[:size, :-1][predicted] @ network.model.embed_tokens.weight.T
+    loss = nn.functional.cross_entropy(logits, ids[:size, 1:][predicted])
+    scores = network.score(hidden[torch.arange(len(rows)), real.sum(1) - 1]).squeeze(-1)
+    differ = torch.tensor([texts[number][0] != texts[(number + 1) % size][0] for number in range(size)])
+    if differ.any():  # not so where all texts answer one prompt
+        loss = loss - nn.functional.logsigmoid(scores[:size] - scores[size:])[differ].mean()
+    return loss
+
+
+def pin(model: PretrainedModel, folder: Path) -> None:
+    """Write `base.json` for a hub id, folder or package: the resolved commit, and the digest of every file used.
+
+    Raises:
+        ModelError: the hub can't be reached, there is no such model or package, or its folder lacks config, weights,
+            tokenizer or, for a decoder, chat template.
+    """
+    local = local_folder(model.base)
+    if local.is_dir():
+        files, revision = local, None
+    elif model.base.startswith((".", "/", PACKAGE)) or model.base.count("/") != 1:
+        raise ModelError(f"model.base: there is no folder {model.base}, and it is no hub id (owner/name) either")
+    else:
+        files = fetch(model.base, model.revision)
+        revision = files.name
+    _check_base(files, model)
+    used = {path for pattern in HUB_PATTERNS for path in files.glob(pattern)}
+    names = sorted(path.name for path in used)
+    record = {
+        "kind": "pretrained",
+        "base": model.base,
+        "revision": revision,
+        "files": {name: digest_file(files / name) for name in names},
+    }
+    write_folder(folder, lambda aside: write_json(aside / BASE_FILE, record))
+
+
+def fetch(repository: str, revision: str | None) -> Path:
+    """Folder of the hub's snapshot (its name is the commit), fetched or from the cache.
+
+    Raises:
+        ModelError: no such model or revision, no access, or the hub can't be reached.
+    """
+    from httpx import HTTPError
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=HUB_PATTERNS))
+    except RepositoryNotFoundError:
+        raise ModelError(f"model.base: the hub has no model {repository}, or HF_TOKEN may not read it") from None
+    except LocalEntryNotFoundError:
+        raise ModelError(
+            f"model.base: the hub can't be reached and {repository} is not in the local cache; check the network, "
+            "or give a local folder"
+        ) from None
+    except (HfHubHTTPError, HTTPError, OSError) as error:
+        raise ModelError(f"model.base: {repository} can't be fetched from the hub ({type(error).__name__})") from None
+
+
+def _check_base(files: Path, model: PretrainedModel) -> None:
+    """Fail here, in seconds, and not after an hour of training."""
+    for name, what in (
+        ("config.json", "config"),
+        ("tokenizer*", "tokenizer"),
+        ("*.safetensors", "weights in safetensors"),
+    ):
+        if not any(files.glob(name)):
+            raise ModelError(f"base folder {model.base} has no {what} ({name}); save them there first")
+    try:
+        config = AutoConfig.from_pretrained(files, trust_remote_code=model.trust_remote_code)
+    except (OSError, ValueError) as error:
+        sentence = str(error).strip().splitlines()[0]
+        raise ModelError(f"base folder {model.base} has an unusable config: {sentence}") from None
+    rule_of(config, load_tokenizer(files, trust_remote_code=model.trust_remote_code), model.max_tokens)
+
+
+def preferred(group: Group) -> list[int]:
+    """Indices of the completions that won more judgements than they lost; all of them where none did."""
+    balance = [0.0] * len(group.completions)
+    for pair in judged_pairs(group):
+        balance[pair.first] += pair.wins_first - pair.wins_second
+        balance[pair.second] += pair.wins_second - pair.wins_first
+    return [index for index, won in enumerate(balance) if won > 0] or list(range(len(balance)))
+
+
+def _texts(groups: Sequence[Group], tokenizer: PreTrainedTokenizerFast, model: ScratchModel) -> list[Text]:
+    """Token ids of every prompt with each of its preferred completions, as scoring lays them out."""
+    rule = scoring_rule(tokenizer, model.max_tokens)
+    items = [(group.prompt, [group.completions[index].text for index in preferred(group)]) for group in groups]
+    return [
+        (encoded.prompt_ids[start:], ids)
+        for encoded in encode_many(tokenizer, rule, items)
+        for ids, start in zip(encoded.completion_ids, encoded.prompt_starts, strict=True)
+    ]
+
+
+def _endless(texts: Sequence[Text], tokens: int, seed: int) -> Iterator[list[int]]:
+    """Indices of texts in random order, cut into batches of at most `tokens`, padding included, epoch after epoch."""
+    lengths = [len(prompt) + len(completion) for prompt, completion in texts]
+    for epoch in count():
+        dice = random.Random(f"{seed}:{epoch}")  # noqa: S311 - an order, not a secret
+        order = list(range(len(texts)))
+        dice.shuffle(order)
+        batches: list[list[int]] = []
+        for start in range(0, len(order), SORTED_WITHIN):
+            batch: list[int] = []
+            for index in sorted(order[start : start + SORTED_WITHIN], key=lambda index: lengths[index]):
+                if batch and (len(batch) + 1) * lengths[index] > tokens:
+                    batches.append(batch)
+                    batch = []
+                batch.append(index)
+            batches.append(batch)
+        dice.shuffle(batches)
+        yield from batches
+
+
+def main() -> None:
+    """Build or pin the base that params.yaml names, into build/base."""
+    chosen = settings.load()
+    folder = Path("build") / "base"
+    if chosen.model.kind == "pretrained":
+        pin(chosen.model, folder)
+        sys.stdout.write(f"base: {chosen.model.base}, pinned\n")
+        return
+    groups = read_parquet(Path("build") / "splits" / "train.parquet")
+    build_base(groups, chosen.model, seed=chosen.train.seed, threads=chosen.train.threads, folder=folder)
+    sys.stdout.write(f"base: from scratch, {chosen.model.layers} layers of {chosen.model.hidden}\n")
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,360 @@
+"""Batches in which a prompt is computed once for all its completions.
+
+A group is one row, [prompt][completion 1]...[completion K]. A completion sees the prompt and itself, never its
+siblings, and its positions restart at the prompt's end, so its reward is what it would be alone. Rows lie end to end
+in one packed row without padding; `attention` keeps them apart. A network that can't take that gets one padded row
+per completion, and gives the same rewards; so does an encoder, whose texts see both ways.
+
+    encoded = templating.encode_many(model.tokenizer, model.rule, items)
+    for batch in make_batches(encoded, token_budget, shared=shares_prompt(model)):
+        for (item, completion), reward in zip(batch.owners, rewards(model, batch)): ...
+
+Sizes: B rows, T tokens of the longest row (of a packed row: of all its groups), N completions of the batch.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from touchstone.errors import ModelError
+from touchstone.model import attention
+from touchstone.model.attention import Packing, Span
+from touchstone.model.encoder import EncoderRewardModel
+from touchstone.model.network import RewardModel, head_of
+from touchstone.model.templating import EncodedGroup
+
+log = logging.getLogger(__name__)
+
+Precision = Literal["fp32", "bf16"]
+
+BATCH_TOKENS = 128
+"""What starting another batch costs, in tokens: padding below it isn't worth a batch of its own."""
+
+PROBE_TOLERANCE = 1e-4
+"""Largest difference of rewards in fp32 between packed and separate rows that counts as none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows of tokens, and where each completion's reward is read.
+
+    Attributes:
+        input_ids: [B, T] int64; a packed row is [1, T], others are padded on the right with 0.
+        position_ids: [B, T] int64.
+        rows, columns: [N] int64: row and column of each completion's last token.
+        owners: per completion, index of its group among those encoded and its own index in the group.
+        packing: how a packed row is divided; None for padded rows.
+        attention_mask: [B, T] int64, 1 where there is a token; None for a packed row.
+        segments: [B, T] int64, 1 where the token is the completion's; None for a packed row.
+        tokens: tokens without padding.
+        separate_tokens: tokens that one row per completion would hold, without padding.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    rows: Tensor
+    columns: Tensor
+    owners: list[tuple[int, int]]
+    packing: Packing | None
+    attention_mask: Tensor | None
+    segments: Tensor | None
+    tokens: int
+    separate_tokens: int
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        if self.input_ids.device == device:
+            return self
+        moved = {
+            name: part.to(device, non_blocking=True)
+            for name in ("input_ids", "position_ids", "rows", "columns", "attention_mask", "segments")
+            if (part := getattr(self, name)) is not None
+        }
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """Completions of one group laid out after the prompt that they all see."""
+
+    item: int
+    completions: list[int]
+    length: int
+
+
+def make_batches(
+    encoded: Sequence[EncodedGroup], token_budget: int, *, shared: bool = True, together: bool = False
+) -> list[Batch]:
+    """Lay groups out and cut them into batches.
+
+    Args:
+        token_budget: most tokens of a batch, padding included; what is larger by itself goes alone.
+        shared: packed rows in which completions share their prompt. False for a model that `shares_prompt` refuses.
+        together: keep a group's completions in one batch, for a loss that compares them.
+
+    The same arguments give the same batches.
+    """
+    units: list[list[_Row]] = []
+    for item, group in enumerate(encoded):
+        rows = list(_rows(item, group, token_budget, shared))
+        units += [rows] if together and rows else [[row] for row in rows]
+    if shared:
+        return [_pack(encoded, rows) for rows in _bins(units, token_budget)]
+    longest = {id(unit): max(row.length for row in unit) for unit in units}
+    units.sort(key=lambda unit: (longest[id(unit)], unit[0].item, unit[0].completions[0]))
+    lengths = np.array([longest[id(unit)] for unit in units], dtype=np.int64)
+    counts = np.array([len(unit) for unit in units], dtype=np.int64)
+    cuts = _cuts(lengths, counts, token_budget)
+    members = [[row for unit in units[start:end] for row in unit] for start, end in cuts]
+    return [padded_batch(encoded, [(row.item, row.completions[0]) for row in rows]) for rows in members]
+
+
+def padded_batch(encoded: Sequence[EncodedGroup], owners: Sequence[tuple[int, int]]) -> Batch:
+    """One row per completion, padded on the right to the longest.
+
+    Args:
+        owners: (index of the group, index of the completion in it) of every row.
+    """
+    prompts = [encoded[item].prompt(k) for item, k in owners]
+    texts = [prompt + encoded[item].completion_ids[k] for prompt, (item, k) in zip(prompts, owners, strict=True)]
+    lengths = np.array([len(text) for text in texts], dtype=np.int64)
+    counting = np.arange(lengths.max())
+    mask = (counting < lengths[:, None]).astype(np.int64)
+    begins = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
+    ids = np.zeros_like(mask)
+    for row, text in zip(ids, texts, strict=True):
+        row[: len(text)] = text
+    tokens = int(lengths.sum())
+    return Batch(
+        input_ids=torch.from_numpy(ids),
+        position_ids=torch.from_numpy(counting * mask),
+        rows=torch.arange(len(texts)),
+        columns=torch.from_numpy(lengths - 1),
+        owners=list(owners),
+        packing=None,
+        attention_mask=torch.from_numpy(mask),
+        segments=torch.from_numpy((counting >= begins[:, None]) * mask),
+        tokens=tokens,
+        separate_tokens=tokens,
+    )
+
+
+def padded_tokens(group: EncodedGroup, token_budget: int, *, shared: bool) -> int:
+    """Tokens, padding included, of a group's rows in one batch."""
+    lengths = [row.length for row in _rows(0, group, token_budget, shared)]
+    return sum(lengths) if shared else len(lengths) * max(lengths, default=0)
+
+
+def rewards(model: RewardModel, batch: Batch, precision: Precision = "fp32") -> Tensor:
+    """One reward per completion of the batch, in the order of `batch.owners`: [N], at least float32.
+
+    Under "bf16" the backbone computes in bfloat16 where that is safe; the head never does.
+    """
+    return read_rewards(model.network, batch.to(model.device), precision)
+
+
+def read_rewards(network: PreTrainedModel, batch: Batch, precision: Precision = "fp32") -> Tensor:
+    """`rewards` for a bare network whose device the batch is on."""
+    head = head_of(network)
+    hidden = read_hidden(network, batch, precision)
+    # A bf16 head leaves too few distinct rewards: near pairs would tie.
+    with torch.autocast(hidden.device.type, enabled=False):
+        reward: Tensor = head(hidden.to(head.weight.dtype))
+        return reward.squeeze(-1)
+
+
+def read_hidden(network: PreTrainedModel, batch: Batch, precision: Precision = "fp32") -> Tensor:
+    """What the head reads, [N, hidden size], at least float32: of a decoder the last hidden state at each completion's
+    last token, of an encoder the mean over the text's last hidden states."""
+    device = batch.input_ids.device.type
+    with torch.autocast(device, torch.bfloat16) if precision == "bf16" else nullcontext():
+        if isinstance(network, EncoderRewardModel):
+            if batch.attention_mask is None or batch.segments is None:
+                raise ModelError("an encoder sees both ways and takes no packed rows; ask `layout.shares_prompt`")
+            # Its positions are its own business: RoBERTa's don't begin at 0.
+            return network.pooled(batch.input_ids, batch.attention_mask, batch.segments)
+        if batch.packing is None:
+            mask = {"attention_mask": batch.attention_mask}
+        else:
+            mask = attention.packed_arguments(network, batch.packing)
+        hidden: Tensor = _backbone(network)(
+            input_ids=batch.input_ids,
+            position_ids=batch.position_ids,
+            use_cache=False,
+            **mask,
+        ).last_hidden_state
+    last = hidden[batch.rows, batch.columns]
+    return last.to(torch.promote_types(last.dtype, torch.float32))
+
+
+def shares_prompt(model: RewardModel) -> bool:
+    """Whether packed rows give this model's rewards; found out once per model, by its configuration and a probe.
+
+    A model that passes is left with the attention of packed rows; one that refuses keeps its own, gets one padded row
+    per completion and gives the same scores, slower. An encoder isn't tried: its prompt sees the completion. The log
+    says so.
+    """
+    if model.shares is None:
+        encoder = isinstance(model.network, EncoderRewardModel)
+        model.shares = not encoder and _probe(model)
+        if encoder:
+            log.info("an encoder's prompt sees the completion: each completion gets a row of its own")
+        elif not model.shares:
+            log.warning(
+                "%s can't share a prompt among completions: each gets a row of its own", type(model.network).__name__
+            )
+    return model.shares
+
+
+def _rows(item: int, group: EncodedGroup, token_budget: int, shared: bool) -> Iterator[_Row]:
+    """Spread a group's completions over rows: one for all that see the same prompt, if the budget allows."""
+    by_start: dict[int, list[int]] = {}
+    for completion, start in enumerate(group.prompt_starts):
+        by_start.setdefault(start, []).append(completion)
+    for start, completions in by_start.items():
+        prompt = len(group.anchor) + len(group.prompt_ids) - start
+        row: list[int] = []
+        length = prompt
+        for completion in completions:
+            own = len(group.completion_ids[completion])
+            if row and not (shared and length + own <= token_budget):
+                yield _Row(item, row, length)
+                row, length = [], prompt
+            row.append(completion)
+            length += own
+        yield _Row(item, row, length)
+
+
+def _bins(units: Sequence[list[_Row]], token_budget: int) -> list[list[_Row]]:
+    """Rows of each packed batch: the largest unit first, each into the first batch that has room."""
+    sizes = [sum(row.length for row in unit) for unit in units]
+    bins: list[list[int]] = []
+    room: list[int] = []
+    for index in sorted(range(len(units)), key=lambda index: (-sizes[index], index)):
+        place = next((number for number, left in enumerate(room) if left >= sizes[index]), None)
+        if place is None:
+            place = len(bins)
+            bins.append([])
+            room.append(token_budget)
+        bins[place].append(index)
+        room[place] -= sizes[index]
+    return [[row for index in sorted(members) for row in units[index]] for members in bins]
+
+
+_Integers = np.ndarray[tuple[int], np.dtype[np.int64]]
+
+
+def _cuts(lengths: _Integers, counts: _Integers, token_budget: int) -> list[tuple[int, int]]:
+    """Cut units, sorted by length, into batches with the least padding plus BATCH_TOKENS per batch.
+
+    Unit u has counts[u] rows, the longest of lengths[u] tokens. Dynamic programming over the end of the last batch,
+    O(units * units in a batch).
+    """
+    number = len(lengths)
+    rows_before = np.concatenate(([0], np.cumsum(counts)))
+    best = np.zeros(number + 1)
+    first = np.zeros(number + 1, dtype=np.int64)
+    for end in range(1, number + 1):
+        longest = int(lengths[end - 1])
+        # The first start whose rows fit the budget; one unit always goes, however large.
+        most = max(int(counts[end - 1]), token_budget // longest)
+        start = int(np.searchsorted(rows_before[:end], rows_before[end] - most))
+        costs = best[start:end] + (rows_before[end] - rows_before[start:end]) * longest
+        choice = int(np.argmin(costs))
+        best[end] = costs[choice] + BATCH_TOKENS
+        first[end] = start + choice
+    cuts = []
+    end = number
+    while end:
+        cuts.append((int(first[end]), end))
+        end = int(first[end])
+    return cuts[::-1]
+
+
+def _pack(encoded: Sequence[EncodedGroup], rows: Sequence[_Row]) -> Batch:
+    """Lay rows end to end."""
+    ids: list[int] = []
+    positions: list[int] = []
+    spans: list[Span] = []
+    columns: list[int] = []
+    owners: list[tuple[int, int]] = []
+    separate = 0
+    for row in rows:
+        group = encoded[row.item]
+        prompt_ids = group.prompt(row.completions[0])
+        prompt = len(prompt_ids)
+        spans.append(Span(len(ids), prompt, tuple(len(group.completion_ids[k]) for k in row.completions)))
+        ids += prompt_ids
+        positions += range(prompt)
+        for completion in row.completions:
+            own = group.completion_ids[completion]
+            ids += own
+            positions += range(prompt, prompt + len(own))
+            columns.append(len(ids) - 1)
+            owners.append((row.item, completion))
+            separate += prompt + len(own)
+    return Batch(
+        input_ids=torch.tensor([ids]),
+        position_ids=torch.tensor([positions]),
+        rows=torch.zeros(len(columns), dtype=torch.int64),
+        columns=torch.tensor(columns),
+        owners=owners,
+        packing=Packing(tuple(spans)),
+        attention_mask=None,
+        segments=None,
+        tokens=len(ids),
+        separate_tokens=separate,
+    )
+
+
+def _backbone(network: PreTrainedModel) -> nn.Module:
+    """The network without its head."""
+    backbone: nn.Module = getattr(network, network.base_model_prefix)
+    return backbone
+
+
+def _probe(model: RewardModel) -> bool:
+    """Compare packed with padded rows on two small groups; leaves the network with the attention that it can use."""
+    size = min(50, model.network.config.get_text_config().vocab_size - 1)
+    ids = [1 + (7 * number) % size for number in range(24)]
+    groups = [EncodedGroup(ids[:9], [ids[9:14], ids[14:15], ids[15:24]], [0, 0, 0], [False] * 3)] * 2
+    network = model.network
+    own_attention, training = network.config._attn_implementation, network.training
+    network.train(False)
+    allowed = False
+    try:
+        with torch.inference_mode():
+            (packed,) = make_batches(groups, 1024)
+            apart = rewards(model, padded_batch(groups, packed.owners))
+            attention.use(network)
+            together = rewards(model, packed)
+        asked = packed.packing.windows if packed.packing else set()
+        allowed = torch.allclose(together, apart, rtol=0.0, atol=PROBE_TOLERANCE) and _windows(model) <= asked
+    except Exception as error:  # any architecture's code may refuse packed rows in its own way
+        log.info("packed rows refused: %s", error)
+    finally:
+        network.train(training)
+        if not allowed:
+            network.set_attn_implementation(own_attention)
+    return allowed
+
+
+def _windows(model: RewardModel) -> set[int]:
+    """The windows, in tokens, that a layer may have and that are narrow enough to matter.
+
+    The probe's texts are too short to show whether one is heeded; that its layers ask for it does.
+    """
+    config = model.network.config.get_text_config()
+    local = {"sliding_attention", "chunked_attention"} & set(getattr(config, "layer_types", None) or ())
+    sliding = bool(local) or getattr(config, "use_sliding_window", True)
+    windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
+    return {window for window in windows if sliding and window is not None and window < model.rule.max_tokens}

@@ -1,0 +1,70 @@
+"""A registered version as an MLflow function: a DataFrame of prompts and completions in, their scores out.
+
+    mlflow.set_tracking_uri("sqlite:///mlflow/mlflow.db")       # from the project's root
+    model = mlflow.pyfunc.load_model("models:/reward-sandbox@champion")
+    model.predict(pandas.DataFrame({"prompt": ["2+2?"], "completion": ["4"]}))
+
+MLflow finds this module by its name (`loader_module`), so neither code nor a pickle travels inside the artifact;
+the product must be installed where the model is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from touchstone.errors import DataError
+from touchstone.groups import Message
+from touchstone.model.scoring import Scorer
+
+COLUMNS = ("reward", "centered", "percentile", "truncated")
+
+
+class RewardFunction:
+    """What `mlflow.pyfunc.load_model` wraps."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.scorer = scorer
+
+    def predict(self, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
+        """Scores of rows with a `prompt` (a text, or a list of {"role", "content"}) and a `completion`.
+
+        Returns a DataFrame with reward, centered, percentile and truncated, and the index of the input.
+
+        Raises:
+            DataError: a prompt or completion is neither; the message names the row.
+        """
+        if params:
+            raise DataError(f"this model takes no parameters, and was given {', '.join(sorted(params))}")
+        items: dict[tuple[Message, ...], list[str]] = {}
+        places: list[tuple[tuple[Message, ...], int]] = []
+        rows = zip(model_input["prompt"], model_input["completion"], strict=True)
+        for row, (prompt, completion) in enumerate(rows):
+            if not isinstance(completion, str):
+                raise DataError(f"row {row}: completion is not a text")
+            messages = _messages(prompt, row)
+            together = items.setdefault(messages, [])  # completions of one prompt are computed together
+            places.append((messages, len(together)))
+            together.append(completion)
+        scores = dict(zip(items, self.scorer.score(list(items.items())), strict=True))
+        found = [scores[messages][index] for messages, index in places]
+        columns = {name: [getattr(score, name) for score in found] for name in COLUMNS}
+        return pd.DataFrame(columns, index=model_input.index)
+
+
+def _messages(prompt: Any, row: int) -> tuple[Message, ...]:
+    if isinstance(prompt, str):
+        return (Message("user", prompt),)
+    if isinstance(prompt, Sequence):
+        turns = [turn for turn in prompt if isinstance(turn, Mapping) and turn.keys() == {"role", "content"}]
+        if len(turns) == len(prompt) and all(isinstance(value, str) for turn in turns for value in turn.values()):
+            return tuple(Message(turn["role"], turn["content"]) for turn in turns)
+    raise DataError(f"row {row}: prompt is neither a text nor a list of messages with role and content")
+
+
+def _load_pyfunc(path: str) -> RewardFunction:
+    """MLflow's way in: the sealed artifact's folder, verified as every loader does."""
+    return RewardFunction(Scorer.load(Path(path)))

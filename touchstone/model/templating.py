@@ -1,0 +1,368 @@
+"""The one place where text becomes token ids: training, sealing, evaluation and serving all come through here.
+
+A decoder's prompt and completion become one text by its chat template. The template is rendered around markers
+instead of around the texts, and split at the markers. An encoder's become a pair, as its tokenizer's own template for
+two texts writes it: [CLS] prompt [SEP] completion [SEP].
+
+What a template wrote is tokenised with special tokens parsed, what people wrote with special tokens split: a message
+that says `<|im_end|>` or `[SEP]` yields the ids of those characters, never the control token. The text stands in the
+template as it is; a template's own trimming of contents is not repeated. A space that a template writes in front of a
+text is tokenised with the text, as in the whole.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import weakref
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
+
+from jinja2 import TemplateError
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase
+
+from touchstone.errors import ModelError
+from touchstone.groups import Message
+from touchstone.runtime.files import digest_text, digest_value
+
+ROLES = frozenset({"system", "user", "assistant", "tool"})
+"""Roles a message may have. A closed set: the template writes the role itself, where special tokens are parsed."""
+
+Pooling = Literal["last", "mean"]
+
+TURN = "{role}:\n"
+"""What a text pair writes before each message of a prompt that is more than one message of the user."""
+
+_MAX_LAYOUTS = 1024
+"""Sequences of roles kept: a stranger's requests can't fill the memory."""
+
+_MARKER = re.compile("\ue000(\\d+)\ue001")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringRule:
+    """How texts become a reward; part of the sealed artifact.
+
+    Attributes:
+        max_tokens: most tokens of prompt and completion together.
+        template_digest: digest of the chat template's text, or of what the tokenizer writes around a pair of texts.
+        pooling: "last": a decoder's reward is read at the last token of the assistant's closed turn, which the chat
+            template writes. "mean": an encoder's is read from the mean over all tokens, special ones and prompt
+            included, of the pair (prompt, completion). A prompt of one message of the user is that message's text;
+            any other is its messages, each with its role before it (TURN) and the pair's separator after it.
+        truncation: "prompt_left": the completion stays whole and the prompt loses its beginning. A completion
+            that alone is too long loses its end, keeps the closing tokens, and has no prompt. The special tokens in
+            front of a pair, and those between its texts, stay in any case.
+    """
+
+    max_tokens: int
+    template_digest: str
+    pooling: Pooling = "last"
+    truncation: Literal["prompt_left"] = "prompt_left"
+
+    def to_json(self) -> dict[str, Any]:
+        """The rule as a JSON-ready dictionary."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> ScoringRule:
+        """The inverse of `to_json`.
+
+        Raises:
+            ModelError: the rule is one that this version doesn't know.
+        """
+        try:
+            rule = cls(**value)
+        except TypeError as error:
+            raise ModelError(f"the scoring rule can't be read: {error}") from error
+        if rule.pooling not in get_args(Pooling) or rule.truncation != "prompt_left":
+            raise ModelError(
+                f"scoring rule {rule.pooling}/{rule.truncation} is unknown; last/prompt_left and mean/prompt_left are "
+                "known: install the version that sealed it, or seal the model again"
+            )
+        return rule
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedGroup:
+    """A prompt and its completions as token ids.
+
+    Attributes:
+        prompt_ids: the prompt up to where the completion's text begins, special tokens included.
+        completion_ids: per completion its text and the template's closing tokens; never empty.
+        prompt_starts: per completion, where in `prompt_ids` its own prompt begins: 0, unless the prompt was cut
+            to make room for it. Each completion has its own, so no score depends on siblings.
+        truncated: per completion, whether anything was cut.
+        anchor: what stands in front of the prompt however much of it is cut; empty for a chat template.
+    """
+
+    prompt_ids: list[int]
+    completion_ids: list[list[int]]
+    prompt_starts: list[int]
+    truncated: list[bool]
+    anchor: list[int] = field(default_factory=list)
+
+    @property
+    def shared_tokens(self) -> int:
+        """Tokens of all completions and of the prompt, counted once: what the group costs, about."""
+        return len(self.anchor) + len(self.prompt_ids) + sum(map(len, self.completion_ids))
+
+    def prompt(self, completion: int) -> list[int]:
+        """The prompt as this completion sees it."""
+        return self.anchor + self.prompt_ids[self.prompt_starts[completion] :]
+
+    def tokens(self, completion: int) -> int:
+        """Tokens of prompt and completion together, as scored."""
+        seen = len(self.anchor) + len(self.prompt_ids) - self.prompt_starts[completion]
+        return seen + len(self.completion_ids[completion])
+
+    def take(self, completions: Sequence[int]) -> EncodedGroup:
+        """The same prompt with only these completions, in this order."""
+        return EncodedGroup(
+            self.prompt_ids,
+            [self.completion_ids[k] for k in completions],
+            [self.prompt_starts[k] for k in completions],
+            [self.truncated[k] for k in completions],
+            self.anchor,
+        )
+
+
+def scoring_rule(tokenizer: PreTrainedTokenizerBase, max_tokens: int, pooling: Pooling = "last") -> ScoringRule:
+    """The rule for a tokenizer with a chat template, or with a template for pairs where `pooling` is "mean".
+
+    Raises:
+        ModelError: no such template, no fast tokenizer, or `max_tokens` leaves no room for a completion.
+    """
+    pieces = _pieces(tokenizer)
+    layout = pieces.layout(tokenizer, ("user", "assistant"), pooling)
+    taken = len(layout.anchor) + layout.kept + len(layout.closing)
+    if max_tokens <= taken:
+        raise ModelError(
+            f"model.max_tokens ({max_tokens}) must exceed the {taken} tokens that the template itself writes; raise it"
+        )
+    if pooling == "mean":
+        around = {"before": layout.anchor, "between": layout.turns[0][1], "after": layout.closing, "turn": TURN}
+        return ScoringRule(max_tokens, digest_value(around), pooling)
+    return ScoringRule(max_tokens, digest_text(str(tokenizer.chat_template)))
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase, rule: ScoringRule, prompt: Sequence[Message], completions: Sequence[str]
+) -> EncodedGroup:
+    """Token ids of one prompt with its completions. Safe to call from several threads.
+
+    Raises:
+        ModelError: the template can't render this sequence of roles, or alters what it is given.
+    """
+    return encode_many(tokenizer, rule, [(prompt, completions)])[0]
+
+
+def encode_many(
+    tokenizer: PreTrainedTokenizerBase,
+    rule: ScoringRule,
+    items: Iterable[tuple[Sequence[Message], Sequence[str]]],
+) -> list[EncodedGroup]:
+    """`encode` for many prompts at once: one call of the tokenizer, the same ids.
+
+    Raises:
+        ModelError: as `encode`.
+    """
+    pieces = _pieces(tokenizer)
+    items = list(items)
+    layouts = [
+        pieces.layout(tokenizer, (*(message.role for message in prompt), "assistant"), rule.pooling)
+        for prompt, _ in items
+    ]
+    texts = [
+        text
+        for (prompt, completions), layout in zip(items, layouts, strict=True)
+        for text in (
+            *(front + message.content for front, message in zip(layout.fronts, prompt, strict=False)),
+            *(layout.fronts[-1] + completion for completion in completions),
+        )
+    ]
+    ids = iter(pieces.content_ids(texts))
+    encoded = []
+    for (prompt, completions), layout in zip(items, layouts, strict=True):
+        contents = [next(ids) for _ in prompt]
+        prompt_ids = list(layout.opening)
+        for message, literal in layout.turns:
+            prompt_ids += contents[message]
+            prompt_ids += literal
+        encoded.append(_fit(prompt_ids, [next(ids) for _ in completions], layout, rule.max_tokens))
+    return encoded
+
+
+def _fit(prompt_ids: list[int], contents: list[list[int]], layout: _Layout, max_tokens: int) -> EncodedGroup:
+    """Apply the truncation rule, for each completion by itself."""
+    left = max_tokens - len(layout.anchor)
+    room = left - layout.kept - len(layout.closing)
+    completion_ids = [content[:room] + layout.closing for content in contents]
+    starts = [max(0, len(prompt_ids) + len(ids) - left) for ids in completion_ids]
+    truncated = [start > 0 or len(content) > room for start, content in zip(starts, contents, strict=True)]
+    unseen = min(starts, default=0)
+    moved = [start - unseen for start in starts]
+    return EncodedGroup(prompt_ids[unseen:], completion_ids, moved, truncated, layout.anchor)
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """What the template writes around the texts of one sequence of roles, as ids.
+
+    `anchor` and `opening`, then for each of `turns` (index of the message, what follows it); after the completion
+    `closing`. However much is cut, `anchor` stays and so do the last `kept` ids in front of the completion.
+    `fronts` has, for each message and the completion, what the template writes in front of it and a tokenizer joins
+    with it: a space, or nothing.
+    """
+
+    opening: list[int]
+    turns: list[tuple[int, list[int]]]
+    closing: list[int]
+    fronts: list[str]
+    anchor: list[int] = field(default_factory=list)
+    kept: int = 0
+
+
+class _Pieces:
+    """A tokenizer taken apart: its template's literals, and private copies of its backend.
+
+    Copies, because a backend's `encode_special_tokens` is a switch on a shared object: the endpoint tokenises
+    from several threads, and anybody may call the tokenizer meanwhile.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        if not tokenizer.is_fast:
+            raise ModelError(
+                f"the tokenizer of {tokenizer.name_or_path} has no fast version; save it with a tokenizer.json first"
+            )
+        self._literals = _copy(tokenizer)
+        self._contents = _without_special_pieces(_copy(tokenizer))
+        self._contents.encode_special_tokens = True
+        self._layouts: dict[tuple[Pooling, tuple[str, ...]], _Layout] = {}
+
+    def layout(self, tokenizer: PreTrainedTokenizerBase, roles: tuple[str, ...], pooling: Pooling) -> _Layout:
+        """What stands around the texts of these roles, the last being the completion's.
+
+        The tokenizer is passed in, not kept: as the value of a weak cache this object must not hold its own key.
+        """
+        layout = self._layouts.get((pooling, roles))
+        if layout is None:
+            if not ROLES.issuperset(roles):
+                raise ModelError(f"a message's role is none of {', '.join(sorted(ROLES))}")
+            if len(self._layouts) >= _MAX_LAYOUTS:
+                self._layouts.clear()
+            layout = self._chat(tokenizer, roles) if pooling == "last" else self._pair(tokenizer, roles)
+            self._layouts[pooling, roles] = layout
+        return layout
+
+    def content_ids(self, texts: list[str]) -> list[list[int]]:
+        """Ids of people's texts: special tokens split, lone surrogates replaced by U+FFFD."""
+        clean = [_SURROGATE.sub("\ufffd", text) for text in texts]
+        return [encoding.ids for encoding in self._contents.encode_batch_fast(clean, add_special_tokens=False)]
+
+    def _literal_ids(self, literal: str) -> list[int]:
+        ids: list[int] = self._literals.encode(literal, add_special_tokens=False).ids
+        return ids
+
+    def _chat(self, tokenizer: PreTrainedTokenizerBase, roles: tuple[str, ...]) -> _Layout:
+        """What the chat template writes."""
+        if not tokenizer.chat_template:
+            raise ModelError(
+                f"the tokenizer of {tokenizer.name_or_path} has no chat template; add a chat_template.jinja beside it"
+            )
+        rendered = _render(tokenizer, roles)
+        literals = _MARKER.split(rendered)
+        order = [int(index) for index in literals[1::2]]
+        # Templates may move the system message, but each text must appear once and the completion last.
+        if sorted(order) != list(range(len(roles))) or order[-1] != len(roles) - 1:
+            raise ModelError(
+                f"the chat template drops, repeats or moves a text of the roles {'/'.join(roles)}; "
+                "a template that writes each message once, in order, is needed"
+            )
+        # Byte-level vocabularies hold words with the space before them: cut off, it would be a token of its own.
+        before, last = literals[:-1:2], literals[-1]
+        fronts = {place: " " if literal.endswith(" ") else "" for place, literal in zip(order, before, strict=True)}
+        ids = [self._literal_ids(literal.removesuffix(" ")) for literal in before] + [self._literal_ids(last)]
+        if not ids[-1]:
+            raise ModelError("the chat template doesn't close the assistant's turn with a token to read the reward at")
+        turns = list(zip(order[:-1], ids[1:-1], strict=True))
+        return _Layout(ids[0], turns, ids[-1], [fronts[place] for place in range(len(roles))])
+
+    def _pair(self, tokenizer: PreTrainedTokenizerBase, roles: tuple[str, ...]) -> _Layout:
+        """What the tokenizer writes around two texts, with the prompt's roles in words."""
+        example = self._literals.encode("a", "a")
+        sides = example.sequence_ids
+        ends = [place for place, side in enumerate(sides) if side is not None and sides[place + 1 :][:1] != [side]]
+        starts = [place for place, side in enumerate(sides) if side is not None and sides[:place][-1:] != [side]]
+        if len(ends) != 2 or starts[1] == ends[0] + 1:
+            raise ModelError(
+                f"the tokenizer of {tokenizer.name_or_path} writes nothing between two texts, so no encoder can tell "
+                "prompt from completion; save it with a post-processor for pairs ([CLS] A [SEP] B [SEP])"
+            )
+        separator = example.ids[ends[0] + 1 : starts[1]]
+        *speakers, _ = roles
+        named = speakers not in ([], ["user"])
+        names = [self._literal_ids(TURN.format(role=role)) if named else [] for role in speakers]
+        # The separator, which no content can write, ends a turn: nobody can speak in another's name.
+        after = [separator + name for name in (*names[1:], [])]
+        return _Layout(
+            opening=names[0] if names else separator,
+            turns=list(enumerate(after)) if names else [],
+            closing=example.ids[ends[1] + 1 :],
+            fronts=[""] * len(roles),
+            anchor=example.ids[: starts[0]],
+            kept=len(separator),
+        )
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, roles: tuple[str, ...]) -> str:
+    """The chat template around markers."""
+    messages = [{"role": role, "content": f"\ue000{index}\ue001"} for index, role in enumerate(roles)]
+    try:
+        # Some templates write today's date unless told one: a score must not depend on the day.
+        rendered = tokenizer.apply_chat_template(messages, tokenize=False, date_string="26 Jul 2024")
+    except (TemplateError, TypeError, ValueError) as error:
+        raise ModelError(f"the chat template refuses the roles {'/'.join(roles)}: {error}") from error
+    return str(rendered)
+
+
+def _copy(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    """A copy of the backend without truncation or padding."""
+    backend: Tokenizer = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
+def _without_special_pieces(backend: Tokenizer) -> Tokenizer:
+    """A backend whose vocabulary never spells a special token, with the same ids.
+
+    A unigram vocabulary holds `</s>` as an ordinary piece with the best score of all: splitting special tokens hands
+    the text to a model that puts it together again, as it does with what normalisation makes of other letters. So
+    these pieces get names with a space, which such a tokenizer replaces before the model sees it.
+    """
+    described: dict[str, Any] = json.loads(backend.to_str())
+    if described["model"]["type"] != "Unigram":
+        return backend
+    special = {
+        token["content"]: f" \ue000{token['content']}" for token in described["added_tokens"] if token["special"]
+    }
+    for token in described["added_tokens"]:
+        token["content"] = special.get(token["content"], token["content"])
+    described["model"]["vocab"] = [[special.get(piece, piece), score] for piece, score in described["model"]["vocab"]]
+    altered: Tokenizer = Tokenizer.from_str(json.dumps(described))
+    return altered
+
+
+_CACHE: weakref.WeakKeyDictionary[PreTrainedTokenizerBase, _Pieces] = weakref.WeakKeyDictionary()
+
+
+def _pieces(tokenizer: PreTrainedTokenizerBase) -> _Pieces:
+    """The tokenizer's pieces, taken apart once. Two threads may do it twice, with the same result."""
+    pieces = _CACHE.get(tokenizer)
+    if pieces is None:
+        pieces = _CACHE[tokenizer] = _Pieces(tokenizer)
+    return pieces

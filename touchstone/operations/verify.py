@@ -1,0 +1,257 @@
+"""Proves past verdicts: recomputes them from the stored rows, and looks at every digest and both ledgers.
+
+    verify_version(registry, "reward-sandbox", 3).faults      # () if all is as it was written
+    verify_all(registry)                                      # every kept decision, every version
+
+A fault is a sentence that names the file, the check or the ledger's line.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from touchstone import gate
+from touchstone.errors import RegistryError, TouchstoneError
+from touchstone.gate import Decision, holdout_ledger
+from touchstone.gate.checks import Check
+from touchstone.gate.record import check_to, key_of
+from touchstone.model.scoring import Scorer
+from touchstone.registry import Registry, Version, all_moves, decided_moves
+from touchstone.runtime import ledger
+from touchstone.runtime.files import canonical_json, digest_value
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was looked at.
+
+    Attributes:
+        what: a version, a decision or a ledger, for people.
+        digest: of the artifact, the decision record, or the ledger's last entry.
+        verdict: where there is one.
+        faults: empty if everything is as it was written.
+    """
+
+    what: str
+    digest: str | None
+    verdict: str | None
+    faults: tuple[str, ...]
+
+
+def verify_artifact(folder: Path) -> Verified:
+    """Every digest, the head and the self-test of a sealed artifact."""
+    try:
+        return Verified(str(folder), Scorer.load(folder).card.digest, None, ())
+    except TouchstoneError as error:
+        return Verified(str(folder), None, None, (str(error),))
+
+
+def verify_decision(folder: Path, ledger_file: Path, known: set[str] | None = None) -> Verified:
+    """The digests of a decision, its verdict again from its own rows, and its entries in the holdout ledger.
+
+    Args:
+        known: digests of records that were recomputed already: they are not computed twice, and new ones are added.
+    """
+    what = f"decision {folder.name}"
+    try:
+        decision = gate.load(folder)
+        faults = [] if known is not None and decision.digest in known else _recomputed(decision)
+        if known is not None and not faults:
+            known.add(decision.digest)
+        faults += _entered(decision, ledger_file)
+        return Verified(what, decision.digest, str(decision.verdict), tuple(faults))
+    except TouchstoneError as error:
+        return Verified(what, None, None, (str(error),))
+
+
+def verify_version(registry: Registry, name: str, number: int, known: set[str] | None = None) -> list[Verified]:
+    """A version's artifact and decision, and what both ledgers say of it.
+
+    Raises:
+        RegistryError: there is no such version.
+    """
+    version = registry.version(name, number)
+    if version is None:
+        raise RegistryError(f"{name} has no version {number}")
+    label = f"{name} version {number}"
+    found = [_artifact_of(registry, version, label)]
+    folder = registry.evidence(version, "decision")
+    if folder is None:
+        found.append(Verified(f"{label}, decision", None, None, ("it has no decision among its evidence",)))
+    else:
+        decided = verify_decision(folder, gate.ledger_file(registry.root / "runs"), known)
+        faults = list(decided.faults)
+        if decided.digest is not None:
+            faults += _about(registry, version, gate.load(folder))
+        found.append(Verified(f"{label}, decision", decided.digest, decided.verdict, tuple(faults)))
+    return [*found, verify_releases(registry, name)]
+
+
+def verify_releases(registry: Registry, name: str) -> Verified:
+    """The release ledger's chain, its artifacts against the registered ones, and the aliases against its last word."""
+    what = f"release ledger of {name}"
+    try:
+        entries = [entry for entry in ledger.read(registry.ledger) if entry["name"] == name]
+        versions = {version.version: version.digest for version in registry.versions(name)}
+        faults = [
+            f"{registry.ledger.name}, line {entry['sequence'] + 1} is about version {entry['version']} with the "
+            f"artifact {entry['artifact'][:12]}, which is not the one registered"
+            for entry in entries
+            if "artifact" in entry and versions.get(entry["version"]) not in (None, entry["artifact"])
+        ]
+        faults += _misplaced(registry, name, entries)
+        return Verified(what, entries[-1]["digest"] if entries else None, None, tuple(faults))
+    except TouchstoneError as error:
+        return Verified(what, None, None, (str(error),))
+
+
+def verify_all(registry: Registry, name: str | None = None) -> list[Verified]:
+    """Every decision below runs/decisions and every version; with a name, only what belongs to it."""
+    known: set[str] = set()
+    book = gate.ledger_file(registry.root / "runs")
+    folders = sorted(path.parent for path in (registry.root / "runs" / "decisions").glob("*/decision.json"))
+    found = [_lost(book, {folder.name for folder in folders}, name)]
+    for folder in folders:
+        decided = verify_decision(folder, book, known)
+        if name is None or decided.digest is None or gate.load(folder).record["name"] == name:
+            found.append(decided)
+    for each in registry.names() if name is None else [name]:
+        for version in registry.versions(each):
+            found += verify_version(registry, each, version.version, known)[:-1]
+        found.append(verify_releases(registry, each))
+    return found
+
+
+def _recomputed(decision: Decision) -> list[str]:
+    """What differs between the checks that are recorded and those that the rows give again."""
+    path = decision.path / "decision.json"
+    checks, verdict = gate.recompute(decision.path)
+    again = [_plain(check) for check in checks]
+    recorded: Sequence[dict[str, Any]] = decision.record["checks"]
+    faults = []
+    same = [check["name"] for check in recorded] == [check["name"] for check in again]
+    if not same:
+        faults.append(f"{path}: it records other checks than its evidence gives")
+    for before, after in zip(recorded, again, strict=False):
+        if changed := [key for key in after if canonical_json(before.get(key)) != canonical_json(after[key])]:
+            faults.append(f"{path}, check {after['name']}: recomputed, {', '.join(changed)} differs")
+    if verdict != decision.verdict:
+        faults.append(f"{path} says {decision.verdict}, and its evidence gives {verdict}")
+    shown = decision.path / "decision.html"
+    # Of other checks there is no page to compare with: it has words for those that there are.
+    if same and (not shown.exists() or shown.read_text(encoding="utf-8") != gate.page(decision.path, decision.record)):
+        faults.append(f"{shown} is not the page of this decision")
+    return faults
+
+
+def _plain(check: Check) -> dict[str, Any]:
+    """A check as it is after it was written and read."""
+    plain: dict[str, Any] = json.loads(json.dumps(check_to(check), allow_nan=False))
+    return plain
+
+
+def _entered(decision: Decision, path: Path) -> list[str]:
+    """What the holdout ledger lacks of a decision: the entry that opened the holdout for it, and its verdict."""
+    entries = ledger.read(path)
+    opened = decision.record["ledger"]
+    at = opened["sequence"]
+    faults = []
+    if at >= len(entries) or (entries[at]["digest"], entries[at]["key"]) != (opened["digest"], decision.key):
+        faults.append(f"{path.name}, line {at + 1} is not the entry that opened the holdout for this decision")
+    else:
+        faults += _unlike(decision, entries, entries[at], path)
+    if not holdout_ledger.has_record(path, decision.key, decision.digest):
+        faults.append(f"{path.name} has no verdict with the record {decision.digest[:12]} alone")
+    return faults
+
+
+def _unlike(decision: Decision, entries: Sequence[ledger.Entry], own: ledger.Entry, path: Path) -> list[str]:
+    """Where a record differs from the entry that opened the holdout for it."""
+    whole, digests = decision.record, decision.record["digests"]
+    use = holdout_ledger.use_of(entries, own)
+    keyed = {name: value for name, value in digests.items() if name != "settings"}
+    pairs = {
+        "thresholds": (digest_value(whole["thresholds"]), digests["thresholds"]),
+        "key": (key_of(whole["name"], keyed), decision.key),
+        "facts.artifact": (whole["facts"]["artifact"], digests["artifact"]),
+        "facts.holdout_uses": (whole["facts"]["holdout_uses"], use.count),
+        "facts.look": (whole["facts"]["look"], use.look),
+        **{
+            f"digests.{name}": (digests[name], own[name])
+            for name in ("artifact", "champion", "holdout", "confirm", "thresholds")
+        },
+    }
+    return [
+        f"{decision.path / 'decision.json'}: {name} is not what {path.name}, line {own['sequence'] + 1} says"
+        for name, (said, meant) in pairs.items()
+        if said != meant
+    ]
+
+
+def _lost(path: Path, kept: set[str], name: str | None) -> Verified:
+    """The holdout ledger's chain, and the verdicts in it whose decision nobody has any more."""
+    try:
+        entries = ledger.read(path)
+    except TouchstoneError as error:
+        return Verified("holdout ledger", None, None, (str(error),))
+    names = {entry["key"]: entry.get("name") for entry in entries if entry["kind"] == "open"}
+    lost = {
+        entry["key"]: f"{path.name}, line {entry['sequence'] + 1}: the decision {entry['key']} is not in decisions/"
+        for entry in entries
+        if entry["kind"] == "verdict" and entry["verdict"] != "ERROR" and entry["key"] not in kept
+    }
+    faults = tuple(fault for key, fault in lost.items() if name is None or names.get(key) == name)
+    return Verified("holdout ledger", entries[-1]["digest"] if entries else None, None, faults)
+
+
+def _artifact_of(registry: Registry, version: Version, label: str) -> Verified:
+    try:
+        verified = verify_artifact(registry.download(version))  # download compares the digest with the registered one
+        return Verified(f"{label}, artifact", verified.digest, None, verified.faults)
+    except TouchstoneError as error:
+        return Verified(f"{label}, artifact", None, None, (str(error),))
+
+
+def _about(registry: Registry, version: Version, decision: Decision) -> list[str]:
+    """Where the decision and the version don't speak of each other."""
+    tags = registry.tags(version)
+    pairs = {
+        "the model's name": (decision.record["name"], version.name),
+        "the artifact": (decision.artifact_digest, version.digest),
+        "tag touchstone.decision": (decision.digest, tags.get("touchstone.decision")),
+        "tag touchstone.verdict": (str(decision.verdict), tags.get("touchstone.verdict")),
+    }
+    return [
+        f"{key}: the decision says {str(said)[:12]}, the registry {str(registered)[:12]}"
+        for key, (said, registered) in pairs.items()
+        if said != registered
+    ]
+
+
+def _misplaced(registry: Registry, name: str, entries: Sequence[ledger.Entry]) -> list[str]:
+    """A champion moved by hand that no command has moved since, and aliases that point elsewhere than the ledger says.
+
+    Nothing of the latter where a decided move is still to be made.
+    """
+    last = max((entry["sequence"] for entry in decided_moves(entries, name)), default=-1)
+    faults = [
+        f"{registry.ledger.name}, line {entry['sequence'] + 1}: {name}@champion was moved by hand from version "
+        f"{entry['moves']['champion']['from']} to {entry['moves']['champion']['to']}; nothing was judged or compared"
+        for entry in all_moves(entries, name)
+        if entry["event"] == "found" and entry["sequence"] > last
+    ]
+    decided = [entry["sequence"] for entry in entries if entry["event"] == "aliases"]
+    applied = {entry["entry"] for entry in entries if entry["event"] == "applied"}
+    if decided and decided[-1] not in applied:
+        return faults
+    now, recorded = registry.aliases(name), registry.recorded(name)
+    return faults + [
+        f"{registry.ledger.name} says {name}@{alias} is version {recorded.get(alias)}, and the registry says "
+        f"{now.get(alias)}: entries are missing at its end, or somebody moved the alias by hand"
+        for alias in sorted({*now, *recorded})
+        if now.get(alias) != recorded.get(alias)
+    ]
