@@ -33,7 +33,7 @@ from touchstone.model.base import build_base
 from touchstone.model.network import load_reward_model
 from touchstone.model.scoring import as_item, raw_scores
 from touchstone.settings import Settings, compose
-from touchstone.training.__main__ import train
+from touchstone.training.run import train
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

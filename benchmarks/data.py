@@ -30,9 +30,9 @@ import polars as pl
 import psutil
 
 from touchstone import settings
-from touchstone.data.sources import import_source
-from touchstone.runtime.stage import progress
-from touchstone.settings.data import SETS
+from touchstone.data.importing import import_source
+from touchstone.runtime.progress import progress
+from touchstone.settings.checks import SETS
 
 RESULTS = Path(__file__).resolve().parent / "results"
 ROOT = Path(__file__).resolve().parent.parent

@@ -28,7 +28,7 @@ from touchstone.groups import Group, judged_pairs, read_parquet
 from touchstone.model.network import load_reward_model
 from touchstone.model.scoring import as_item, raw_scores
 from touchstone.settings import Settings, compose
-from touchstone.training.__main__ import train
+from touchstone.training.run import train
 
 RATES = (0.0, 1.0)
 PROMPTS = 1_000

@@ -28,7 +28,7 @@ from touchstone.groups import read_parquet, write_parquet
 from touchstone.model.base import build_base
 from touchstone.runtime.files import digest_file, digest_folder, digest_value
 from touchstone.settings import Settings, compose, parse
-from touchstone.training.__main__ import train
+from touchstone.training.run import train
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "kill_matrix.json"

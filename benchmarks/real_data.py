@@ -18,7 +18,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from touchstone.data.sources import ImportSummary, import_source
+from touchstone.data.importing import ImportSummary, import_source
 from touchstone.data.validation.run import validate
 from touchstone.groups import Group, judged_pairs, read_jsonl
 from touchstone.settings import compose

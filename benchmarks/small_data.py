@@ -23,18 +23,20 @@ from typing import Any
 import numpy as np
 
 from touchstone import statistics as st
-from touchstone.data.sources import import_source
+from touchstone.data.importing import import_source
 from touchstone.data.splits import split_groups
 from touchstone.data.validation.run import validate
-from touchstone.evaluation import metrics
-from touchstone.evaluation.cross_fitting import CrossFit, cross_fit, cross_fitted, pairs
+from touchstone.evaluation import rows
+from touchstone.evaluation.baselines import baseline_differences
+from touchstone.evaluation.cross_fitting import CrossFit, cross_fit
 from touchstone.gate.checks import Pairs
+from touchstone.gate.cross_fit import cross_fitted, pairs_of
 from touchstone.groups import judged_pairs, read_parquet
 from touchstone.model.base import pin
 from touchstone.model.scoring import Scorer, as_item
 from touchstone.model.sealing import seal
 from touchstone.settings import Settings, compose
-from touchstone.training.__main__ import train
+from touchstone.training.run import train
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "small_data.json"
@@ -87,9 +89,9 @@ def plain(build: Path) -> tuple[Pairs, dict[str, st.Floats]]:
     strengths, clusters = zip(
         *((pair.strength, group.cluster_id) for group in sets["holdout"] for pair in judged_pairs(group)), strict=True
     )
-    found = metrics.differences(sets["holdout"], rewards)
+    found = rows.differences(sets["holdout"], rewards)
     temperature = scorer.card.calibration.temperature
-    return Pairs(clusters, found, np.array(strengths), temperature), metrics.baseline_differences(
+    return Pairs(clusters, found, np.array(strengths), temperature), baseline_differences(
         sets["holdout"], sets["train"], sets["calibration"]
     )
 
@@ -117,7 +119,7 @@ def summary(judged: Pairs, baselines: Mapping[str, st.Floats], settings: Setting
 
 def by_fold(found: CrossFit) -> list[dict[str, float]]:
     """Pairs, accuracy and T of each fold's model."""
-    judged = pairs(found)
+    judged = pairs_of(found)
     folds = np.array(
         [fold for group, fold in zip(found.groups, found.fold_of, strict=True) for _ in judged_pairs(group)]
     )[judged.decided]
@@ -174,7 +176,7 @@ def main() -> None:
         ended = spent()
     record = {
         "holdout": holdout,
-        "cross_fit": summary(pairs(found), found.baselines, settings),
+        "cross_fit": summary(pairs_of(found), found.baselines, settings),
         "folds": by_fold(found),
         "cpu_seconds": {"candidate": between - began, "cross_fit": ended - between},
         "train": settings.train.method,

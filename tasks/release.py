@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from touchstone.gate import Decision
+from touchstone.gate.record import Decision
 from touchstone.pipeline import steps
 from touchstone.pipeline.retrain import say
 from touchstone.pipeline.runs import Run

@@ -6,7 +6,7 @@ from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from touchstone.gate import Decision
+from touchstone.gate.record import Decision
 from touchstone.pipeline import retrain
 from touchstone.pipeline.opening import Outcome
 from touchstone.pipeline.runs import Run

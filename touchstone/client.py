@@ -9,9 +9,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import httpx
+from pydantic import BaseModel
 
 from touchstone.errors import ServingError
-from touchstone.serving.wire import ScoreReply
+
+if TYPE_CHECKING:  # torch comes with it, and a client needs none
+    from touchstone.model.scoring import Item
 
 if TYPE_CHECKING:
     from touchstone.model.scoring import Item
@@ -115,3 +118,13 @@ def _message(answer: httpx.Response) -> str:
         return str(answer.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):
         return "no reason given"
+
+
+class ScoreReply(BaseModel):
+    """One completion's score: raw reward, in standard deviations of the reference set, and its place in that set."""
+
+    reward: float
+    centered: float
+    percentile: float
+    truncated: bool
+    tokens: int

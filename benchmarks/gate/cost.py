@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gate.sandbox import ROOT, configure, make_world, seal
-from touchstone import gate
+from touchstone.gate import case, judge
 from touchstone.gate.fresh_scores import Job, Scores
 from touchstone.groups import Group, judged_pairs, read_parquet
 from touchstone.model.scoring import RawScore
@@ -64,12 +64,12 @@ def measure(folder: Path) -> dict[str, Any]:
     """Judge in this process; its seconds by the clock and of work, and the most memory that the process ever had."""
     settings = load(folder / "params.yaml")
     began, worked = time.monotonic(), time.process_time()
-    decision = gate.judge(
+    decision = judge.judge(
         build=folder / "build",
         state=folder / "state",
         output=folder / "decision",
         settings=settings,
-        champion=gate.Champion("1", folder / "champion", None),
+        champion=case.Champion("1", folder / "champion", None),
         who="benchmark",
         score=given,
     )

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.gate.sandbox import Rewards, World, configure, decide, make_world, seal
-from touchstone import gate
+from touchstone.gate import case
 from touchstone.gate.checks import Verdict
 from touchstone.groups import Group, make_group, write_parquet
 from touchstone.settings import Settings
@@ -119,7 +119,7 @@ def leak(world: World, folder: Path) -> Path:
 
 
 def judge_one(
-    world: World, folder: Path, name: str, bad: Bad, champion: tuple[gate.Champion, Rewards]
+    world: World, folder: Path, name: str, bad: Bad, champion: tuple[case.Champion, Rewards]
 ) -> dict[str, Any]:
     """The decision on one model, and whether it is the right one for the right reason."""
     build = folder / "build"
@@ -161,7 +161,7 @@ def run(folder: Path, settings: Settings | None = None, only: Sequence[str] = ()
     holdout = world.groups("holdout")
     rewards = world.noisy(CHAMPION, column=1)
     # Sealed with another seed than any candidate: what is compared are two artifacts.
-    champion = gate.Champion("1", seal(folder / "champion", world, rewards, seed=10_000), None)
+    champion = case.Champion("1", seal(folder / "champion", world, rewards, seed=10_000), None)
     rows = [
         judge_one(world, folder / f"model-{number}", name, bad, (champion, rewards))
         for number, (name, bad) in enumerate(models(world).items())

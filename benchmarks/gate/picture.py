@@ -9,7 +9,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from touchstone.evaluation.pictures import BLUE, GREEN, GREY, INK, ORANGE
+from touchstone.pages.figures import BLUE, GREEN, GREY, INK, ORANGE
 
 
 def draw(simulated: dict[str, Any], path: Path) -> None:

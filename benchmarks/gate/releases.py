@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gate.sandbox import Rewards, World, configure, decide, make_world, seal
-from touchstone import gate
 from touchstone.errors import TouchstoneError
+from touchstone.gate import case, judge, record
 from touchstone.gate.checks import Verdict
-from touchstone.gate.record import FILE
+from touchstone.gate.record import FILE, Decision
 
 RELEASES = 20
 NOISE = (6.0, 4.5, 4.4, 9.0, 3.0, 2.9, 3.1, 5.0, 1.8, 1.8, 1.7, 7.0, 1.0, 1.1, 0.9, 2.0, 0.5, 0.5, 4.0, 0.3)
@@ -34,7 +34,7 @@ def world_of(folder: Path, holdout: int) -> World:
     return make_world(folder, settings)
 
 
-def release(world: World, folder: Path, number: int, champion: tuple[gate.Champion, Rewards] | None) -> gate.Decision:
+def release(world: World, folder: Path, number: int, champion: tuple[case.Champion, Rewards] | None) -> Decision:
     """The decision on candidate `number`."""
     build = folder / f"release-{number:02d}" / "build"
     rewards = world.noisy(NOISE[number], column=number % 4)
@@ -43,9 +43,9 @@ def release(world: World, folder: Path, number: int, champion: tuple[gate.Champi
     return decide(world, build, rewards, champion)
 
 
-def releases(world: World, folder: Path, count: int) -> list[gate.Decision]:
+def releases(world: World, folder: Path, count: int) -> list[Decision]:
     """So many decisions in order; whoever is promoted is the champion of the next."""
-    champion: tuple[gate.Champion, Rewards] | None = None
+    champion: tuple[case.Champion, Rewards] | None = None
     found = []
     for number in range(count):
         decision = release(world, folder, number, champion)
@@ -53,7 +53,7 @@ def releases(world: World, folder: Path, count: int) -> list[gate.Decision]:
             artifact = shutil.copytree(
                 folder / f"release-{number:02d}" / "build" / "artifact", folder / f"champion-{number:02d}"
             )
-            champion = (gate.Champion(str(number), artifact, None), world.noisy(NOISE[number], column=number % 4))
+            champion = (case.Champion(str(number), artifact, None), world.noisy(NOISE[number], column=number % 4))
         found.append(decision)
     return found
 
@@ -75,13 +75,13 @@ def changes(data: bytes, dice: random.Random, positions: int) -> Iterator[tuple[
 def is_named(folder: Path, ledger: Path, name: str) -> bool:
     """Whether verifying the decision fails with the name of the file that was changed."""
     try:
-        gate.verify(folder, ledger)
+        record.verify_record(folder, ledger)
     except TouchstoneError as error:
         return name in str(error)
     return False
 
 
-def tamper(decisions: list[gate.Decision], ledger: Path, positions: int, seed: int = 17) -> dict[str, Any]:
+def tamper(decisions: list[Decision], ledger: Path, positions: int, seed: int = 17) -> dict[str, Any]:
     """Change single bytes of all records, evidence and ledger lines; count what was found and named."""
     dice = random.Random(seed)
     tried, missed = 0, []
@@ -114,9 +114,9 @@ def run(folder: Path, *, holdout: int = 700, count: int = RELEASES, positions: i
     """Decide, compute every verdict again, and change bytes."""
     world = world_of(folder / "world", holdout)
     decisions = releases(world, folder, count)
-    ledger = gate.ledger_file(folder / "world" / "state")
-    again = [gate.recompute(decision.path) == (list(decision.checks), decision.verdict) for decision in decisions]
-    verified = [gate.verify(decision.path, ledger).digest == decision.digest for decision in decisions]
+    ledger = judge.ledger_file(folder / "world" / "state")
+    again = [judge.recompute(decision.path) == (list(decision.checks), decision.verdict) for decision in decisions]
+    verified = [record.verify_record(decision.path, ledger).digest == decision.digest for decision in decisions]
     return {
         "verdicts": [str(decision.verdict) for decision in decisions],
         "recomputed": sum(again),

@@ -8,17 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
-from touchstone import gate
 from touchstone import statistics as st
 from touchstone.data import splits
 from touchstone.data.sources import sandbox
+from touchstone.gate import case, judge, record
 from touchstone.gate.fresh_scores import Job, Scores
 from touchstone.groups import Group, judged_pairs, read_parquet, set_digest, write_parquet
 from touchstone.model import card as cards
 from touchstone.model.card import Calibration, Card, Centering
 from touchstone.model.scoring import RawScore
 from touchstone.settings import Settings, compose
-from touchstone.settings.data import SETS, SandboxData
+from touchstone.settings.checks import SETS
+from touchstone.settings.data import SandboxData
 from touchstone.statistics import Floats
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -174,14 +175,14 @@ def decide(
     world: World,
     build: Path,
     rewards: Rewards,
-    champion: tuple[gate.Champion, Rewards] | None,
+    champion: tuple[case.Champion, Rewards] | None,
     settings: Settings | None = None,
-) -> gate.Decision:
+) -> record.Decision:
     """The judge's decision on `build/artifact` with these rewards, in `decision` beside it."""
     models = {"artifact": rewards}
     if champion is not None:
         models[champion[0].artifact.name] = champion[1]
-    return gate.judge(
+    return judge.judge(
         build=build,
         state=world.build.parent / "state",
         output=build.parent / "decision",

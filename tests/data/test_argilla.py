@@ -11,7 +11,8 @@ import pytest
 
 from tests.places import ROOT
 from touchstone import settings as settings_module
-from touchstone.data.sources import Quarantined, argilla, import_source
+from touchstone.data.importing import import_source
+from touchstone.data.sources import Quarantined, argilla
 from touchstone.data.sources.labels import hash_annotator
 from touchstone.errors import SourceError
 from touchstone.groups import Comparison, Group, judged_pairs

@@ -10,7 +10,8 @@ import pytest
 
 from tests.places import ROOT
 from touchstone import settings as settings_module
-from touchstone.data.sources import Quarantined, import_source, read_source
+from touchstone.data.importing import import_source
+from touchstone.data.sources import Quarantined, read_source
 from touchstone.errors import QuarantineError, SourceError
 from touchstone.groups import Group
 from touchstone.settings.data import BenchmarkData

@@ -23,7 +23,7 @@ from touchstone.data.difference import Difference, Leak, compare
 from touchstone.errors import DataError, PipelineError
 from touchstone.groups import Comparison, Completion, Group, Message, judged_pairs, make_group, write_parquet
 from touchstone.pipeline import data_versions, dvc, workspace
-from touchstone.settings.data import SETS
+from touchstone.settings.checks import SETS
 
 WON, LOST, TIED = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
 

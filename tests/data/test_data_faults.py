@@ -25,7 +25,7 @@ import pytest
 
 from tests.places import ROOT
 from touchstone import settings as settings_module
-from touchstone.data.sources import ImportSummary, import_source
+from touchstone.data.importing import ImportSummary, import_source
 from touchstone.data.sources.rows import MAX_LINE
 from touchstone.data.splits import split_groups
 from touchstone.data.validation.__main__ import main as validate_stage
@@ -36,7 +36,7 @@ from touchstone.pipeline import data as data_module
 from touchstone.pipeline import dvc, runs, workspace
 from touchstone.pipeline.dvc import How
 from touchstone.settings import Settings
-from touchstone.settings.data import SETS
+from touchstone.settings.checks import SETS
 
 GOOD = {"prompt": "Name a colour.", "chosen": "Blue.", "rejected": "Seven."}
 

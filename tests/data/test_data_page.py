@@ -27,7 +27,7 @@ from touchstone.errors import DataError
 from touchstone.groups import Comparison, Completion, Group, Message, make_group, to_line, write_parquet
 from touchstone.pages.text import cell, visible
 from touchstone.runtime.files import write_json
-from touchstone.settings.data import SETS
+from touchstone.settings.checks import SETS
 
 LONG = "word " * 400
 CHECK = {"severity": "warning", "column": "x", "minimum": None, "maximum": 0, "failed_rows": 3, "value": None}

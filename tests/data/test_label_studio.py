@@ -10,7 +10,8 @@ import pytest
 
 from tests.places import ROOT
 from touchstone import settings as settings_module
-from touchstone.data.sources import Quarantined, import_source, label_studio
+from touchstone.data.importing import import_source
+from touchstone.data.sources import Quarantined, label_studio
 from touchstone.data.sources.labels import hash_annotator
 from touchstone.groups import Comparison, Group, judged_pairs
 from touchstone.settings.data import LabelStudioData

@@ -14,7 +14,8 @@ import pytest
 
 from tests.places import REAL_DATA, ROOT
 from touchstone import settings as settings_module
-from touchstone.data.sources import Quarantined, hh_rlhf, import_source, preference
+from touchstone.data.importing import import_source
+from touchstone.data.sources import Quarantined, hh_rlhf, preference
 from touchstone.data.sources.rows import MAX_LINE
 from touchstone.errors import QuarantineError, SourceError
 from touchstone.groups import Group, Message, judged_pairs, read_jsonl

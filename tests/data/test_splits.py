@@ -25,7 +25,7 @@ from touchstone.groups import (
     set_digest,
     write_parquet,
 )
-from touchstone.settings.data import SETS, Split
+from touchstone.settings.checks import SETS, Split
 
 SHARES = dict.fromkeys(SETS, 0.1) | {"train": 0.4}
 SPLIT = Split(salt="s", near_duplicate=0.8, held_out_annotators=0.0, shares=SHARES)

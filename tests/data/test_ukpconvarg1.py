@@ -15,7 +15,8 @@ from touchstone.data.sources.labels import hash_annotator
 from touchstone.data.sources.ukpconvarg1 import ARCHIVES
 from touchstone.errors import SourceError
 from touchstone.groups import Comparison, Group, judged_pairs
-from touchstone.settings.data import SETS, ArgumentData
+from touchstone.settings.checks import SETS
+from touchstone.settings.data import ArgumentData
 
 REAL = REAL_DATA / "ukpconvarg1"
 HEADER = "#id\tlabel\ta1\ta2\n"

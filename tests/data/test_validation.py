@@ -31,7 +31,7 @@ from touchstone.groups import (
     to_record,
 )
 from touchstone.runtime.files import digest_folder
-from touchstone.settings.data import Validation
+from touchstone.settings.checks import Validation
 
 SETTINGS = Validation(
     min_groups=20, min_comparisons=20, max_quarantine_share=0.2, max_contradiction_share=0.1, personal_data="report"

@@ -30,14 +30,12 @@ from touchstone.evaluation.cross_fitting import (
     assign_folds,
     check_apart,
     cross_fit,
-    cross_fitted,
     divide,
     join_near,
-    pairs,
-    read,
     write,
 )
-from touchstone.evaluation.metrics import differences
+from touchstone.evaluation.rows import differences
+from touchstone.gate.cross_fit import cross_fitted, pairs_of, read_pairs
 from touchstone.groups import Comparison, Completion, Group, Message, judged_pairs, make_group, write_parquet
 from touchstone.model.base import pin
 from touchstone.model.scoring import RawScore
@@ -213,7 +211,7 @@ def test_a_fold_s_scale_moves_nothing(scales: list[float], seed: int) -> None:
     groups = make_tiny_groups(40, seed=seed)
     dice = np.random.default_rng(seed)
     rewards = [dice.normal(size=len(group.completions)).tolist() for group in groups]
-    plain, scaled = (pairs(make_found(groups, rewards, found)) for found in ((1.0, 1.0, 1.0), scales))
+    plain, scaled = (pairs_of(make_found(groups, rewards, found)) for found in ((1.0, 1.0, 1.0), scales))
     assert scaled.temperature == 1
     np.testing.assert_allclose(scaled.differences, plain.differences)
     np.testing.assert_allclose(scaled.differences, differences(groups, rewards))
@@ -228,14 +226,14 @@ def test_the_check_follows_from_the_table_alone(tmp_path: Path) -> None:
     statuses = {}
     for name, rewards in (("gold", gold), ("noise", noise), ("inverted", [[-value for value in row] for row in gold])):
         found = make_found(groups, rewards, (2.0, 0.5, 1.0))
-        direct = cross_fitted(pairs(found), found.baselines, limits)
+        direct = cross_fitted(pairs_of(found), found.baselines, limits)
         write(found, tmp_path / "cross_fit.parquet")
-        assert cross_fitted(*read(tmp_path / "cross_fit.parquet"), limits) == direct
+        assert cross_fitted(*read_pairs(tmp_path / "cross_fit.parquet"), limits) == direct
         assert direct.n == 200
         statuses[name] = direct.status
     assert statuses == {"gold": "pass", "noise": "fail", "inverted": "fail"}
     few = make_found(groups[:40], gold[:40], (1.0, 1.0, 1.0))
-    assert cross_fitted(pairs(few), few.baselines, limits).status == "undecided"
+    assert cross_fitted(pairs_of(few), few.baselines, limits).status == "undecided"
 
 
 def test_what_the_recipe_says_nothing_of_is_refused(tmp_path: Path) -> None:
@@ -296,8 +294,8 @@ def test_folds_are_trained_once_though_the_run_is_stopped(tmp_path: Path, monkey
     assert len(set(found.artifacts)) == 3
     assert [group.id for group in found.groups] == [g.id for place in range(5) for g in groups[place::5]]
     assert [len(row) for row in found.scores] == [len(group.completions) for group in found.groups]
-    assert sum(len(judged_pairs(group)) for group in found.groups) == len(pairs(found).differences) == 90
-    check = cross_fitted(pairs(found), found.baselines, settings.gates)
+    assert sum(len(judged_pairs(group)) for group in found.groups) == len(pairs_of(found).differences) == 90
+    check = cross_fitted(pairs_of(found), found.baselines, settings.gates)
     assert (check.name, check.status, check.n) == ("cross_fit", "pass", 90)
 
     again = cross_fit(build, settings, tmp_path / "work", 3)
@@ -320,5 +318,5 @@ def test_shuffled_labels_don_t_pass_however_well_they_are_learnt_by_heart(
     settings = configure(tiny, epochs=15)
     build = make_build(tmp_path, make_world(120, shuffled=True))
     found = cross_fit(build, settings, tmp_path / "work", 2)
-    check = cross_fitted(pairs(found), found.baselines, settings.gates)
+    check = cross_fitted(pairs_of(found), found.baselines, settings.gates)
     assert (check.status, check.n) == ("fail", 120)

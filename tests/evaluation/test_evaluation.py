@@ -16,6 +16,9 @@ from tests.places import ROOT
 from tests.worlds.sealed import make_tiny_groups, make_tiny_model
 from touchstone.errors import DataError, ModelError
 from touchstone.evaluation import metrics as e
+from touchstone.evaluation import report
+from touchstone.evaluation.baselines import baseline_differences
+from touchstone.evaluation.rows import differences, read_rows, score_rows, write_rows
 from touchstone.groups import Comparison, Completion, Group, Message, make_group, write_parquet
 from touchstone.model import sealing
 from touchstone.model.scoring import RawScore
@@ -73,7 +76,7 @@ def test_strangers_judgements_are_measured_apart() -> None:
 
 
 def test_rows_hold_every_judged_pair_with_both_rewards() -> None:
-    rows = e.score_rows([PAIR, RANKED], scores([1.0, -1.0], [0.0, 2.0, 3.0]))
+    rows = score_rows([PAIR, RANKED], scores([1.0, -1.0], [0.0, 2.0, 3.0]))
     assert [(row.first, row.second, row.chosen, row.difference) for row in rows] == [
         (0, 1, 0, 2.0),
         (0, 1, 1, 2.0),
@@ -87,18 +90,18 @@ def test_rows_hold_every_judged_pair_with_both_rewards() -> None:
 
 def test_differences_of_other_rewards_are_aligned_with_the_rows() -> None:
     rewards = [[1.0, -1.0], [0.0, 2.0, 3.0]]
-    rows = e.score_rows([PAIR, RANKED], scores(*rewards))
-    assert e.differences([PAIR, RANKED], rewards).tolist() == [row.difference for row in rows]
+    rows = score_rows([PAIR, RANKED], scores(*rewards))
+    assert differences([PAIR, RANKED], rewards).tolist() == [row.difference for row in rows]
 
 
 def test_rows_survive_parquet(tmp_path: Path) -> None:
-    rows = e.score_rows([PAIR, RANKED], scores([1.0, -1.0], [0.0, 2.0, 3.0]))
-    e.write_rows(tmp_path / "rows.parquet", rows)
-    assert e.read_rows(tmp_path / "rows.parquet") == rows
+    rows = score_rows([PAIR, RANKED], scores([1.0, -1.0], [0.0, 2.0, 3.0]))
+    write_rows(tmp_path / "rows.parquet", rows)
+    assert read_rows(tmp_path / "rows.parquet") == rows
 
 
 def small(rewards: Sequence[Sequence[float]], **baselines: Floats) -> dict[str, Any]:
-    rows = e.score_rows([PAIR, RANKED], scores(*rewards))
+    rows = score_rows([PAIR, RANKED], scores(*rewards))
     return e.measure(rows, {"longer_wins": np.array([-1.0, 1.0, 0.0, -1.0]), **baselines}, temperature=1.0)
 
 
@@ -152,12 +155,12 @@ def test_a_reward_that_is_not_finite_is_an_error_that_names_the_group(bad: float
 def test_nothing_but_ties_is_an_error() -> None:
     tied = group("c", ["a", "b"], [(0, 1, 0, 0)])
     with pytest.raises(DataError, match="no comparison has a preferred side"):
-        e.measure(e.score_rows([tied], scores([1.0, 0.0])), {}, temperature=1.0)
+        e.measure(score_rows([tied], scores([1.0, 0.0])), {}, temperature=1.0)
 
 
 def test_a_model_that_knows_the_labels_odds_is_calibrated() -> None:
     groups, rewards, gold = random_set(3_000, seed=1)
-    found = e.measure(e.score_rows(groups, rewards), {"longer_wins": e.differences(groups, gold)}, 1.0)
+    found = e.measure(score_rows(groups, rewards), {"longer_wins": differences(groups, gold)}, 1.0)
     assert found["slope"] == pytest.approx(1.0, abs=0.1)
     assert found["calibration_error"] <= found["calibration_error_null_q95"] * 1.2
     assert found["accuracy_low"] < found["accuracy"] < found["accuracy_high"]
@@ -167,8 +170,8 @@ def test_a_model_that_knows_the_labels_odds_is_calibrated() -> None:
 def test_an_overconfident_model_has_a_slope_below_one_and_the_same_accuracy() -> None:
     groups, rewards, _ = random_set(2_000, seed=2)
     _, loud, gold = random_set(2_000, seed=2, scale=3.0)
-    baseline = {"longer_wins": e.differences(groups, gold)}
-    plain, shouting = (e.measure(e.score_rows(groups, r), baseline, 1.0) for r in (rewards, loud))
+    baseline = {"longer_wins": differences(groups, gold)}
+    plain, shouting = (e.measure(score_rows(groups, r), baseline, 1.0) for r in (rewards, loud))
     assert shouting["slope"] == pytest.approx(1 / 3, abs=0.05)
     assert shouting["calibration_error"] > 3 * shouting["calibration_error_null_q95"]
     assert shouting["accuracy"] == plain["accuracy"]
@@ -176,16 +179,16 @@ def test_an_overconfident_model_has_a_slope_below_one_and_the_same_accuracy() ->
 
 def test_the_order_of_rows_changes_no_metric() -> None:
     groups, rewards, gold = random_set(60, seed=3)
-    forward = e.measure(e.score_rows(groups, rewards), {"longer_wins": e.differences(groups, gold)}, 2.0)
+    forward = e.measure(score_rows(groups, rewards), {"longer_wins": differences(groups, gold)}, 2.0)
     groups, rewards, gold = groups[::-1], rewards[::-1], gold[::-1]
-    backward = e.measure(e.score_rows(groups, rewards), {"longer_wins": e.differences(groups, gold)}, 2.0)
+    backward = e.measure(score_rows(groups, rewards), {"longer_wins": differences(groups, gold)}, 2.0)
     assert e.rounded(forward) == e.rounded(backward)
 
 
 def test_baselines_are_fitted_on_their_own_sets() -> None:
     train = [group(f"p{n}", ["please yes", "please no"], [(0, 1, 1, 0)]) for n in range(4)]
     shorter = [group("s", ["short", "much longer text"], [(0, 1, 1, 0)])]
-    found = e.baseline_differences([PAIR, train[0]], train, shorter)
+    found = baseline_differences([PAIR, train[0]], train, shorter)
     assert set(found) == {"longer_wins", "linear"}
     assert found["longer_wins"].tolist() == [3.0, -1.0]
     assert found["linear"][1] > 0
@@ -198,19 +201,19 @@ def test_the_best_possible_joins_where_the_known_reward_is_there() -> None:
         comparisons=[Comparison(0, 1, 0, 1)],
         source="test",
     )
-    assert e.baseline_differences([known], [known], [known])["bayes_optimal"].tolist() == [2.0]
+    assert baseline_differences([known], [known], [known])["bayes_optimal"].tolist() == [2.0]
 
 
 def test_metrics_table_and_pictures_of_a_real_size() -> None:
     groups, rewards, gold = random_set(400, seed=4)
-    rows = e.score_rows(groups, rewards)
-    baselines = {"longer_wins": np.zeros(400), "linear": np.ones(400), "bayes_optimal": e.differences(groups, gold)}
+    rows = score_rows(groups, rewards)
+    baselines = {"longer_wins": np.zeros(400), "linear": np.ones(400), "bayes_optimal": differences(groups, gold)}
     metrics = e.measure(rows, baselines, 1.0)
     assert canonical_json(e.rounded(metrics))  # no NaN
-    text = e.table(metrics)
+    text = report.table(metrics)
     assert "longer wins" in text
     assert f"{metrics['accuracy']:.3f}" in text
-    pictures = e.draw(rows, metrics, 1.0, "validation")
+    pictures = report.draw(rows, metrics, 1.0, "validation")
     assert set(pictures) == {"accuracy.png", "reliability.png", "margins.png", "length.png"}
     assert all(picture.startswith(b"\x89PNG") for picture in pictures.values())
 
@@ -227,7 +230,7 @@ def test_the_stages_seal_and_evaluate_give_the_same_bytes_twice(
     digests = []
     for _ in range(2):
         sealing.main()
-        e.main()
+        report.main()
         digests.append(digest_folder(Path("build/artifact")) | digest_folder(Path("build/evaluation")))
         # The second round must not read anything of the first.
         shutil.move("build/artifact", f"artifact-{len(digests)}")
@@ -235,7 +238,7 @@ def test_the_stages_seal_and_evaluate_give_the_same_bytes_twice(
     assert digests[0] == digests[1]
     assert {"metrics.json", "rows.parquet", "plots/accuracy.png", "reward.json"} <= set(digests[0])
     metrics = json.loads(Path("evaluation-1/metrics.json").read_text())
-    rows = e.read_rows(Path("evaluation-1/rows.parquet"))
+    rows = read_rows(Path("evaluation-1/rows.parquet"))
     assert metrics["pairs"] + metrics["labelled_ties"] == len(rows)
     assert 0 <= metrics["accuracy_low"] <= metrics["accuracy"] <= metrics["accuracy_high"] <= 1
     assert metrics["gap_closed"] is None

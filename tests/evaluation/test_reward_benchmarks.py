@@ -22,7 +22,6 @@ from typer.testing import CliRunner
 
 from tests.places import ROOT
 from tests.worlds.sealed import make_tiny_artifact
-from touchstone import gate
 from touchstone import settings as settings_module
 from touchstone.cli import models
 from touchstone.data.sources import Quarantined, read_source
@@ -30,9 +29,11 @@ from touchstone.errors import DataError, ModelError, SourceError
 from touchstone.evaluation.benchmarks import BENCHMARKS, run, table
 from touchstone.evaluation.benchmarks.formulas import Score, Term, best_of_four, ties
 from touchstone.evaluation.benchmarks.intervals import interval, pseudo_values
+from touchstone.gate import judge
 from touchstone.groups import Group
 from touchstone.model import card
 from touchstone.model.scoring import RawScore
+from touchstone.pipeline import adopted
 from touchstone.settings.data import BenchmarkData
 
 
@@ -387,7 +388,7 @@ def test_the_command_writes_results_rows_and_a_picture_and_leaves_the_ledger_alo
     assert value == pytest.approx(np.mean([best_of_four(rewards) for rewards in by_group]), abs=1e-6)
     pixels = imread(BytesIO(before["plot.png"]), format="png")[..., :3]
     assert 0.005 < (pixels.min(axis=2) < 0.9).mean() < 0.6
-    assert not gate.ledger_file(project / "runs").exists()
+    assert not judge.ledger_file(project / "runs").exists()
 
 
 @pytest.mark.parametrize(
@@ -417,7 +418,7 @@ def test_a_foreign_artifact_stands_where_the_judge_looks_and_everything_else_is_
     for name in ("splits/holdout.parquet", "audit.json", "artifact/reward.json"):
         (build / name).parent.mkdir(parents=True, exist_ok=True)
         (build / name).write_text(name)
-    with models.build_with(build, project / "build" / "artifact") as other:
+    with adopted.build_with(build, project / "build" / "artifact") as other:
         assert (other / "splits/holdout.parquet").read_text() == "splits/holdout.parquet"
         assert (other / "audit.json").read_text() == "audit.json"
         assert card.verify_digests(other / "artifact").digest == card.read(project / "build/artifact").digest

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from touchstone.evaluation.metrics import Row
+from touchstone.evaluation.rows import Row
 from touchstone.gate.checks import Verdict
 from touchstone.gate.page import pictures, render
 from touchstone.gate.page.bars import WIDTH, bar, scale

@@ -10,6 +10,7 @@ import pytest
 from tests.places import ROOT
 from tests.worlds.evidence import DEFAULTS, LIMITS, assert_finite, good, pairs, world
 from touchstone import settings
+from touchstone.data import prompts
 from touchstone.errors import SettingsError
 from touchstone.gate import checks as gates
 from touchstone.gate.checks import Check, Pairs, Verdict
@@ -251,7 +252,7 @@ def test_a_reload_that_did_not_happen_is_an_error(again: dict[str, np.ndarray]) 
 
 
 def _prompts(*texts: str) -> set[str]:
-    return {gates.normalised_prompt([Message("user", text)]) for text in texts}
+    return {prompts.normalised_prompt([Message("user", text)]) for text in texts}
 
 
 def test_leakage_sees_through_case_spacing_and_width() -> None:

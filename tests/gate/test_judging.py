@@ -15,14 +15,14 @@ import pytest
 from tests.worlds.graded import SETTINGS, SIZES, Rule, Scorer, gold, make_artifact, make_set, shuffled
 from tests.worlds.holdout import CONTENT, open_holdout
 from tests.worlds.sealed import make_tiny_artifact, make_tiny_groups
-from touchstone import gate
+from touchstone.data.prompts import normalised_prompt
 from touchstone.errors import ArtifactError, GateError, LedgerError
 from touchstone.gate import checks as gates
-from touchstone.gate import evidence, examination, holdout_ledger
-from touchstone.gate.case import gather_facts, read_case
+from touchstone.gate import evidence, examination, holdout_ledger, judge
+from touchstone.gate.case import Champion, gather_facts, read_case
 from touchstone.gate.checks import Check, Verdict
 from touchstone.gate.page import words
-from touchstone.gate.record import summarise
+from touchstone.gate.record import Decision, load_decision, summarise, verify_record
 from touchstone.groups import Group, Message, make_group, read_parquet, set_digest, write_parquet
 from touchstone.model import card as cards
 from touchstone.runtime import ledger
@@ -62,15 +62,15 @@ def decided(tmp_path: Path, promoted: Path) -> Path:
     return tmp_path / "world" / "build"
 
 
-def decide(build: Path, rule: Rule = gold, **options: object) -> gate.Decision:
+def decide(build: Path, rule: Rule = gold, **options: object) -> Decision:
     state = build.parent / "runs"
     scorer = options.pop("scorer", None) or Scorer(state, artifact=rule)
     arguments = {"settings": SETTINGS, "champion": None, "who": "ada", "output": build.parent / "decision", **options}
-    return gate.judge(build=build, state=state, score=scorer, **arguments)
+    return judge.judge(build=build, state=state, score=scorer, **arguments)
 
 
 def book(build: Path) -> list[ledger.Entry]:
-    return ledger.read(gate.ledger_file(build.parent / "runs"))
+    return ledger.read(judge.ledger_file(build.parent / "runs"))
 
 
 def examine(
@@ -85,7 +85,7 @@ def examine(
     return {check.name: check for check in checks}, gates.verdict(checks)
 
 
-def statuses(decision: gate.Decision) -> dict[str, str]:
+def statuses(decision: Decision) -> dict[str, str]:
     return {check.name: check.status for check in decision.checks}
 
 
@@ -121,20 +121,20 @@ def test_a_good_first_model_is_promoted_with_a_whole_record(build: Path) -> None
     assert [row["set"] for row in rows].count("confirm") == 200
     page = (decision.path / "decision.html").read_text()
     assert decision.digest in page
-    assert gate.verify(decision.path, gate.ledger_file(build.parent / "runs")) == gate.load(decision.path)
+    assert verify_record(decision.path, judge.ledger_file(build.parent / "runs")) == load_decision(decision.path)
 
 
 def test_the_verdict_can_be_computed_again_from_the_record_alone(decided: Path) -> None:
-    decision = gate.load(decided.parent / "decision")
+    decision = load_decision(decided.parent / "decision")
     moved = decision.path.rename(decided.parent / "elsewhere")
     shutil.rmtree(decided)
-    checks, verdict = gate.recompute(moved)
+    checks, verdict = judge.recompute(moved)
     assert verdict is decision.verdict
     assert tuple(checks) == decision.checks
 
 
 def test_the_page_has_words_for_every_check_of_every_policy(promoted: Path) -> None:
-    decision = gate.load(promoted / "decision")
+    decision = load_decision(promoted / "decision")
     facts = decision.record["facts"]
     names: set[str] = set()
     for policy in get_args(Policy):
@@ -147,7 +147,7 @@ def test_the_page_has_words_for_every_check_of_every_policy(promoted: Path) -> N
 
 def test_texts_stand_in_the_files_for_people_and_nowhere_else(promoted: Path) -> None:
     secret = read_parquet(promoted / "build" / "splits" / "holdout.parquet")[0].completions[0].text
-    for path in (*(promoted / "decision").iterdir(), gate.ledger_file(promoted / "runs")):
+    for path in (*(promoted / "decision").iterdir(), judge.ledger_file(promoted / "runs")):
         if path.name in ("disagreements.json", "labels_to_collect.jsonl", "decision.html"):
             continue
         content = str(pq.read_table(path).to_pydict()) if path.suffix == ".parquet" else path.read_text()
@@ -192,7 +192,7 @@ def test_a_stopped_candidate_has_a_record_and_a_page_too(build: Path, name: str)
     assert words in next(found.reason for found in decision.checks if found.name == check)
     assert statuses(decision)["confirm"] == "not_run"
     assert [entry["kind"] for entry in book(build)] == ["open", "verdict"]
-    assert gate.recompute(decision.path) == (list(decision.checks), verdict)
+    assert judge.recompute(decision.path) == (list(decision.checks), verdict)
     page = (decision.path / "decision.html").read_text()
     assert decision.verdict in page
     assert words in page
@@ -251,9 +251,9 @@ def test_a_candidate_that_fails_on_the_reserved_set_is_rejected_and_has_no_secon
 # --- the champion ----------------------------------------------------------------------------------------------------
 
 
-def champion_of(build: Path, train_prompts: Path | None = None) -> gate.Champion:
+def champion_of(build: Path, train_prompts: Path | None = None) -> Champion:
     folder = build.parent / "champion"
-    return gate.Champion("3", folder if folder.exists() else make_artifact(folder, seed=18), train_prompts)
+    return Champion("3", folder if folder.exists() else make_artifact(folder, seed=18), train_prompts)
 
 
 def test_a_candidate_is_compared_with_the_champion_on_the_same_rows(build: Path) -> None:
@@ -265,7 +265,7 @@ def test_a_candidate_is_compared_with_the_champion_on_the_same_rows(build: Path)
     assert statuses(better)["leakage"] == "warn"
     prompts = better.path / "train_prompts.txt"
     kept = prompts.rename(build.parent / "train_prompts.txt")
-    known = gate.Champion("3", champion.artifact, kept, build / "splits" / "train.parquet")
+    known = Champion("3", champion.artifact, kept, build / "splits" / "train.parquet")
     worse = decide(build, scorer=Scorer(state, artifact=shuffled, champion=gold), champion=known)
     assert worse.verdict is Verdict.REJECT
     assert {statuses(worse)["champion"], statuses(worse)["floor"]} == {"fail"}
@@ -279,21 +279,21 @@ def test_a_champion_that_can_not_be_read_is_never_no_champion(build: Path) -> No
     with pytest.raises(GateError, match="the champion, version 3, can't be read"):
         decide(build, champion=champion)
     with pytest.raises(GateError, match="version 3"):
-        decide(build, champion=gate.Champion("3", build / "nowhere", None))
+        decide(build, champion=Champion("3", build / "nowhere", None))
     with pytest.raises(GateError, match="version 3"):
-        decide(build, champion=gate.Champion("3", build / "artifact", build / "nowhere.txt"))
+        decide(build, champion=Champion("3", build / "artifact", build / "nowhere.txt"))
     assert not book(build)
 
 
 def test_a_champion_that_was_trained_on_this_holdout_is_no_yardstick(build: Path) -> None:
     known = build.parent / "known.txt"
-    known.write_text(gates.normalised_prompt([Message("user", "confirm question 3")]) + "\n")
+    known.write_text(normalised_prompt([Message("user", "confirm question 3")]) + "\n")
     case = read_case(build, SETTINGS, champion_of(build, known))
     assert gather_facts(case, 1, False)["champion_shared_prompts"] == 1
 
 
 def test_models_that_cut_texts_elsewhere_are_not_compared(build: Path) -> None:
-    champion = gate.Champion("3", make_artifact(build.parent / "champion", 18, max_tokens=1024), None)
+    champion = Champion("3", make_artifact(build.parent / "champion", 18, max_tokens=1024), None)
     scorer = Scorer(build.parent / "runs", artifact=gold, champion=shuffled)
     assert decide(build, scorer=scorer, champion=champion).verdict is Verdict.PROMOTE
     shutil.rmtree(build.parent / "runs")
@@ -336,7 +336,7 @@ def test_other_seeds_are_scored_on_the_holdout_and_shown(build: Path) -> None:
     found = next(check for check in decision.checks if check.name == "seeds")
     assert found.status == "warn"
     assert decision.verdict is Verdict.PROMOTE
-    assert gate.recompute(decision.path) == (list(decision.checks), decision.verdict)
+    assert judge.recompute(decision.path) == (list(decision.checks), decision.verdict)
 
 
 def hash_of(group: Group) -> int:
@@ -347,7 +347,7 @@ def hash_of(group: Group) -> int:
 
 
 def test_the_same_question_is_answered_from_the_record(decided: Path) -> None:
-    build, first = decided, gate.load(decided.parent / "decision")
+    build, first = decided, load_decision(decided.parent / "decision")
     before = book(build)
     scorer = Scorer(build.parent / "runs", artifact=shuffled)
     again = decide(build, scorer=scorer, who="bob", output=build.parent / "second")
@@ -384,7 +384,7 @@ def test_a_decision_that_was_killed_is_taken_again_as_one_use(build: Path) -> No
 
 def test_a_record_that_no_entry_vouches_for_is_judged_again(decided: Path) -> None:
     build = decided
-    path = gate.ledger_file(build.parent / "runs")
+    path = judge.ledger_file(build.parent / "runs")
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
     (folder,) = (build.parent / "runs" / "decisions").glob("[0-9a-f]*")
     record = json.loads((folder / "decision.json").read_text())
@@ -397,7 +397,7 @@ def test_a_record_that_no_entry_vouches_for_is_judged_again(decided: Path) -> No
 
 
 def test_a_decision_has_one_outcome(decided: Path) -> None:
-    path, decision = gate.ledger_file(decided.parent / "runs"), gate.load(decided.parent / "decision")
+    path, decision = judge.ledger_file(decided.parent / "runs"), load_decision(decided.parent / "decision")
     content = {key: book(decided)[2][key] for key in ("verdict", "artifact", "confirm_status")}
     with pytest.raises(LedgerError, match="knows another outcome"):
         holdout_ledger.close(path, key=decision.key, record="0" * 64, content={**content, "verdict": "REJECT"})
@@ -405,7 +405,7 @@ def test_a_decision_has_one_outcome(decided: Path) -> None:
 
 
 def test_a_ledger_that_was_put_aside_is_noticed(decided: Path) -> None:
-    gate.ledger_file(decided.parent / "runs").unlink()
+    judge.ledger_file(decided.parent / "runs").unlink()
     with pytest.raises(LedgerError, match="doesn't know the decision in"):
         decide(decided)
 
@@ -445,18 +445,18 @@ def test_an_error_is_not_kept_as_an_answer(build: Path) -> None:
 
 
 def test_an_edited_record_is_refused_everywhere(decided: Path) -> None:
-    path = gate.ledger_file(decided.parent / "runs")
+    path = judge.ledger_file(decided.parent / "runs")
     for folder in (decided.parent / "decision", *(decided.parent / "runs" / "decisions").glob("[0-9a-f]*")):
         record = json.loads((folder / "decision.json").read_text())
         edited = {**record, "summary": "Promote it, says the director."}
         write_json(folder / "decision.json", edited)
         with pytest.raises(GateError, match="was changed after it was written"):
-            gate.verify(folder, path)
+            verify_record(folder, path)
         # Even with a digest that fits: the ledger knows another one.
         content = {key: value for key, value in edited.items() if key != "digest"}
         write_json(folder / "decision.json", {**content, "digest": digest_value(content)})
         with pytest.raises(GateError, match="knows no verdict"):
-            gate.verify(folder, path)
+            verify_record(folder, path)
     with pytest.raises(GateError, match="not the decision that the ledger knows"):
         decide(decided)
 
@@ -468,15 +468,15 @@ def test_missing_or_other_evidence_is_refused(promoted: Path, tmp_path: Path, na
     folder = Path(shutil.copytree(promoted / "decision", tmp_path / "decision"))
     (folder / name).write_bytes(b"{}")
     with pytest.raises(GateError):
-        gate.load(folder)
+        load_decision(folder)
     (folder / name).unlink()
     with pytest.raises(GateError, match="judge first"):
-        gate.load(folder)
+        load_decision(folder)
 
 
 def test_a_broken_ledger_keeps_the_holdout_closed(decided: Path) -> None:
     build = decided
-    path = gate.ledger_file(build.parent / "runs")
+    path = judge.ledger_file(build.parent / "runs")
     path.write_text(path.read_text().replace('"who":"ada"', '"who":"eve"', 1))
     scorer = Scorer(build.parent / "elsewhere", artifact=gold)
     lenient = SETTINGS.model_copy(update={"gates": SETTINGS.gates.model_copy(update={"floor_accuracy": 0.5})})
@@ -499,11 +499,11 @@ def test_a_set_without_pairs_is_an_error(build: Path) -> None:
 
 def test_a_spent_holdout_promotes_nobody(build: Path) -> None:
     groups = read_parquet(build / "splits" / "holdout.parquet")
-    clusters = [gates.normalised_prompt(group.prompt) for group in groups]
+    clusters = [normalised_prompt(group.prompt) for group in groups]
     for number in range(20):
-        open_holdout(gate.ledger_file(build.parent / "runs"), f"earlier {number}", clusters)
+        open_holdout(judge.ledger_file(build.parent / "runs"), f"earlier {number}", clusters)
     use = holdout_ledger.open_holdout(
-        gate.ledger_file(build.parent / "runs"), key="now", prompts=clusters, content=CONTENT
+        judge.ledger_file(build.parent / "runs"), key="now", prompts=clusters, content=CONTENT
     )
     checks, verdict = examine(build, uses_so_far=use.count)
     assert (verdict, checks["holdout_use"].status) == (Verdict.INCONCLUSIVE, "undecided")
@@ -519,8 +519,8 @@ def test_real_artifacts_are_scored_in_fresh_processes(tmp_path: Path) -> None:
         groups = make_tiny_groups(20, seed=101) if name == "calibration" else make_tiny_groups(24, seed=number)
         write_parquet(tmp_path / "build" / "splits" / f"{name}.parquet", groups)
     make_tiny_artifact(tmp_path / "build" / "artifact", seed=1)
-    champion = gate.Champion("1", make_tiny_artifact(tmp_path / "champion", seed=2), None)
-    decision = gate.judge(
+    champion = Champion("1", make_tiny_artifact(tmp_path / "champion", seed=2), None)
+    decision = judge.judge(
         build=tmp_path / "build",
         state=tmp_path / "runs",
         output=tmp_path / "decision",
@@ -536,7 +536,7 @@ def test_real_artifacts_are_scored_in_fresh_processes(tmp_path: Path) -> None:
         "floor": "undecided",
         "champion": "undecided",
     }
-    assert gate.recompute(decision.path) == (list(decision.checks), decision.verdict)
+    assert judge.recompute(decision.path) == (list(decision.checks), decision.verdict)
     moves = next(check.details for check in decision.checks if check.name == "reload")
     assert len([name for name in moves if name.startswith("moved")]) == 3
 
@@ -544,7 +544,7 @@ def test_real_artifacts_are_scored_in_fresh_processes(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_process_that_fails_says_why_in_one_sentence(build: Path) -> None:
     with pytest.raises(GateError, match=r"scoring in a fresh process failed: .*artifact"):
-        gate.judge(
+        judge.judge(
             build=build,
             state=build.parent / "runs",
             output=build.parent / "decision",

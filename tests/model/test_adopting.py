@@ -26,18 +26,18 @@ from tests.worlds.judged import SETTINGS, decide, write_sets
 from tests.worlds.registered import NAME, open_registry, tiny_settings
 from tests.worlds.sealed import make_tiny_groups
 from tests.worlds.tiny import DECODERS, make_tiny_tokenizer
-from touchstone import gate
 from touchstone import settings as settings_module
 from touchstone.cli import main
-from touchstone.cli.models import register_artifact
 from touchstone.errors import ArtifactError, GateError, ModelError
-from touchstone.gate import Decision
+from touchstone.gate import record
 from touchstone.gate.checks import Verdict
+from touchstone.gate.record import Decision
 from touchstone.groups import Message, write_parquet
 from touchstone.model.adopting import Adopted, adopt, artifact_name
 from touchstone.model.scoring import Scorer, as_item
 from touchstone.model.templating import encode
 from touchstone.pipeline import candidates, workspace
+from touchstone.pipeline.adopted import register_artifact
 from touchstone.registry import Version
 from touchstone.release import Override
 from touchstone.runtime.files import digest_file
@@ -362,7 +362,7 @@ def judged(project: Path, adopted: Adopted, champion: Version | None, verdict: V
     """The decision as `judge --artifact` leaves it."""
     made = decide(project, Version(NAME, 1, adopted.digest, "", "", ""), champion, verdict)
     kept = project / "build" / "judged" / made.key / "decision"
-    return gate.load(Path(shutil.copytree(made.path, kept)))
+    return record.load_decision(Path(shutil.copytree(made.path, kept)))
 
 
 def test_a_judged_public_model_is_registered_once_per_decision(public: Path, project: Path) -> None:

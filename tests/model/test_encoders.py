@@ -22,7 +22,7 @@ from tests.worlds.encoders import ENCODERS, SPECIAL, make_encoder, make_tokenize
 from tests.worlds.sealed import WORDS, make_tiny_groups
 from tests.worlds.trained import configure, make_build
 from touchstone.errors import ModelError
-from touchstone.evaluation.metrics import evaluate_set
+from touchstone.evaluation.report import evaluate_set
 from touchstone.groups import Comparison, Completion, Group, Message, make_group
 from touchstone.model.base import pin
 from touchstone.model.layout import make_batches, padded_batch, read_hidden, rewards, shares_prompt
@@ -33,8 +33,8 @@ from touchstone.model.templating import ScoringRule, encode, encode_many, scorin
 from touchstone.runtime.files import digest_file
 from touchstone.settings import Settings, parse
 from touchstone.settings.model import PretrainedModel
-from touchstone.training.__main__ import train
 from touchstone.training.plan import make_steps, micro_batches
+from touchstone.training.run import train
 
 
 @pytest.fixture(scope="module")

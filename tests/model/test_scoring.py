@@ -15,17 +15,8 @@ import pytest
 from tests.worlds.sealed import make_tiny_artifact, make_tiny_groups
 from touchstone.errors import ArtifactError, DataError
 from touchstone.groups import Group, Message, write_parquet
-from touchstone.model.scoring import (
-    Batching,
-    RawScore,
-    Scorer,
-    as_item,
-    main,
-    read_scores,
-    rescore,
-    tolerance,
-    write_scores,
-)
+from touchstone.model.score_files import Batching, main, read_scores, rescore, write_scores
+from touchstone.model.scoring import RawScore, Scorer, as_item, tolerance
 
 GROUPS = make_tiny_groups(12, seed=7, completions=(2, 3, 5))
 

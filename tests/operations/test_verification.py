@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 from tests.places import ROOT
 from tests.worlds.judged import judge, register
 from tests.worlds.registered import NAME, artifact, open_registry
-from touchstone import gate
 from touchstone.cli import release
+from touchstone.gate.judge import ledger_file
+from touchstone.gate.record import load_decision
 from touchstone.operations.verify import verify_all, verify_artifact, verify_decision, verify_releases
 from touchstone.registry import Registry
 from touchstone.release import Override, promote
@@ -70,7 +71,7 @@ def test_every_version_decision_and_ledger_verifies(template: Path) -> None:
 
 def test_one_changed_byte_of_any_file_of_a_decision_is_named(kept: Path) -> None:
     assert faults(kept) == ""
-    names = ["decision.json", *gate.load(kept).record["files"]]
+    names = ["decision.json", *load_decision(kept).record["files"]]
     for name in names:
         path = kept / name
         whole = path.read_bytes()
@@ -110,7 +111,7 @@ def test_a_record_forged_with_its_digest_is_found(
 def test_one_changed_byte_of_a_ledger_is_named_by_its_line(template: Path, tmp_path: Path) -> None:
     shutil.copytree(template, tmp_path / "project")
     registry = Registry.open(tmp_path / "project")
-    for book in (gate.ledger_file(registry.root / "runs"), registry.ledger):
+    for book in (ledger_file(registry.root / "runs"), registry.ledger):
         lines = book.read_bytes().splitlines(keepends=True)
         for number in range(len(lines)):
             changed = bytearray(lines[number])

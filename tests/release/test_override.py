@@ -13,8 +13,8 @@ from tests.worlds.judged import SETTINGS, decide, judge, register
 from tests.worlds.registered import NAME, open_registry, publish, reference
 from touchstone.cli.release import app
 from touchstone.errors import GateError, RegistryError
-from touchstone.gate import Decision
 from touchstone.gate.checks import Verdict
+from touchstone.gate.record import Decision
 from touchstone.registry import Registry, Version
 from touchstone.release import Override, admit, overridden, promote, release
 from touchstone.release.override import check

@@ -11,10 +11,10 @@ from mlflow import MlflowClient
 
 from tests.worlds.judged import decide
 from tests.worlds.registered import NAME, artifact, open_registry, publish, reference, tiny_settings
-from touchstone import gate
 from touchstone.errors import GateError, RegistryError
-from touchstone.gate import Decision, holdout_ledger, record
+from touchstone.gate import holdout_ledger, judge, record
 from touchstone.gate.checks import Verdict
+from touchstone.gate.record import Decision, load_decision
 from touchstone.groups import read_parquet, write_parquet
 from touchstone.model.card import read
 from touchstone.pipeline import steps, workspace
@@ -136,13 +136,13 @@ def test_a_verdict_that_its_evidence_does_not_give_is_refused(registry: Registry
     del content["digest"]
     # Whoever writes the record writes the ledger too.
     shutil.rmtree(registry.root / "runs" / "ledger")
-    book, about = gate.ledger_file(registry.root / "runs"), {"artifact": version.digest, "champion": None}
+    book, about = judge.ledger_file(registry.root / "runs"), {"artifact": version.digest, "champion": None}
     holdout_ledger.open_holdout(book, key=decision.key, prompts=["a"], content=about)
     whole = record.write(decision.path, content)
     outcome = {"verdict": "PROMOTE", "confirm_status": "pass"}
     holdout_ledger.close(book, key=decision.key, record=whole["digest"], content=outcome)
     with pytest.raises(GateError, match=message):
-        promote(registry, version, gate.load(decision.path))
+        promote(registry, version, load_decision(decision.path))
     assert registry.aliases(NAME) == {}
 
 

@@ -33,7 +33,7 @@ from touchstone.serving import Client, temporary_endpoint
 from touchstone.serving.app import make_app
 from touchstone.serving.batching import Batcher
 from touchstone.serving.live import Live
-from touchstone.serving.wire import MAX_BODY_BYTES
+from touchstone.serving.refusals import MAX_BODY_BYTES
 
 SECRET = "the-planted-secret"
 ASK = (Message("user", "2+2?"),)

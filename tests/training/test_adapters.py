@@ -21,7 +21,7 @@ from touchstone.model.network import RewardModel, head_of, load_base, load_rewar
 from touchstone.model.templating import encode, encode_many
 from touchstone.settings import Settings
 from touchstone.training import methods
-from touchstone.training.__main__ import train
+from touchstone.training.run import train
 from touchstone.training.trainer import Examples, Places, PreferenceTrainer
 
 QLORA = pytest.mark.skipif(

@@ -18,10 +18,10 @@ from tests.worlds.tiny import make_tiny_base
 from touchstone.errors import SettingsError, TrainingError
 from touchstone.groups import Comparison, Group, judged_pairs, write_parquet
 from touchstone.settings import Settings, compose
-from touchstone.training.__main__ import train
 from touchstone.training.agreement import for_evaluation
 from touchstone.training.objective import total_loss
 from touchstone.training.plan import MicroBatch, Pair, left_out, make_steps, micro_batches, share_of, used_pairs
+from touchstone.training.run import train
 
 POLICIES = ("bradley_terry", "agreement", "curriculum", "filter", "hard_negatives")
 SETTINGS = {stem: compose([f"objective={stem}", "objective.decoys=0"], CONFIGS) for stem in POLICIES}

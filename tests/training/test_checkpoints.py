@@ -26,7 +26,7 @@ from touchstone.groups import write_parquet
 from touchstone.runtime.files import digest_file, digest_folder, digest_value
 from touchstone.settings import Settings
 from touchstone.training import checkpoints
-from touchstone.training.__main__ import train
+from touchstone.training.run import train
 from touchstone.training.state import Progress, State, inputs_of, put_weights, restore, trained_weights
 
 INPUTS = {"data": "d1", "processes": 1, "train.seed": 17}

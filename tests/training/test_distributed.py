@@ -26,7 +26,7 @@ from touchstone.groups import read_parquet
 from touchstone.model.layout import make_batches, rewards
 from touchstone.model.network import load_reward_model
 from touchstone.model.templating import encode_many
-from touchstone.training.__main__ import train
+from touchstone.training.run import train
 
 LAUNCH = sorted((ROOT / "configs/accelerate").glob("*.yaml"))
 Curve = list[dict[str, Any]]

@@ -19,9 +19,9 @@ from touchstone.model.layout import make_batches, rewards
 from touchstone.model.network import RewardModel, head_of, load_base, load_reward_model
 from touchstone.model.templating import EncodedGroup, encode_many
 from touchstone.settings import Settings, parse
-from touchstone.training.__main__ import train
 from touchstone.training.head_only import TOLERANCE, embed, fit, train_head
 from touchstone.training.objective import total_loss
+from touchstone.training.run import train
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from touchstone.errors import SettingsError
 from touchstone.groups import Comparison, Completion, Group, Message, judged_pairs, make_group
 from touchstone.model.templating import EncodedGroup
 from touchstone.settings import Settings, compose
-from touchstone.settings.training import Objective
+from touchstone.settings.objective import Objective
 from touchstone.training.losses import (
     bradley_terry,
     centering,

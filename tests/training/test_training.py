@@ -23,8 +23,8 @@ from touchstone.model.network import load_base_folder, load_reward_model
 from touchstone.model.templating import encode
 from touchstone.runtime.files import digest_folder
 from touchstone.settings import parse
-from touchstone.training.__main__ import train
 from touchstone.training.plan import used_pairs
+from touchstone.training.run import train
 
 
 @pytest.fixture(scope="module")

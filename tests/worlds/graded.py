@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests.places import ROOT
-from touchstone import gate
 from touchstone import settings as settings_module
+from touchstone.gate import judge
 from touchstone.gate.fresh_scores import Job, Scores
 from touchstone.groups import Comparison, Completion, Group, Message, make_group, set_digest
 from touchstone.model import card as cards
@@ -109,7 +109,7 @@ class Scorer:
     """Scores by rule; remembers what was asked for, and what the ledger said at that moment."""
 
     def __init__(self, state: Path, **rules: Rule) -> None:
-        self.ledger = gate.ledger_file(state)
+        self.ledger = judge.ledger_file(state)
         self.rules = rules
         self.asked: list[tuple[str, int, list[str]]] = []
         self.truncated = False

@@ -11,15 +11,19 @@ from pathlib import Path
 from tests.worlds import graded
 from tests.worlds.registered import NAME, artifact, tiny_settings
 from tests.worlds.sealed import make_tiny_groups
-from touchstone import gate, settings
-from touchstone.gate import Champion, Decision, holdout_ledger, record
+from touchstone import settings
+from touchstone.gate import holdout_ledger, record
+from touchstone.gate import judge as judge_module
+from touchstone.gate.case import Champion
 from touchstone.gate.checks import Verdict
 from touchstone.gate.fresh_scores import Job, Scores
+from touchstone.gate.judge import ledger_file, recompute
+from touchstone.gate.record import Decision, load_decision
 from touchstone.groups import Group, write_parquet
 from touchstone.model.scoring import RawScore
 from touchstone.registry import Registry, Version
 from touchstone.runtime.files import digest_text, digest_value
-from touchstone.settings.data import SETS
+from touchstone.settings.checks import SETS
 
 TINY = tiny_settings()
 SETTINGS = TINY.model_copy(update={"gates": TINY.gates.model_copy(update={"bootstrap_draws": 100})})
@@ -52,7 +56,7 @@ def judge(
     write_sets(build / "splits")
     shutil.copytree(artifact(seed), build / "artifact", dirs_exist_ok=True)
     before = Champion(str(champion.version), Registry.open(root).download(champion), None) if champion else None
-    return gate.judge(
+    return judge_module.judge(
         build=build,
         state=root / "runs",
         output=build / "decision",
@@ -81,7 +85,7 @@ def _promoted(with_champion: bool) -> Decision:
         write_parquet(folder / "build" / "splits" / f"{name}.parquet", graded.make_set(name, count))
     graded.make_artifact(folder / "build" / "artifact")
     champion = Champion("1", graded.make_artifact(folder / "champion", seed=18), None) if with_champion else None
-    return gate.judge(
+    return judge_module.judge(
         build=folder / "build",
         state=folder / "runs",
         output=folder / "decision",
@@ -116,10 +120,10 @@ def decide(root: Path, version: Version, champion: Version | None, verdict: Verd
     content |= {"digests": digests, "summary": "Made for a test."}
     del content["digest"]
     record.write(folder, content)
-    checks, found = gate.recompute(folder)
+    checks, found = recompute(folder)
     assert found is verdict
     content |= {"verdict": str(verdict), "checks": [record.check_to(check) for check in checks]}
-    book = gate.ledger_file(root / "runs")
+    book = ledger_file(root / "runs")
     use = holdout_ledger.open_holdout(
         book, key=key, prompts=["a"], content={"artifact": version.digest, "champion": digests["champion"]}
     )
@@ -128,4 +132,4 @@ def decide(root: Path, version: Version, champion: Version | None, verdict: Verd
     holdout_ledger.close(
         book, key=key, record=whole["digest"], content={"verdict": str(verdict), "confirm_status": "not_run"}
     )
-    return gate.load(folder)
+    return load_decision(folder)

@@ -9,31 +9,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from touchstone import settings as settings_module
-from touchstone.errors import GateError, PipelineError, RegistryError
-from touchstone.runtime.files import digest_value, pretty_json
-from touchstone.settings import Settings
+from touchstone.errors import PipelineError
+from touchstone.pipeline.adopted import judge_artifact, register_artifact, run_benchmark, shown
+from touchstone.runtime.files import pretty_json
 
 if TYPE_CHECKING:
-    from touchstone.gate import Decision
-    from touchstone.registry import Version
+    pass
 
 BenchmarkName = Literal["reward_bench_2", "rm_bench", "llm_bar", "judge_bench"]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for another program.")]
-
-
-def _shown(path: Path, root: Path) -> Path:
-    """A path as a person at the project's root would type it."""
-    return path.relative_to(root) if path.is_relative_to(root) else path
 
 
 def seal(
@@ -94,13 +85,13 @@ def seal(
         ", at the search's bound: these rewards say nothing about these labels" if adopted.temperature_at_bound else ""
     )
     lines = {
-        "sealed": f"{_shown(adopted.artifact, root)} (digest {adopted.digest[:16]})",
+        "sealed": f"{shown(adopted.artifact, root)} (digest {adopted.digest[:16]})",
         "model": f"{model} ({adopted.architecture}{', commit ' + adopted.revision[:12] if adopted.revision else ''})",
         "rule": f"template: {adopted.template}; at most {adopted.max_tokens:,} tokens; {adopted.precision}",
         "token ids": f"{adopted.same_ids:.1%} of {adopted.compared:,} reference texts as transformers writes them",
         "truncated": f"{adopted.truncated_share:.1%} of the reference texts",
         "temperature": f"{adopted.temperature:.3g}{bound}",
-        "next": f"touchstone judge --artifact {_shown(adopted.artifact, root)}",
+        "next": f"touchstone judge --artifact {shown(adopted.artifact, root)}",
     }
     typer.echo("\n".join(f"{name:<12}{words}" for name, words in lines.items()))
 
@@ -152,92 +143,3 @@ def judge(
         made = register_artifact(root, chosen, artifact, decision)
         typer.echo(f"registered as {made.name} version {made.version}, verdict {decision.verdict}", err=json)
     raise typer.Exit({"PROMOTE": 0, "ERROR": 1}.get(decision.verdict, 3))
-
-
-def judge_artifact(
-    root: Path, settings: Settings, artifact: Path, *, with_champion: bool = True, seeds: Sequence[Path] = ()
-) -> Decision:
-    """Judge another sealed artifact than build/artifact; the record goes to build/judged/ARTIFACT/decision.
-
-    Raises:
-        ArtifactError, DataError, GateError, LedgerError: there is no verdict at all.
-    """
-    from touchstone.pipeline.steps import judge_build
-
-    output = root / "build" / "judged" / artifact.resolve().name.removeprefix("artifact-") / "decision"
-    with build_with(root / "build", artifact) as build:
-        return judge_build(root, settings, with_champion=with_champion, seeds=seeds, build=build, output=output)
-
-
-def register_artifact(root: Path, settings: Settings, artifact: Path, decision: Decision) -> Version:
-    """Publish a judged artifact that no run has made, whatever its verdict but ERROR, exactly once per decision.
-
-    Its evidence holds what a release needs and a run would have: the reference set that it was centred on.
-
-    Raises:
-        ArtifactError: it doesn't verify.
-        DataError: build/splits/reference.parquet is missing.
-        GateError: the decision is about another artifact, or an ERROR; or the reference set is another one.
-        RegistryError: MLflow refused.
-    """
-    from touchstone.groups import read_parquet, set_digest
-    from touchstone.model import card
-    from touchstone.registry import Registry
-
-    sealed = card.verify_digests(artifact)
-    if sealed.digest != decision.artifact_digest or decision.verdict == "ERROR":
-        raise GateError(f"{artifact} has no verdict of its own: {decision.summary}")
-    reference = root / "build" / "splits" / "reference.parquet"
-    if set_digest(read_parquet(reference)) != sealed.centering.reference_digest:
-        raise GateError(f"{reference} is not the reference set that {artifact} was centred on; seal it again")
-    return Registry.open(root).publish(
-        settings.name,
-        digest_value({"artifact": sealed.digest, "name": settings.name, "decision": decision.digest}),
-        artifact,
-        [decision.path, root / "params.yaml", reference],
-        {"touchstone.decision": decision.digest, "touchstone.verdict": str(decision.verdict)},
-    )
-
-
-@contextmanager
-def build_with(build: Path, artifact: Path) -> Iterator[Path]:
-    """A folder like build/ whose artifact is another one: links to everything else that stands there."""
-    with TemporaryDirectory(prefix="touchstone-judge-") as place:
-        for path in build.iterdir():
-            if path.name != "artifact":
-                (Path(place) / path.name).symlink_to(path.resolve())
-        (Path(place) / "artifact").symlink_to(artifact.resolve())
-        yield Path(place)
-
-
-def run_benchmark(
-    root: Path, settings: Settings, benchmark: str, data: str, *, artifact: Path | None, version: str | None
-) -> tuple[dict[str, Any], str]:
-    """Score an artifact, or a registered version, on a public benchmark, into build/benchmarks/BENCHMARK.
-
-    Returns:
-        What results.json holds, and the same as text.
-
-    Raises:
-        ArtifactError: it doesn't verify.
-        RegistryError: there is no such version.
-        DataError, ModelError: see `reward_benchmarks.run`.
-    """
-    from touchstone.evaluation import benchmarks
-    from touchstone.model.scoring import Scorer, prepare
-
-    prepare(settings.train.threads)
-    folder = artifact or root / "build" / "artifact"
-    called = str(_shown(folder.resolve(), root))
-    if version is not None:
-        from touchstone.registry import Registry
-
-        registry = Registry.open(root)
-        found = registry.version(settings.name, version)
-        if found is None:
-            raise RegistryError(f"{settings.name} has no version {version}; name a number or an alias that it has")
-        folder, called = registry.download(found), f"{found.name} version {found.version}"
-    result = benchmarks.run(benchmark, data, root, Scorer.load(folder), model=called)
-    target = root / "build" / "benchmarks" / benchmark
-    benchmarks.write(result, target)
-    return result.facts, f"{benchmarks.table(result.facts)}{_shown(target / 'plot.png', root)}\n"

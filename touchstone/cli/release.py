@@ -137,7 +137,7 @@ def verify(
 
 
 def _verify(what: str, everything: bool, name: str | None) -> list[Verified]:
-    from touchstone import gate
+    from touchstone.gate import judge
     from touchstone.operations.verify import verify_all, verify_artifact, verify_decision, verify_version
 
     folder = Path(what)
@@ -145,7 +145,7 @@ def _verify(what: str, everything: bool, name: str | None) -> list[Verified]:
         return [verify_artifact(folder)]
     root, settings = settings_module.load_project()
     if not everything and (folder / "decision.json").is_file():
-        return [verify_decision(folder, gate.ledger_file(root / "runs"))]
+        return [verify_decision(folder, judge.ledger_file(root / "runs"))]
     if not everything and not what.isdigit():
         raise ArtifactError(
             f"{folder} is no sealed artifact (no reward.json), no decision (no decision.json), no version's number"

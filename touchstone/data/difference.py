@@ -18,7 +18,7 @@ import polars as pl
 from touchstone.errors import DataError
 from touchstone.groups import iterate_tables
 from touchstone.pages.text import cell
-from touchstone.settings.data import SETS
+from touchstone.settings.checks import SETS
 
 NAMED = 100
 """Groups that are named at most, of each kind."""

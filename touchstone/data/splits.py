@@ -40,8 +40,9 @@ from touchstone.groups import (
 )
 from touchstone.runtime.files import write_folder, write_json
 from touchstone.runtime.parallel import map_ordered
-from touchstone.runtime.stage import progress, run_stage
-from touchstone.settings.data import SETS, Split
+from touchstone.runtime.progress import progress
+from touchstone.runtime.stage import run_stage
+from touchstone.settings.checks import SETS, Split
 
 GROUPS = Path("build/groups.parquet")
 FOLDER = Path("build/splits")

@@ -14,6 +14,8 @@ from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
+from touchstone import statistics as st
+from touchstone.evaluation.rows import differences
 from touchstone.groups import Group, judged_pairs
 
 GOLD = "gold"
@@ -108,3 +110,20 @@ def _features(vectorizer: TfidfVectorizer, texts: Sequence[str]) -> sparse.csr_m
     """[texts, words + 1]: tf-idf and, as the last column, log(1 + characters)."""
     lengths = np.log1p([[len(text)] for text in texts])
     return sparse.csr_matrix(sparse.hstack([vectorizer.transform(texts), sparse.csr_matrix(lengths)]))
+
+
+MODEL, BEST_POSSIBLE = "model", "bayes_optimal"
+
+
+def baseline_differences(
+    groups: Sequence[Group], train: Sequence[Group], calibration: Sequence[Group]
+) -> dict[str, st.Floats]:
+    """D of every judged pair by baseline: longer_wins (direction from `calibration`), linear (fitted on `train`)
+    and, where the gold reward is known, bayes_optimal."""
+    found = {
+        "longer_wins": differences(groups, longer_wins(groups, calibration)),
+        "linear": differences(groups, LinearBaseline.fit(train).score(groups)),
+    }
+    if (gold := bayes_optimal(groups)) is not None:
+        found[BEST_POSSIBLE] = differences(groups, gold)
+    return found

@@ -1,7 +1,7 @@
 """Evidence where the sets are too small to judge by: every comparison scored by a model that never saw its cluster.
 
     found = cross_fit(build, settings, work)
-    check = cross_fitted(pairs(found), found.baselines, settings.gates)
+    check = cross_fitted(pairs_of(found), found.baselines, settings.gates)
 
 Everything judged is pooled (reference and canary stay apart) and cut into K folds of whole clusters. For each fold a
 model of the candidate's recipe learns from the other folds, by the product's own stages in fresh processes, and scores
@@ -29,27 +29,26 @@ from filelock import FileLock
 from scipy import sparse
 from scipy.sparse import csgraph
 
-from touchstone import statistics
+from touchstone.data.prompts import normalised_prompt
 from touchstone.data.splits import is_held_out, linked_clusters, read_prompts
 from touchstone.errors import GateError
-from touchstone.evaluation import metrics
-from touchstone.evaluation.baselines import LinearBaseline, bayes_optimal, longer_wins
-from touchstone.gate import checks
-from touchstone.gate.checks import Check, Pairs
+from touchstone.evaluation import rows as rows_module
+from touchstone.evaluation.baselines import BEST_POSSIBLE, LinearBaseline, bayes_optimal, longer_wins
+from touchstone.evaluation.rows import ROW_SCHEMA, score_rows
 from touchstone.groups import Group, judged_pairs, read_parquet, set_digest, write_parquet
 from touchstone.model import card as cards
-from touchstone.model.scoring import RawScore, read_scores
+from touchstone.model.score_files import read_scores
+from touchstone.model.scoring import RawScore
 from touchstone.runtime.files import digest_value, write_folder
 from touchstone.runtime.places import PACKAGE
-from touchstone.runtime.stage import progress
+from touchstone.runtime.progress import progress
 from touchstone.settings import Settings, dump, project_root
-from touchstone.settings.data import Split
-from touchstone.settings.gates import Gates
+from touchstone.settings.checks import Split
 from touchstone.statistics import Floats
 
 FOLDS = 5
 POOLED = ("train", "validation", "calibration", "holdout", "confirm")
-BASELINES = ("longer_wins", "linear", metrics.BEST_POSSIBLE)
+BASELINES = ("longer_wins", "linear", BEST_POSSIBLE)
 SCORES = "scores.parquet"
 GRACE_SECONDS = 10
 """What a stage has between SIGTERM and SIGKILL."""
@@ -63,7 +62,7 @@ SCHEMA = pa.schema(
         ("fold", pa.int32()),
         ("artifact", pa.string()),
         ("temperature", pa.float64()),
-        *metrics.ROW_SCHEMA,
+        *ROW_SCHEMA,
         *((name, pa.float64()) for name in BASELINES),
     ]
 )
@@ -110,7 +109,7 @@ def cross_fit(build: Path, settings: Settings, work: Path, folds: int = FOLDS) -
     Raises:
         GateError: there are too few clusters, the base itself may have learnt from the comparisons, the candidate is
             of another recipe, a stage failed, or something of a scored fold was about to be learnt from.
-        ArtifactError, DataError: `build` or a finished fold can't be read.
+        ArtifactError, DataError: `build` or a finished fold can't be read_pairs.
     """
     if settings.model.kind == "pretrained" and settings.model.keep_head:
         raise GateError(
@@ -144,39 +143,9 @@ def cross_fit(build: Path, settings: Settings, work: Path, folds: int = FOLDS) -
     )
 
 
-def pairs(found: CrossFit) -> Pairs:
-    """Every judged pair, D divided by the T of the model that scored it, so that T = 1 for all.
-
-    Each model has a scale of its own: D of two models are in different units, and D / T are log odds in both.
-    """
-    return _pairs(_table(found))
-
-
 def write(found: CrossFit, path: Path) -> None:
     """Write one row per judged pair, with SCHEMA."""
     pq.write_table(_table(found), path, compression="zstd")
-
-
-def read(path: Path) -> tuple[Pairs, dict[str, Floats]]:
-    """`pairs` and the baselines' D again, from what `write` wrote."""
-    table = pq.read_table(path, schema=SCHEMA)
-    known = [name for name in BASELINES if table[name].null_count == 0]
-    return _pairs(table), {name: np.asarray(table[name].to_numpy(), dtype=np.float64) for name in known}
-
-
-def cross_fitted(pairs: Pairs, baselines: Mapping[str, Floats], limits: Gates) -> Check:
-    """The check `floor` over every cluster out of fold.
-
-    The bounds speak of other prompts and these K models: that another training set would have given other models is
-    not in them, and no unbiased estimate of that exists (Bengio and Grandvalet 2004).
-
-    Args:
-        baselines: D of each pair of `longer_wins` and `linear`.
-    """
-    _, clusters = pairs.credits()
-    credits = {name: statistics.credit(values[pairs.decided]) for name, values in baselines.items()}
-    found = checks.floor(pairs, {name: statistics.accuracy(row, clusters) for name, row in credits.items()}, limits)
-    return replace(found, name="cross_fit", reason=f"By models that had not seen the prompts: {found.reason}")
 
 
 def join_near(pool: Sequence[Group], threshold: float, folder: Path) -> dict[str, str]:
@@ -185,7 +154,7 @@ def join_near(pool: Sequence[Group], threshold: float, folder: Path) -> dict[str
     The split keeps near duplicates in one set, which is not enough here: folds cut through sets.
 
     Args:
-        folder: for a copy of the pool, which is read in a stream.
+        folder: for a copy of the pool, which is read_pairs in a stream.
     """
     path = folder / "groups.parquet"
     write_parquet(path, pool)
@@ -204,7 +173,7 @@ def join_near(pool: Sequence[Group], threshold: float, folder: Path) -> dict[str
 
 
 def assign_folds(pool: Sequence[Group], families: Families, folds: int, seed: int) -> list[int]:
-    """Each group's fold: whole families, the largest first, each to the fold with fewest pairs.
+    """Each group's fold: whole families, the largest first, each to the fold with fewest pairs_of.
 
     Equal sizes come in the order of a hash of family and seed, so nobody's order of rows chooses.
 
@@ -268,9 +237,9 @@ def check_apart(scored: Sequence[Group], learnt: Sequence[Group], families: Fami
         GateError: names the first group at fault.
     """
     seen = {families[group.cluster_id] for group in learnt}
-    prompts = {checks.normalised_prompt(group.prompt) for group in learnt}
+    prompts = {normalised_prompt(group.prompt) for group in learnt}
     for group in scored:
-        if families[group.cluster_id] in seen or checks.normalised_prompt(group.prompt) in prompts:
+        if families[group.cluster_id] in seen or normalised_prompt(group.prompt) in prompts:
             raise GateError(f"group {group.id} would be scored by a model that has seen its prompt; this is a leak")
 
 
@@ -321,7 +290,7 @@ def _fit(build: Path, settings: Settings, parts: Parts, families: Families, fold
     shutil.copyfile(_set(build, "reference"), _set(place / "build", "reference"))
     write_parquet(place / "scored.parquet", parts.scored)
     (place / "params.yaml").write_text(dump(settings), encoding="utf-8")
-    # From the files, because they are what the stages read.
+    # From the files, because they are what the stages read_pairs.
     seen = [group for name in learnt for group in read_parquet(_set(place / "build", name))]
     check_apart(read_parquet(place / "scored.parquet"), seen, families)
     if settings.model.kind == "pretrained":
@@ -423,9 +392,9 @@ def _baselines(pool: Sequence[Group], fold_of: Sequence[int], folds: int) -> dic
         others = [group for group, place in zip(pool, fold_of, strict=True) if place != fold]
         rewards["longer_wins"].append(longer_wins(scored, others))
         rewards["linear"].append(LinearBaseline.fit(others).score(scored))
-    found = {name: metrics.differences(pool, _in_order(fold_of, by_fold)) for name, by_fold in rewards.items()}
+    found = {name: rows_module.differences(pool, _in_order(fold_of, by_fold)) for name, by_fold in rewards.items()}
     if (gold := bayes_optimal(pool)) is not None:
-        found[metrics.BEST_POSSIBLE] = metrics.differences(pool, gold)
+        found[BEST_POSSIBLE] = rows_module.differences(pool, gold)
     return found
 
 
@@ -441,12 +410,6 @@ def _table(found: CrossFit) -> pa.Table:
             **asdict(row),
             **{name: float(values[place]) for name, values in found.baselines.items()},
         }
-        for place, (row, fold) in enumerate(zip(metrics.score_rows(found.groups, found.scores), folds, strict=True))
+        for place, (row, fold) in enumerate(zip(score_rows(found.groups, found.scores), folds, strict=True))
     ]
     return pa.Table.from_pylist(records, schema=SCHEMA)
-
-
-def _pairs(table: pa.Table) -> Pairs:
-    rows = [metrics.Row(**row) for row in table.select(metrics.ROW_SCHEMA.names).to_pylist()]
-    differences = np.array([row.difference for row in rows]) / table["temperature"].to_numpy()
-    return Pairs([row.cluster_id for row in rows], differences, np.array([row.strength for row in rows]), 1.0)

@@ -8,24 +8,21 @@ computes the same rows and metrics with the functions here.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from touchstone import settings
 from touchstone import statistics as st
 from touchstone.errors import DataError, ModelError
-from touchstone.evaluation.baselines import LinearBaseline, bayes_optimal, longer_wins
-from touchstone.evaluation.pictures import accuracy_chart, margin_histogram, reliability_diagram, reward_against_length
-from touchstone.groups import Group, JudgedPair, judged_pairs, read_parquet
-from touchstone.model.scoring import RawScore, Scorer, as_item, prepare
-from touchstone.runtime.files import write_atomic, write_folder, write_json
+from touchstone.evaluation.baselines import (
+    BEST_POSSIBLE,
+)
+from touchstone.evaluation.report import main
+from touchstone.evaluation.rows import Row, completions, score_rows
+from touchstone.groups import Group
+from touchstone.model.scoring import RawScore
 from touchstone.runtime.stage import run_stage
 
 LEVEL = 0.95
@@ -33,124 +30,6 @@ DRAWS = 2_000
 SEED = 17
 DIGITS = 6
 """Digits after the point in metrics.json: below them two machines differ."""
-
-MODEL, BEST_POSSIBLE = "model", "bayes_optimal"
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One judged pair of completions with its two raw rewards; `first` < `second` are indices into the group.
-
-    Attributes:
-        chosen: the preferred one's index; None for a labelled tie.
-        strength: share of the judgements for the preferred side, 0.5 to 1 (q of the log loss).
-    """
-
-    group_id: str
-    cluster_id: str
-    axis: str
-    first: int
-    second: int
-    reward_first: float
-    reward_second: float
-    chosen: int | None
-    strength: float
-    tokens_first: int
-    tokens_second: int
-    chars_first: int
-    chars_second: int
-    truncated_first: bool
-    truncated_second: bool
-
-    @property
-    def difference(self) -> float:
-        """D = reward of the preferred one minus the other's; first minus second for a labelled tie."""
-        difference = self.reward_first - self.reward_second
-        return -difference if self.chosen == self.second else difference
-
-
-ROW_SCHEMA = pa.schema(
-    [
-        *((name, pa.string()) for name in ("group_id", "cluster_id", "axis")),
-        *((name, pa.int32()) for name in ("first", "second")),
-        *((name, pa.float64()) for name in ("reward_first", "reward_second")),
-        ("chosen", pa.int32()),
-        ("strength", pa.float64()),
-        *((name, pa.int32()) for name in ("tokens_first", "tokens_second", "chars_first", "chars_second")),
-        *((name, pa.bool_()) for name in ("truncated_first", "truncated_second")),
-    ]
-)
-
-
-def _pairs(groups: Sequence[Group]) -> Iterator[tuple[int, Group, JudgedPair]]:
-    """Every judged pair in the order of `score_rows`, with its group and the group's place."""
-    for place, group in enumerate(groups):
-        for pair in judged_pairs(group):
-            yield place, group, pair
-
-
-def score_rows(groups: Sequence[Group], scores: Sequence[Sequence[RawScore]]) -> list[Row]:
-    """One row per judged pair, labelled ties included, in the order of groups.
-
-    Args:
-        scores: per group one score per completion, as `scoring.raw_scores` gives them.
-    """
-    rows = []
-    for place, group, pair in _pairs(groups):
-        first, second = scores[place][pair.first], scores[place][pair.second]
-        rows.append(
-            Row(
-                group_id=group.id,
-                cluster_id=group.cluster_id,
-                axis=group.axis,
-                first=pair.first,
-                second=pair.second,
-                reward_first=first.reward,
-                reward_second=second.reward,
-                chosen=pair.chosen,
-                strength=pair.strength,
-                tokens_first=first.tokens,
-                tokens_second=second.tokens,
-                chars_first=len(group.completions[pair.first].text),
-                chars_second=len(group.completions[pair.second].text),
-                truncated_first=first.truncated,
-                truncated_second=second.truncated,
-            )
-        )
-    return rows
-
-
-def differences(groups: Sequence[Group], rewards: Sequence[Sequence[float]]) -> st.Floats:
-    """D of every judged pair for other rewards, in the order of `score_rows`, signed like `Row.difference`."""
-    found = []
-    for place, _, pair in _pairs(groups):
-        winner, loser = (pair.second, pair.first) if pair.chosen == pair.second else (pair.first, pair.second)
-        found.append(rewards[place][winner] - rewards[place][loser])
-    return np.asarray(found, dtype=np.float64)
-
-
-def baseline_differences(
-    groups: Sequence[Group], train: Sequence[Group], calibration: Sequence[Group]
-) -> dict[str, st.Floats]:
-    """D of every judged pair by baseline: longer_wins (direction from `calibration`), linear (fitted on `train`)
-    and, where the gold reward is known, bayes_optimal."""
-    found = {
-        "longer_wins": differences(groups, longer_wins(groups, calibration)),
-        "linear": differences(groups, LinearBaseline.fit(train).score(groups)),
-    }
-    if (gold := bayes_optimal(groups)) is not None:
-        found[BEST_POSSIBLE] = differences(groups, gold)
-    return found
-
-
-def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Write rows as Parquet with ROW_SCHEMA."""
-    pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], schema=ROW_SCHEMA), path, compression="zstd")
-
-
-def read_rows(path: Path) -> list[Row]:
-    """The inverse of `write_rows`."""
-    return [Row(**record) for record in pq.read_table(path, schema=ROW_SCHEMA).to_pylist()]
 
 
 def measure(
@@ -290,15 +169,6 @@ def by_annotators(
     return found
 
 
-def completions(rows: Sequence[Row]) -> dict[tuple[str, int], tuple[float, int, bool]]:
-    """(reward, tokens, truncated) of every completion that somebody compared, by (group, index)."""
-    found: dict[tuple[str, int], tuple[float, int, bool]] = {}
-    for row in rows:
-        found[row.group_id, row.first] = (row.reward_first, row.tokens_first, row.truncated_first)
-        found[row.group_id, row.second] = (row.reward_second, row.tokens_second, row.truncated_second)
-    return found
-
-
 def _length_correlation(rows: Sequence[Row]) -> float | None:
     scored = completions(rows)
     rewards, tokens, _ = zip(*scored.values(), strict=True)
@@ -310,17 +180,6 @@ def _truncated_share(rows: Sequence[Row]) -> float:
     return sum(truncated for _, _, truncated in scored.values()) / len(scored)
 
 
-def evaluate_set(
-    scorer: Scorer, groups: Sequence[Group], train: Sequence[Group], calibration: Sequence[Group]
-) -> tuple[list[Row], dict[str, Any]]:
-    """Score groups with a sealed artifact: rows and metrics (see `score_rows` and `measure`)."""
-    scores = scorer.raw([as_item(group) for group in groups], description=f"score {len(groups):,} groups")
-    rows = score_rows(groups, scores)
-    fitted = scorer.card.calibration
-    metrics = measure(rows, baseline_differences(groups, train, calibration), fitted.temperature, fitted.pairs)
-    return rows, {**metrics, "annotators": by_annotators(groups, scores, train)}
-
-
 def rounded(value: Any) -> Any:
     """The value with every float in it rounded to DIGITS."""
     if isinstance(value, float):
@@ -328,90 +187,6 @@ def rounded(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: rounded(item) for key, item in value.items()}
     return value
-
-
-def draw(rows: Sequence[Row], metrics: Mapping[str, Any], temperature: float, subject: str) -> dict[str, bytes]:
-    """The pictures of one evaluation, as PNG bytes by file name.
-
-    Args:
-        subject: the set's name, for the titles ("validation").
-    """
-    every = np.array([row.difference for row in rows])
-    found = np.array([row.difference for row in rows if row.chosen is not None])
-    confidence = st.probability(np.abs(every), temperature)
-    rewards, tokens, _ = zip(*completions(rows).values(), strict=True)
-    accuracies = {MODEL: metrics, **metrics["baselines"]}
-    pairs = f"{metrics['pairs']:,} {subject} comparisons"
-    return {
-        "accuracy.png": accuracy_chart(
-            {
-                name: (result["accuracy"], st.Interval(result["accuracy_low"], result["accuracy_high"]))
-                for name, result in accuracies.items()
-            },
-            subject=f"{metrics['clusters']:,} {subject} prompts",
-            model=MODEL,
-        ),
-        "reliability.png": reliability_diagram(
-            confidence,
-            st.agreement(every, [row.strength for row in rows]),
-            error=metrics["calibration_error"],
-            null_error=metrics["calibration_error_null_q95"],
-            subject=pairs,
-        ),
-        "margins.png": margin_histogram(found, subject=pairs),
-        "length.png": reward_against_length(
-            tokens,
-            rewards,
-            correlation=metrics["length_correlation"],
-            subject=f"{len(rewards):,} {subject} completions",
-        ),
-    }
-
-
-def table(metrics: Mapping[str, Any]) -> str:
-    """The metrics as aligned plain text, the model and its baselines first."""
-    lines = [f"{'':<24}{'accuracy':>9}   95% interval"]
-    for name, result in {MODEL: metrics, **metrics["baselines"]}.items():
-        interval = f"{result['accuracy_low']:.3f} to {result['accuracy_high']:.3f}"
-        lines.append(f"{name.replace('_', ' '):<24}{result['accuracy']:>9.3f}   {interval}")
-    for axis, result in metrics["axes"].items():
-        lines.append(f"{'on ' + axis:<24}{result['accuracy']:>9.3f}   {result['clusters']:,} prompts")
-    for name, result in metrics.get("annotators", {}).items():
-        people = f"{result['pairs']:,} pairs judged by {result['annotators']} annotators {name} in training"
-        lines.append(f"{'by annotators ' + name:<24}{result['accuracy']:>9.3f}   {people}")
-    lines.append("")
-    null = f"(a perfect model: up to {metrics['calibration_error_null_q95']:.3f} by chance)"
-    notes = {"calibration_error": null, "log_loss": "(guessing: 0.693)", "slope": "(calibrated: 1)"}
-    for key in ("gap_closed", "log_loss", "calibration_error", "slope", "margin", "length_correlation"):
-        value, note = metrics[key], notes.get(key, "")
-        shown = f"{value:>9.3f}   {note}" if value is not None else f"{'-':>9}   {metrics['missing'].get(key, '')}"
-        lines.append(f"{key.replace('_', ' '):<24}{shown}".rstrip())
-    for key in ("pairs", "labelled_ties", "clusters"):
-        lines.append(f"{key.replace('_', ' '):<24}{metrics[key]:>9,}")
-    return "\n".join(lines) + "\n"
-
-
-def main() -> None:
-    """Evaluate build/artifact on the validation set into build/evaluation."""
-    options = settings.load()
-    prepare(options.train.threads)
-    build = Path("build")
-    train, calibration, validation = (
-        read_parquet(build / "splits" / f"{name}.parquet") for name in ("train", "calibration", "validation")
-    )
-    scorer = Scorer.load(build / "artifact")
-    rows, metrics = evaluate_set(scorer, validation, train, calibration)
-    pictures = draw(rows, metrics, scorer.card.calibration.temperature, "validation")
-
-    def fill(folder: Path) -> None:
-        write_rows(folder / "rows.parquet", rows)
-        write_json(folder / "metrics.json", {"artifact": scorer.card.digest, **rounded(metrics)})
-        (folder / "plots").mkdir()
-        for name, picture in pictures.items():
-            write_atomic(folder / "plots" / name, picture)
-
-    write_folder(build / "evaluation", fill)
-    sys.stdout.write(table(metrics))
 
 
 if __name__ == "__main__":

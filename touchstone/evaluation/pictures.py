@@ -6,54 +6,18 @@ Drawn without pyplot, so nothing global is touched; colours are Okabe and Ito's,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.colors import LinearSegmentedColormap, to_rgba
-from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
+from touchstone.pages.figures import BLUE, DENSITY, GREEN, GREY, GRID, INK, LABEL, ORANGE, add_title, figure_of, to_png
 from touchstone.statistics import Interval, reliability, wilson_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.collections import PolyCollection
-
-BLUE, ORANGE, GREEN, GREY, INK = "#0072B2", "#D55E00", "#009E73", "#7F7F7F", "#222222"
-GRID = "#E6E6E6"
-DPI = 144
-LABEL = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-DENSITY = LinearSegmentedColormap.from_list("density", [to_rgba(BLUE, 0.25), to_rgba(BLUE, 1.0)])
-"""One colour, less and less transparent: it shows on light and on dark, and a cell with one completion is seen."""
-
-
-def _figure(width: float = 7.0, height: float = 4.2, rows: int = 1, **grid: Any) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
-    axes = list(np.atleast_1d(figure.subplots(rows, 1, **grid)).flat)
-    for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.spines[["left", "bottom"]].set_color(GREY)
-        axis.tick_params(labelsize=10, colors=INK)
-        axis.set_axisbelow(True)
-    return figure, axes
-
-
-def _title(axis: Axes, title: str, note: str = "") -> None:
-    """What is seen, in bold; below it, smaller, how to read it."""
-    axis.set_title(title, loc="left", fontsize=12, fontweight="bold", color=INK, pad=24 if note else 8)
-    if note:
-        axis.annotate(
-            note, (0, 1), xytext=(0, 7), xycoords="axes fraction", textcoords="offset points", fontsize=9.5, color=GREY
-        )
-
-
-def _png(figure: Figure) -> bytes:
-    target = BytesIO()
-    # The default metadata name matplotlib's version, which would change the bytes without changing the picture.
-    figure.savefig(target, format="png", metadata={"Software": None})
-    return target.getvalue()
 
 
 def accuracy_chart(results: Mapping[str, tuple[float, Interval]], *, subject: str, model: str = "model") -> bytes:
@@ -64,7 +28,7 @@ def accuracy_chart(results: Mapping[str, tuple[float, Interval]], *, subject: st
         subject: what was scored, for the title ("720 validation prompts").
         model: the name drawn in the accent colour.
     """
-    figure, (axis,) = _figure(height=1.5 + 0.55 * len(results))
+    figure, (axis,) = figure_of(height=1.5 + 0.55 * len(results))
     names = list(results)
     lowest = min(0.5, *(interval.low for _, interval in results.values()))
     for place, name in enumerate(names):
@@ -87,8 +51,8 @@ def accuracy_chart(results: Mapping[str, tuple[float, Interval]], *, subject: st
     axis.set_xlim(max(0.0, lowest - 0.03), 1.0)
     axis.set_xlabel("accuracy (share of comparisons ordered as labelled)", fontsize=10)
     axis.grid(axis="x", color=GRID)
-    _title(axis, f"Accuracy on {subject}", "lines: 95% intervals over prompts; dotted: guessing")
-    return _png(figure)
+    add_title(axis, f"Accuracy on {subject}", "lines: 95% intervals over prompts; dotted: guessing")
+    return to_png(figure)
 
 
 def reliability_diagram(
@@ -101,18 +65,18 @@ def reliability_diagram(
         correct: credit of each pair, 0, 0.5 or 1.
         error, null_error: calibration error, and its 95% quantile if the model were perfectly calibrated.
     """
-    figure, (top, bottom) = _figure(height=5.6, rows=2, sharex=True, height_ratios=[3, 1])
+    figure, (top, bottom) = figure_of(height=5.6, rows=2, sharex=True, height_ratios=[3, 1])
     paint_reliability(top, bottom, confidence, correct)
     top.set_ylabel("accuracy", fontsize=10)
     top.grid(color=GRID)
-    _title(
+    add_title(
         top,
         f"Calibration on {subject}",
         f"calibration error {error:.3f} (a perfect model: up to {null_error:.3f} by chance); dotted: perfect",
     )
     bottom.set_xlabel("confidence that the higher reward is the preferred one", fontsize=10)
     bottom.set_ylabel("comparisons", fontsize=10)
-    return _png(figure)
+    return to_png(figure)
 
 
 def paint_reliability(top: Axes, bottom: Axes, confidence: ArrayLike, correct: ArrayLike) -> None:
@@ -132,17 +96,17 @@ def paint_reliability(top: Axes, bottom: Axes, confidence: ArrayLike, correct: A
 def margin_histogram(differences: ArrayLike, *, subject: str) -> bytes:
     """How far the model puts the preferred completion above the other: D in raw reward units, one value per pair."""
     values = np.asarray(differences, dtype=np.float64)
-    figure, (axis,) = _figure()
+    figure, (axis,) = figure_of()
     paint_margins(axis, values)
     axis.set_xlabel("reward of the preferred completion minus reward of the other", fontsize=10)
     axis.set_ylabel("comparisons", fontsize=10)
     axis.legend(loc="upper left", frameon=False, fontsize=10)
-    _title(
+    add_title(
         axis,
         f"Reward differences on {subject}",
         f"{np.mean(values > 0):.1%} of comparisons on the right side; the outermost bars hold what lies beyond",
     )
-    return _png(figure)
+    return to_png(figure)
 
 
 def paint_margins(axis: Axes, differences: ArrayLike, champion: ArrayLike | None = None) -> None:
@@ -166,17 +130,17 @@ def paint_margins(axis: Axes, differences: ArrayLike, champion: ArrayLike | None
 
 def reward_against_length(tokens: ArrayLike, rewards: ArrayLike, *, correlation: float | None, subject: str) -> bytes:
     """Density of completions by length and reward, with the median reward of each tenth of the lengths."""
-    figure, (axis,) = _figure()
+    figure, (axis,) = figure_of()
     cells = paint_lengths(axis, tokens, rewards, cells=(44, 24))
     figure.colorbar(cells, ax=axis, label="completions", shrink=0.8, format=LogFormatter())
     axis.set_xlabel("completion length in tokens", fontsize=10)
     axis.set_ylabel("raw reward", fontsize=10)
     axis.legend(loc="upper right", frameon=False, fontsize=10)
     found = "undefined (no spread)" if correlation is None else f"{correlation:+.2f}"
-    _title(
+    add_title(
         axis, f"Reward against length on {subject}", f"rank correlation within a prompt: {found}; 0 is indifference"
     )
-    return _png(figure)
+    return to_png(figure)
 
 
 def paint_lengths(axis: Axes, tokens: ArrayLike, rewards: ArrayLike, cells: tuple[int, int]) -> PolyCollection:
@@ -212,7 +176,7 @@ def training_curve(rows: Sequence[Mapping[str, Any]], *, subject: str) -> bytes:
     Args:
         rows: `curve.jsonl`, one dictionary per step.
     """
-    figure, axes = _figure(height=6.4, rows=len(CURVES), sharex=True)
+    figure, axes = figure_of(height=6.4, rows=len(CURVES), sharex=True)
     steps = [row["step"] for row in rows]
     for axis, (key, label, colour) in zip(axes, CURVES, strict=True):
         values = np.array([row[key] for row in rows], dtype=np.float64)
@@ -225,8 +189,8 @@ def training_curve(rows: Sequence[Mapping[str, Any]], *, subject: str) -> bytes:
     axes[1].axhline(0.5, color=INK, linewidth=1, linestyle=":")
     axes[-1].set_xlabel("optimizer step", fontsize=10)
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
-    _title(axes[0], f"Training: {subject}", "pale: each step; strong: running mean; dotted: guessing")
-    return _png(figure)
+    add_title(axes[0], f"Training: {subject}", "pale: each step; strong: running mean; dotted: guessing")
+    return to_png(figure)
 
 
 def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""The judge: opens holdout and confirm, writes the ledger first, and gives a decision with its record.
+"""The promotion gate: opens holdout and confirm, writes the ledger first, and gives a decision with its record.
 
     decision = judge(build=Path("build"), state=Path("runs"), output=Path("runs/7/decision"), settings=settings,
                      champion=None, who="ada")
@@ -6,9 +6,3 @@
 What lies in `state`: ledger/holdout_use.jsonl, and decisions/<key>/ with one record per thing decided. The same
 candidate, champion, sets and thresholds are judged once: asked again, the judge gives the record that it has.
 """
-
-from touchstone.gate.case import Champion
-from touchstone.gate.judge import judge, ledger_file, page, recompute
-from touchstone.gate.record import Decision, load, verify
-
-__all__ = ["Champion", "Decision", "judge", "ledger_file", "load", "page", "recompute", "verify"]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from touchstone.data.prompts import normalised_prompt
 from touchstone.errors import ArtifactError, GateError
 from touchstone.gate import checks, leaks
 from touchstone.gate.record import key_of
@@ -16,7 +17,7 @@ from touchstone.model import card as cards
 from touchstone.model.card import Card
 from touchstone.runtime.files import digest_value
 from touchstone.settings import Settings
-from touchstone.settings.data import SETS
+from touchstone.settings.checks import SETS
 from touchstone.settings.gates import Gates
 
 
@@ -99,7 +100,7 @@ def read_case(
     _verify_sets(folder, groups, own, card)
     others = {name: leaks.read_prompts(folder / f"{name}.parquet") for name in SETS if name not in groups}
     texts = {name: [group.prompt for group in groups[name]] if name in groups else others[name] for name in SETS}
-    prompts = {name: {checks.normalised_prompt(prompt) for prompt in texts[name]} for name in SETS}
+    prompts = {name: {normalised_prompt(prompt) for prompt in texts[name]} for name in SETS}
     near = settings.gates.near_duplicate
     judged = {name: texts[name] for name in ("holdout", "confirm")}
     known = None

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +13,10 @@ import numpy as np
 from touchstone import statistics
 from touchstone.gate.checks import Check
 from touchstone.gate.rows import Rows
-from touchstone.groups import Group, judged_pairs
-from touchstone.model.scoring import RawScore
-from touchstone.runtime.files import canonical_json, write_atomic, write_json
+from touchstone.groups import Group
+from touchstone.runtime.files import write_json
 
 WORST = 20
-MOST_PROMPTS = 500
-"""Of the list of what to label: more than anybody labels before asking again."""
-
-SETTLED = 3
-"""Judgements of one pair after which another adds little."""
-
-Rewards = Sequence[Sequence[RawScore]]
 
 
 def write_disagreements(
@@ -68,89 +59,10 @@ def _finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def labels_to_collect(
-    groups: Sequence[Group],
-    scores: Rewards,
-    champion: Rewards | None,
-    temperatures: tuple[float, float | None],
-    checks: Sequence[Check],
-) -> list[dict[str, Any]]:
-    """The prompts whose labels would tell most about what is open, the most useful first.
-
-    A pair on which candidate and champion agree adds nothing to their difference whatever people say of it, so only
-    pairs that they order differently are listed; for a first model those where its own probability is near one half.
-    Prompts of slices that were too small come before all others. Pairs with SETTLED judgements are left out. Within
-    the same reason the order is drawn, not sorted by how far the models are apart: whoever labels only the first
-    hundred has a fair sample of the list.
-
-    Args:
-        temperatures: the candidate's T, and the champion's where there is one.
-    """
-    short = _short_slices(checks)
-    found: list[dict[str, Any]] = []
-    for place, group in enumerate(groups):
-        values = list(_values(group, scores[place], champion[place] if champion is not None else None, temperatures))
-        if values:
-            missing = sorted(
-                name for name in short if name == f"axis={group.axis}" or name == f"source={group.source}"
-            )
-            why = f"slice {missing[0]} is too small" if missing else _WHY[champion is not None]
-            found.append(
-                {
-                    "group_id": group.id,
-                    "prompt": [{"role": turn.role, "content": turn.content} for turn in group.prompt],
-                    "completions": [{"text": completion.text} for completion in group.completions],
-                    "pairs": [[i, j] for i, j, _ in values],
-                    "why": why,
-                    "value": round(max(value for *_, value in values), 6),
-                }
-            )
-    found.sort(key=lambda entry: (not entry["why"].startswith("slice"), _draw(entry["group_id"])))
-    return found[:MOST_PROMPTS]
-
-
-_WHY = {True: "candidate and champion order these differently", False: "the candidate itself is undecided here"}
-UNDECIDED = 0.2
-"""How far from one half the probability of a pair lies that a first model is undecided about, at most."""
-
-
-def _values(
-    group: Group, own: Sequence[RawScore], other: Sequence[RawScore] | None, temperatures: tuple[float, float | None]
-) -> Iterator[tuple[int, int, float]]:
-    """(i, j, value from 0 to 1) of each pair worth a label."""
-    judged = {(pair.first, pair.second): pair for pair in judged_pairs(group)}
-    for i in range(len(group.completions)):
-        for j in range(i + 1, len(group.completions)):
-            pair = judged.get((i, j))
-            if pair is not None and pair.wins_first + pair.wins_second + pair.ties >= SETTLED:
-                continue
-            chance = _chance(own, i, j, temperatures[0])
-            if other is None or temperatures[1] is None:
-                if abs(chance - 0.5) <= UNDECIDED:
-                    yield i, j, 1 - 2 * abs(chance - 0.5)
-                continue
-            before = _chance(other, i, j, temperatures[1])
-            if (chance - 0.5) * (before - 0.5) < 0:
-                yield i, j, abs(chance - before)
-
-
-def _chance(scores: Sequence[RawScore], i: int, j: int, temperature: float) -> float:
-    return float(statistics.probability([scores[i].reward - scores[j].reward], temperature)[0])
-
-
 def _short_slices(checks: Sequence[Check]) -> set[str]:
     """Slices that are undecided for want of prompts."""
     tables = (check.table for check in checks if check.name == "slices")
     return {str(row["slice"]) for table in tables for row in table if row["status"] == "undecided"}
-
-
-def _draw(group_id: str) -> str:
-    return hashlib.sha256(f"label:{group_id}".encode()).hexdigest()
-
-
-def write_labels(path: Path, entries: Sequence[Mapping[str, Any]]) -> None:
-    """One line of JSON per prompt."""
-    write_atomic(path, "".join(canonical_json(entry) + "\n" for entry in entries))
 
 
 def read_disagreements(path: Path) -> list[dict[str, Any]]:

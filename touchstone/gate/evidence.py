@@ -13,7 +13,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from touchstone.evaluation import metrics
+from touchstone.evaluation.baselines import baseline_differences
+from touchstone.evaluation.rows import score_rows
 from touchstone.gate import disagreements, probes, rows
 from touchstone.gate.case import Case
 from touchstone.gate.fresh_scores import AGAIN, Job, Scores, Scoring
@@ -48,7 +49,7 @@ class Scored:
 def judge_baselines(case: Case) -> dict[str, dict[str, Floats]]:
     """D of every judged pair of holdout and confirm by set and baseline; the linear one is fitted once."""
     holdout, confirm = case.groups["holdout"], case.groups["confirm"]
-    found = metrics.baseline_differences([*holdout, *confirm], case.groups["train"], case.groups["calibration"])
+    found = baseline_differences([*holdout, *confirm], case.groups["train"], case.groups["calibration"])
     border = sum(len(judged_pairs(group)) for group in holdout)
     return {
         "holdout": {name: values[:border] for name, values in found.items()},
@@ -158,7 +159,7 @@ def _seeds(case: Case, scores: Sequence[Scores]) -> pa.Table:
     records = [
         {"artifact": card.digest, "row": place, "reward_first": row.reward_first, "reward_second": row.reward_second}
         for (_, card), found in zip(case.seeds, scores, strict=True)
-        for place, row in enumerate(metrics.score_rows(case.groups["holdout"], found))
+        for place, row in enumerate(score_rows(case.groups["holdout"], found))
     ]
     return pa.Table.from_pylist(records, schema=SEEDS_SCHEMA)
 

@@ -13,9 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from touchstone import statistics
-from touchstone.evaluation import cross_fitting
 from touchstone.gate import checks as gates
-from touchstone.gate import probes, rows
+from touchstone.gate import cross_fit, probes, rows
 from touchstone.gate.checks import Check, Completions, Pairs, Verdict
 from touchstone.gate.evidence import SEEDS_SCHEMA, TEXTS_SCHEMA
 from touchstone.gate.fresh_scores import AGAIN
@@ -181,7 +180,7 @@ def _seeds(folder: Path, held_out: Rows, candidate: Pairs, facts: Mapping[str, A
 
 
 def _cross_fit(folder: Path, limits: Gates) -> Check:
-    return cross_fitting.cross_fitted(*cross_fitting.read(folder / CROSS_FIT), limits)
+    return cross_fit.cross_fitted(*cross_fit.read_pairs(folder / CROSS_FIT), limits)
 
 
 def _column(table: pa.Table, name: str) -> Floats:

@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 
 from touchstone.errors import GateError
 from touchstone.groups import Group, write_parquet
-from touchstone.model.scoring import RawScore, read_scores
-from touchstone.runtime.stage import progress
+from touchstone.model.score_files import read_scores
+from touchstone.model.scoring import RawScore
+from touchstone.runtime.progress import progress
 
 AGAIN: dict[str, tuple[str, ...]] = {
     "one by one": ("--batching", "alone"),

@@ -15,7 +15,7 @@ from typing import Any
 from filelock import FileLock
 
 from touchstone.errors import GateError, LedgerError, TouchstoneError
-from touchstone.evaluation import cross_fitting
+from touchstone.evaluation import cross_fitting, labelling
 from touchstone.evaluation.metrics import measure, rounded
 from touchstone.gate import checks as gates
 from touchstone.gate import disagreements, holdout_ledger, record, rows
@@ -93,7 +93,7 @@ def judge(
         else:
             write_folder(output, lambda folder: _copy(kept, folder))
         _close(state, decision)
-    return record.load(output, reused=decision.reused)
+    return record.load_decision(output, reused=decision.reused)
 
 
 def _check_history(state: Path) -> None:
@@ -120,7 +120,7 @@ def recompute(folder: Path) -> tuple[list[Check], Verdict]:
     Raises:
         GateError: the record doesn't verify.
     """
-    decision = record.load(folder)
+    decision = record.load_decision(folder)
     facts, limits = decision.record["facts"], Gates.model_validate(decision.record["thresholds"])
     checks = examine(folder, facts, limits)
     checks.append(examine_confirm(folder, facts, checks, limits))
@@ -143,7 +143,7 @@ def _find(kept: Path, state: Path, key: str) -> Decision | None:
         # Written by a process that ended before its entry, or by somebody else: nothing vouches for it.
         shutil.rmtree(kept)
         return None
-    decision = record.load(kept)
+    decision = record.load_decision(kept)
     if not holdout_ledger.may_stand(
         ledger_file(state), key=decision.key, opened=decision.record["ledger"]["digest"], record=decision.digest
     ):
@@ -187,7 +187,7 @@ def _decide(
     verdict = gates.verdict(checks, required(case.limits))
     metrics = {name: _measure(rows.read(work / record.ROWS, name), facts) for name in ("holdout", "confirm")}
     labels = _labels(case, scored, checks) if verdict is Verdict.INCONCLUSIVE else []
-    disagreements.write_labels(work / record.LABELS, labels)
+    labelling.write_labels(work / record.LABELS, labels)
     needed = gates.needed(checks) if verdict is Verdict.INCONCLUSIVE else None
     label = case.champion.version if case.champion else None
     whole = record.write(
@@ -217,11 +217,11 @@ def _decide(
             "created_at": _now(),
         },
     )
-    write_atomic(work / record.PAGE, page(work, whole))
-    return record.load(work, reused=False)
+    write_atomic(work / record.PAGE, page_of(work, whole))
+    return record.load_decision(work, reused=False)
 
 
-def page(folder: Path, whole: Mapping[str, Any]) -> str:
+def page_of(folder: Path, whole: Mapping[str, Any]) -> str:
     """decision.html of a decision, from its record and evidence."""
     worst = disagreements.read_disagreements(folder / record.DISAGREEMENTS)
     return render(whole, worst, _draw(rows.read(folder / record.ROWS, "holdout"), whole))
@@ -272,9 +272,7 @@ def _labels(case: Case, scored: Scored, checks: Sequence[Check]) -> list[dict[st
         case.card.calibration.temperature,
         case.champion_card.calibration.temperature if case.champion_card else None,
     )
-    return disagreements.labels_to_collect(
-        case.groups["holdout"], scored.candidate, scored.champion, temperatures, checks
-    )
+    return labelling.labels_to_collect(case.groups["holdout"], scored.candidate, scored.champion, temperatures, checks)
 
 
 def _model(case: Case, settings: Settings) -> dict[str, Any]:

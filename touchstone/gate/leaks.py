@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from touchstone.data.neighbours import candidates, near_duplicates, sequences, signatures, words_of
-from touchstone.gate.checks import normalised_prompt
+from touchstone.data.prompts import normalised_prompt
 from touchstone.groups import Group, Message, judged_pairs
 from touchstone.runtime.files import digest_value
 

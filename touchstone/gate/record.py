@@ -80,7 +80,7 @@ def write(folder: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     return whole
 
 
-def load(folder: Path, *, reused: bool = True) -> Decision:
+def load_decision(folder: Path, *, reused: bool = True) -> Decision:
     """The decision in a folder, its digests verified.
 
     Raises:
@@ -119,14 +119,14 @@ def load(folder: Path, *, reused: bool = True) -> Decision:
         raise GateError(f"{path} is no decision record ({type(error).__name__}); judge again") from None
 
 
-def verify(folder: Path, ledger_file: Path) -> Decision:
+def verify_record(folder: Path, ledger_file: Path) -> Decision:
     """`load`, and the ledger must know this very record as the outcome: an edited one has no entry.
 
     Raises:
         GateError: as for `load`, or the ledger has no such verdict.
         LedgerError: the ledger's chain is broken.
     """
-    decision = load(folder)
+    decision = load_decision(folder)
     if not holdout_ledger.has_record(ledger_file, decision.key, decision.digest):
         raise GateError(f"{ledger_file.name} knows no verdict with the record {decision.digest[:12]}; judge again")
     return decision

@@ -15,19 +15,20 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from touchstone.evaluation import metrics
+from touchstone.evaluation.baselines import BEST_POSSIBLE
+from touchstone.evaluation.rows import ROW_SCHEMA, Row, score_rows
 from touchstone.gate.checks import Pairs
 from touchstone.groups import Group, JudgedPair, Message, judged_pairs
 from touchstone.model.scoring import RawScore
 from touchstone.statistics import Floats
 
-BASELINES = ("longer_wins", "linear", metrics.BEST_POSSIBLE)
+BASELINES = ("longer_wins", "linear", BEST_POSSIBLE)
 """Columns with a baseline's D."""
 
 SCHEMA = pa.schema(
     [
         ("set", pa.string()),
-        *metrics.ROW_SCHEMA,
+        *ROW_SCHEMA,
         ("champion_first", pa.float64()),
         ("champion_second", pa.float64()),
         ("champion_truncated", pa.bool_()),
@@ -65,8 +66,8 @@ def records(
         baselines: D of every judged pair by baseline.
         taught: annotators whose judgements are in the training set.
     """
-    rows = metrics.score_rows(groups, scores)
-    others = metrics.score_rows(groups, champion) if champion is not None else [None] * len(rows)
+    rows = score_rows(groups, scores)
+    others = score_rows(groups, champion) if champion is not None else [None] * len(rows)
     described = [_description(group, pair, taught) for group in groups for pair in judged_pairs(group)]
     found = [
         {
@@ -134,9 +135,9 @@ class Rows:
         """D of every pair by baseline; without the best possible one where nobody knows it."""
         return {name: self.column(name) for name in BASELINES if self.table[name].null_count == 0}
 
-    def plain(self) -> list[metrics.Row]:
+    def plain(self) -> list[Row]:
         """The candidate's rows as `evaluation` has them."""
-        return [metrics.Row(**row) for row in self.table.select(metrics.ROW_SCHEMA.names).to_pylist()]
+        return [Row(**row) for row in self.table.select(ROW_SCHEMA.names).to_pylist()]
 
     def column(self, name: str) -> Floats:
         """A column of numbers; NaN where nothing is known."""

@@ -27,7 +27,8 @@ from touchstone.groups import Group, judged_pairs, read_parquet
 from touchstone.model.network import BASE_FILE, PACKAGE, load_tokenizer, local_folder, rule_of
 from touchstone.model.templating import encode_many, scoring_rule
 from touchstone.runtime.files import digest_file, write_folder, write_json
-from touchstone.runtime.stage import progress, run_stage
+from touchstone.runtime.progress import progress
+from touchstone.runtime.stage import run_stage
 from touchstone.settings.model import PretrainedModel, ScratchModel
 
 Text = tuple[list[int], list[int]]

@@ -9,29 +9,24 @@ change how texts are batched, which must not change what they score.
 
 from __future__ import annotations
 
-import argparse
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Self
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from touchstone import statistics as st
-from touchstone.errors import ArtifactError, DataError, ModelError
-from touchstone.groups import Group, Message, read_parquet
+from touchstone.errors import ArtifactError, ModelError
+from touchstone.groups import Group, Message
 from touchstone.model.card import Card, verify_digests
 from touchstone.model.layout import Batch, Precision, make_batches, padded_batch, rewards, shares_prompt
 from touchstone.model.network import RewardModel, load_reward_model
+from touchstone.model.score_files import main
 from touchstone.model.templating import EncodedGroup, ScoringRule, encode_many
-from touchstone.runtime.stage import progress, run_stage
-
-Batching = Literal["budget", "alone", "8", "32"]
-"""How the command batches: groups by token budget as everywhere else, or one padded row per completion, so many in
-a batch whatever their lengths."""
+from touchstone.runtime.progress import progress
+from touchstone.runtime.stage import run_stage
 
 Item = tuple[Sequence[Message], Sequence[str]]
 """A prompt and the completions to score."""
@@ -249,100 +244,6 @@ def to_device(model: RewardModel) -> None:
 def tolerance(card: Card) -> float:
     """Largest absolute difference of raw rewards that counts as the same score, for the artifact's precision."""
     return FP32_TOLERANCE if card.centering.score_dtype == "fp32" else BF16_TOLERANCE * card.centering.sd
-
-
-SCORE_SCHEMA = pa.schema(
-    [
-        ("group_id", pa.string()),
-        ("completion", pa.int32()),
-        ("reward", pa.float64()),
-        ("truncated", pa.bool_()),
-        ("tokens", pa.int32()),
-    ]
-)
-
-
-def write_scores(path: Path, groups: Sequence[Group], scores: Sequence[Sequence[RawScore]], artifact: str) -> None:
-    """Write one row per completion, in the order of groups; the artifact's digest goes into the file's metadata."""
-    rows = [
-        (group.id, place, score.reward, score.truncated, score.tokens)
-        for group, row in zip(groups, scores, strict=True)
-        for place, score in enumerate(row)
-    ]
-    columns = list(zip(*rows, strict=True)) or [()] * len(SCORE_SCHEMA)
-    schema = SCORE_SCHEMA.with_metadata({"touchstone_artifact": artifact})
-    table = pa.table(
-        [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        pq.write_table(table, partial, compression="zstd")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def read_scores(path: Path, groups: Sequence[Group]) -> list[list[RawScore]]:
-    """The scores of exactly these groups, in their order, as `write_scores` wrote them.
-
-    Raises:
-        DataError: the file holds other groups, or another number of completions.
-    """
-    records: Iterator[dict[str, Any]] = iter(pq.read_table(path, schema=SCORE_SCHEMA).to_pylist())
-    found: list[list[RawScore]] = []
-    for group in groups:
-        row = []
-        for place in range(len(group.completions)):
-            record = next(records, None)
-            if record is None or (record["group_id"], record["completion"]) != (group.id, place):
-                raise DataError(
-                    f"{path} doesn't hold the scores of group {group.id} where they should be; score again"
-                )
-            row.append(RawScore(record["reward"], record["truncated"], record["tokens"]))
-        found.append(row)
-    if next(records, None) is not None:
-        raise DataError(f"{path} holds scores of more groups than were asked for; score again")
-    return found
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Score a file of groups with an artifact; `arguments` are the command line's unless given."""
-    parser = argparse.ArgumentParser(
-        prog="python -m touchstone.model.scoring", description="Score groups with an artifact."
-    )
-    parser.add_argument("artifact", type=Path, help="folder of a sealed artifact")
-    parser.add_argument("groups", type=Path, help="groups as Parquet")
-    parser.add_argument("scores", type=Path, help="where to write one row per completion, as Parquet")
-    parser.add_argument("--batching", choices=get_args(Batching), default="budget", help="default: budget")
-    parser.add_argument(
-        "--reverse", action="store_true", help="score in the opposite order (written in the given one)"
-    )
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
-    options = parser.parse_args(arguments)
-    prepare(options.threads)
-    groups = read_parquet(options.groups)
-    scorer = Scorer.load(options.artifact)
-    write_scores(
-        options.scores, groups, rescore(scorer, groups, options.batching, options.reverse), scorer.card.digest
-    )
-
-
-def rescore(
-    scorer: Scorer, groups: Sequence[Group], batching: Batching = "budget", reverse: bool = False
-) -> list[list[RawScore]]:
-    """Score groups in one of the ways of batching, forwards or backwards; the result is in the order of groups."""
-    items = [as_item(group) for group in groups]
-    if reverse:
-        items = [(prompt, texts[::-1]) for prompt, texts in items[::-1]]
-    description = f"score {len(groups):,} groups"
-    if batching == "budget":
-        scores = scorer.raw(items, description=description)
-    else:
-        rows = 1 if batching == "alone" else int(batching)
-        precision = scorer.card.centering.score_dtype
-        scores = padded_scores(scorer.model, items, rows=rows, precision=precision, description=description)
-    return [row[::-1] for row in scores[::-1]] if reverse else scores
 
 
 if __name__ == "__main__":

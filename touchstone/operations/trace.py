@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from touchstone import gate
 from touchstone.errors import RegistryError, ServingError, TouchstoneError
-from touchstone.gate import Decision
+from touchstone.gate import judge
+from touchstone.gate.record import Decision, load_decision
 from touchstone.model import card
 from touchstone.operations.verify import verify_decision, verify_releases
 from touchstone.pipeline import dvc, provenance, runs, workspace
@@ -192,7 +192,7 @@ class _Walk:
             runs.folder_of(self.root) / "decisions" / decided.key,
             runs.folder_of(self.root) / self.tags.get("touchstone.run", "") / "decision",
         ):
-            if (copy / "decision.json").exists() and gate.load(copy).digest != decided.digest:
+            if (copy / "decision.json").exists() and load_decision(copy).digest != decided.digest:
                 return "BROKEN", f"{copy} is another decision than the version's"
         return (
             "ok",
@@ -203,7 +203,7 @@ class _Walk:
         decided = self._decision()
         if decided is None:
             return "not here", "no decision among the version's evidence"
-        book = gate.ledger_file(runs.folder_of(self.root))
+        book = judge.ledger_file(runs.folder_of(self.root))
         if not book.exists():
             return "not here", f"{book} does not exist"
         faults = verify_decision(decided.path, book, {decided.digest}).faults
@@ -237,7 +237,7 @@ class _Walk:
 
     def _decision(self) -> Decision | None:
         folder = self._evidence("decision")
-        return gate.load(folder) if folder is not None else None
+        return load_decision(folder) if folder is not None else None
 
     def _decided_on(self, what: str) -> str | None:
         """What the decision says of its "run", "commit" or "data"; None where it can't: its own link says why."""

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from touchstone import gate
 from touchstone.errors import RegistryError, TouchstoneError
-from touchstone.gate import Decision, holdout_ledger
+from touchstone.gate import holdout_ledger, judge, record
+from touchstone.gate import judge as judge_module
 from touchstone.gate.checks import Check
-from touchstone.gate.record import check_to, key_of
+from touchstone.gate.judge import recompute
+from touchstone.gate.record import Decision, check_to, key_of
 from touchstone.model.scoring import Scorer
 from touchstone.registry import Registry, Version, all_moves, decided_moves
 from touchstone.runtime import ledger
@@ -58,7 +59,7 @@ def verify_decision(folder: Path, ledger_file: Path, known: set[str] | None = No
     """
     what = f"decision {folder.name}"
     try:
-        decision = gate.load(folder)
+        decision = record.load_decision(folder)
         faults = [] if known is not None and decision.digest in known else _recomputed(decision)
         if known is not None and not faults:
             known.add(decision.digest)
@@ -83,10 +84,10 @@ def verify_version(registry: Registry, name: str, number: int, known: set[str] |
     if folder is None:
         found.append(Verified(f"{label}, decision", None, None, ("it has no decision among its evidence",)))
     else:
-        decided = verify_decision(folder, gate.ledger_file(registry.root / "runs"), known)
+        decided = verify_decision(folder, judge_module.ledger_file(registry.root / "runs"), known)
         faults = list(decided.faults)
         if decided.digest is not None:
-            faults += _about(registry, version, gate.load(folder))
+            faults += _about(registry, version, record.load_decision(folder))
         found.append(Verified(f"{label}, decision", decided.digest, decided.verdict, tuple(faults)))
     return [*found, verify_releases(registry, name)]
 
@@ -112,12 +113,12 @@ def verify_releases(registry: Registry, name: str) -> Verified:
 def verify_all(registry: Registry, name: str | None = None) -> list[Verified]:
     """Every decision below runs/decisions and every version; with a name, only what belongs to it."""
     known: set[str] = set()
-    book = gate.ledger_file(registry.root / "runs")
+    book = judge_module.ledger_file(registry.root / "runs")
     folders = sorted(path.parent for path in (registry.root / "runs" / "decisions").glob("*/decision.json"))
     found = [_lost(book, {folder.name for folder in folders}, name)]
     for folder in folders:
         decided = verify_decision(folder, book, known)
-        if name is None or decided.digest is None or gate.load(folder).record["name"] == name:
+        if name is None or decided.digest is None or record.load_decision(folder).record["name"] == name:
             found.append(decided)
     for each in registry.names() if name is None else [name]:
         for version in registry.versions(each):
@@ -129,7 +130,7 @@ def verify_all(registry: Registry, name: str | None = None) -> list[Verified]:
 def _recomputed(decision: Decision) -> list[str]:
     """What differs between the checks that are recorded and those that the rows give again."""
     path = decision.path / "decision.json"
-    checks, verdict = gate.recompute(decision.path)
+    checks, verdict = recompute(decision.path)
     again = [_plain(check) for check in checks]
     recorded: Sequence[dict[str, Any]] = decision.record["checks"]
     faults = []
@@ -143,7 +144,9 @@ def _recomputed(decision: Decision) -> list[str]:
         faults.append(f"{path} says {decision.verdict}, and its evidence gives {verdict}")
     shown = decision.path / "decision.html"
     # Of other checks there is no page to compare with: it has words for those that there are.
-    if same and (not shown.exists() or shown.read_text(encoding="utf-8") != gate.page(decision.path, decision.record)):
+    if same and (
+        not shown.exists() or shown.read_text(encoding="utf-8") != judge.page_of(decision.path, decision.record)
+    ):
         faults.append(f"{shown} is not the page of this decision")
     return faults
 

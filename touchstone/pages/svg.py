@@ -14,7 +14,7 @@ import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from touchstone.evaluation.pictures import BLUE, GREY, GRID, INK, ORANGE
+from touchstone.pages.figures import BLUE, GREY, GRID, INK, ORANGE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

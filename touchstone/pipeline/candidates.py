@@ -15,11 +15,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from touchstone import gate
 from touchstone import release as releasing
 from touchstone import settings as settings_module
 from touchstone.errors import GateError, PipelineError, RegistryError
-from touchstone.gate import Decision
+from touchstone.gate.record import Decision, load_decision
 from touchstone.model import card
 from touchstone.pipeline import dvc, graph, lease, runs, steps, workspace
 from touchstone.pipeline.graph import Stage
@@ -51,7 +50,7 @@ def promote(root: Path, settings: Settings, which: str, name: str, override: Ove
     if which.isdigit():
         return _promote_version(root, settings, name, int(which), override)
     if which == BUILD:
-        decision = gate.load(root / BUILD / "decision")
+        decision = load_decision(root / BUILD / "decision")
         version = _registered(root, decision, override)
         if version is not None:  # by an earlier call
             return _promote_version(root, settings, version.name, version.version, override)
@@ -68,7 +67,7 @@ def _promote_version(root: Path, settings: Settings, name: str, number: int, ove
     folder = registry.evidence(version, "decision")
     if folder is None:
         raise GateError(f"{name} version {number} has no decision among its evidence; judge it first")
-    decision = gate.load(folder)
+    decision = load_decision(folder)
     releasing.admit(registry, version, decision, override)
     reference = registry.evidence(version, "reference.parquet")
     if reference is not None:  # no run made it: its evidence holds all that a release needs
@@ -82,7 +81,7 @@ def _promote_version(root: Path, settings: Settings, name: str, number: int, ove
 
 
 def _promote_run(run: Run, override: Override | None) -> Release:
-    decision = gate.load(run.folder / "decision")
+    decision = load_decision(run.folder / "decision")
     _registered(run.root, decision, override)
     if card.read(run.workspace / ARTIFACT).digest != decision.artifact_digest:
         raise GateError(f"run {run.id} kept another artifact than the one that was judged; judge again")

@@ -11,7 +11,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from touchstone.data import sources
+from touchstone.data import importing
 from touchstone.errors import DataError, PipelineError
 from touchstone.pipeline import dvc
 from touchstone.settings import Settings
@@ -20,14 +20,14 @@ from touchstone.settings.data import Data
 POINTER = "data.dvc"
 
 
-def import_data(settings: Settings, root: Path) -> sources.ImportSummary:
+def import_data(settings: Settings, root: Path) -> importing.ImportSummary:
     """Read the settings' source into the checkout's data/ and write its pointer.
 
     Raises:
         DataError: the source can't be read; data/ and the pointer are as they were.
         PipelineError: DVC refused.
     """
-    summary = sources.import_source(settings, root, root / "data")
+    summary = importing.import_source(settings, root, root / "data")
     dvc.add(root, "data")
     return summary
 
@@ -75,7 +75,7 @@ def bring(root: Path, worktree: Path, settings: Settings) -> None:
             shutil.copytree(root / "data", data)
         elif settings.data.source == "sandbox":
             _say("data/ is in no cache: generating the sandbox again")
-            sources.import_source(settings, root, data)
+            importing.import_source(settings, root, data)
         else:
             raise DataError(
                 f"data.dvc names {wanted}, which is neither in the cache nor in a remote; import it again with "
@@ -92,7 +92,7 @@ def bring(root: Path, worktree: Path, settings: Settings) -> None:
 
 
 def _import(settings: Settings, root: Path, worktree: Path) -> None:
-    summary = sources.import_source(settings, root, worktree / "data")
+    summary = importing.import_source(settings, root, worktree / "data")
     dvc.add(worktree, "data")
     _say(str(summary))
 

@@ -20,7 +20,7 @@ from touchstone.runtime.files import write_atomic
 from touchstone.runtime.processes import Terminated
 
 if TYPE_CHECKING:  # "nothing to do" must not wait for torch
-    from touchstone.gate import Decision
+    from touchstone.gate.record import Decision
     from touchstone.registry import Version
     from touchstone.release import Release
 

@@ -14,11 +14,13 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from touchstone import gate
 from touchstone import release as releasing
 from touchstone.errors import PipelineError, StageError
-from touchstone.gate import Champion, Decision
+from touchstone.gate import judge as judge_module
+from touchstone.gate import record
+from touchstone.gate.case import Champion
 from touchstone.gate.checks import Verdict
+from touchstone.gate.record import Decision
 from touchstone.pipeline import data, dvc, following, workspace
 from touchstone.pipeline.dvc import How
 from touchstone.pipeline.runs import Run, folder_of, keep_evidence
@@ -104,7 +106,7 @@ def judge(run: Run) -> Decision:
         made_by = registry.evidence(champion, "decision") if champion else None
         if champion is not None and champion.fingerprint == run.fingerprint and made_by is not None:
             shutil.copytree(made_by, output)
-            decision = gate.load(output)
+            decision = record.load_decision(output)
         else:
             provenance = {
                 "run": run.id,
@@ -165,7 +167,7 @@ def _judge(
     seeds: Sequence[Path] = (),
     trained_here: bool = True,
 ) -> Decision:
-    return gate.judge(
+    return judge_module.judge(
         build=build,
         state=folder_of(root),
         output=output,

@@ -18,11 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from touchstone import gate
 from touchstone.errors import GateError, RegistryError
-from touchstone.gate import Decision
+from touchstone.gate import judge, record
 from touchstone.gate.checks import Check, Verdict
-from touchstone.gate.record import check_from, check_to
+from touchstone.gate.record import Decision, check_from, check_to
 from touchstone.model.scoring import Scorer
 from touchstone.registry import Registry, Version, all_moves, decided_moves, stamp
 from touchstone.release import override as overrides
@@ -121,7 +120,7 @@ def admit(registry: Registry, version: Version | None, decision: Decision, overr
             ledger doesn't know it, or its evidence gives another verdict or other checks.
         RegistryError: the champion isn't the one that it was compared with, or was set or taken away by hand.
     """
-    decision = gate.verify(decision.path, gate.ledger_file(registry.root / "runs"))
+    decision = record.verify_record(decision.path, judge.ledger_file(registry.root / "runs"))
     _prove(decision)
     name = str(decision.record["name"])
     what = f"{version.name} version {version.version}" if version else f"this candidate for {name}"
@@ -171,7 +170,7 @@ def _prove(decision: Decision) -> None:
     Raises:
         GateError: they are not those of the record.
     """
-    checks, verdict = gate.recompute(decision.path)
+    checks, verdict = judge.recompute(decision.path)
     again = {check.name: canonical_json(check_to(check)) for check in checks}
     recorded = {check["name"]: canonical_json(check) for check in decision.record["checks"]}
     changed = sorted(name for name in again.keys() | recorded.keys() if again.get(name) != recorded.get(name))

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from touchstone.errors import GateError
-from touchstone.gate import Decision
 from touchstone.gate.checks import Verdict
+from touchstone.gate.record import Decision
 from touchstone.registry import Registry, Version, stamp
 from touchstone.runtime import ledger
 from touchstone.runtime.ledger import Entry

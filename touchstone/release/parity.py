@@ -8,6 +8,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from touchstone.client import ScoreReply
 from touchstone.errors import GateError, ServingError
 from touchstone.gate import checks
 from touchstone.gate.checks import Check
@@ -16,9 +17,8 @@ from touchstone.model.scoring import Item, RawScore, Scorer, as_item, padded_sco
 from touchstone.model.sealing import FIXED_TEXTS
 from touchstone.model.templating import encode
 from touchstone.registry import Version
-from touchstone.runtime import stage
+from touchstone.runtime import progress
 from touchstone.serving import Client, temporary_endpoint
-from touchstone.serving.wire import ScoreReply
 from touchstone.settings import Settings
 from touchstone.settings.gates import Gates
 
@@ -87,7 +87,7 @@ def reference_mean(client: Client, groups: Sequence[Group], version: Version, li
     """The whole reference set through the endpoint: centred by its own mean, so the mean is zero if all is right."""
     requests = list(_requests(groups))
     total, count = 0.0, 0
-    for request in stage.progress(requests, "reference set, served", len(requests)):
+    for request in progress.progress(requests, "reference set, served", len(requests)):
         for row in client.rewards(request, f"{version.name}@challenger").scores:
             total += math.fsum(score.centered for score in row)
             count += len(row)

@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from touchstone import gate, release, settings
+from touchstone import release, settings
 from touchstone.data import sources
 from touchstone.errors import GateError, RegistryError
-from touchstone.gate import Decision
+from touchstone.gate import judge, record
 from touchstone.gate.checks import Verdict
+from touchstone.gate.record import Decision
 from touchstone.model import card as cards
 from touchstone.model.card import Card
 from touchstone.registry import Registry, Version
@@ -93,7 +94,7 @@ def _decision(registry: Registry, version: Version) -> Decision:
     folder = registry.evidence(version, "decision")
     if folder is None:
         raise GateError(f"{version.name} version {version.version} has no decision among its evidence; judge it first")
-    decision = gate.verify(folder, gate.ledger_file(registry.root / "runs"))
+    decision = record.verify_record(folder, judge.ledger_file(registry.root / "runs"))
     if decision.artifact_digest != version.digest:
         raise GateError(f"{folder} is about another artifact than {version.name} version {version.version}")
     return decision

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Callable
 
 from touchstone.errors import TouchstoneError
-
-Item = TypeVar("Item")
 
 
 def run_stage(main: Callable[[], None]) -> None:
@@ -31,22 +28,3 @@ def fail(message: str) -> None:
     """Print one sentence on stderr and exit with 1."""
     sys.stderr.write(f"error: {message}\n")
     sys.exit(1)
-
-
-def progress(items: Iterable[Item], description: str, total: int | None = None, *, done: int = 0) -> Iterator[Item]:
-    """Iterate with a progress bar on stderr (time left included); one line per bar where there is no terminal.
-
-    Args:
-        done: how many of `total` were done before the first of `items`.
-    """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(elapsed_when_finished=True),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        yield from bar.track(items, total=total, completed=done, description=description)

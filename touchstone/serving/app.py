@@ -32,19 +32,9 @@ from touchstone.model.templating import encode_many
 from touchstone.serving.batching import Batcher, EngineError, QueueFullError, Scores
 from touchstone.serving.limits import BodyLimit
 from touchstone.serving.live import Live, Served
-from touchstone.serving.wire import (
-    CompareReply,
-    CompareRequest,
-    Refusal,
-    RewardsReply,
-    RewardsRequest,
-    Scored,
-    fault,
-    item,
-    parse_json,
-    reply,
-)
-from touchstone.settings.gates import Serve
+from touchstone.serving.refusals import Refusal, fault, parse_json
+from touchstone.serving.wire import CompareReply, CompareRequest, RewardsReply, RewardsRequest, Scored, item, reply
+from touchstone.settings.serve import Serve
 
 DEADLINE_SECONDS = 120.0
 """How long a request may wait and be scored before it gets a 504."""

@@ -7,7 +7,7 @@ import json
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from touchstone.serving.wire import MAX_BODY_BYTES
+from touchstone.serving.refusals import MAX_BODY_BYTES
 
 BODY_SECONDS = 60.0
 """How long a body may take to arrive."""

@@ -14,11 +14,15 @@ import yaml
 from pydantic import ValidationError, model_validator
 
 from touchstone.errors import SettingsError
-from touchstone.settings.data import Audit, Data, Import, Split, Validation
-from touchstone.settings.gates import Gates, Serve
+from touchstone.settings.checks import Audit, Import, Split, Validation
+from touchstone.settings.data import Data
+from touchstone.settings.gates import Gates
 from touchstone.settings.model import Model
+from touchstone.settings.objective import Objective
+from touchstone.settings.seal import Seal
 from touchstone.settings.section import Section
-from touchstone.settings.training import Objective, Seal, Train
+from touchstone.settings.serve import Serve
+from touchstone.settings.training import Train
 
 
 class Settings(Section):

@@ -109,15 +109,3 @@ class Gates(Section):
                 f"({self.max_probe_win_rate:g}): {fewest} are needed, or a higher rate"
             )
         return self
-
-
-class Serve(Section):
-    """The scoring endpoint."""
-
-    host: str
-    port: Annotated[int, Field(ge=1, le=65535)]
-    poll_seconds: PositiveFloat
-    tokens_per_batch: PositiveInt
-    max_queued_tokens: PositiveInt
-    max_completions: PositiveInt
-    threads: PositiveInt

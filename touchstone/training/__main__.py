@@ -11,10 +11,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import tempfile
-from collections.abc import Sequence
-from contextlib import nullcontext
-from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 
@@ -26,106 +22,10 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
 )
 
-import torch
-from accelerate import PartialState
 
-from touchstone.errors import TrainingError
-from touchstone.groups import Group, read_parquet
-from touchstone.model.network import RewardModel, save
-from touchstone.model.templating import encode_many
-from touchstone.runtime.files import canonical_json, digest_value, write_atomic, write_folder
 from touchstone.runtime.stage import run_stage
-from touchstone.settings import Settings, load, project_root
-from touchstone.training import checkpoints, head_only, methods
-from touchstone.training.decoys import with_decoys
-from touchstone.training.state import inputs_of
-from touchstone.training.trainer import Examples, Places, PreferenceTrainer
-from touchstone.training.watch import Row
-
-
-def train(settings: Settings, build: Path, events: Path | None = None, keep: Path | None = None) -> list[Row]:
-    """Train on build/splits/train.parquet from build/base; writes build/model, build/curve.jsonl; returns the curve.
-
-    Every rank calls it and the first one writes. The same inputs give the same bytes on one machine, however often
-    training was killed and called again.
-
-    Args:
-        keep: a folder for checkpoints; default: build/checkpoints. What it holds is resumed if all that counts is the
-            same. Empty once build/model is written.
-
-    Raises:
-        TrainingError: a loss, gradient or weight that is not finite, nothing to learn from, a disk that is full, or
-            another training with the same folder for checkpoints.
-        ModelError: the base can't be used.
-        DataError: a set can't be read.
-    """
-    torch.set_num_threads(settings.train.threads)
-    torch.use_deterministic_algorithms(True)
-    # accelerate counts one process on a CPU unless it is told that it is one.
-    cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true" or not torch.cuda.is_available()
-    world = PartialState(cpu=cpu, timeout=timedelta(seconds=settings.train.timeout_seconds))
-    model = methods.load(build / "base", settings)
-    if settings.train.method == "head_only":
-        return _train_head(model, settings, build) if world.is_main_process else []
-    folder = (keep or build / "checkpoints") if settings.train.checkpoint_steps else None
-    inputs = inputs_of(settings, build, world.num_processes)
-    tensorboard = settings.train.tensorboard
-    board = project_root() / tensorboard / digest_value(inputs)[:8] if tensorboard else None
-    first = world.is_main_process
-    try:
-        with (
-            tempfile.TemporaryDirectory(prefix="touchstone-") as scratch,
-            checkpoints.held(folder) if folder and first else nullcontext(),
-        ):
-            trainer = PreferenceTrainer(
-                model,
-                _examples(_training_groups(build, settings), model),
-                _examples(_groups(build, "validation"), model) if settings.train.early_stopping_steps else None,
-                settings,
-                Places(Path(scratch), folder, inputs, events, board),
-            )
-            trainer.train()
-            rows = trainer.progress.rows
-            if first:
-                _write(methods.finish(model, settings), rows, build)
-                if folder:
-                    checkpoints.clear(folder)
-    except OSError as error:
-        raise TrainingError(f"training can't write {error.filename or 'a file'}: {error.strerror or error}") from error
-    return rows
-
-
-def _train_head(model: RewardModel, settings: Settings, build: Path) -> list[Row]:
-    """As `train`, by one process and without steps, so without checkpoints and events."""
-    model.network.to(PartialState().device)
-    examples = _examples(_training_groups(build, settings), model)
-    try:
-        rows = head_only.train_head(model, examples.groups, examples.encoded, settings)
-        _write(model, rows, build)
-    except OSError as error:
-        raise TrainingError(f"training can't write {error.filename or 'a file'}: {error.strerror or error}") from error
-    return rows
-
-
-def _write(model: RewardModel, rows: Sequence[Row], build: Path) -> None:
-    """The stage's outputs."""
-    write_folder(build / "model", lambda aside: save(model, aside))
-    write_atomic(build / "curve.jsonl", "".join(canonical_json(row) + "\n" for row in rows))
-
-
-def _groups(build: Path, name: str) -> list[Group]:
-    return read_parquet(build / "splits" / f"{name}.parquet")
-
-
-def _training_groups(build: Path, settings: Settings) -> list[Group]:
-    """The training set with its decoys."""
-    return with_decoys(_groups(build, "train"), settings.objective.decoys, settings.train.seed)
-
-
-def _examples(groups: list[Group], model: RewardModel) -> Examples:
-    """Groups and their token ids."""
-    items = [(group.prompt, [completion.text for completion in group.completions]) for group in groups]
-    return Examples(groups, encode_many(model.tokenizer, model.rule, items))
+from touchstone.settings import load
+from touchstone.training.run import train
 
 
 def main() -> None:

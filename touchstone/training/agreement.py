@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from touchstone.groups import Group, JudgedPair
-from touchstone.settings.training import Objective
+from touchstone.settings.objective import Objective
 
 Part = TypeVar("Part")
 

@@ -22,9 +22,9 @@ from touchstone.groups import Group
 from touchstone.model.layout import read_hidden, shares_prompt
 from touchstone.model.network import RewardModel, head_of
 from touchstone.model.templating import EncodedGroup
-from touchstone.runtime.stage import progress
+from touchstone.runtime.progress import progress
 from touchstone.settings import Settings
-from touchstone.settings.training import Objective
+from touchstone.settings.objective import Objective
 from touchstone.training.objective import total_loss
 from touchstone.training.plan import MicroBatch, make_steps, micro_batches
 from touchstone.training.watch import SUMS, Row, omissions, row_of, sums_of

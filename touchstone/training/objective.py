@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from touchstone.settings.training import Objective
+from touchstone.settings.objective import Objective
 from touchstone.training import losses
 from touchstone.training.plan import MicroBatch
 

@@ -17,7 +17,8 @@ from touchstone.errors import TrainingError
 from touchstone.groups import Group, JudgedPair, judged_pairs
 from touchstone.model.layout import Batch, make_batches, padded_tokens
 from touchstone.model.templating import EncodedGroup
-from touchstone.settings.training import Objective, Train
+from touchstone.settings.objective import Objective
+from touchstone.settings.training import Train
 from touchstone.training.agreement import curriculum, selected, selects
 from touchstone.training.ranking import RankList, rank_lists
 

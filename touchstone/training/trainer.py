@@ -39,7 +39,8 @@ from touchstone.model.layout import Batch, Precision, read_rewards, shares_promp
 from touchstone.model.network import RewardModel
 from touchstone.model.templating import EncodedGroup
 from touchstone.settings import Settings
-from touchstone.settings.training import Objective, Train
+from touchstone.settings.objective import Objective
+from touchstone.settings.training import Train
 from touchstone.training import checkpoints
 from touchstone.training.agreement import for_evaluation
 from touchstone.training.memory import resolve_budget

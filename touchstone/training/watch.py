@@ -20,8 +20,8 @@ from torch import Tensor
 
 from touchstone.errors import TrainingError
 from touchstone.groups import Group
-from touchstone.runtime.stage import progress
-from touchstone.settings.training import Objective
+from touchstone.runtime.progress import progress
+from touchstone.settings.objective import Objective
 from touchstone.training.agreement import selects
 from touchstone.training.plan import MicroBatch, left_out
 

@@ -28,7 +28,7 @@ from touchstone.data.audit.columns import read_columns
 from touchstone.data.audit.composition import composition, length_report, policy_rows, prompt_report, threshold_alarms
 from touchstone.data.audit.poisoning import suspicious_words
 from touchstone.data.audit.sample import draw_sample
-from touchstone.settings.data import Audit
+from touchstone.settings.checks import Audit
 
 __all__ = ["audit"]
 

@@ -10,7 +10,7 @@ import polars as pl
 from touchstone.data.audit.agreement import Votes
 from touchstone.data.audit.alarms import Alarm, percent
 from touchstone.data.audit.columns import FIRST_WORDS, Columns
-from touchstone.settings.data import Audit
+from touchstone.settings.checks import Audit
 
 LENGTH_BINS = (1, 10, 30, 100, 300, 1000, 3000)
 """Low ends, in characters, of the bins of the difference between two completions."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
 from touchstone.data.page.sets import SetFacts
-from touchstone.evaluation.pictures import BLUE, INK, ORANGE
+from touchstone.pages.figures import BLUE, INK, ORANGE
 from touchstone.pages.svg import Picture, figure, svg
 from touchstone.statistics import wilson_interval
 

@@ -15,8 +15,8 @@ from transformers import AutoConfig
 from touchstone.groups import Message, iterate_tables
 from touchstone.model.network import BASE_FILE, load_tokenizer, local_folder, rule_of
 from touchstone.model.templating import ScoringRule, encode_many
-from touchstone.runtime.stage import progress
-from touchstone.settings.data import SETS
+from touchstone.runtime.progress import progress
+from touchstone.settings.checks import SETS
 from touchstone.settings.model import Model
 
 SAMPLE = 20_000

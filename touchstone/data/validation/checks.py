@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from touchstone.data.validation.expectations import Check
-from touchstone.settings.data import Validation
+from touchstone.settings.checks import Validation
 
 GROUP_CHECKS = (
     Check("ids_present", "critical", "missing_ids", None, 0, "a group has no id or no cluster"),

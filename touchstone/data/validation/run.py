@@ -20,8 +20,8 @@ from touchstone.data.validation.facts import Block, Examined, examine
 from touchstone.errors import ValidationError
 from touchstone.groups import PARQUET_BATCH, write_tables
 from touchstone.runtime.parallel import map_ordered
-from touchstone.runtime.stage import progress
-from touchstone.settings.data import Validation
+from touchstone.runtime.progress import progress
+from touchstone.settings.checks import Validation
 
 FILE = "groups.jsonl"
 

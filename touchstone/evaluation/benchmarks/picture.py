@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from touchstone.evaluation.pictures import BLUE, DPI, GREY, INK, LABEL
+from touchstone.pages.figures import BLUE, DPI, GREY, INK, LABEL
 
 COLOURS = {"subset": BLUE, "part": GREY, "mean": GREY, "total": INK}
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 
 from touchstone.gate.checks.check import Check, Details, Status
 from touchstone.gate.checks.pairs import Pairs
-from touchstone.groups import Message
 from touchstone.model.card import Centering
-from touchstone.runtime.files import digest_value
 from touchstone.settings.gates import Gates
 from touchstone.statistics import Floats
 
@@ -27,12 +24,6 @@ class Scored(Protocol):
     def centered(self) -> float: ...
     @property
     def truncated(self) -> bool: ...
-
-
-def normalised_prompt(prompt: Iterable[Message]) -> str:
-    """Digest of a prompt after NFKC, casefold and collapsed whitespace: equal for prompts that read the same."""
-    turns = [[m.role, " ".join(unicodedata.normalize("NFKC", m.content).casefold().split())] for m in prompt]
-    return digest_value(turns)[:24]
 
 
 def integrity(

@@ -10,8 +10,8 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
 from touchstone import statistics
-from touchstone.evaluation import metrics
 from touchstone.evaluation.pictures import paint_lengths, paint_margins, paint_reliability
+from touchstone.evaluation.rows import Row, completions
 from touchstone.pages.svg import figure, svg
 from touchstone.statistics import Floats
 
@@ -21,9 +21,7 @@ SURE = (0.0001, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)
 UNSURE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
-def pictures(
-    rows: Sequence[metrics.Row], champion_differences: Floats | None, record: Mapping[str, Any]
-) -> dict[str, bytes]:
+def pictures(rows: Sequence[Row], champion_differences: Floats | None, record: Mapping[str, Any]) -> dict[str, bytes]:
     """The page's pictures as SVG by file name; none where the holdout could not be measured.
 
     Args:
@@ -41,7 +39,7 @@ def pictures(
     # A champion whose scores aren't finite is an error of its check: there is nothing to draw beside the candidate.
     if champion_differences is not None and np.isfinite(champion_differences).all():
         other = champion_differences[decided] / record["facts"]["champion_temperature"]
-    rewards, tokens, _ = zip(*metrics.completions(rows).values(), strict=True)
+    rewards, tokens, _ = zip(*completions(rows).values(), strict=True)
     return {
         "reliability.svg": _reliability(every, np.array([row.strength for row in rows]), temperature),
         "margins.svg": _margins(found / temperature, other),

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from touchstone.evaluation.pictures import BLUE, INK, ORANGE
 from touchstone.gate.page.bars import Side
+from touchstone.pages.figures import BLUE, INK, ORANGE
 from touchstone.pages.text import number, percent, points
 
 Kind = Literal["share", "points", "count", "number"]

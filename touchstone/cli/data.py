@@ -1,0 +1,82 @@
+"""`touchstone data`: bring comparisons into data/, and look at them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from touchstone import settings as settings_module
+from touchstone.cli.options import Json, Overrides, current_settings
+from touchstone.runtime.files import pretty_json
+
+data_app = typer.Typer(help="Bring comparisons into data/, and look at them.", no_args_is_help=True)
+
+
+def _import(overrides: list[str] | None) -> None:
+    from touchstone.pipeline.data import import_data
+
+    root, chosen = settings_module.checked_root(), current_settings(overrides)
+    summary = import_data(chosen, root)
+    typer.echo(summary)
+    if settings_module.load(root / "params.yaml").data != chosen.data:
+        words = " ".join(overrides or [])
+        typer.echo(
+            f"params.yaml still names another source: `touchstone configure {words}` makes this one the default"
+        )
+
+
+@data_app.command("import")
+def data_import(
+    source: Annotated[
+        str | None, typer.Argument(help="A choice in configs/data/; default: the one in params.yaml")
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Read a source into data/ and write data.dvc.
+
+    Example: touchstone data import ukpconvarg1 data.path=../ukpconvarg1
+    """
+    if source is not None and "=" in source:
+        raise typer.BadParameter(f"{source} is a setting, not a source: name the source first", param_hint="SOURCE")
+    _import([f"data={source}", *(overrides or [])] if source else None)
+
+
+@data_app.command("sandbox")
+def data_sandbox(overrides: Overrides = None) -> None:
+    """Generate the sandbox into data/ and write data.dvc.
+
+    Example: touchstone data sandbox data.label_noise=0.1
+    """
+    _import(["data=sandbox", *(overrides or [])])
+
+
+@data_app.command("page")
+def data_page(
+    previous: Annotated[
+        str | None, typer.Option(help="Also say what has changed since this git revision, run or folder.")
+    ] = None,
+) -> None:
+    """Write the data page: what came in, what was set aside, who judged, what the seven sets hold.
+
+    Example: touchstone data page --previous HEAD~1
+    """
+    from touchstone.pipeline.data_versions import write_page
+
+    typer.echo(f"data page: {write_page(settings_module.checked_root(), current_settings(None), previous)}")
+
+
+@data_app.command("diff")
+def data_diff(
+    previous: Annotated[str, typer.Argument(help="A git revision, a run's id, or a folder with groups.parquet.")],
+    current: Annotated[str | None, typer.Argument(help="The same; default: build/.", show_default=False)] = None,
+    json: Json = False,
+) -> None:
+    """Say what has changed between two versions of the data: groups, labels, leaks, drift.
+
+    Example: touchstone data diff HEAD~1
+    """
+    from touchstone.pipeline.data_versions import differ
+
+    found = differ(settings_module.checked_root(), previous, current)
+    typer.echo(pretty_json(found.to_json()) if json else found.render(), nl=not json)

@@ -1,0 +1,27 @@
+"""`touchstone serve`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from touchstone import settings as settings_module
+from touchstone.cli.main import app
+from touchstone.cli.options import current_settings
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on; loopback by default.")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port to listen on.")] = None,
+    name: Annotated[str | None, typer.Option(help="Registered model; default: the one in params.yaml.")] = None,
+) -> None:
+    """Serve the champion, and follow it when it changes.
+
+    Example: touchstone serve --port 8200
+    """
+    from touchstone.serving import serve as run_server
+
+    root, chosen = settings_module.checked_root(), current_settings(None)
+    run_server(root, chosen, name=name or chosen.name, host=host or chosen.serve.host, port=port or chosen.serve.port)

@@ -1,0 +1,118 @@
+""""""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from touchstone import settings
+from touchstone import statistics as st
+from touchstone.evaluation.baselines import (
+    MODEL,
+    baseline_differences,
+)
+from touchstone.evaluation.metrics import by_annotators, measure, rounded
+from touchstone.evaluation.pictures import accuracy_chart, margin_histogram, reliability_diagram, reward_against_length
+from touchstone.evaluation.rows import Row, completions, score_rows, write_rows
+from touchstone.groups import Group, read_parquet
+from touchstone.model.scoring import Scorer, as_item, prepare
+from touchstone.runtime.files import write_atomic, write_folder, write_json
+
+
+def evaluate_set(
+    scorer: Scorer, groups: Sequence[Group], train: Sequence[Group], calibration: Sequence[Group]
+) -> tuple[list[Row], dict[str, Any]]:
+    """Score groups with a sealed artifact: rows and metrics (see `score_rows` and `measure`)."""
+    scores = scorer.raw([as_item(group) for group in groups], description=f"score {len(groups):,} groups")
+    rows = score_rows(groups, scores)
+    fitted = scorer.card.calibration
+    metrics = measure(rows, baseline_differences(groups, train, calibration), fitted.temperature, fitted.pairs)
+    return rows, {**metrics, "annotators": by_annotators(groups, scores, train)}
+
+
+def draw(rows: Sequence[Row], metrics: Mapping[str, Any], temperature: float, subject: str) -> dict[str, bytes]:
+    """The pictures of one evaluation, as PNG bytes by file name.
+
+    Args:
+        subject: the set's name, for the titles ("validation").
+    """
+    every = np.array([row.difference for row in rows])
+    found = np.array([row.difference for row in rows if row.chosen is not None])
+    confidence = st.probability(np.abs(every), temperature)
+    rewards, tokens, _ = zip(*completions(rows).values(), strict=True)
+    accuracies = {MODEL: metrics, **metrics["baselines"]}
+    pairs = f"{metrics['pairs']:,} {subject} comparisons"
+    return {
+        "accuracy.png": accuracy_chart(
+            {
+                name: (result["accuracy"], st.Interval(result["accuracy_low"], result["accuracy_high"]))
+                for name, result in accuracies.items()
+            },
+            subject=f"{metrics['clusters']:,} {subject} prompts",
+            model=MODEL,
+        ),
+        "reliability.png": reliability_diagram(
+            confidence,
+            st.agreement(every, [row.strength for row in rows]),
+            error=metrics["calibration_error"],
+            null_error=metrics["calibration_error_null_q95"],
+            subject=pairs,
+        ),
+        "margins.png": margin_histogram(found, subject=pairs),
+        "length.png": reward_against_length(
+            tokens,
+            rewards,
+            correlation=metrics["length_correlation"],
+            subject=f"{len(rewards):,} {subject} completions",
+        ),
+    }
+
+
+def table(metrics: Mapping[str, Any]) -> str:
+    """The metrics as aligned plain text, the model and its baselines first."""
+    lines = [f"{'':<24}{'accuracy':>9}   95% interval"]
+    for name, result in {MODEL: metrics, **metrics["baselines"]}.items():
+        interval = f"{result['accuracy_low']:.3f} to {result['accuracy_high']:.3f}"
+        lines.append(f"{name.replace('_', ' '):<24}{result['accuracy']:>9.3f}   {interval}")
+    for axis, result in metrics["axes"].items():
+        lines.append(f"{'on ' + axis:<24}{result['accuracy']:>9.3f}   {result['clusters']:,} prompts")
+    for name, result in metrics.get("annotators", {}).items():
+        people = f"{result['pairs']:,} pairs judged by {result['annotators']} annotators {name} in training"
+        lines.append(f"{'by annotators ' + name:<24}{result['accuracy']:>9.3f}   {people}")
+    lines.append("")
+    null = f"(a perfect model: up to {metrics['calibration_error_null_q95']:.3f} by chance)"
+    notes = {"calibration_error": null, "log_loss": "(guessing: 0.693)", "slope": "(calibrated: 1)"}
+    for key in ("gap_closed", "log_loss", "calibration_error", "slope", "margin", "length_correlation"):
+        value, note = metrics[key], notes.get(key, "")
+        shown = f"{value:>9.3f}   {note}" if value is not None else f"{'-':>9}   {metrics['missing'].get(key, '')}"
+        lines.append(f"{key.replace('_', ' '):<24}{shown}".rstrip())
+    for key in ("pairs", "labelled_ties", "clusters"):
+        lines.append(f"{key.replace('_', ' '):<24}{metrics[key]:>9,}")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Evaluate build/artifact on the validation set into build/evaluation."""
+    options = settings.load()
+    prepare(options.train.threads)
+    build = Path("build")
+    train, calibration, validation = (
+        read_parquet(build / "splits" / f"{name}.parquet") for name in ("train", "calibration", "validation")
+    )
+    scorer = Scorer.load(build / "artifact")
+    rows, metrics = evaluate_set(scorer, validation, train, calibration)
+    pictures = draw(rows, metrics, scorer.card.calibration.temperature, "validation")
+
+    def fill(folder: Path) -> None:
+        write_rows(folder / "rows.parquet", rows)
+        write_json(folder / "metrics.json", {"artifact": scorer.card.digest, **rounded(metrics)})
+        (folder / "plots").mkdir()
+        for name, picture in pictures.items():
+            write_atomic(folder / "plots" / name, picture)
+
+    write_folder(build / "evaluation", fill)
+    sys.stdout.write(table(metrics))

@@ -1,0 +1,55 @@
+"""The check `cross_fit`: the floor over every cluster, out of fold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from touchstone import statistics
+from touchstone.evaluation.cross_fitting import BASELINES, SCHEMA, CrossFit, _table
+from touchstone.evaluation.rows import ROW_SCHEMA, Row
+from touchstone.gate import checks
+from touchstone.gate.checks import Check, Pairs
+from touchstone.settings.gates import Gates
+from touchstone.statistics import Floats
+
+
+def pairs_of(found: CrossFit) -> Pairs:
+    """Every judged pair, D divided by the T of the model that scored it, so that T = 1 for all.
+
+    Each model has a scale of its own: D of two models are in different units, and D / T are log odds in both.
+    """
+    return _pairs(_table(found))
+
+
+def read_pairs(path: Path) -> tuple[Pairs, dict[str, Floats]]:
+    """`pairs_of` and the baselines' D again, from what `write` wrote."""
+    table = pq.read_table(path, schema=SCHEMA)
+    known = [name for name in BASELINES if table[name].null_count == 0]
+    return _pairs(table), {name: np.asarray(table[name].to_numpy(), dtype=np.float64) for name in known}
+
+
+def cross_fitted(pairs_of: Pairs, baselines: Mapping[str, Floats], limits: Gates) -> Check:
+    """The check `floor` over every cluster out of fold.
+
+    The bounds speak of other prompts and these K models: that another training set would have given other models is
+    not in them, and no unbiased estimate of that exists (Bengio and Grandvalet 2004).
+
+    Args:
+        baselines: D of each pair of `longer_wins` and `linear`.
+    """
+    _, clusters = pairs_of.credits()
+    credits = {name: statistics.credit(values[pairs_of.decided]) for name, values in baselines.items()}
+    found = checks.floor(pairs_of, {name: statistics.accuracy(row, clusters) for name, row in credits.items()}, limits)
+    return replace(found, name="cross_fit", reason=f"By models that had not seen the prompts: {found.reason}")
+
+
+def _pairs(table: pa.Table) -> Pairs:
+    rows = [Row(**row) for row in table.select(ROW_SCHEMA.names).to_pylist()]
+    differences = np.array([row.difference for row in rows]) / table["temperature"].to_numpy()
+    return Pairs([row.cluster_id for row in rows], differences, np.array([row.strength for row in rows]), 1.0)

@@ -1,0 +1,17 @@
+"""What is sealed."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from touchstone.settings.section import (
+    PositiveInt,
+    Section,
+)
+
+
+class Seal(Section):
+    """What the sealed artifact carries."""
+
+    self_test_vectors: PositiveInt
+    score_precision: Literal["fp32", "bf16"]
