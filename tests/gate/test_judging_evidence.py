@@ -12,6 +12,7 @@ import pytest
 from touchstone.evaluation import labelling
 from touchstone.gate import disagreements, leaks, probes, rows
 from touchstone.gate.checks import Check
+from touchstone.gate.disagreements import short_slices
 from touchstone.groups import Comparison, Completion, Group, Message, make_group
 from touchstone.model.scoring import RawScore
 
@@ -200,7 +201,7 @@ def test_slices_that_were_too_small_are_asked_for_first(tmp_path: Path) -> None:
     groups = [group(f"Question {number}", axis="safety" if number % 5 == 0 else "help") for number in range(50)]
     own, champion = scored(groups, *[(1.0, 0.0)] * 50), scored(groups, *[(0.0, 1.0)] * 50)
     small = Check("slices", "undecided", "small", table=({"slice": "axis=safety", "status": "undecided"},))
-    found = labelling.labels_to_collect(groups, own, champion, (1.0, 1.0), [small])
+    found = labelling.labels_to_collect(groups, own, champion, (1.0, 1.0), short_slices([small]))
     assert [entry["why"] for entry in found[:10]] == ["slice axis=safety is too small"] * 10
     assert len(found) == 50
     labelling.write_labels(tmp_path / "labels.jsonl", found)

@@ -407,7 +407,7 @@ def test_a_registered_public_model_is_released_and_served_like_ours(public: Path
     assert list(released.scores) == pytest.approx(sealed, abs=1e-4)
     why = Override("Ada L.", "its publisher names its training data, and ours is not in it")
     assert candidates.promote(project, settings, "2", NAME, why).promoted
-    assert open_registry(project).aliases(NAME) == {"challenger": 2, "champion": 2, "previous": 1}
+    assert open_registry(project).aliases(NAME) == {"champion": 2, "previous": 1}
 
 
 @pytest.mark.slow

@@ -117,7 +117,7 @@ def command(artifact: Path, groups: list[Group], folder: Path, *options: str) ->
     write_parquet(folder / "groups.parquet", groups)
     arguments = [artifact, folder / "groups.parquet", folder / "scores.parquet", "--threads", "1", *options]
     subprocess.run(
-        [sys.executable, "-m", "touchstone.model.scoring", *map(str, arguments)], check=True, capture_output=True
+        [sys.executable, "-m", "touchstone.model.score_files", *map(str, arguments)], check=True, capture_output=True
     )
     return read_scores(folder / "scores.parquet", groups)
 

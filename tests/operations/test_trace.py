@@ -228,7 +228,7 @@ def test_a_blocked_run_is_promoted_from_what_it_left(template: Path, tmp_path: P
     shutil.rmtree(root / "build")
     found = candidates.promote(root, chosen(root), record["id"], NAME, WHY)
     assert found.promoted
-    assert registry.aliases(NAME) == {"challenger": 1, "champion": 1}
+    assert registry.aliases(NAME) == {"champion": 1}
     assert not run.workspace.exists()
     with temporary_endpoint(root, chosen(root), NAME) as client:
         served = chosen(root).serve.model_copy(update={"port": int(client.url.rpartition(":")[2])})

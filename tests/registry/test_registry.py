@@ -171,6 +171,19 @@ def test_two_aliases_move_together_or_not_at_all(registry: Registry) -> None:
     assert registry.aliases(NAME) == {"champion": 2, "previous": 1}
 
 
+def test_an_alias_is_taken_away_by_a_decided_move(registry: Registry) -> None:
+    for seed in (0, 1):
+        publish(registry, seed)
+    registry.set_alias(NAME, "challenger", 2, expected=None)
+    with pytest.raises(RegistryError, match="points at version 2, not at version 1"):
+        registry.set_aliases(NAME, {"challenger": None}, {"challenger": 1})
+    for _ in range(2):  # the same call again does nothing
+        registry.set_aliases(NAME, {"challenger": None}, {"challenger": 2})
+    assert registry.aliases(NAME) == {}
+    assert [entry["event"] for entry in ledger.read(registry.ledger)] == ["aliases", "applied"] * 2
+    assert verify_releases(registry, NAME).faults == ()
+
+
 def test_a_move_that_was_decided_and_interrupted_is_made_by_the_next_writer(registry: Registry) -> None:
     for seed in (0, 1):
         publish(registry, seed)

@@ -42,7 +42,7 @@ def test_an_override_is_one_entry_before_the_alias_moves_and_changes_no_verdict(
 
     found = release(registry.root, SETTINGS, version, decision, reference(), WHY)
     assert found.promoted
-    assert registry.aliases(NAME) == {"challenger": 1, "champion": 1}
+    assert registry.aliases(NAME) == {"champion": 1}
     assert "by an override of the verdict REJECT" in found.summary
     assert events(registry) == ["override", "aliases", "applied", "aliases", "applied", "released"]
     entry = ledger.read(registry.ledger)[0]

@@ -17,6 +17,7 @@ from touchstone.gate.checks import Verdict
 from touchstone.gate.record import Decision, load_decision
 from touchstone.groups import read_parquet, write_parquet
 from touchstone.model.card import read
+from touchstone.operations.verify import verify_releases
 from touchstone.pipeline import steps, workspace
 from touchstone.registry import Registry, Version
 from touchstone.release import Release, admit, promote, release
@@ -46,7 +47,7 @@ def test_a_judged_version_becomes_champion_once_it_is_served_as_judged(registry:
 
     assert found.promoted
     assert (found.version, found.digest, found.previous) == (1, version.digest, None)
-    assert registry.aliases(NAME) == {"challenger": 1, "champion": 1}
+    assert registry.aliases(NAME) == {"champion": 1}
     parity, mean = found.checks
     assert (parity.name, parity.status, parity.n) == ("serving_parity", "pass", 40)
     assert (mean.name, mean.status, mean.n) == ("reference_mean", "pass", read(artifact(0)).centering.n)
@@ -71,7 +72,7 @@ def test_the_next_version_replaces_it_and_an_interrupted_promotion_is_finished(r
 
     found = run(registry, second, decision)
     assert (found.promoted, found.version, found.previous) == (True, 2, 1)
-    assert registry.aliases(NAME) == {"challenger": 2, "champion": 2, "previous": 1}
+    assert registry.aliases(NAME) == {"champion": 2, "previous": 1}
     assert "version 2 is the champion instead of version 1" in found.summary
     assert events(registry)[-1] == "released"
 
@@ -197,6 +198,38 @@ def test_another_reference_set_is_refused_before_anything_moves(registry: Regist
     with pytest.raises(GateError, match="not the reference set"):
         release(registry.root, SETTINGS, version, decide(registry.root, version, None), other)
     assert registry.aliases(NAME) == {}
+
+
+@pytest.mark.parametrize(
+    "killed", ["before the decision", "after the decision", "during the move", "by an old version"]
+)
+def test_a_champion_is_no_challenger_any_more_whoever_was_killed(registry: Registry, killed: str) -> None:
+    first, second = publish(registry, 0), publish(registry, 1)
+    promote(registry, first, decide(registry.root, first, None))
+    decision = decide(registry.root, second, first)
+    registry.set_alias(NAME, "challenger", 2, expected=None)
+    moves = {"challenger": {"from": 2, "to": None}}
+    if killed == "by an old version":  # which left the alias where it was
+        registry.set_aliases(NAME, {"champion": 2, "previous": 1}, {"champion": 1})
+    else:
+        moves |= {"champion": {"from": 1, "to": 2}, "previous": {"from": None, "to": 1}}
+    if killed in ("after the decision", "during the move"):
+        ledger.append(registry.ledger, {"event": "aliases", "name": NAME, "moves": moves, "why": {}})
+    if killed == "during the move":
+        client = MlflowClient(registry.uri)
+        client.set_registered_model_alias(NAME, "champion", "2")
+        client.delete_registered_model_alias(NAME, "challenger")
+    assert promote(registry, second, decision) == 1
+    assert registry.aliases(NAME) == {"champion": 2, "previous": 1}
+    assert verify_releases(registry, NAME).faults == ()
+    assert [entry["moves"] for entry in ledger.read(registry.ledger) if entry["event"] == "aliases"][-1] == moves
+
+
+def test_another_version_stays_challenger(registry: Registry) -> None:
+    first, second = publish(registry, 0), publish(registry, 1)
+    registry.set_alias(NAME, "challenger", second.version, expected=None)
+    promote(registry, first, decide(registry.root, first, None))
+    assert registry.aliases(NAME) == {"challenger": 2, "champion": 1}
 
 
 def test_a_champion_promoted_again_keeps_its_previous(registry: Registry) -> None:

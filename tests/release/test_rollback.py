@@ -47,13 +47,17 @@ def test_the_recorded_previous_is_champion_again_and_a_running_endpoint_follows(
         client.wait_for("champion", 1, 30.0)
     assert (done.version, done.replaced, done.moved) == (1, 2, True)
     assert list(done.scores) == pytest.approx([vector.reward for vector in read(artifact(0)).self_test], abs=1e-4)
-    assert registry.aliases(NAME) == {"challenger": 1, "champion": 1, "previous": 2}
+    assert registry.aliases(NAME) == {"champion": 1, "previous": 2}
     entry = ledger.read(registry.ledger)[-1]
     assert (entry["event"], entry["version"], entry["from"], entry["reason"]) == ("rolled_back", 1, 2, WHY)
     assert entry["artifact"] == read(artifact(0)).digest
     assert entry["scores"] == list(done.scores)
     moves = [e["moves"] for e in ledger.read(registry.ledger) if e["event"] == "aliases"]
-    assert moves[-1] == {"champion": {"from": 2, "to": 1}, "previous": {"from": 1, "to": 2}}
+    assert moves[-1] == {
+        "champion": {"from": 2, "to": 1},
+        "previous": {"from": 1, "to": 2},
+        "challenger": {"from": 1, "to": None},
+    }
 
     # Again: it is done, and never forward to the version that was rolled back.
     count = len(events(registry))
@@ -89,7 +93,7 @@ def test_an_interrupted_rollback_is_finished(registry: Registry, killed_after: s
         registry.set_aliases(NAME, {"champion": 1, "previous": 2}, {"champion": 2, "previous": 1}, why)
     done = rollback(registry.root, SETTINGS, NAME, reason="asked again in other words")
     assert (done.version, done.replaced, done.moved) == (1, 2, True)
-    assert registry.aliases(NAME) == {"challenger": 1, "champion": 1, "previous": 2}
+    assert registry.aliases(NAME) == {"champion": 1, "previous": 2}
     entries = ledger.read(registry.ledger)
     assert [entry["event"] for entry in entries].count("rolled_back") == 1
     assert entries[-1]["reason"] == WHY
@@ -133,7 +137,7 @@ def test_a_champion_whose_alias_was_taken_away_is_restored(registry: Registry) -
     done = back(registry, to=2)
     assert (done.version, done.replaced, done.moved) == (2, None, True)
     assert "from no champion to version 2" in done.summary
-    assert registry.aliases(NAME) == {"challenger": 2, "champion": 2, "previous": 1}
+    assert registry.aliases(NAME) == {"champion": 2, "previous": 1}
     assert verify_releases(registry, NAME).faults == ()
     assert back(registry).moved is False
 

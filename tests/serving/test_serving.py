@@ -294,6 +294,18 @@ def test_a_score_that_is_not_finite_is_a_typed_error(registry: Registry) -> None
     asyncio.run(scenario())
 
 
+def test_a_version_with_two_aliases_is_loaded_once(tmp_path: Path) -> None:
+    registry = open_registry(tmp_path)
+    aliases = ("champion", "challenger")
+    live = Live(registry, NAME, tokens_per_batch=1024)
+    for seed in (0, 1):
+        version = publish(registry, seed).version
+        registry.set_aliases(NAME, dict.fromkeys(aliases, version), dict.fromkeys(aliases, seed or None))
+        live.open()
+        assert live.served["champion"].version.version == version
+        assert live.served["challenger"] is live.served["champion"]
+
+
 def test_a_deleted_champion_keeps_being_served_and_is_reported(tmp_path: Path) -> None:
     registry = open_registry(tmp_path)
     publish(registry, 0)

@@ -1,0 +1,1 @@
+"""The `touchstone` command; heavy libraries are imported inside the commands, so that `--help` answers at once."""

@@ -9,10 +9,10 @@ import typer
 
 from touchstone import settings as settings_module
 
-bench_app = typer.Typer(help="Measure, and write benchmarks/results/.", no_args_is_help=True)
+app = typer.Typer(help="Measure, and write benchmarks/results/.", no_args_is_help=True)
 
 
-@bench_app.command("train", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command("train", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def bench_train(context: typer.Context) -> None:
     """Pairs per second of training beside TRL; options after -- go to `python -m benchmarks.training`.
 
@@ -23,7 +23,7 @@ def bench_train(context: typer.Context) -> None:
     os.execv(sys.executable, [sys.executable, "-m", "benchmarks.training", *context.args])  # noqa: S606
 
 
-@bench_app.command("data", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command("data", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def bench_data(context: typer.Context) -> None:
     """Import, validate and split a million generated groups; options after -- go to `python -m benchmarks.data`.
 

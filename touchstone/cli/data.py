@@ -10,7 +10,7 @@ from touchstone import settings as settings_module
 from touchstone.cli.options import Json, Overrides, current_settings
 from touchstone.runtime.files import pretty_json
 
-data_app = typer.Typer(help="Bring comparisons into data/, and look at them.", no_args_is_help=True)
+app = typer.Typer(help="Bring comparisons into data/, and look at them.", no_args_is_help=True)
 
 
 def _import(overrides: list[str] | None) -> None:
@@ -26,7 +26,7 @@ def _import(overrides: list[str] | None) -> None:
         )
 
 
-@data_app.command("import")
+@app.command("import")
 def data_import(
     source: Annotated[
         str | None, typer.Argument(help="A choice in configs/data/; default: the one in params.yaml")
@@ -42,7 +42,7 @@ def data_import(
     _import([f"data={source}", *(overrides or [])] if source else None)
 
 
-@data_app.command("sandbox")
+@app.command("sandbox")
 def data_sandbox(overrides: Overrides = None) -> None:
     """Generate the sandbox into data/ and write data.dvc.
 
@@ -51,7 +51,7 @@ def data_sandbox(overrides: Overrides = None) -> None:
     _import(["data=sandbox", *(overrides or [])])
 
 
-@data_app.command("page")
+@app.command("page")
 def data_page(
     previous: Annotated[
         str | None, typer.Option(help="Also say what has changed since this git revision, run or folder.")
@@ -66,7 +66,7 @@ def data_page(
     typer.echo(f"data page: {write_page(settings_module.checked_root(), current_settings(None), previous)}")
 
 
-@data_app.command("diff")
+@app.command("diff")
 def data_diff(
     previous: Annotated[str, typer.Argument(help="A git revision, a run's id, or a folder with groups.parquet.")],
     current: Annotated[str | None, typer.Argument(help="The same; default: build/.", show_default=False)] = None,

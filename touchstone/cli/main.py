@@ -18,10 +18,9 @@ from typing import Annotated
 import typer
 
 from touchstone import settings as settings_module
-from touchstone.cli import models, release
-from touchstone.cli.bench import bench_app
-from touchstone.cli.data import data_app
+from touchstone.cli import bench, data, models, release
 from touchstone.cli.options import Json, Overrides
+from touchstone.cli.serve import serve
 from touchstone.errors import TouchstoneError
 from touchstone.runtime.files import pretty_json, write_atomic
 
@@ -31,8 +30,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-app.add_typer(data_app, name="data")
-app.add_typer(bench_app, name="bench")
+app.add_typer(data.app, name="data")
+app.add_typer(bench.app, name="bench")
 
 
 @app.command()
@@ -81,6 +80,7 @@ def retrain(
 
 app.command()(models.seal)
 app.command()(models.judge)
+app.command()(serve)
 app.registered_commands += release.app.registered_commands
 
 
@@ -94,7 +94,3 @@ def main() -> None:
     except subprocess.CalledProcessError as error:
         typer.echo(f"error: {error.cmd[0]} ended with exit code {error.returncode}", err=True)
         sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from touchstone import settings as settings_module
+from touchstone.cli.options import Json
 from touchstone.errors import PipelineError
 from touchstone.pipeline.adopted import judge_artifact, register_artifact, run_benchmark, shown
 from touchstone.runtime.files import pretty_json
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     pass
 
 BenchmarkName = Literal["reward_bench_2", "rm_bench", "llm_bar", "judge_bench"]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for another program.")]
 
 
 def seal(

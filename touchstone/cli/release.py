@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from touchstone import settings as settings_module
+from touchstone.cli.options import Json
 from touchstone.errors import ArtifactError
 from touchstone.runtime.files import pretty_json
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:  # seconds of imports
 
 app = typer.Typer()
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for another program.")]
 Name = Annotated[str | None, typer.Option(help="Registered model; default: the one in params.yaml.")]
 
 

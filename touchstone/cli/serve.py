@@ -7,11 +7,9 @@ from typing import Annotated
 import typer
 
 from touchstone import settings as settings_module
-from touchstone.cli.main import app
 from touchstone.cli.options import current_settings
 
 
-@app.command()
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on; loopback by default.")] = None,
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port to listen on.")] = None,

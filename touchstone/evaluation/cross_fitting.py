@@ -1,7 +1,7 @@
 """Evidence where the sets are too small to judge by: every comparison scored by a model that never saw its cluster.
 
     found = cross_fit(build, settings, work)
-    check = cross_fitted(pairs_of(found), found.baselines, settings.gates)
+    write(found, work / "cross_fit.parquet")
 
 Everything judged is pooled (reference and canary stay apart) and cut into K folds of whole clusters. For each fold a
 model of the candidate's recipe learns from the other folds, by the product's own stages in fresh processes, and scores
@@ -32,9 +32,8 @@ from scipy.sparse import csgraph
 from touchstone.data.prompts import normalised_prompt
 from touchstone.data.splits import is_held_out, linked_clusters, read_prompts
 from touchstone.errors import GateError
-from touchstone.evaluation import rows as rows_module
 from touchstone.evaluation.baselines import BEST_POSSIBLE, LinearBaseline, bayes_optimal, longer_wins
-from touchstone.evaluation.rows import ROW_SCHEMA, score_rows
+from touchstone.evaluation.rows import ROW_SCHEMA, differences, score_rows
 from touchstone.groups import Group, judged_pairs, read_parquet, set_digest, write_parquet
 from touchstone.model import card as cards
 from touchstone.model.score_files import read_scores
@@ -145,7 +144,7 @@ def cross_fit(build: Path, settings: Settings, work: Path, folds: int = FOLDS) -
 
 def write(found: CrossFit, path: Path) -> None:
     """Write one row per judged pair, with SCHEMA."""
-    pq.write_table(_table(found), path, compression="zstd")
+    pq.writeto_table(to_table(found), path, compression="zstd")
 
 
 def join_near(pool: Sequence[Group], threshold: float, folder: Path) -> dict[str, str]:
@@ -322,7 +321,15 @@ def _stages(build: Path, settings: Settings) -> list[tuple[str, list[str]]]:
         ("sealing", [*python, "touchstone.model.sealing"]),
         (
             "scoring",
-            [*python, "touchstone.model.scoring", "build/artifact", "scored.parquet", SCORES, "--threads", threads],
+            [
+                *python,
+                "touchstone.model.score_files",
+                "build/artifact",
+                "scored.parquet",
+                SCORES,
+                "--threads",
+                threads,
+            ],
         ),
     ]
 
@@ -392,13 +399,13 @@ def _baselines(pool: Sequence[Group], fold_of: Sequence[int], folds: int) -> dic
         others = [group for group, place in zip(pool, fold_of, strict=True) if place != fold]
         rewards["longer_wins"].append(longer_wins(scored, others))
         rewards["linear"].append(LinearBaseline.fit(others).score(scored))
-    found = {name: rows_module.differences(pool, _in_order(fold_of, by_fold)) for name, by_fold in rewards.items()}
+    found = {name: differences(pool, _in_order(fold_of, by_fold)) for name, by_fold in rewards.items()}
     if (gold := bayes_optimal(pool)) is not None:
-        found[BEST_POSSIBLE] = rows_module.differences(pool, gold)
+        found[BEST_POSSIBLE] = differences(pool, gold)
     return found
 
 
-def _table(found: CrossFit) -> pa.Table:
+def to_table(found: CrossFit) -> pa.Table:
     folds = [
         fold for group, fold in zip(found.groups, found.fold_of, strict=True) for _ in range(len(judged_pairs(group)))
     ]

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from touchstone import statistics
-from touchstone.gate.checks import Check
-from touchstone.gate.disagreements import _short_slices
 from touchstone.groups import Group, judged_pairs
 from touchstone.model.scoring import RawScore
 from touchstone.runtime.files import canonical_json, write_atomic
@@ -30,7 +28,7 @@ def labels_to_collect(
     scores: Rewards,
     champion: Rewards | None,
     temperatures: tuple[float, float | None],
-    checks: Sequence[Check],
+    short_slices: Collection[str],
 ) -> list[dict[str, Any]]:
     """The prompts whose labels would tell most about what is open, the most useful first.
 
@@ -42,17 +40,17 @@ def labels_to_collect(
 
     Args:
         temperatures: the candidate's T, and the champion's where there is one.
+        short_slices: names of the slices that are undecided for want of prompts ("axis=safety").
     """
-    short = _short_slices(checks)
-    found: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
     for place, group in enumerate(groups):
         values = list(_values(group, scores[place], champion[place] if champion is not None else None, temperatures))
         if values:
             missing = sorted(
-                name for name in short if name == f"axis={group.axis}" or name == f"source={group.source}"
+                name for name in short_slices if name == f"axis={group.axis}" or name == f"source={group.source}"
             )
             why = f"slice {missing[0]} is too small" if missing else _WHY[champion is not None]
-            found.append(
+            entries.append(
                 {
                     "group_id": group.id,
                     "prompt": [{"role": turn.role, "content": turn.content} for turn in group.prompt],
@@ -62,8 +60,8 @@ def labels_to_collect(
                     "value": round(max(value for *_, value in values), 6),
                 }
             )
-    found.sort(key=lambda entry: (not entry["why"].startswith("slice"), _draw(entry["group_id"])))
-    return found[:MOST_PROMPTS]
+    entries.sort(key=lambda entry: (not entry["why"].startswith("slice"), _draw(entry["group_id"])))
+    return entries[:MOST_PROMPTS]
 
 
 _WHY = {True: "candidate and champion order these differently", False: "the candidate itself is undecided here"}

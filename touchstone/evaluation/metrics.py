@@ -1,10 +1,4 @@
-"""Held-out scores into evidence: one row per judged pair, metrics over them, the baselines beside the model.
-
-    python -m touchstone.evaluation.metrics        # build/artifact + build/splits -> build/evaluation
-
-Scores the validation set only: rows.parquet, metrics.json and plots/ come out. The holdout is `judge`'s, which
-computes the same rows and metrics with the functions here.
-"""
+"""Metrics over rows, the baselines beside the model: the same numbers for `evaluate` and for the judge."""
 
 from __future__ import annotations
 
@@ -19,11 +13,9 @@ from touchstone.errors import DataError, ModelError
 from touchstone.evaluation.baselines import (
     BEST_POSSIBLE,
 )
-from touchstone.evaluation.report import main
 from touchstone.evaluation.rows import Row, completions, score_rows
 from touchstone.groups import Group
 from touchstone.model.scoring import RawScore
-from touchstone.runtime.stage import run_stage
 
 LEVEL = 0.95
 DRAWS = 2_000
@@ -187,7 +179,3 @@ def rounded(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: rounded(item) for key, item in value.items()}
     return value
-
-
-if __name__ == "__main__":
-    run_stage(main)

@@ -1,4 +1,10 @@
-""""""
+"""The stage `evaluate`: held-out scores into evidence, with the baselines beside the model.
+
+    python -m touchstone.evaluation        # build/artifact + build/splits -> build/evaluation
+
+Scores the validation set only: rows.parquet, metrics.json and plots/ come out. The holdout is the gate's, which
+computes the same rows and metrics.
+"""
 
 from __future__ import annotations
 

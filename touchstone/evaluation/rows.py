@@ -71,7 +71,7 @@ def score_rows(groups: Sequence[Group], scores: Sequence[Sequence[RawScore]]) ->
     """One row per judged pair, labelled ties included, in the order of groups.
 
     Args:
-        scores: per group one score per completion, as `scoring.raw_scores` gives them.
+        scores: per group one score per completion, as `model.scoring.raw_scores` gives them.
     """
     rows = []
     for place, group, pair in _pairs(groups):

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from touchstone import statistics
-from touchstone.evaluation.cross_fitting import BASELINES, SCHEMA, CrossFit, _table
+from touchstone.evaluation.cross_fitting import BASELINES, SCHEMA, CrossFit, to_table
 from touchstone.evaluation.rows import ROW_SCHEMA, Row
 from touchstone.gate import checks
 from touchstone.gate.checks import Check, Pairs
@@ -19,12 +19,12 @@ from touchstone.settings.gates import Gates
 from touchstone.statistics import Floats
 
 
-def pairs_of(found: CrossFit) -> Pairs:
+def pairs_of(fit: CrossFit) -> Pairs:
     """Every judged pair, D divided by the T of the model that scored it, so that T = 1 for all.
 
     Each model has a scale of its own: D of two models are in different units, and D / T are log odds in both.
     """
-    return _pairs(_table(found))
+    return _pairs(to_table(fit))
 
 
 def read_pairs(path: Path) -> tuple[Pairs, dict[str, Floats]]:
@@ -34,7 +34,7 @@ def read_pairs(path: Path) -> tuple[Pairs, dict[str, Floats]]:
     return _pairs(table), {name: np.asarray(table[name].to_numpy(), dtype=np.float64) for name in known}
 
 
-def cross_fitted(pairs_of: Pairs, baselines: Mapping[str, Floats], limits: Gates) -> Check:
+def cross_fitted(pairs: Pairs, baselines: Mapping[str, Floats], limits: Gates) -> Check:
     """The check `floor` over every cluster out of fold.
 
     The bounds speak of other prompts and these K models: that another training set would have given other models is
@@ -43,10 +43,10 @@ def cross_fitted(pairs_of: Pairs, baselines: Mapping[str, Floats], limits: Gates
     Args:
         baselines: D of each pair of `longer_wins` and `linear`.
     """
-    _, clusters = pairs_of.credits()
-    credits = {name: statistics.credit(values[pairs_of.decided]) for name, values in baselines.items()}
-    found = checks.floor(pairs_of, {name: statistics.accuracy(row, clusters) for name, row in credits.items()}, limits)
-    return replace(found, name="cross_fit", reason=f"By models that had not seen the prompts: {found.reason}")
+    _, clusters = pairs.credits()
+    credits = {name: statistics.credit(values[pairs.decided]) for name, values in baselines.items()}
+    floor = checks.floor(pairs, {name: statistics.accuracy(row, clusters) for name, row in credits.items()}, limits)
+    return replace(floor, name="cross_fit", reason=f"By models that had not seen the prompts: {floor.reason}")
 
 
 def _pairs(table: pa.Table) -> Pairs:

@@ -1,4 +1,4 @@
-"""Texts that people read after a decision: where the candidate contradicts the labels, and what to label next."""
+"""Texts that people read after a decision: where the candidate contradicts the labels."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _short_slices(checks: Sequence[Check]) -> set[str]:
+def short_slices(checks: Sequence[Check]) -> set[str]:
     """Slices that are undecided for want of prompts."""
     tables = (check.table for check in checks if check.name == "slices")
     return {str(row["slice"]) for table in tables for row in table if row["status"] == "undecided"}

@@ -34,7 +34,7 @@ class Job:
     Attributes:
         artifact, digest: the sealed artifact's folder, and what it must be.
         threads: CPU threads of the process.
-        options: command-line options of `touchstone.model.scoring`, which change batches and nothing else.
+        options: command-line options of `touchstone.model.score_files`, which change batches and nothing else.
     """
 
     artifact: Path
@@ -64,7 +64,7 @@ def in_fresh_processes(jobs: Sequence[Job], work: Path) -> list[Scores]:
         write_parquet(source, job.groups)
         files = [str(job.artifact), str(source), str(target)]
         options = ["--threads", str(job.threads), *job.options]
-        commands.append([sys.executable, "-m", "touchstone.model.scoring", *files, *options])
+        commands.append([sys.executable, "-m", "touchstone.model.score_files", *files, *options])
         targets.append(target)
     chunks = [commands[start : start + AT_ONCE] for start in range(0, len(commands), AT_ONCE)]
     for chunk in progress(chunks, "Scoring in fresh processes", total=len(chunks)):

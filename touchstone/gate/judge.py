@@ -272,7 +272,8 @@ def _labels(case: Case, scored: Scored, checks: Sequence[Check]) -> list[dict[st
         case.card.calibration.temperature,
         case.champion_card.calibration.temperature if case.champion_card else None,
     )
-    return labelling.labels_to_collect(case.groups["holdout"], scored.candidate, scored.champion, temperatures, checks)
+    short = disagreements.short_slices(checks)
+    return labelling.labels_to_collect(case.groups["holdout"], scored.candidate, scored.champion, temperatures, short)
 
 
 def _model(case: Case, settings: Settings) -> dict[str, Any]:

@@ -119,7 +119,7 @@ def script(prompt: Sequence[Message]) -> str:
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of one set: for `evaluation.measure`, and as the columns that the checks read."""
+    """The rows of one set: for `evaluation.metrics.measure`, and as the columns that the checks read."""
 
     table: pa.Table
 

@@ -1,0 +1,1 @@
+"""Text to ids to reward: networks, templates, batches, sealed artifacts, scores."""

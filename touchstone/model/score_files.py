@@ -86,7 +86,7 @@ def read_scores(path: Path, groups: Sequence[Group]) -> list[list[RawScore]]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Score a file of groups with an artifact; `arguments` are the command line's unless given."""
     parser = argparse.ArgumentParser(
-        prog="python -m touchstone.model.scoring", description="Score groups with an artifact."
+        prog="python -m touchstone.model.score_files", description="Score groups with an artifact."
     )
     parser.add_argument("artifact", type=Path, help="folder of a sealed artifact")
     parser.add_argument("groups", type=Path, help="groups as Parquet")

@@ -1,11 +1,4 @@
-"""Offline scores: the one place where texts become rewards, for sealing, evaluation, judging and the endpoint.
-
-    python -m touchstone.model.scoring ARTIFACT GROUPS.parquet SCORES.parquet
-    python -m touchstone.model.scoring ARTIFACT GROUPS.parquet SCORES.parquet --batching 8 --reverse
-
-The command scores in a process of its own, so that nothing a trainer left in memory can enter a number. Its options
-change how texts are batched, which must not change what they score.
-"""
+"""Offline scores: the one place where texts become rewards, for sealing, evaluation, judging and the endpoint."""
 
 from __future__ import annotations
 

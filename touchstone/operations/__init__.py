@@ -1,0 +1,1 @@
+"""After a promotion: verdicts verified again, versions traced to their data. Nothing here changes a model."""

@@ -1,7 +1,7 @@
 """Aliases that move by compare-and-set, and the release ledger that remembers every move.
 
 Entries of the ledger (`name` is the model's):
-    aliases   a decision to move aliases: {alias: {"from": version or null, "to": version}} and why
+    aliases   a decision to move aliases: {alias: {"from": version or null, "to": version or null}} and why
     applied   the aliases of that entry have been set
     found     an alias was found elsewhere than the ledger says: somebody used MLflow's own page
 
@@ -39,11 +39,13 @@ def move(
     client: MlflowClient,
     path: Path,
     name: str,
-    targets: Mapping[str, int],
+    targets: Mapping[str, int | None],
     expected: Mapping[str, int | None],
     why: Mapping[str, Any],
 ) -> None:
-    """Move aliases together; the caller holds the registry's lock and knows that the targets exist.
+    """Move aliases together, or take away those whose target is None.
+
+    The caller holds the registry's lock and knows that the targets exist.
 
     Raises:
         RegistryError: an alias is neither at its target nor where it was expected; nothing was moved.
@@ -71,8 +73,12 @@ def finish(client: MlflowClient, path: Path, name: str) -> None:
         return
     last = decided[-1]
     if not any(entry["event"] == "applied" and entry["entry"] == last["sequence"] for entry in entries):
-        for alias, way in last["moves"].items():
-            client.set_registered_model_alias(name, alias, str(way["to"]))
+        # Aliases are taken away last: endpoints still have a challenger in memory when it becomes champion.
+        for alias, way in sorted(last["moves"].items(), key=lambda move: move[1]["to"] is None):
+            if way["to"] is None:
+                client.delete_registered_model_alias(name, alias)
+            else:
+                client.set_registered_model_alias(name, alias, str(way["to"]))
         ledger.append(path, {"event": "applied", "name": name, "entry": last["sequence"], **stamp()})
         return
     now = read(client, name)

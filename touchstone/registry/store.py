@@ -239,21 +239,22 @@ class Registry:
         return aliases.recorded(entry for entry in ledger.read(self.ledger) if entry["name"] == name)
 
     def set_alias(
-        self, name: str, alias: str, version: int, expected: int | None, why: Mapping[str, Any] | None = None
+        self, name: str, alias: str, version: int | None, expected: int | None, why: Mapping[str, Any] | None = None
     ) -> None:
-        """Move one alias; see `set_aliases`."""
+        """Move one alias, or take it away; see `set_aliases`."""
         self.set_aliases(name, {alias: version}, {alias: expected}, why)
 
     def set_aliases(
         self,
         name: str,
-        targets: Mapping[str, int],
+        targets: Mapping[str, int | None],
         expected: Mapping[str, int | None],
         why: Mapping[str, Any] | None = None,
     ) -> None:
         """Move aliases together, if each still points where the caller believes (None: nowhere).
 
-        Those that are at their target already are left alone: the same call again does nothing.
+        An alias whose target is None is taken away. Those that are at their target already are left alone: the same
+        call again does nothing.
 
         Raises:
             RegistryError: an alias moved underneath, or a version is missing; nothing was moved.
@@ -261,9 +262,30 @@ class Registry:
         check_name(name)
         with locked(self.root), wording(f"moving aliases of {name}"):
             for target in targets.values():
-                if self.version(name, target) is None:
+                if target is not None and self.version(name, target) is None:
                     raise RegistryError(f"{name} has no version {target}; it was deleted or never published")
             aliases.move(self._client, self.ledger, name, targets, expected, why or {})
+
+    def make_champion(self, name: str, version: int, replaced: int | None, why: Mapping[str, Any]) -> None:
+        """Point `champion` at a version and `previous` at the replaced one, and take `challenger` from the version.
+
+        One entry of the ledger decides all of it. The version that is champion already keeps its `previous`.
+
+        Args:
+            replaced: the champion as the caller believes; None: there is none.
+
+        Raises:
+            RegistryError: as for `set_aliases`.
+        """
+        now = self.aliases(name)
+        targets: dict[str, int | None] = {}
+        if now.get("champion") != version:
+            targets["champion"] = version
+            if replaced is not None:
+                targets["previous"] = replaced
+        if now.get("challenger") == version:
+            targets["challenger"] = None
+        self.set_aliases(name, targets, {**now, "champion": replaced}, why)
 
     def recover(self, name: str) -> None:
         """Finish a move of aliases that was decided and then interrupted."""

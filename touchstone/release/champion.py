@@ -6,8 +6,8 @@ same call finishes the work:
 1. an override is written into the ledger, where there is one;
 2. the alias `challenger` points at the version, and a temporary endpoint loads it aside the champion;
 3. golden texts and the whole reference set go through that endpoint and are compared with offline scores;
-4. `champion` moves by compare-and-set from the version that the decision was taken against, `previous` to that one:
-   one entry of the release ledger decides both;
+4. `champion` moves by compare-and-set from the version that the decision was taken against, `previous` to that one,
+   and `challenger` is taken away: one entry of the release ledger decides all three;
 5. the endpoint swaps, and scores are read back with version and digest;
 6. the ledger says that it is released.
 """
@@ -183,8 +183,8 @@ def _prove(decision: Decision) -> None:
 def promote(registry: Registry, version: Version, decision: Decision, override: Override | None = None) -> int | None:
     """Make the version champion, and the present champion `previous`; returns the latter's version.
 
-    Both aliases are decided by one entry of the release ledger. The version that is champion already stays, and so
-    does `previous`.
+    The version is no `challenger` any more: one entry of the release ledger decides all three aliases. The version
+    that is champion already stays, and so does `previous`.
 
     Raises:
         GateError, RegistryError: as for `admit`; or the champion moved this very moment. Nothing was moved.
@@ -193,12 +193,8 @@ def promote(registry: Registry, version: Version, decision: Decision, override: 
     aliases = registry.aliases(version.name)
     admit(registry, version, decision, override)
     champion = aliases.get("champion")
-    if champion == version.version:
-        return aliases.get("previous")
-    targets = {"champion": version.version} | ({"previous": champion} if champion is not None else {})
-    expected = {alias: aliases.get(alias) for alias in targets}
-    registry.set_aliases(version.name, targets, expected, _why(registry, version, decision, override))
-    return champion
+    registry.make_champion(version.name, version.version, champion, _why(registry, version, decision, override))
+    return aliases.get("previous") if champion == version.version else champion
 
 
 def _why(registry: Registry, version: Version, decision: Decision, override: Override | None) -> dict[str, Any]:

@@ -5,7 +5,8 @@ In this order; the same call after an interruption finishes the work, and after 
 1. the target's bytes, head and self-test are verified here, against the digest that the ledger recorded for it;
 2. a temporary endpoint loads it aside the champion (alias `challenger`, so running endpoints have it in memory when
    the champion moves) and scores its self-test;
-3. `champion` and `previous` move by compare-and-set: one entry of the release ledger decides both;
+3. `champion` and `previous` move by compare-and-set, and `challenger` is taken away: one entry of the release ledger
+   decides all three;
 4. scores are read back through the endpoint, and the ledger says that it is rolled back.
 """
 
@@ -92,7 +93,7 @@ def rollback(root: Path, settings: Settings, name: str, *, reason: str, to: int 
             client.wait_for("champion", target, parity.SWAP_SECONDS)
             scores = parity.read_back(client, scorer, version, settings.gates, "champion")
     except ServingError:
-        if registry.aliases(name).get("champion") != target and challenger is not None:
+        if registry.aliases(name).get("champion") != target:
             registry.set_alias(name, "challenger", challenger, target, why)
         raise
     source = "no champion" if replaced is None else f"version {replaced}"
@@ -133,11 +134,7 @@ def _earlier_champion(registry: Registry, name: str, target: int, entries: Seque
 
 def _move(registry: Registry, name: str, target: int, replaced: int | None, why: dict[str, str]) -> int:
     """Sequence of the ledger's entry that made the target champion: the one of now, or of an interrupted call."""
-    aliases = registry.aliases(name)
-    if aliases.get("champion") != target:
-        targets = {"champion": target} | ({"previous": replaced} if replaced is not None else {})
-        expected = {"champion": replaced, "previous": aliases.get("previous")}
-        registry.set_aliases(name, targets, expected, why)
+    registry.make_champion(name, target, replaced, why)
     return int(decided_moves(ledger.read(registry.ledger), name)[-1]["sequence"])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from touchstone.errors import ArtifactError, RegistryError, ServingError
@@ -88,7 +88,7 @@ class Live:
                     del served[alias]
             elif alias not in served or served[alias].version.version != wanted:
                 try:
-                    served[alias] = self._load(wanted)
+                    served[alias] = self._load(wanted, [*self.served.values(), *served.values()])
                 except (ArtifactError, RegistryError) as error:
                     self._failed.setdefault(wanted, time.monotonic())
                     old = f"; {_still(served[alias])}" if alias in served else ""
@@ -99,10 +99,10 @@ class Live:
         self.served = {alias: served[alias] for alias in ALIASES if alias in served}
         self._report(troubles)
 
-    def _load(self, number: int) -> Served:
-        for one in self.served.values():
-            if one.version.version == number:
-                return one  # a challenger that became champion is in memory already
+    def _load(self, number: int, loaded: Iterable[Served]) -> Served:
+        for served in loaded:
+            if served.version.version == number:
+                return served  # a challenger that became champion, or a version with two aliases
         failed = self._failed.get(number)
         if failed is not None and time.monotonic() - failed < RETRY_SECONDS:
             raise ArtifactError("it failed a moment ago and is tried again soon")

@@ -1,35 +1,20 @@
 """Sources of comparisons: each reads its own format and yields groups.
 
-`import_source` writes them to `data/`, the pipeline's one input:
-
-    data/groups.jsonl       one group per line
-    data/quarantine.jsonl   rows that can't be read or used: file, line, reason
-    data/source.json        where they come from, and how many
-
-Importing twice changes nothing. Importing more of the same source, with the same settings but for where it lies and
-how much of it is read, appends what is new and leaves what was there; another source replaces it. Texts are brought
-into one normal form (`hygiene.py`) and counted where that changed them. Nothing is merged or judged here: that is
-validation's.
+Each module below has `ABOUT`, what it says of itself, and `read`: groups and quarantined rows, one at a time.
+`touchstone.data.importing` writes them to `data/`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
-from touchstone.data.hygiene import clean_group
 from touchstone.data.sources import (
     argilla,
     benchmarks,
     finegrained_qa,
     hh_rlhf,
-    hub,
     label_studio,
     pandalm,
     preference,
@@ -38,15 +23,11 @@ from touchstone.data.sources import (
     sandbox,
     ukpconvarg1,
 )
-from touchstone.data.sources.rows import About, Quarantined, local_path
-from touchstone.errors import QuarantineError, SourceError
-from touchstone.groups import Group, judged_pairs, to_line
-from touchstone.runtime.files import canonical_json, write_folder, write_json
-from touchstone.runtime.progress import progress
-from touchstone.settings import Settings
-from touchstone.settings.data import Data, SandboxData
+from touchstone.data.sources.rows import About, Quarantined
+from touchstone.groups import Group
+from touchstone.settings.data import Data
 
-__all__ = ["ImportSummary", "Quarantined", "Row", "import_source", "read_source"]
+__all__ = ["Quarantined", "Row", "about", "read_source"]
 
 Row = Group | Quarantined
 

@@ -1,6 +1,6 @@
 """Check the imported comparisons; set aside what can't be used, with the reason.
 
-    python -m touchstone.data.validation    # data/ -> build/groups.parquet, quarantine.parquet, validation.json, data_docs/
+    python -m touchstone.data.validation    # data/ -> build/{groups,quarantine}.parquet, validation.json, data_docs/
 
 Great Expectations judges two tables of numbers: one row of facts per group, then one row of totals for what is left.
 The severity of a check decides what follows:
