@@ -24,6 +24,7 @@ from touchstone.errors import TouchstoneError
 from touchstone.pipeline.opening import Outcome, ended, opened
 from touchstone.pipeline.retrain import stopped_words
 from touchstone.pipeline.runs import Run
+from touchstone.pipeline.side_stages import side_stages
 from touchstone.settings import project_root
 
 _held: ContextVar[Run | None] = ContextVar("held", default=None)
@@ -51,13 +52,15 @@ def _walk(run: Run) -> Outcome:
     from tasks.judging import judge
     from tasks.registry import register
     from tasks.release import release
-    from tasks.stages import run_stages
+    from tasks.stages import finish_side, run_main
     from tasks.summary import conclude
 
     data = bring_data(run, return_state=True)
     data.result()
-    evaluated = run_stages(run, data)
-    decision = judge(run, wait_for=[evaluated])
+    with side_stages(run) as side:
+        sealed = run_main(run, side, data)
+        decision = judge(run, wait_for=[finish_side(run, side, side.before_judging, sealed)])
+        finish_side(run, side, side.names, sealed)
     version = released = None
     if decision.verdict == "PROMOTE":
         version = register(run, decision)

@@ -46,10 +46,10 @@ def server(root: Path) -> Iterator[None]:
     log = Path(PREFECT_HOME.value()) / "server.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     url = f"http://127.0.0.1:{port}/api"
-    with processes.background(command, cwd=root, env=env, log=log) as runs:
+    with processes.background(command, cwd=root, env=env, log=log) as exit_code:
         end = time.monotonic() + START_SECONDS
         while not _healthy(url):
-            if not runs() or time.monotonic() > end:
+            if exit_code() is not None or time.monotonic() > end:
                 raise PipelineError(f"Prefect's server doesn't start, see {log}; `--plain` runs without it")
             time.sleep(0.1)
         with temporary_settings({PREFECT_API_URL: url}):

@@ -2,34 +2,48 @@
 
 from __future__ import annotations
 
-from prefect import Task, task
+from collections.abc import Callable, Sequence
+
+from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 
 from touchstone.pipeline.graph import Stage
-from touchstone.pipeline.retrain import go_stage
+from touchstone.pipeline.retrain import go_side_stage, go_stage
 from touchstone.pipeline.runs import Run
+from touchstone.pipeline.side_stages import SideStages
 
 
-def stage_task(stage: Stage) -> Task[[Run, str], None]:
-    """The task that brings one stage up to date; it has the stage's name and description."""
-    settings = task(
-        name=stage.name, task_run_name=stage.name, description=stage.description, cache_policy=NO_CACHE, retries=0
-    )
-    return settings(go_stage)
-
-
-def run_stages(run: Run, data: State[None]) -> State[None]:
-    """Every stage, one after the other (DVC locks its workspace), each after those that it depends on.
+def run_main(run: Run, side: SideStages, data: State[None]) -> State[None]:
+    """The stages on the way to the artifact, one after the other; each starts what can run beside the next.
 
     Returns the last one's state; a stage that failed raises.
     """
-    states: dict[str, State[None]] = {}
-    last = data
+    state = data
+    for stage in side.main:
+        state = _run(go_stage, stage, run, side, [state])
+    return state
+
+
+def finish_side(run: Run, side: SideStages, names: Sequence[str], after: State[None]) -> State[None]:
+    """The tasks of stages that run beside: each waits for its stage, which started when its parents were done.
+
+    Returns the last one's state, or `after` where there was none left to wait for; a stage that failed raises.
+    """
+    state = after
     for stage in run.stages:
-        last = stage_task(stage)(
-            run, stage.name, wait_for=[states[name] for name in stage.parents] or [data], return_state=True
-        )
-        last.result()
-        states[stage.name] = last
-    return last
+        if stage.name in names and stage.name not in side.finished:
+            state = _run(go_side_stage, stage, run, side, [state])
+    return state
+
+
+def _run(
+    step: Callable[[Run, str, SideStages], None], stage: Stage, run: Run, side: SideStages, after: list[State[None]]
+) -> State[None]:
+    """Run a step as the task that has the stage's name and description."""
+    settings = task(
+        name=stage.name, task_run_name=stage.name, description=stage.description, cache_policy=NO_CACHE, retries=0
+    )
+    state: State[None] = settings(step)(run, stage.name, side, wait_for=after, return_state=True)
+    state.result()
+    return state

@@ -71,6 +71,13 @@ def _imports(path: Path) -> set[str]:
     return found
 
 
+def _top_imports(path: Path) -> set[str]:
+    """Every module of ours that a file imports as soon as it is imported itself."""
+    nodes = [node for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.ImportFrom)]
+    names = [(str(node.module), f"{node.module}.{alias.name}") for node in nodes for alias in node.names]
+    return {whole if _path(whole) is not None else base for base, whole in names}
+
+
 def _path(module: str) -> Path | None:
     stem = ROOT.joinpath(*module.split("."))
     return next((path for path in (stem.with_suffix(".py"), stem / "__init__.py") if path.is_file()), None)
@@ -193,6 +200,18 @@ def test_the_house_stays_small() -> None:
     arrows = [(room, used) for room in ROOMS for used in _rooms_used(room)]
     assert len(ROOMS) <= 23, "a new wing needs a reason in docs/decisions"
     assert len(arrows) <= 115, f"{len(arrows)} arrows between rooms; cut one before another is added"
+
+
+def test_no_modules_import_one_another_in_a_circle() -> None:
+    """Imports at the top of files; one inside a function is there to break a circle, or to be quick."""
+    ours = {_name(path): path for path in _modules()}
+    waiting = {
+        name: {other for other in _top_imports(path) if other in ours and other != name} for name, path in ours.items()
+    }
+    while ready := [name for name, needs in waiting.items() if not needs & waiting.keys()]:
+        for name in ready:
+            del waiting[name]
+    assert not waiting, f"modules that import one another, or what does: {sorted(waiting)}"
 
 
 def test_only_the_pipeline_starts_dvc_and_git() -> None:

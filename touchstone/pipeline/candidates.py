@@ -21,7 +21,6 @@ from touchstone.errors import GateError, PipelineError, RegistryError
 from touchstone.gate.record import Decision, load_decision
 from touchstone.model import card
 from touchstone.pipeline import dvc, graph, lease, runs, steps, workspace
-from touchstone.pipeline.graph import Stage
 from touchstone.pipeline.runs import Run
 from touchstone.registry import Registry, Version
 from touchstone.release import Override, Release
@@ -133,7 +132,7 @@ def _from_build(root: Path, decision: Decision, stack: ExitStack) -> Run:
     Raises:
         PipelineError: the checkout has changed since the candidate was made.
     """
-    names = _upstream(graph.read(root / "dvc.yaml", root / "params.yaml"), ARTIFACT)
+    names = graph.upstream(graph.read(root / "dvc.yaml", root / "params.yaml"), ARTIFACT)
     if changed := sorted(dvc.status(root, *names)):
         raise PipelineError(
             f"the checkout is not what build/ was made from any more ({', '.join(changed)}); "
@@ -145,19 +144,6 @@ def _from_build(root: Path, decision: Decision, stack: ExitStack) -> Run:
     shutil.copytree(root / BUILD / "decision", run.folder / "decision")
     run.note(verdict=str(decision.verdict), summary=decision.summary, artifact=decision.artifact_digest)
     return run
-
-
-def _upstream(stages: Sequence[Stage], output: str) -> list[str]:
-    """Names of the stage that gives an output and of all stages before it."""
-    by_name = {stage.name: stage for stage in stages}
-    found: list[str] = []
-    left = [stage.name for stage in stages if output in stage.outs]
-    while left:
-        name = left.pop()
-        if name not in found:
-            found.append(name)
-            left += by_name[name].parents
-    return found
 
 
 @contextlib.contextmanager

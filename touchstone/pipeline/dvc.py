@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import configparser
+import contextlib
 import json
 import os
+import re
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import yaml
+import zc.lockfile
 
 from touchstone.errors import PipelineError, StageError
 from touchstone.runtime import processes
+from touchstone.runtime.files import write_atomic
 
 CHATTER = frozenset(
     {
@@ -24,6 +29,9 @@ CHATTER = frozenset(
     }
 )
 """What DVC says after every stage, and nobody needs to know of a private worktree."""
+
+
+_REPRO = ("--wait-for-lock", "repro", "--single-item")
 
 
 class How(StrEnum):
@@ -53,7 +61,32 @@ def repro(folder: Path, stage: str, *, log: Path, env: Mapping[str, str] | None 
         StageError: the command failed (the message ends with the command's own sentence), or the stage read other
             bytes than an earlier stage or a pointer has on record.
     """
-    finished = _run(folder, ["repro", "--single-item", stage], log=log, echo=True, env=env)
+    return _how(folder, stage, _run(folder, [*_REPRO, stage], log=log, echo=True, env=env), log)
+
+
+@contextlib.contextmanager
+def repro_beside(
+    folder: Path, stage: str, *, log: Path, env: Mapping[str, str] | None = None
+) -> Iterator[Callable[[], How | None]]:
+    """Within, reproduce one stage beside whatever runs in the same folder; its output goes to `log` alone.
+
+    DVC holds its lock while it looks at files and writes dvc.lock, not while a stage's command runs. What the block
+    has not waited for is killed at its end.
+
+    Gives a function that says how the stage came to its outputs, None while it is at it; it raises as `repro` does.
+    """
+    with processes.background(_command([*_REPRO, stage]), cwd=folder, env=_environment(folder, env), log=log) as code:
+
+        def outcome() -> How | None:
+            ended_with = code()
+            if ended_with is None:
+                return None
+            return _how(folder, stage, processes.Finished(ended_with, processes.plain_text(log.read_bytes())), log)
+
+        yield outcome
+
+
+def _how(folder: Path, stage: str, finished: processes.Finished, log: Path) -> How:
     if finished.code:
         raise StageError(f"stage {stage} failed: {_complaint(finished)} (its output: {log})")
     _check_read(folder, stage)
@@ -62,10 +95,17 @@ def repro(folder: Path, stage: str, *, log: Path, env: Mapping[str, str] | None 
     return How.RESTORED if "is cached - skipping run" in finished.output else How.UNCHANGED
 
 
+def without_chatter(output: bytes) -> str:
+    """What a stage that ran beside has printed, as `repro` would have passed it on."""
+    lines = processes.plain_text(output).splitlines(keepends=True)
+    return "".join(line for line in lines if line.rstrip().encode() not in CHATTER)
+
+
 def _check_read(folder: Path, stage: str) -> None:
     """Refuse a stage that read what changed after it was made: DVC, asked for one stage, takes files as they stand."""
-    stages = yaml.safe_load((folder / "dvc.lock").read_text(encoding="utf-8"))["stages"]
-    outputs = [output for one in stages.values() for output in one.get("outs", ())]
+    with _at_rest(folder):
+        stages = yaml.safe_load((folder / "dvc.lock").read_text(encoding="utf-8"))["stages"]
+    outputs = [output for entry in stages.values() for output in entry.get("outs", ())]
     made = {(output["path"], output["md5"]) for output in outputs}
     made |= {(pointer.stem, pointer_hash(pointer)) for pointer in folder.glob("[!.]*.dvc")}
     paths = {path for path, _ in made}
@@ -75,6 +115,30 @@ def _check_read(folder: Path, stage: str) -> None:
                 f"{read['path']} changed after it was made and before stage {stage} read it; what it made of that "
                 f"is not used; run the same command again"
             )
+
+
+@contextlib.contextmanager
+def _at_rest(folder: Path) -> Iterator[None]:
+    """Hold DVC's own lock: a DVC command beside us may be in the middle of rewriting dvc.lock, which isn't atomic."""
+    while True:
+        try:
+            lock = zc.lockfile.LockFile(str(folder / ".dvc" / "tmp" / "lock"))
+            break
+        except zc.lockfile.LockError:
+            time.sleep(0.05)
+    try:
+        yield
+    finally:
+        lock.close()
+
+
+def sort_lock(folder: Path, stages: Sequence[str]) -> None:
+    """Bring the stages of dvc.lock into this order: DVC appends each as it ends, and equal runs leave equal bytes."""
+    path = folder / "dvc.lock"
+    with _at_rest(folder):
+        head, *entries = re.split(r"^(?=  [^ ][^:]*:$)", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        entries.sort(key=lambda entry: stages.index(entry.partition(":")[0].strip()))
+        write_atomic(path, head + "".join(entries))
 
 
 def add(folder: Path, path: str) -> None:
@@ -179,12 +243,20 @@ def _run(
     echo: bool = False,
     env: Mapping[str, str] | None = None,
 ) -> processes.Finished:
-    command = [sys.executable, "-m", "dvc", *arguments]
-    extra = dict(env or {})
+    environment = _environment(folder, env)
+    return processes.run(_command(arguments), cwd=folder, env=environment, log=log, echo=echo, unechoed=CHATTER)
+
+
+def _command(arguments: Sequence[str]) -> list[str]:
+    return [sys.executable, "-m", "dvc", *arguments]
+
+
+def _environment(folder: Path, extra: Mapping[str, str] | None) -> dict[str, str]:
+    more = dict(extra or {})
     if (folder / ".git").is_file():
         # DVC keeps a database per workspace in /var/tmp for ever; inside a worktree it goes when that goes.
-        extra["DVC_SITE_CACHE_DIR"] = str(folder / ".dvc" / "tmp" / "site")
-    return processes.run(command, cwd=folder, env=environment(extra), log=log, echo=echo, unechoed=CHATTER)
+        more["DVC_SITE_CACHE_DIR"] = str(folder / ".dvc" / "tmp" / "site")
+    return environment(more)
 
 
 def _complaint(finished: processes.Finished) -> str:

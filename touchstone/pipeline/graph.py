@@ -64,6 +64,19 @@ def read(pipeline: Path, params: Path) -> list[Stage]:
     return _sort(stages)
 
 
+def upstream(stages: Sequence[Stage], output: str) -> list[str]:
+    """Names of the stage that gives an output and of all stages before it."""
+    by_name = {stage.name: stage for stage in stages}
+    names: list[str] = []
+    pending = [stage.name for stage in stages if output in stage.outs]
+    while pending:
+        name = pending.pop()
+        if name not in names:
+            names.append(name)
+            pending += by_name[name].parents
+    return names
+
+
 def lookup(values: Mapping[str, Any], dotted: str) -> Any:
     """The value under a dotted name.
 

@@ -16,6 +16,7 @@ from touchstone.pipeline import runs
 from touchstone.pipeline.dvc import How
 from touchstone.pipeline.opening import SUMMARY, Outcome, ended, opened, places
 from touchstone.pipeline.runs import Run
+from touchstone.pipeline.side_stages import SideStages, side_stages
 from touchstone.runtime.files import write_atomic
 from touchstone.runtime.processes import Terminated
 
@@ -51,11 +52,16 @@ def go(run: Run) -> Outcome:
 
     say("data", run.settings.data.name)
     steps.bring_data(run)
-    for stage in run.stages:
-        go_stage(run, stage.name)
-    say("judge", "Open holdout and confirm, and decide")
-    decision = steps.judge(run)
-    say("judge", decision.summary)
+    with side_stages(run) as side:
+        for stage in side.main:
+            go_stage(run, stage.name, side)
+        for name in side.before_judging:
+            go_side_stage(run, name, side)
+        say("judge", "Open holdout and confirm, and decide")
+        decision = steps.judge(run)
+        say("judge", decision.summary)
+        for name in side.names:
+            go_side_stage(run, name, side)
     version = released = None
     if decision.verdict is Verdict.PROMOTE:
         say("register", "Publish the artifact with its evidence")
@@ -67,12 +73,21 @@ def go(run: Run) -> Outcome:
     return conclude(run, decision, version, released)
 
 
-def go_stage(run: Run, name: str) -> None:
-    """Bring one stage of an opened run up to date, and say how."""
+def go_stage(run: Run, name: str, side: SideStages) -> None:
+    """Bring one stage of an opened run up to date, say how, and start what can run beside the next one."""
     from touchstone.pipeline import steps
 
     say(name, next(stage.description for stage in run.stages if stage.name == name))
     say(name, _HOW[steps.run_stage(run, name)])
+    for started in side.start_ready(name):
+        say(started, "started beside")
+
+
+def go_side_stage(run: Run, name: str, side: SideStages) -> None:
+    """Wait for a stage that runs beside, and say how it ended; nothing where that was said before."""
+    if name not in side.finished:
+        say(name, next(stage.description for stage in run.stages if stage.name == name))
+        say(name, _HOW[side.finish(name)])
 
 
 def conclude(run: Run, decision: Decision, version: Version | None, released: Release | None) -> Outcome:

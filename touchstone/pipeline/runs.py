@@ -107,12 +107,42 @@ class Run:
         record: dict[str, Any] = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
         return record
 
+    @property
+    def events(self) -> Path:
+        """What training writes while it runs."""
+        return self.folder / "events.jsonl"
+
+    def log_of(self, stage: str) -> Path:
+        """Where the output of a stage goes."""
+        log = self.folder / "logs" / f"{stage}.log"
+        log.parent.mkdir(exist_ok=True)
+        return log
+
+    def stage_environment(self, *, events: bool) -> dict[str, str]:
+        """What a stage's process is told beside params.yaml: nothing that enters a number.
+
+        Args:
+            events: it may write to `events`; of stages that run at once only one may.
+        """
+        places = {"TOUCHSTONE_ROOT": str(self.root), "TOUCHSTONE_CHECKPOINTS": str(self.checkpoints)}
+        return {**places, "TOUCHSTONE_EVENTS": str(self.events) if events else ""}
+
     @contextlib.contextmanager
     def timed(self, step: str) -> Iterator[None]:
         """Enter a step's seconds into run.json."""
         start = time.monotonic()
         yield
-        self.note(seconds={**self.record()["seconds"], step: round(time.monotonic() - start, 2)})
+        self.note_seconds(step, time.monotonic() - start)
+
+    def note_seconds(self, step: str, seconds: float) -> None:
+        """Enter a step's seconds into run.json."""
+        self.note(seconds={**self.record()["seconds"], step: round(seconds, 2)})
+
+    def note_stage(self, name: str, how: str, seconds: float | None = None) -> None:
+        """Enter into run.json how a stage came to its outputs, and its seconds where `timed` didn't."""
+        self.note(stages={**self.record()["stages"], name: how})
+        if seconds is not None:
+            self.note_seconds(name, seconds)
 
 
 def folder_of(root: Path) -> Path:

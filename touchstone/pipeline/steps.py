@@ -28,7 +28,6 @@ from touchstone.registry import Registry, Version
 from touchstone.release import Release
 from touchstone.settings import Settings
 
-EVENTS = "events.jsonl"
 CURVE = "build/curve.jsonl"
 
 
@@ -48,13 +47,7 @@ def run_stage(run: Run, name: str) -> How:
     Raises:
         StageError: its command failed; nothing that it wrote is kept.
     """
-    file, log = run.folder / EVENTS, run.folder / "logs" / f"{name}.log"
-    log.parent.mkdir(exist_ok=True)
-    env = {
-        "TOUCHSTONE_ROOT": str(run.root),
-        "TOUCHSTONE_EVENTS": str(file),
-        "TOUCHSTONE_CHECKPOINTS": str(run.checkpoints),
-    }
+    log, env = run.log_of(name), run.stage_environment(events=True)
     live: list[tuple[Registry, str]] = []
 
     def show(rows: following.Rows) -> None:
@@ -64,13 +57,13 @@ def run_stage(run: Run, name: str) -> How:
         registry.log_curve(run_id, rows)
 
     try:
-        with run.timed(name), following.followed(file, show):
+        with run.timed(name), following.followed(run.events, show):
             how = dvc.repro(run.workspace, name, log=log, env=env)
     except (StageError, KeyboardInterrupt) as error:
         for registry, run_id in live:
             registry.finish_run(run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
-    run.note(stages={**run.record()["stages"], name: str(how)})
+    run.note_stage(name, str(how))
     return how
 
 

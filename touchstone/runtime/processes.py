@@ -93,13 +93,13 @@ def run(
 @contextlib.contextmanager
 def background(
     command: Sequence[str], *, cwd: Path, env: Mapping[str, str] | None, log: Path
-) -> Iterator[Callable[[], bool]]:
+) -> Iterator[Callable[[], int | None]]:
     """Within, a command runs beside us, out of reach of the terminal's Ctrl-C; afterwards nothing of it is left.
 
-    Gives a function that says whether it still runs. Its output goes to `log`.
+    Gives a function that returns its exit code, None while it runs. Its output goes to `log`.
     """
     with log.open("wb") as file, _supervised(command, cwd, env, file.fileno()) as process:
-        yield lambda: process.poll() is None
+        yield process.poll
 
 
 @contextlib.contextmanager
@@ -156,9 +156,18 @@ def _echo(text: bytes, unechoed: frozenset[bytes]) -> bytes:
     return pending
 
 
+def plain_text(output: bytes) -> str:
+    """A command's whole output as a person would have read it."""
+    return "".join(map(_as_read, output.removesuffix(b"\n").split(b"\n")))
+
+
+def _as_read(line: bytes) -> str:
+    """A line without control sequences; of one that a progress bar rewrote, what stood there last."""
+    return _CONTROL.sub("", line.decode(errors="replace")).rstrip("\r").rpartition("\r")[2] + "\n"
+
+
 def _keep(lines: list[bytes], kept: list[str], log: IO[str] | None) -> None:
-    # Of a line that a progress bar rewrote, what stood there last.
-    texts = [_CONTROL.sub("", line.decode(errors="replace")).rstrip("\r").rpartition("\r")[2] + "\n" for line in lines]
+    texts = list(map(_as_read, lines))
     kept.extend(texts)
     if log is not None and texts:
         log.write("".join(texts))
