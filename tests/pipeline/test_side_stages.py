@@ -42,6 +42,7 @@ begun = time.time()
 time.sleep(float(open(os.path.join(os.environ["TOUCHSTONE_ROOT"], "seconds." + name)).read()))
 if os.path.exists(os.path.join(os.environ["TOUCHSTONE_ROOT"], "fail." + name)):
     sys.exit("error: no ink left")
+os.makedirs(os.path.dirname(target), exist_ok=True)
 shutil.copyfile(source, target)
 json.dump([begun, time.time()], open(times, "w"))
 """
