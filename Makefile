@@ -22,15 +22,10 @@ help: ## Say what can be made
 
 setup: $(READY) ## Set up .venv/ from requirements.lock
 
-# pip's hash mode is all or nothing, and torch carries no digest (see requirements.in): it goes last and alone.
+# .ready comes last: what an interrupted setup leaves is made anew.
 $(READY): requirements.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not on the PATH; install Python 3.11 or say make PYTHON=..." >&2; exit 1; }
-	@echo "Setting up $(VENV) (about two minutes; once)"
-	@rm -rf $(VENV)
-	@$(PYTHON) -m venv $(VENV)
-	@sed '/^torch==/d' requirements.lock > $(VENV)/hashed.lock
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes -r $(VENV)/hashed.lock
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check "$$(grep '^torch==' requirements.lock)"
+	@scripts/setup.sh $(PYTHON) $(VENV)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
