@@ -13,6 +13,8 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export GX_ANALYTICS_ENABLED := false
 export DISABLE_MLFLOW_INTEGRATION := TRUE
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# The packages are installed uncompiled: the first process that imports one must leave it compiled for the others.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup retrain data test test-slow check serve bench format lock
@@ -26,6 +28,7 @@ setup: $(READY) ## Set up .venv/ from requirements.lock
 $(READY): requirements.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not on the PATH; install Python 3.11 or say make PYTHON=..." >&2; exit 1; }
 	@scripts/setup.sh $(PYTHON) $(VENV)
+	@echo "  touchstone itself"
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
