@@ -13,6 +13,8 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export GX_ANALYTICS_ENABLED := false
 export DISABLE_MLFLOW_INTEGRATION := TRUE
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# The packages are installed uncompiled: the first process that imports one must leave it compiled for the others.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup retrain data test test-slow check serve bench format lock
@@ -22,15 +24,11 @@ help: ## Say what can be made
 
 setup: $(READY) ## Set up .venv/ from requirements.lock
 
-# pip's hash mode is all or nothing, and torch carries no digest (see requirements.in): it goes last and alone.
+# .ready comes last: what an interrupted setup leaves is made anew.
 $(READY): requirements.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not on the PATH; install Python 3.11 or say make PYTHON=..." >&2; exit 1; }
-	@echo "Setting up $(VENV) (about two minutes; once)"
-	@rm -rf $(VENV)
-	@$(PYTHON) -m venv $(VENV)
-	@sed '/^torch==/d' requirements.lock > $(VENV)/hashed.lock
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes -r $(VENV)/hashed.lock
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check "$$(grep '^torch==' requirements.lock)"
+	@scripts/setup.sh $(PYTHON) $(VENV)
+	@echo "  touchstone itself"
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 

@@ -265,3 +265,13 @@ def test_the_readme_names_every_module() -> None:
     named = set(re.findall(r"^\s*([\w.]+/?) ", tree, re.MULTILINE))
     entries = {p.name + ("/" if p.is_dir() else "") for p in PRODUCT.iterdir() if p.suffix == ".py" or p.is_dir()}
     assert entries - named <= {"__init__.py", "__pycache__/"}
+
+
+def test_the_lock_holds_every_requirement_with_digests() -> None:
+    """`scripts/setup.sh` finds torch (no digest) and uv (installs the rest) in the lock by name."""
+    required = re.findall(r"^([\w.-]+)", (ROOT / "requirements.in").read_text(), re.MULTILINE)
+    entries = re.split(r"^(?=\w)", (ROOT / "requirements.lock").read_text(), flags=re.MULTILINE)[1:]
+    locked = {entry.split("==")[0]: "--hash=sha256:" in entry for entry in entries}
+    assert {name.lower().replace("_", "-") for name in required} <= set(locked)
+    assert [name for name, has_digest in locked.items() if not has_digest] == ["torch"]
+    assert "uv" in locked
