@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -19,10 +20,14 @@ import pytest
 from hypothesis import assume, given, reject
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from tests.places import ROOT
+from tests.worlds.judged import write_sets
+from tests.worlds.registered import open_registry
 from tests.worlds.sealed import make_tiny_artifact, make_tiny_groups
 from tests.worlds.tiny import make_tiny_base
+from touchstone.cli.main import app
 from touchstone.errors import GateError
 from touchstone.evaluation.cross_fitting import (
     POOLED,
@@ -39,6 +44,7 @@ from touchstone.gate.cross_fit import cross_fitted, pairs_of, read_pairs
 from touchstone.groups import Comparison, Completion, Group, Message, judged_pairs, make_group, write_parquet
 from touchstone.model.base import pin
 from touchstone.model.scoring import RawScore
+from touchstone.pipeline import workspace
 from touchstone.settings import Settings, dump, load, parse
 
 WORDS = ["how", "do", "I", "boil", "an", "egg", "water", "capital", "France", "kings", "yolk", "soft", "bad"]
@@ -320,3 +326,35 @@ def test_shuffled_labels_don_t_pass_however_well_they_are_learnt_by_heart(
     found = cross_fit(build, settings, tmp_path / "work", 2)
     check = cross_fitted(pairs_of(found), found.baselines, settings.gates)
     assert (check.status, check.n) == ("fail", 120)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_another_artifact_of_the_recipe_is_judged_by_its_folds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its build is a folder of links far from the project, whose configs/ the folds are trained with."""
+    open_registry(tmp_path)
+    base = make_tiny_base(tmp_path / "pretrained")
+    values = configure({"kind": "pretrained", "base": str(base), "max_tokens": 128}).model_dump(mode="json")
+    values["gates"] |= {"policy": "small_data", "bootstrap_draws": 100}
+    settings = parse(values)
+    assert settings.model.kind == "pretrained"
+    build = make_build(tmp_path, make_world(10))
+    write_sets(build / "splits")
+    pin(settings.model, build / "base")
+    shutil.move(build / "artifact", tmp_path / "artifact-again")
+    shutil.copyfile(ROOT / "dvc.yaml", tmp_path / "dvc.yaml")
+    (tmp_path / "params.yaml").write_text(dump(settings))
+    workspace.git(tmp_path, "init", "--quiet")
+    named = ("-c", "user.name=a", "-c", "user.email=a@b")
+    workspace.git(tmp_path, *named, "commit", "--quiet", "--allow-empty", "-m", "start")
+    monkeypatch.chdir(tmp_path)
+    answer = CliRunner().invoke(app, ["judge", "--artifact", "artifact-again", "--json"])
+    assert answer.exit_code == 3, answer.exception
+    record = json.loads(answer.stdout)
+    (check,) = [check for check in record["checks"] if check["name"] == "cross_fit"]
+    assert check["status"] != "error"
+    assert check["n"] > 100
+    page = (build / "judged" / "again" / "decision" / "decision.html").read_text()
+    assert "By models that had not seen the prompts" in page

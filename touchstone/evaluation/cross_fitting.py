@@ -102,7 +102,7 @@ def cross_fit(build: Path, settings: Settings, work: Path, folds: int = FOLDS) -
     """Train and score fold after fold; one that `work` holds already is taken from there.
 
     Args:
-        build: base/, splits/ and the candidate's artifact/; configs/accelerate/ stands beside it.
+        build: base/, splits/ and the candidate's artifact/.
         work: keeps finished folds (scores and card, no weights), by the digest of all that they follow from.
 
     Raises:
@@ -294,7 +294,7 @@ def _fit(build: Path, settings: Settings, parts: Parts, families: Families, fold
     check_apart(read_parquet(place / "scored.parquet"), seen, families)
     if settings.model.kind == "pretrained":
         shutil.copytree(build / "base", place / "build" / "base", dirs_exist_ok=True)
-    for words, command in _stages(build, settings):
+    for words, command in _stages(settings):
         _run(f"{words} fold {fold + 1}", command, place, settings.train.threads)
 
     def fill(aside: Path) -> None:
@@ -305,15 +305,15 @@ def _fit(build: Path, settings: Settings, parts: Parts, families: Families, fold
     shutil.rmtree(place)
 
 
-def _stages(build: Path, settings: Settings) -> list[tuple[str, list[str]]]:
+def _stages(settings: Settings) -> list[tuple[str, list[str]]]:
     """The stages of dvc.yaml that lead to scores, with what to call them.
 
     A base from scratch is built for each fold: its warm-up reads the training set's preferred completions, so the
     candidate's own base knows what people preferred in prompts that are scored here.
     """
     python, threads = [sys.executable, "-m"], str(settings.train.threads)
-    config = build.parent / "configs" / "accelerate" / f"{settings.train.accelerate}.yaml"
-    launch = ["--num_cpu_threads_per_process", threads, "--config_file", str(config.resolve())]
+    config = project_root() / "configs" / "accelerate" / f"{settings.train.accelerate}.yaml"
+    launch = ["--num_cpu_threads_per_process", threads, "--config_file", str(config)]
     scratch = settings.model.kind == "scratch"
     return [
         *([("building the base of", [*python, "touchstone.model.base"])] if scratch else []),

@@ -43,6 +43,7 @@ class Case:
     """Everything that is judged, read and verified; `key` is the digest of all of it.
 
     Attributes:
+        build: artifact/ (the candidate) and splits/.
         seeds: artifacts of the same recipe with other seeds, and their cards.
         leaks: what training has seen of the other sets, as `gather_facts` gives it.
         adopted: the candidate was trained elsewhere.
@@ -50,7 +51,7 @@ class Case:
     """
 
     name: str
-    artifact: Path
+    build: Path
     card: Card
     champion: Champion | None
     champion_card: Card | None
@@ -139,7 +140,7 @@ def read_case(
     key = key_of(settings.name, digests)
     return Case(
         name=settings.name,
-        artifact=artifact,
+        build=build,
         card=card,
         champion=champion,
         champion_card=champion_card,

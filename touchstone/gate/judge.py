@@ -174,7 +174,7 @@ def _decide(
         holdout_ledger.open_confirm(
             book, key=case.key, prompts=reserved, content=content
         )  # the folds cut through the reserved set too
-        found = cross_fitting.cross_fit(case.artifact.parent, settings, state / "cross_fits")
+        found = cross_fitting.cross_fit(case.build, settings, state / "cross_fits")
         cross_fitting.write(found, work / record.CROSS_FIT)
     facts = gather_facts(case, use.count, failed, use.look)
     baselines = judge_baselines(case)
