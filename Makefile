@@ -12,6 +12,8 @@ export DVC_NO_ANALYTICS := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export GX_ANALYTICS_ENABLED := false
 export DISABLE_MLFLOW_INTEGRATION := TRUE
+# Threads that wait sleep instead of spinning (docs/threads.md); the product says so too, unless torch is loaded first.
+export OMP_WAIT_POLICY ?= PASSIVE
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # The packages are installed uncompiled: the first process that imports one must leave it compiled for the others.
 unexport PYTHONDONTWRITEBYTECODE

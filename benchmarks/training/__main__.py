@@ -3,11 +3,12 @@
     touchstone bench train                         # all of it, about an hour on two cores
     python -m benchmarks.training --only hh --repeats 1
 
-Same model, token ids, optimizer, precision (bf16 autocast), comparisons per optimizer step, and no activation
-checkpointing on either side. The opponents: TRL as its documentation runs it (random batches of 8 pairs), and TRL
-tuned: the fastest of batches of 1, 2, 4, 8 and 16 pairs, random or grouped by length. Every contestant has a process
-of its own; their epochs over the same comparisons take turns, so that whatever else the machine does hits all alike;
-what is compared is the median over rounds of the ratio inside a round. Writes results/training.json and training.svg.
+Same model, token ids, optimizer, precision, comparisons per optimizer step, and no activation checkpointing on either
+side. Precision is bf16 autocast, or fp32 where the processor would emulate bf16; the result says which. The opponents:
+TRL as its documentation runs it (random batches of 8 pairs), and TRL tuned: the fastest of batches of 1, 2, 4, 8 and
+16 pairs, random or grouped by length. Every contestant has a process of its own; their epochs over the same
+comparisons take turns, so that whatever else the machine does hits all alike; what is compared is the median over
+rounds of the ratio inside a round. Writes results/training.json and training.svg.
 """
 
 from __future__ import annotations
@@ -154,6 +155,21 @@ def _summary(results: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def usable_precision() -> tuple[str, str]:
+    """What both sides compute in here, for the worker and for people.
+
+    Emulated bf16 is many times slower than fp32, on both sides: an hour would be a day, and measure the emulation.
+    """
+    import torch
+
+    from touchstone.model.processor import has_bf16
+
+    cuda = torch.cuda.is_available()
+    if has_bf16(torch.device("cuda" if cuda else "cpu")):
+        return "bf16", "bf16 autocast"
+    return "fp32", "fp32, because this processor has no bf16"
+
+
 def main() -> None:
     """Measure, write the results, print the last line."""
     parser = argparse.ArgumentParser(prog="touchstone bench train", description=__doc__.splitlines()[0])
@@ -169,14 +185,16 @@ def main() -> None:
     data = given.data.resolve()
     if not data.is_dir():
         parser.error(f"{data} does not exist; name the folder of the real data with --data")
-    extra = ["--threads", str(given.threads), "--budget", str(given.budget)]
+    precision, words = usable_precision()
+    print(f"precision: {words}", flush=True)
+    extra = ["--threads", str(given.threads), "--budget", str(given.budget), "--precision", precision]
     chosen = given.only or list(WORKLOADS)
     facts = {
         "hardware": f"{os.cpu_count()} cores, {platform.machine()}",
         "libraries": {name: version(name) for name in LIBRARIES},
         "repeats": given.repeats,
         "threads": given.threads,
-        "model": "Qwen3, 6 layers, hidden 256, 8192 tokens in the vocabulary; bf16 autocast",
+        "model": f"Qwen3, 6 layers, hidden 256, 8192 tokens in the vocabulary; {words}",
     }
     file = given.out / "training.json"
     given.out.mkdir(parents=True, exist_ok=True)

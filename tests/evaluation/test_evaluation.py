@@ -223,7 +223,7 @@ def test_the_stages_seal_and_evaluate_give_the_same_bytes_twice(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     options = (ROOT / "params.yaml").read_text()
-    Path("params.yaml").write_text(options.replace("threads: 2", "threads: 1"))
+    Path("params.yaml").write_text(options.replace("threads: auto", "threads: 1"))
     make_tiny_model(Path("build/model"))
     for seed, name in enumerate(("train", "calibration", "reference", "validation")):
         write_parquet(Path(f"build/splits/{name}.parquet"), make_tiny_groups(25, seed=seed))

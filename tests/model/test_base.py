@@ -11,12 +11,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import Qwen3Config, Qwen3ForSequenceClassification
 
 from tests.worlds.tiny import make_tiny_base
 from touchstone.data.sources import sandbox
 from touchstone.errors import ModelError
 from touchstone.groups import Comparison, Completion, Group, Message, make_group
-from touchstone.model.base import build_base, pin, preferred, train_tokenizer
+from touchstone.model import attention
+from touchstone.model.base import build_base, pin, preferred, train_tokenizer, warm_up_loss
 from touchstone.model.network import load_base_folder
 from touchstone.model.templating import encode, scoring_rule
 from touchstone.runtime.files import digest_file, digest_folder
@@ -113,6 +117,32 @@ def test_a_group_without_winners_teaches_all_its_completions() -> None:
 def test_one_prompt_alone_is_enough_to_build_from(tmp_path: Path) -> None:
     """Nothing to tell a prompt's own completion from: the warm-up goes without that half of its loss."""
     assert (make_base(tmp_path / "base", groups=make_groups()[:1]) / "model.safetensors").is_file()
+
+
+def test_the_warm_up_s_loss_is_that_of_every_text_by_itself() -> None:
+    """Prompts shared and nothing padded: the same numbers as one row per text, in the library's own attention."""
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=8,
+        intermediate_size=24, max_position_embeddings=64, pad_token_id=0, num_labels=1,
+    )  # fmt: skip
+    network = Qwen3ForSequenceClassification(config).double()
+    # The first and the last answer the same prompt: they don't compare.
+    texts = [([5, 6, 7], [8, 9]), ([10], [11, 12, 13, 14]), ([15, 16], [17]), ([5, 6, 7], [18, 19, 20])]
+
+    def read(prompt: list[int], completion: list[int]) -> Tensor:
+        return network.model(input_ids=torch.tensor([prompt + completion])).last_hidden_state[0]
+
+    losses, scores = [], {}
+    for number, (prompt, completion) in enumerate(texts):
+        logits = read(prompt, completion)[:-1] @ network.model.embed_tokens.weight.T
+        losses.append(functional.cross_entropy(logits, torch.tensor([*prompt, *completion][1:]), reduction="none"))
+        for row in (number, (number + 1) % len(texts)):
+            scores[number, row] = network.score(read(prompt, texts[row][1])[-1])
+    gaps = torch.cat([scores[number, number] - scores[number, number + 1] for number in range(3)])
+    expected = torch.cat(losses).mean() - functional.logsigmoid(gaps).mean()
+    attention.use(network)
+    torch.testing.assert_close(warm_up_loss(network, texts), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_a_folder_is_pinned_by_the_digest_of_every_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

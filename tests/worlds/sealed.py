@@ -8,6 +8,7 @@ from random import Random
 
 from tests.worlds.tiny import make_tiny_base
 from touchstone.groups import Comparison, Completion, Group, Message, make_group
+from touchstone.model.layout import Precision
 from touchstone.model.network import load_base, save
 from touchstone.model.sealing import seal
 
@@ -49,13 +50,15 @@ def make_tiny_model(folder: Path, *, seed: int = 0, max_tokens: int = 128) -> Pa
     return folder
 
 
-def make_tiny_artifact(folder: Path, *, seed: int = 0, max_tokens: int = 128, vectors: int = 8) -> Path:
+def make_tiny_artifact(
+    folder: Path, *, seed: int = 0, max_tokens: int = 128, vectors: int = 8, precision: Precision = "fp32"
+) -> Path:
     """Seal a tiny reward model on random groups; returns the artifact's folder."""
     seal(
         make_tiny_model(folder.with_name(folder.name + "-model"), seed=seed, max_tokens=max_tokens),
         make_tiny_groups(20, seed=101),
         make_tiny_groups(30, seed=102),
-        precision="fp32",
+        precision=precision,
         self_test_vectors=vectors,
         seeds={"train": seed},
         folder=folder,

@@ -59,7 +59,7 @@ def seal(
     Example: touchstone seal Skywork/Skywork-Reward-V2-Qwen3-0.6B --max-tokens 4096
     """
     from touchstone.model.adopting import adopt, artifact_name
-    from touchstone.model.scoring import prepare
+    from touchstone.model.processor import prepare
 
     root, chosen = settings_module.load_project()
     prepare(chosen.train.threads)

@@ -39,6 +39,7 @@ from touchstone.model import card as cards
 from touchstone.model.score_files import read_scores
 from touchstone.model.scoring import RawScore
 from touchstone.runtime.files import digest_value, write_folder
+from touchstone.runtime.parallel import threads_of
 from touchstone.runtime.places import PACKAGE
 from touchstone.runtime.progress import progress
 from touchstone.settings import Settings, dump, project_root
@@ -295,7 +296,7 @@ def _fit(build: Path, settings: Settings, parts: Parts, families: Families, fold
     if settings.model.kind == "pretrained":
         shutil.copytree(build / "base", place / "build" / "base", dirs_exist_ok=True)
     for words, command in _stages(settings):
-        _run(f"{words} fold {fold + 1}", command, place, settings.train.threads)
+        _run(f"{words} fold {fold + 1}", command, place)
 
     def fill(aside: Path) -> None:
         shutil.copyfile(place / "build" / "artifact" / cards.FILE, aside / cards.FILE)
@@ -311,9 +312,9 @@ def _stages(settings: Settings) -> list[tuple[str, list[str]]]:
     A base from scratch is built for each fold: its warm-up reads the training set's preferred completions, so the
     candidate's own base knows what people preferred in prompts that are scored here.
     """
-    python, threads = [sys.executable, "-m"], str(settings.train.threads)
+    python, threads = [sys.executable, "-m"], str(threads_of(settings.train.threads))
     config = project_root() / "configs" / "accelerate" / f"{settings.train.accelerate}.yaml"
-    launch = ["--num_cpu_threads_per_process", threads, "--config_file", str(config)]
+    launch = ["--num_cpu_threads_per_process", "1", "--config_file", str(config)]
     scratch = settings.model.kind == "scratch"
     return [
         *([("building the base of", [*python, "touchstone.model.base"])] if scratch else []),
@@ -334,12 +335,11 @@ def _stages(settings: Settings) -> list[tuple[str, list[str]]]:
     ]
 
 
-def _run(what: str, command: list[str], place: Path, threads: int) -> None:
+def _run(what: str, command: list[str], place: Path) -> None:
     """Run a stage in `place`, its output to a file; whatever ends this call ends the stage."""
     code = str(PACKAGE.parent)  # the code that judges, whatever folder a stage runs in
     env = {
         **os.environ,
-        "OMP_NUM_THREADS": str(threads),
         "PYTHONPATH": os.pathsep.join([code, *filter(None, [os.environ.get("PYTHONPATH")])]),
         "TOUCHSTONE_ROOT": str(project_root()),
         "TOUCHSTONE_EVENTS": "",  # a fold's curve is not the candidate's

@@ -25,7 +25,8 @@ from touchstone.evaluation.metrics import by_annotators, measure, rounded
 from touchstone.evaluation.pictures import accuracy_chart, margin_histogram, reliability_diagram, reward_against_length
 from touchstone.evaluation.rows import Row, completions, score_rows, write_rows
 from touchstone.groups import Group, read_parquet
-from touchstone.model.scoring import Scorer, as_item, prepare
+from touchstone.model.processor import prepare
+from touchstone.model.scoring import Scorer, as_item
 from touchstone.runtime.files import write_atomic, write_folder, write_json
 
 

@@ -16,6 +16,7 @@ from touchstone.groups import Group, judged_pairs, read_parquet, set_digest
 from touchstone.model import card as cards
 from touchstone.model.card import Card
 from touchstone.runtime.files import digest_value
+from touchstone.runtime.parallel import threads_of
 from touchstone.settings import Settings
 from touchstone.settings.checks import SETS
 from touchstone.settings.gates import Gates
@@ -152,7 +153,7 @@ def read_case(
         adopted=adopted,
         alarms=[{"kind": a["kind"], "name": a["name"], "sentence": a["sentence"]} for a in alarms],
         limits=settings.gates,
-        threads=settings.train.threads,
+        threads=threads_of(settings.train.threads),
         digests=digests,
         key=key,
     )

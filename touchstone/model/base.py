@@ -24,9 +24,14 @@ from transformers import AutoConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3
 from touchstone import settings
 from touchstone.errors import ModelError
 from touchstone.groups import Group, judged_pairs, read_parquet
+from touchstone.model import attention
+from touchstone.model.layout import make_batches
+from touchstone.model.muon import Muon
 from touchstone.model.network import BASE_FILE, PACKAGE, load_tokenizer, local_folder, rule_of
-from touchstone.model.templating import encode_many, scoring_rule
+from touchstone.model.processor import prepare
+from touchstone.model.templating import EncodedGroup, encode_many, scoring_rule
 from touchstone.runtime.files import digest_file, write_folder, write_json
+from touchstone.runtime.parallel import Threads, threads_of
 from touchstone.runtime.progress import progress
 from touchstone.runtime.stage import run_stage
 from touchstone.settings.model import PretrainedModel, ScratchModel
@@ -58,7 +63,7 @@ HUB_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 """What a checkpoint needs; pickles and code are never fetched."""
 
 
-def build_base(groups: Sequence[Group], model: ScratchModel, *, seed: int, threads: int, folder: Path) -> None:
+def build_base(groups: Sequence[Group], model: ScratchModel, *, seed: int, threads: Threads, folder: Path) -> None:
     """Train a tokenizer and warm up a decoder on `groups`, into `folder` (whole or not at all).
 
     The same groups, settings, seed and threads give the same bytes on one machine.
@@ -66,8 +71,7 @@ def build_base(groups: Sequence[Group], model: ScratchModel, *, seed: int, threa
     Raises:
         ModelError: the settings leave no room for a completion.
     """
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
+    prepare(threads)
     torch.manual_seed(seed)
     tokenizer = train_tokenizer(groups, model)
     config = Qwen3Config(
@@ -90,7 +94,7 @@ def build_base(groups: Sequence[Group], model: ScratchModel, *, seed: int, threa
     def fill(aside: Path) -> None:
         network.save_pretrained(aside)
         tokenizer.save_pretrained(aside)
-        write_json(aside / BASE_FILE, {"kind": "scratch"})
+        write_json(aside / BASE_FILE, {"kind": "scratch", "threads": threads_of(threads)})
 
     write_folder(folder, fill)
 
@@ -131,49 +135,54 @@ def warm_up(network: Qwen3ForSequenceClassification, texts: Sequence[Text], mode
     matrices = [parameter for parameter in network.model.layers.parameters() if parameter.ndim == 2]
     known = {id(parameter) for parameter in matrices}
     others = [parameter for parameter in network.parameters() if id(parameter) not in known]
-    rate = model.warmup_learning_rate
     # Muon for the matrices: the same loss as AdamW in about half the steps here.
-    optimizers: tuple[torch.optim.Optimizer, ...] = (
-        torch.optim.Muon(matrices, lr=rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, lr=rate, betas=BETAS, weight_decay=0.0),
-    )
+    muon = Muon(matrices)
+    adamw = torch.optim.AdamW(others, betas=BETAS, weight_decay=0.0)
     network.train()
+    attention.use(network)
     batches = islice(_endless(texts, model.warmup_tokens_per_step // 2, seed), model.warmup_steps)
     for step, batch in enumerate(progress(batches, "warm-up", model.warmup_steps)):
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = rate * min(1.0, (step + 1) / WARMUP_STEPS) * (1 - step / model.warmup_steps)
-            optimizer.zero_grad()
+        rise, fall = min(1.0, (step + 1) / WARMUP_STEPS), 1 - step / model.warmup_steps
+        rate = model.warmup_learning_rate * rise * fall
+        network.zero_grad()
         loss = warm_up_loss(network, [texts[index] for index in batch])
         if not math.isfinite(loss.item()):
             raise ModelError("the warm-up's loss is not finite; lower model.warmup_learning_rate")
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), MAX_GRADIENT_NORM)
-        for optimizer in optimizers:
-            optimizer.step()
+        muon.step(rate)
+        adamw.param_groups[0]["lr"] = rate
+        adamw.step()
 
 
 def warm_up_loss(network: Qwen3ForSequenceClassification, texts: Sequence[Text]) -> Tensor:
-    """Mean cross-entropy of each next token, plus mean -log sigmoid(own - foreign completion's score)."""
-    size = len(texts)
-    foreign = [(prompt, texts[(number + 1) % size][1]) for number, (prompt, _) in enumerate(texts)]
-    rows = [prompt + completion for prompt, completion in (*texts, *foreign)]
-    longest = max(map(len, rows))
-    ids = torch.zeros((len(rows), longest), dtype=torch.long)
-    real = torch.zeros((len(rows), longest), dtype=torch.bool)
-    for number, row in enumerate(rows):
-        ids[number, : len(row)] = torch.tensor(row)
-        real[number, : len(row)] = True
-    # Padding stands on the right, where a causal model never looks from a real token: no mask is needed.
-    hidden = network.model(input_ids=ids, use_cache=False).last_hidden_state
-    predicted = real[:size, 1:]
+    """Mean cross-entropy of each next token, plus mean -log sigmoid(own - foreign completion's score).
+
+    A text's foreign completion is the next one's in `texts`; each prompt is computed once for both.
+    """
+    foreign = [*texts[1:], texts[0]]
+    pairs = [
+        EncodedGroup(prompt, [completion, another], prompt_starts=[0, 0], truncated=[False, False])
+        for (prompt, completion), (_, another) in zip(texts, foreign, strict=True)
+    ]
+    (batch,) = make_batches(pairs, sum(pair.shared_tokens for pair in pairs))
+    packing = batch.packing
+    assert packing is not None  # noqa: S101  shared prompts are packed
+    hidden = network.model(
+        input_ids=batch.input_ids,
+        position_ids=batch.position_ids,
+        use_cache=False,
+        **attention.packed_arguments(network, packing),
+    ).last_hidden_state[0]
+    # A prompt and its own completion lie side by side: every token of theirs but the last has a next one.
+    before = torch.cat([torch.arange(s.start, s.start + s.prompt + s.completions[0] - 1) for s in packing.spans])
     # The output embedding is the input's, as in a decoder with tied embeddings: the checkpoint holds no other.
-    logits = hidden[:size, :-1][predicted] @ network.model.embed_tokens.weight.T
-    loss = nn.functional.cross_entropy(logits, ids[:size, 1:][predicted])
-    scores = network.score(hidden[torch.arange(len(rows)), real.sum(1) - 1]).squeeze(-1)
-    differ = torch.tensor([texts[number][0] != texts[(number + 1) % size][0] for number in range(size)])
+    logits = hidden[before] @ network.model.embed_tokens.weight.T
+    loss = nn.functional.cross_entropy(logits, batch.input_ids[0, before + 1])
+    own, another = network.score(hidden[batch.columns]).view(-1, 2).unbind(1)
+    differ = torch.tensor([prompt != other for (prompt, _), (other, _) in zip(texts, foreign, strict=True)])
     if differ.any():  # not so where all texts answer one prompt
-        loss = loss - nn.functional.logsigmoid(scores[:size] - scores[size:])[differ].mean()
+        loss = loss - nn.functional.logsigmoid(own - another)[differ].mean()
     return loss
 
 

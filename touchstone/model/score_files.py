@@ -21,7 +21,8 @@ import torch
 
 from touchstone.errors import DataError
 from touchstone.groups import Group, read_parquet
-from touchstone.model.scoring import RawScore, Scorer, as_item, padded_scores, prepare
+from touchstone.model.processor import prepare
+from touchstone.model.scoring import RawScore, Scorer, as_item, padded_scores
 from touchstone.runtime.stage import run_stage
 
 Batching = Literal["budget", "alone", "8", "32"]

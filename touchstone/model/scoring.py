@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +16,11 @@ from touchstone.groups import Group, Message
 from touchstone.model.card import Card, verify_digests
 from touchstone.model.layout import Batch, Precision, make_batches, padded_batch, rewards, shares_prompt
 from touchstone.model.network import RewardModel, load_reward_model
+from touchstone.model.processor import has_bf16
 from touchstone.model.templating import EncodedGroup, ScoringRule, encode_many
 from touchstone.runtime.progress import progress
+
+log = logging.getLogger(__name__)
 
 Item = tuple[Sequence[Message], Sequence[str]]
 """A prompt and the completions to score."""
@@ -62,16 +65,6 @@ class Score:
     percentile: float
     truncated: bool
     tokens: int
-
-
-def prepare(threads: int) -> None:
-    """Make this process's numbers repeatable: so many CPU threads, deterministic kernels only.
-
-    Before any CUDA work, whose library reads its setting once.
-    """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
 
 
 def as_item(group: Group) -> Item:
@@ -174,6 +167,8 @@ class Scorer:
         except ModelError as error:
             raise ArtifactError(f"{folder} can't be loaded as it was sealed: {error}") from error
         to_device(model)
+        if card.centering.score_dtype == "bf16" and not has_bf16(model.device):
+            log.warning("%s was sealed in bf16, which is emulated here: slow; seal it in fp32", folder)
         scorer = cls(model, card, token_budget)
         scorer.self_test()
         return scorer

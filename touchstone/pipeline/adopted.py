@@ -92,7 +92,8 @@ def run_benchmark(
         DataError, ModelError: see `reward_benchmarks.run`.
     """
     from touchstone.evaluation import benchmarks
-    from touchstone.model.scoring import Scorer, prepare
+    from touchstone.model.processor import prepare
+    from touchstone.model.scoring import Scorer
 
     prepare(settings.train.threads)
     folder = artifact or root / "build" / "artifact"

@@ -1,4 +1,4 @@
-"""The same function over many items, in as many processes as there are cores; results in the items' order."""
+"""How many cores there are, and the same function over many items in as many processes, in the items' order."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import chain, islice
 from multiprocessing.connection import wait
-from typing import TypeVar
+from pathlib import Path
+from typing import Literal, TypeVar
 
 from touchstone.errors import DataError
 
@@ -22,6 +23,26 @@ FEW = 8
 """So many items are worked on here: starting processes takes longer."""
 MOST = 16
 """Processes at most."""
+
+QUOTA = Path("/sys/fs/cgroup/cpu.max")
+"""Microseconds of processor time that a container gets, and in how many; "max" is without limit."""
+
+Threads = int | Literal["auto"]
+"""Threads of a process, or "auto": as many as it has cores."""
+
+
+def cores() -> int:
+    """Processor cores that this process may use: those it may run on, or fewer where a container's quota says so."""
+    allowed = len(os.sched_getaffinity(0))
+    quota, _, period = QUOTA.read_text(encoding="ascii").partition(" ") if QUOTA.exists() else ("max", "", "")
+    return allowed if quota == "max" else max(1, min(allowed, int(quota) // int(period)))
+
+
+def threads_of(setting: Threads) -> int:
+    """How many threads a setting asks for here; "auto" deals the cores out to the ranks that torchrun put here."""
+    if setting != "auto":
+        return setting
+    return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def map_ordered(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
@@ -35,17 +56,17 @@ def map_ordered(function: Callable[[Item], Result], items: Iterable[Item]) -> It
     """
     items = iter(items)
     first = list(islice(items, FEW + 1))
-    cores = min(len(os.sched_getaffinity(0)), MOST)
-    if len(first) <= FEW or cores == 1:
+    workers = min(cores(), MOST)
+    if len(first) <= FEW or workers == 1:
         yield from map(function, chain(first, items))
         return
     context = multiprocessing.get_context("forkserver")
-    pool = ProcessPoolExecutor(cores, mp_context=context, initializer=_follow_parent)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_follow_parent)
     waiting: deque[Future[Result]] = deque()
     try:
         for item in chain(first, items):
             waiting.append(pool.submit(function, item))
-            if len(waiting) > 2 * cores:
+            if len(waiting) > 2 * workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

@@ -44,7 +44,7 @@ def serve(
     # Seconds of imports: after the port is ours.
     import uvicorn
 
-    from touchstone.model.scoring import prepare
+    from touchstone.model.processor import prepare
     from touchstone.registry import Registry
     from touchstone.serving.app import make_app
     from touchstone.serving.batching import Batcher

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -18,4 +18,4 @@ class Serve(Section):
     tokens_per_batch: PositiveInt
     max_queued_tokens: PositiveInt
     max_completions: PositiveInt
-    threads: PositiveInt
+    threads: PositiveInt | Literal["auto"]

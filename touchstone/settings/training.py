@@ -30,9 +30,10 @@ class Train(Section):
     tokens_per_microbatch: PositiveInt | Literal["auto"]
     """Most tokens of one forward and backward; "auto" measures the GPU (`training/memory.py`)."""
     precision: Literal["fp32", "bf16"]
+    """Of the backbone; bf16 is fp32 where the device has no instructions for it, and the log says so."""
     seed: int
-    threads: PositiveInt
-    """CPU threads of each process; part of the numbers, so it is a setting and not the machine's."""
+    threads: PositiveInt | Literal["auto"]
+    """CPU threads of each process; "auto": its cores. The last digits of what is computed depend on their number."""
     accelerate: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
     """Launch configuration: a file's stem in configs/accelerate/."""
     checkpoint_steps: NonNegativeInt

@@ -15,10 +15,12 @@ from accelerate import PartialState
 from touchstone.errors import TrainingError
 from touchstone.groups import Group, read_parquet
 from touchstone.model.network import RewardModel, save
+from touchstone.model.processor import prepare
 from touchstone.model.templating import encode_many
 from touchstone.runtime.files import canonical_json, digest_value, write_atomic, write_folder
 from touchstone.settings import Settings, project_root
 from touchstone.training import checkpoints, head_only, methods
+from touchstone.training.__main__ import _computable
 from touchstone.training.decoys import with_decoys
 from touchstone.training.state import inputs_of
 from touchstone.training.trainer import Examples, Places, PreferenceTrainer
@@ -41,11 +43,11 @@ def train(settings: Settings, build: Path, events: Path | None = None, keep: Pat
         ModelError: the base can't be used.
         DataError: a set can't be read.
     """
-    torch.set_num_threads(settings.train.threads)
-    torch.use_deterministic_algorithms(True)
+    prepare(settings.train.threads)
     # accelerate counts one process on a CPU unless it is told that it is one.
     cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true" or not torch.cuda.is_available()
     world = PartialState(cpu=cpu, timeout=timedelta(seconds=settings.train.timeout_seconds))
+    settings = _computable(settings, world.device)
     model = methods.load(build / "base", settings)
     if settings.train.method == "head_only":
         return _train_head(model, settings, build) if world.is_main_process else []

@@ -74,6 +74,7 @@ def inputs_of(settings: Settings, build: Path, processes: int) -> dict[str, Any]
         "data": digest_value({name: digest_folder(build / "splits")[f"{name}.parquet"] for name in sets}),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
         "processes": processes,
+        "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         **{name: version(name) for name in LIBRARIES},
         **{f"{part}.{name}": value for (part, name), value in values.items() if name not in _NUMBERLESS},
