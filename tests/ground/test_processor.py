@@ -12,14 +12,14 @@ import pytest
 import torch
 import yaml
 
-from tests.sealed import make_tiny_artifact
-from tests.test_training import configure, make_build, make_groups
-from tests.tiny import make_tiny_base
+from tests.places import ROOT
+from tests.worlds.sealed import make_tiny_artifact
+from tests.worlds.tiny import make_tiny_base
+from tests.worlds.trained import configure, make_build, make_groups
 from touchstone.runtime import parallel
 from touchstone.runtime.parallel import cores, threads_of
 from touchstone.training.state import inputs_of
 
-ROOT = Path(__file__).resolve().parent.parent
 OLDER = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 """Makes the libraries take a processor with AVX-512 and AMX for one without."""
 
@@ -103,10 +103,10 @@ def test_a_checkpoint_counts_the_threads_that_auto_came_to(tmp_path: Path) -> No
 def test_where_bf16_is_emulated_training_is_in_fp32_and_says_so(tmp_path: Path) -> None:
     code = (
         "from pathlib import Path\n"
-        "from tests.test_training import configure, make_build, make_groups\n"
-        "from tests.tiny import make_tiny_base\n"
+        "from tests.worlds.trained import configure, make_build, make_groups\n"
+        "from tests.worlds.tiny import make_tiny_base\n"
         "from touchstone.runtime.files import digest_folder\n"
-        "from touchstone.training.__main__ import train\n"
+        "from touchstone.training.run import train\n"
         "base = make_tiny_base(Path('base').resolve())\n"
         "builds = [make_build(Path(p), base, make_groups(6)) for p in ('fp32', 'bf16')]\n"
         "for build in builds: train(configure(precision=build.name), build)\n"

@@ -8,7 +8,6 @@ TOUCHSTONE_CHECKPOINTS names the folder for checkpoints; default: build/checkpoi
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
@@ -23,22 +22,9 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
 )
 
-import torch
-
-from touchstone.model.processor import has_bf16
 from touchstone.runtime.stage import run_stage
-from touchstone.settings import Settings, load
+from touchstone.settings import load
 from touchstone.training.run import train
-
-log = logging.getLogger(__name__)
-
-
-def _computable(settings: Settings, device: torch.device) -> Settings:
-    """The settings, with fp32 for bf16 where the device would emulate it."""
-    if settings.train.precision == "fp32" or has_bf16(device):
-        return settings
-    log.warning("train.precision=bf16: this %s has no instructions for it; training in fp32", device.type)
-    return settings.model_copy(update={"train": settings.train.model_copy(update={"precision": "fp32"})})
 
 
 def main() -> None:

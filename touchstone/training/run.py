@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections.abc import Sequence
@@ -15,16 +16,17 @@ from accelerate import PartialState
 from touchstone.errors import TrainingError
 from touchstone.groups import Group, read_parquet
 from touchstone.model.network import RewardModel, save
-from touchstone.model.processor import prepare
+from touchstone.model.processor import has_bf16, prepare
 from touchstone.model.templating import encode_many
 from touchstone.runtime.files import canonical_json, digest_value, write_atomic, write_folder
 from touchstone.settings import Settings, project_root
 from touchstone.training import checkpoints, head_only, methods
-from touchstone.training.__main__ import _computable
 from touchstone.training.decoys import with_decoys
 from touchstone.training.state import inputs_of
 from touchstone.training.trainer import Examples, Places, PreferenceTrainer
 from touchstone.training.watch import Row
+
+log = logging.getLogger(__name__)
 
 
 def train(settings: Settings, build: Path, events: Path | None = None, keep: Path | None = None) -> list[Row]:
@@ -77,6 +79,14 @@ def train(settings: Settings, build: Path, events: Path | None = None, keep: Pat
     except OSError as error:
         raise TrainingError(f"training can't write {error.filename or 'a file'}: {error.strerror or error}") from error
     return rows
+
+
+def _computable(settings: Settings, device: torch.device) -> Settings:
+    """The settings, with fp32 for bf16 where the device would emulate it."""
+    if settings.train.precision == "fp32" or has_bf16(device):
+        return settings
+    log.warning("train.precision=bf16: this %s has no instructions for it; training in fp32", device.type)
+    return settings.model_copy(update={"train": settings.train.model_copy(update={"precision": "fp32"})})
 
 
 def _train_head(model: RewardModel, settings: Settings, build: Path) -> list[Row]:
