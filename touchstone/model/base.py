@@ -24,7 +24,8 @@ from transformers import AutoConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3
 from touchstone import settings
 from touchstone.errors import ModelError
 from touchstone.groups import Group, judged_pairs, read_parquet
-from touchstone.model.network import BASE_FILE, PACKAGE, load_tokenizer, local_folder, rule_of
+from touchstone.model.network import load_tokenizer, rule_of
+from touchstone.model.pinned import BASE_FILE, PACKAGE, local_folder
 from touchstone.model.templating import encode_many, scoring_rule
 from touchstone.runtime.files import digest_file, write_folder, write_json
 from touchstone.runtime.progress import progress
