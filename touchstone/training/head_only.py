@@ -27,7 +27,7 @@ from touchstone.settings import Settings
 from touchstone.settings.objective import Objective
 from touchstone.training.objective import total_loss
 from touchstone.training.plan import MicroBatch, make_steps, micro_batches
-from touchstone.training.watch import SUMS, Row, omissions, row_of, sums_of
+from touchstone.training.curve import SUMS, Row, omissions, row_of, sums_of
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from touchstone.training import checkpoints, head_only, methods
 from touchstone.training.decoys import with_decoys
 from touchstone.training.state import inputs_of
 from touchstone.training.trainer import Examples, Places, PreferenceTrainer
-from touchstone.training.watch import Row
+from touchstone.training.curve import Row
 
 
 def train(settings: Settings, build: Path, events: Path | None = None, keep: Path | None = None) -> list[Row]:
