@@ -10,11 +10,11 @@ Parquet with `ARROW_SCHEMA` (inside the pipeline).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,10 +26,15 @@ SCHEMA_VERSION = 1
 PARQUET_BATCH = 2_000
 """Groups per Parquet row group: what is held in memory at once."""
 
+Role = Literal["system", "user", "assistant", "tool"]
+"""Who a message may be from. `Message.role` is a plain text, because a source can say anything: validation looks."""
+
+ROLES: tuple[str, ...] = get_args(Role)
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a chat: `role` is system, user, assistant or tool."""
+    """One turn of a chat; `role` is one of `ROLES` in valid data."""
 
     role: str
     content: str
@@ -232,6 +237,11 @@ def to_record(group: Group) -> dict[str, Any]:
     }
 
 
+def messages_of(records: Iterable[Mapping[str, str]]) -> tuple[Message, ...]:
+    """A prompt from its messages as `to_record` or a table's `to_pylist` spells them."""
+    return tuple(Message(record["role"], record["content"]) for record in records)
+
+
 def from_record(record: dict[str, Any]) -> Group:
     """The inverse of `to_record`.
 
@@ -241,7 +251,7 @@ def from_record(record: dict[str, Any]) -> Group:
     return Group(
         id=record["id"],
         cluster_id=record["cluster_id"],
-        prompt=tuple(Message(m["role"], m["content"]) for m in record["prompt"]),
+        prompt=messages_of(record["prompt"]),
         completions=tuple(
             Completion(
                 c["text"],

@@ -23,11 +23,13 @@ from touchstone.data.page import __main__ as stage
 from touchstone.data.page import sets
 from touchstone.data.page.page import Content, read, render
 from touchstone.data.page.set_aside import Example, Reason
-from touchstone.errors import DataError
+from touchstone.errors import DataError, ModelError
 from touchstone.groups import Comparison, Completion, Group, Message, make_group, to_line, write_parquet
+from touchstone.model.base import pin
 from touchstone.pages.text import cell, visible
 from touchstone.runtime.files import write_json
 from touchstone.settings.checks import SETS
+from touchstone.settings.model import PretrainedModel
 
 LONG = "word " * 400
 CHECK = {"severity": "warning", "column": "x", "minimum": None, "maximum": 0, "failed_rows": 3, "value": None}
@@ -266,6 +268,21 @@ def test_over_long_inputs_are_counted_by_the_rule_of_the_model(
     assert [facts.sampled for facts in sample.sets] == [2] * 7
     assert "sampled)" in Page(render(sample)).text
     assert "sampled)" not in Page(render(content)).text
+
+
+def test_tokens_are_counted_by_no_base_that_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOUCHSTONE_ROOT", str(tmp_path))
+    mine = make_tiny_base(tmp_path / "mine", vocabulary=300)
+    settings = PretrainedModel(kind="pretrained", max_tokens=64, base="mine")
+    pin(settings, tmp_path / "base")
+    (mine / "model.safetensors").unlink()  # not needed to count tokens
+    assert sets.base_tokenizer(tmp_path / "base", settings)[1].max_tokens == 64, (
+        "no weights are needed to count tokens"
+    )
+    with (mine / "tokenizer.json").open("a") as file:
+        file.write("\n")
+    with pytest.raises(ModelError, match=r"tokenizer\.json of base mine has changed"):
+        sets.base_tokenizer(tmp_path / "base", settings)
 
 
 def test_a_page_from_a_file_loads_nothing_and_its_pictures_have_words(content: Content) -> None:

@@ -8,7 +8,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from touchstone.data.neighbours import BANDS, candidates, near_duplicates, sequences, signatures, similarity, words_of
+from touchstone.data.neighbours import BANDS, candidates, near_duplicates, sequences, signatures, similarity
+from touchstone.data.prompts import words_of
 
 WORDS = [f"word{number}" for number in range(3_000)]
 

@@ -37,12 +37,7 @@ def lengths() -> bytes:
     )
 
 
-def curve() -> bytes:
-    rows = [{"step": step, "loss": 1 / step, "accuracy": 0.5, "gradient_norm": 1.0} for step in range(1, 90)]
-    return pictures.training_curve(rows, subject="reward-sandbox")
-
-
-@pytest.mark.parametrize("draw", [accuracy, calibration, margins, lengths, curve])
+@pytest.mark.parametrize("draw", [accuracy, calibration, margins, lengths])
 def test_pictures_repeat_byte_for_byte_and_hold_ink(draw: Callable[[], bytes]) -> None:
     first = draw()
     assert first == draw()
@@ -58,6 +53,3 @@ def test_pictures_of_almost_nothing() -> None:
     assert pictures.reliability_diagram([0.5], [0.5], error=0.0, null_error=0.5, subject="1 comparison")
     assert pictures.margin_histogram([0.0, 0.0], subject="2 comparisons")
     assert pictures.reward_against_length([5, 5], [1.0, 1.0], correlation=None, subject="2 completions")
-    assert pictures.training_curve(
-        [{"step": 1, "loss": 0.7, "accuracy": 0.5, "gradient_norm": 1.0}], subject="one step"
-    )

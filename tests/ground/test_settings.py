@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from tests.places import CONFIGS
 from touchstone import settings
 from touchstone.errors import SettingsError
+from touchstone.settings.data import Data
+from touchstone.settings.section import Section
 
 
 @pytest.mark.parametrize(
@@ -31,6 +34,15 @@ from touchstone.errors import SettingsError
 def test_a_wrong_setting_is_named(overrides: list[str], message: str) -> None:
     with pytest.raises(SettingsError, match="(?s)" + message):
         settings.compose(overrides, CONFIGS)
+
+
+@pytest.mark.parametrize("member", get_args(get_args(Data)[0]))
+def test_a_fault_of_a_source_is_named_by_its_setting_alone(member: type[Section]) -> None:
+    values = settings.compose([], CONFIGS).model_dump(mode="json")
+    for source in get_args(member.model_fields["source"].annotation):
+        values["data"] = {"source": source, "nonsense": 1}
+        with pytest.raises(SettingsError, match=r"data\.nonsense: Extra inputs"):
+            settings.parse(values)
 
 
 def test_groups_and_keys_compose() -> None:

@@ -22,7 +22,7 @@ from touchstone.groups import Comparison, Group, Message, make_group, set_digest
 from touchstone.model import card as cards
 from touchstone.model import sealing
 from touchstone.model.scoring import Scorer, as_item
-from touchstone.model.sealing import seal, verify
+from touchstone.model.sealing import seal
 from touchstone.runtime.files import canonical_json, digest_file, digest_text
 
 CALIBRATION = make_tiny_groups(20, seed=1)
@@ -54,7 +54,7 @@ def copy(artifact: Path, tmp_path: Path) -> Path:
 
 def test_equal_inputs_give_equal_bytes_and_one_digest(model: Path, artifact: Path, tmp_path: Path) -> None:
     digest = make(model, tmp_path / "again")
-    assert digest == verify(artifact).digest
+    assert digest == Scorer.load(artifact).card.digest
     names = sorted(path.name for path in artifact.iterdir())
     assert names == sorted(path.name for path in (tmp_path / "again").iterdir())
     assert all((artifact / name).read_bytes() == (tmp_path / "again" / name).read_bytes() for name in names)
@@ -182,7 +182,7 @@ def test_a_changed_folder_is_refused_without_loading_it(
     with pytest.raises(ArtifactError, match=message):
         cards.verify_digests(copy)
     with pytest.raises(ArtifactError, match=message):
-        verify(copy)
+        Scorer.load(copy)
 
 
 HEADER = {"format": "pt"}
@@ -213,7 +213,7 @@ def test_another_head_under_a_matching_digest_is_refused(copy: Path, scale: floa
     forge(copy, scale)
     assert cards.verify_digests(copy)
     with pytest.raises(ArtifactError, match=message):
-        verify(copy)
+        Scorer.load(copy)
 
 
 def test_no_message_tells_a_self_tests_text(copy: Path) -> None:
@@ -221,7 +221,7 @@ def test_no_message_tells_a_self_tests_text(copy: Path) -> None:
     value["self_test"][0] |= {"completion": "a private sentence", "reward": "a private number"}
     (copy / "reward.json").write_text(canonical_json(value))
     with pytest.raises(ArtifactError) as caught:
-        verify(copy)
+        Scorer.load(copy)
     assert "private" not in str(caught.value)
 
 

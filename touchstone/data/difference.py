@@ -15,6 +15,7 @@ from typing import Any
 
 import polars as pl
 
+from touchstone.data.edges import oriented
 from touchstone.errors import DataError
 from touchstone.groups import iterate_tables
 from touchstone.pages.text import cell
@@ -158,19 +159,8 @@ def _read(folder: Path) -> _Version:
 
 
 def _edges(batch: pl.DataFrame) -> pl.DataFrame:
-    """A row per comparison, the completion with the lower index first."""
-    edges = batch.select("row", "comparisons").explode("comparisons").unnest("comparisons")
-    forward = pl.col("i") < pl.col("j")
-    return edges.select(
-        "row",
-        first=pl.min_horizontal("i", "j"),
-        second=pl.max_horizontal("i", "j"),
-        wins_first=pl.when(forward).then("wins_i").otherwise("wins_j"),
-        wins_second=pl.when(forward).then("wins_j").otherwise("wins_i"),
-        ties="ties",
-        margin="margin",
-        annotator="annotator",
-    )
+    """A row per comparison, oriented."""
+    return oriented(batch.select("row", "comparisons").explode("comparisons").unnest("comparisons"))
 
 
 def _facts(batch: pl.DataFrame, edges: pl.DataFrame) -> pl.DataFrame:
@@ -199,9 +189,9 @@ def _digests(texts: pl.Series) -> pl.Series:
 
 
 def _preferences(edges: pl.DataFrame) -> pl.DataFrame:
-    """A row per judged pair: 1 where the first is preferred, -1 where the second is, 0 where neither is."""
-    balance = pl.col("wins_first").sum() - pl.col("wins_second").sum()
-    return edges.group_by("row", "first", "second").agg(preferred=balance.sign().cast(pl.Int8))
+    """A row per judged pair: 1 where the lower index is preferred, -1 where the higher is, 0 where neither is."""
+    balance = pl.col("wins_low").sum() - pl.col("wins_high").sum()
+    return edges.group_by("row", "low", "high").agg(preferred=balance.sign().cast(pl.Int8))
 
 
 def _places(folder: Path) -> pl.DataFrame:
@@ -218,7 +208,7 @@ def _flips(before: _Version, after: _Version, both: pl.DataFrame) -> tuple[int, 
     """Pairs decided in both versions, those whose preferred side changed, and the groups that hold them."""
     old = both.select("row", "row_after", "id").join(before.pairs, on="row")
     pairs = old.join(
-        after.pairs, left_on=["row_after", "first", "second"], right_on=["row", "first", "second"], suffix="_after"
+        after.pairs, left_on=["row_after", "low", "high"], right_on=["row", "low", "high"], suffix="_after"
     )
     decided = pairs.filter((pl.col("preferred") != 0) & (pl.col("preferred_after") != 0))
     flipped = decided.filter(pl.col("preferred") != pl.col("preferred_after"))

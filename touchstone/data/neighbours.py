@@ -1,6 +1,6 @@
 """Near duplicates among many texts: MinHash finds the candidates, their exact Jaccard similarity decides.
 
-A text is the set of its sequences of five words (Broder 1997), after NFKC, case folding and with blanks as one space.
+A text is the set of its sequences of five words (Broder 1997); `touchstone.data.prompts.words_of` says what a word is.
 Two texts are near duplicates when their sets' Jaccard similarity reaches a threshold. Candidates share a band of the
 MinHash signature (25 bands of 5 values): at a similarity of 0.8 a pair is missed once in 20,000 times, at 0.7 once in
 90. A candidate is compared with the first text and with the one before it among those that share a band, not with all:
@@ -9,7 +9,6 @@ of a thousand like texts each is joined to the others by way of the first.
 
 from __future__ import annotations
 
-import unicodedata
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -34,11 +33,6 @@ def _constants() -> tuple[Hashes, Hashes]:
 
 
 _FACTORS, _SUMMANDS = _constants()
-
-
-def words_of(text: str) -> list[str]:
-    """The words that count: NFKC, case folded, cut at blanks."""
-    return (text if text.isascii() else unicodedata.normalize("NFKC", text)).casefold().split()
 
 
 def signatures(texts: Sequence[list[str]]) -> Hashes:

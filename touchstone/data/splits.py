@@ -26,7 +26,8 @@ import numpy as np
 import pyarrow as pa
 
 from touchstone import settings as settings_module
-from touchstone.data.neighbours import Hashes, candidates, near_duplicates, sequences, signatures, words_of
+from touchstone.data.neighbours import Hashes, candidates, near_duplicates, sequences, signatures
+from touchstone.data.prompts import dialogue_text, words_of
 from touchstone.errors import SplitError
 from touchstone.groups import (
     ARROW_SCHEMA,
@@ -36,6 +37,7 @@ from touchstone.groups import (
     count_groups,
     group_digest,
     iterate_tables,
+    messages_of,
     write_quarantine,
 )
 from touchstone.runtime.files import write_folder, write_json
@@ -125,18 +127,12 @@ def read_prompts(groups: Path) -> Prompts:
 
 def fingerprints(table: pa.Table) -> tuple[list[str], list[int], Hashes]:
     """For each group of a table: its cluster, 8 bytes of its prompt's digest, and the prompt's signature."""
-    words = [words_of(_prompt_text(prompt)) for prompt in table["prompt"].to_pylist()]
+    words = [words_of(dialogue_text(messages_of(prompt))) for prompt in table["prompt"].to_pylist()]
     digests = [
         int.from_bytes(hashlib.blake2b(" ".join(text).encode("utf-8"), digest_size=8).digest(), "little")
         for text in words
     ]
     return table["cluster_id"].to_pylist(), digests, signatures(words)
-
-
-def _prompt_text(prompt: list[dict[str, str]]) -> str:
-    """What makes a prompt like another: not the system message, which thousands of different prompts may share."""
-    said = [message["content"] for message in prompt if message["role"] != "system"]
-    return "\n".join(said or [message["content"] for message in prompt])
 
 
 def linked_clusters(prompts: Prompts, groups: Path, threshold: float) -> dict[int, set[int]]:
@@ -162,7 +158,8 @@ def _sets(groups: Path, wanted: Mapping[int, int]) -> Iterator[tuple[int, frozen
     start = 0
     for table in iterate_tables(groups, ["prompt"]) if wanted else ():
         for place in [place for place in range(table.num_rows) if start + place in wanted]:
-            yield wanted[start + place], sequences(words_of(_prompt_text(table["prompt"][place].as_py())))
+            prompt = messages_of(table["prompt"][place].as_py())
+            yield wanted[start + place], sequences(words_of(dialogue_text(prompt)))
         start += table.num_rows
 
 

@@ -5,14 +5,14 @@ Drawn without pyplot, so nothing global is touched; colours are Okabe and Ito's,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.ticker import LogFormatter, MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
-from touchstone.pages.figures import BLUE, DENSITY, GREEN, GREY, GRID, INK, LABEL, ORANGE, add_title, figure_of, to_png
+from touchstone.pages.figures import BLUE, DENSITY, GREY, GRID, INK, LABEL, ORANGE, add_title, figure_of, to_png
 from touchstone.statistics import Interval, reliability, wilson_interval
 
 if TYPE_CHECKING:
@@ -161,42 +161,3 @@ def _running_median(lengths: NDArray[np.float64], values: NDArray[np.float64]) -
     order = np.argsort(lengths, kind="stable")
     runs = [run for run in np.array_split(order, 10) if len(run)]
     return np.array([[np.median(column[run]) for run in runs] for column in (lengths, values)])
-
-
-CURVES = (
-    ("loss", "loss", BLUE),
-    ("accuracy", "accuracy in the step", GREEN),
-    ("gradient_norm", "gradient norm", ORANGE),
-)
-
-
-def training_curve(rows: Sequence[Mapping[str, Any]], *, subject: str) -> bytes:
-    """Loss, accuracy and gradient norm by optimizer step: each step pale, the trend strong.
-
-    Args:
-        rows: `curve.jsonl`, one dictionary per step.
-    """
-    figure, axes = figure_of(height=6.4, rows=len(CURVES), sharex=True)
-    steps = [row["step"] for row in rows]
-    for axis, (key, label, colour) in zip(axes, CURVES, strict=True):
-        values = np.array([row[key] for row in rows], dtype=np.float64)
-        axis.plot(steps, values, color=colour, linewidth=1, alpha=0.35)
-        axis.plot(steps, _smooth(values), color=colour, linewidth=2.2)
-        axis.set_ylabel(label, fontsize=10)
-        axis.yaxis.set_major_locator(MaxNLocator(4))
-        axis.grid(color=GRID)
-    axes[0].axhline(np.log(2), color=INK, linewidth=1, linestyle=":")
-    axes[1].axhline(0.5, color=INK, linewidth=1, linestyle=":")
-    axes[-1].set_xlabel("optimizer step", fontsize=10)
-    axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
-    add_title(axes[0], f"Training: {subject}", "pale: each step; strong: running mean; dotted: guessing")
-    return to_png(figure)
-
-
-def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Centred running mean over about a fortieth of the steps, narrower at the ends."""
-    half = max(1, len(values) // 80)
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    place = np.arange(len(values))
-    low, high = np.maximum(0, place - half), np.minimum(len(values), place + half + 1)
-    return np.asarray((sums[high] - sums[low]) / (high - low), dtype=np.float64)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from touchstone.data.neighbours import candidates, near_duplicates, sequences, signatures, words_of
-from touchstone.data.prompts import normalised_prompt
-from touchstone.groups import Group, Message, judged_pairs
+from touchstone.data.neighbours import candidates, near_duplicates, sequences, signatures
+from touchstone.data.prompts import dialogue_text, normalised_prompt, words_of
+from touchstone.groups import Group, Message, judged_pairs, messages_of
 from touchstone.runtime.files import digest_value
 
 Prompts = Sequence[Sequence[Message]]
@@ -19,7 +19,7 @@ Prompts = Sequence[Sequence[Message]]
 def read_prompts(path: Path) -> list[tuple[Message, ...]]:
     """The prompts of a set of which nothing else is needed, one per group."""
     column = pq.read_table(path, columns=["prompt"])["prompt"].to_pylist()
-    return [tuple(Message(turn["role"], turn["content"]) for turn in prompt) for prompt in column]
+    return [messages_of(prompt) for prompt in column]
 
 
 def near_duplicates_of(train: Prompts, others: Mapping[str, Prompts], threshold: float) -> dict[str, int]:
@@ -36,7 +36,7 @@ def near_duplicates_of(train: Prompts, others: Mapping[str, Prompts], threshold:
     wholes: defaultdict[tuple[int, str], set[str]] = defaultdict(set)
     for name, prompts in (*others.items(), ("train", train)):
         for prompt in prompts:
-            place = texts.setdefault(" ".join(words_of(_said(prompt))), len(texts))
+            place = texts.setdefault(" ".join(words_of(dialogue_text(prompt))), len(texts))
             if place == len(owners):
                 owners.append(set())
             owners[place].add(name)
@@ -72,14 +72,9 @@ def swapped_pairs(train: Iterable[Group], judged: Iterable[Group]) -> int:
 
 def _decided(groups: Iterable[Group]) -> Iterable[tuple[tuple[str, ...], str]]:
     for group in groups:
-        prompt = digest_value(words_of(_said(group.prompt)))[:24]
+        prompt = digest_value(words_of(dialogue_text(group.prompt)))[:24]
         for pair in judged_pairs(group):
             if pair.chosen is not None:
                 texts = [digest_value(words_of(group.completions[k].text))[:24] for k in (pair.first, pair.second)]
                 winner = texts[0] if pair.chosen == pair.first else texts[1]
                 yield (group.axis, prompt, *sorted(texts)), winner
-
-
-def _said(prompt: Sequence[Message]) -> str:
-    said = [message.content for message in prompt if message.role != "system"]
-    return "\n".join(said or [message.content for message in prompt])

@@ -27,7 +27,8 @@ from touchstone.groups import Group, judged_pairs, read_parquet
 from touchstone.model import attention
 from touchstone.model.layout import make_batches
 from touchstone.model.muon import Muon
-from touchstone.model.network import BASE_FILE, PACKAGE, load_tokenizer, local_folder, rule_of
+from touchstone.model.network import load_tokenizer, rule_of
+from touchstone.model.pinned import BASE_FILE, PACKAGE, local_folder
 from touchstone.model.processor import prepare
 from touchstone.model.templating import EncodedGroup, encode_many, scoring_rule
 from touchstone.runtime.files import digest_file, write_folder, write_json

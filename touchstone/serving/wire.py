@@ -7,12 +7,12 @@ numbers that it didn't ask for.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from touchstone.client import ScoreReply
-from touchstone.groups import Message
+from touchstone.groups import Message, Role
 
 if TYPE_CHECKING:  # torch comes with it, and a client needs none
     from touchstone.model.scoring import Item, Score
@@ -25,7 +25,7 @@ class _Closed(BaseModel):
 class Turn(_Closed):
     """One message of a prompt."""
 
-    role: Literal["system", "user", "assistant", "tool"]
+    role: Role
     content: str
 
 

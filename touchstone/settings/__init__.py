@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import yaml
 from pydantic import ValidationError, model_validator
@@ -110,12 +110,16 @@ def parse(values: dict[str, Any]) -> Settings:
         raise SettingsError("settings are wrong: " + "; ".join(faults)) from None
 
 
-_TAGS = frozenset(
-    {"constrained-int", "literal['auto']", "scratch", "pretrained"}
-    | {"sandbox", "preference", "hh_rlhf", "ukpconvarg1", "pandalm", "finegrained_qa", "ranked", "rated"}
-    | {"argilla", "label_studio", "reward_bench_2", "rm_bench", "llm_bar", "judge_bench"}
-)
-"""Tags of the unions above, which pydantic puts into a fault's path."""
+def _tags(union: Any) -> set[str]:
+    """The values of a union's discriminator that its members accept."""
+    members, field = get_args(union)
+    return {
+        tag for member in get_args(members) for tag in get_args(member.model_fields[field.discriminator].annotation)
+    }
+
+
+_TAGS = frozenset({"constrained-int", "literal['auto']"} | _tags(Data) | _tags(Model))
+"""Members of unions, which pydantic puts into a fault's path between the names of settings."""
 
 
 def load(path: Path = Path("params.yaml")) -> Settings:

@@ -43,12 +43,13 @@ from touchstone.settings.objective import Objective
 from touchstone.settings.training import Train
 from touchstone.training import checkpoints
 from touchstone.training.agreement import for_evaluation
+from touchstone.training.curve import SUMS, Row, averages, omissions, row_of, sums_of
+from touchstone.training.live_view import LiveView
 from touchstone.training.memory import resolve_budget
 from touchstone.training.objective import total_loss
 from touchstone.training.plan import MicroBatch, Step, make_steps, micro_batches, share_of
 from touchstone.training.sharding import even, exchange, gather_weights
 from touchstone.training.state import Progress, State, put_weights, restore, trained_weights
-from touchstone.training.watch import SUMS, Row, Watch, averages, omissions, row_of, sums_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +127,9 @@ class PreferenceTrainer(RewardTrainer):
         )
         self.remove_callback(PrinterCallback)
         self.add_callback(_Turns(self))
-        self.watch: Watch | None = None
+        self.live_view: LiveView | None = None
         if self.is_world_process_zero():
-            self.watch = Watch(len(self.steps), self.args.world_size, places.events, places.board)
+            self.live_view = LiveView(len(self.steps), self.args.world_size, places.events, places.board)
             self._omissions = omissions(examples.groups, settings.objective)
         # After the stock constructor, which wants a PreTrainedModel; before anything is wrapped for several ranks.
         self.model = self.model_wrapped = Rewards(model.network, settings.train.precision).to(self.args.device)
@@ -217,8 +218,8 @@ class PreferenceTrainer(RewardTrainer):
         row = row_of(number, self._sums, step.weight, norm, float(logs["learning_rate"]))
         row |= self._omissions | self._validated
         self.progress.rows.append(row)
-        if self.watch is not None:
-            self.watch.show(row, self._sums, max(1e-9, time.monotonic() - self._began))
+        if self.live_view is not None:
+            self.live_view.show(row, self._sums, max(1e-9, time.monotonic() - self._began))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Called after `log`, every train.checkpoint_steps steps and at the end, when the model itself is written.
@@ -250,8 +251,8 @@ class PreferenceTrainer(RewardTrainer):
             self.state.global_step = self._found.step
         if not self.progress.token_budget:
             self.progress.token_budget = self._token_budget()
-        if self.watch is not None:
-            self.watch.begin(self.state.global_step, self.progress.token_budget)
+        if self.live_view is not None:
+            self.live_view.begin(self.state.global_step, self.progress.token_budget)
 
     def _token_budget(self) -> int:
         """What train.tokens_per_microbatch asks for on this machine."""
@@ -296,8 +297,8 @@ class PreferenceTrainer(RewardTrainer):
         if self.progress.best:
             put_weights(model, self.progress.best)
         gather_weights(self.model_wrapped, self.accelerator)
-        if self.watch is not None:
-            self.watch.end()
+        if self.live_view is not None:
+            self.live_view.end()
 
     # Parts of a step.
 

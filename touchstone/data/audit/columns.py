@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from touchstone.data.edges import oriented
 from touchstone.errors import DataError
 from touchstone.groups import iterate_tables
 
@@ -183,19 +184,19 @@ def _edges(
     offset = completions + np.cumsum([0, *sizes[:-1]])[group]
     flat = comparisons.flatten()
     i, j = (offset + pc.struct_field(flat, name).to_numpy() for name in ("i", "j"))
-    wins_i, wins_j = (pc.struct_field(flat, name).to_numpy() for name in ("wins_i", "wins_j"))
-    forward = i < j
-    return pl.DataFrame(
-        {
-            "group": group + groups,
-            "low": np.minimum(i, j),
-            "high": np.maximum(i, j),
-            "first": i,
-            "wins_low": np.where(forward, wins_i, wins_j),
-            "wins_high": np.where(forward, wins_j, wins_i),
-            "ties": pc.struct_field(flat, "ties").to_numpy(),
-            "annotator": annotators.codes(pc.struct_field(flat, "annotator")),
-        }
+    return oriented(
+        pl.DataFrame(
+            {
+                "group": group + groups,
+                "first": i,
+                "i": i,
+                "j": j,
+                "wins_i": pc.struct_field(flat, "wins_i").to_numpy(),
+                "wins_j": pc.struct_field(flat, "wins_j").to_numpy(),
+                "ties": pc.struct_field(flat, "ties").to_numpy(),
+                "annotator": annotators.codes(pc.struct_field(flat, "annotator")),
+            }
+        )
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,8 +11,9 @@ from typing import Any
 import pyarrow.compute as pc
 from transformers import AutoConfig
 
-from touchstone.groups import Message, iterate_tables
-from touchstone.model.network import BASE_FILE, load_tokenizer, local_folder, rule_of
+from touchstone.groups import iterate_tables, messages_of
+from touchstone.model.network import load_tokenizer, rule_of
+from touchstone.model.pinned import resolve
 from touchstone.model.templating import ScoringRule, encode_many
 from touchstone.runtime.progress import progress
 from touchstone.settings.checks import SETS
@@ -63,16 +63,14 @@ def base_tokenizer(folder: Path, model: Model) -> tuple[Any, ScoringRule]:
     """Tokenizer and scoring rule of the base that `build/base` holds (from scratch) or names (pretrained).
 
     Raises:
-        ModelError: it can't be loaded, or its tokenizer can't write what the rule needs.
+        ModelError: a file of it has changed since it was pinned, it can't be loaded, or its tokenizer can't write what
+            the rule needs.
     """
-    record = json.loads((folder / BASE_FILE).read_text(encoding="utf-8"))
-    if record["kind"] == "scratch" or model.kind == "scratch":
-        base, pinned = folder, {}
-    else:
-        base = record["base"] if record["revision"] else local_folder(record["base"])
-        pinned = {"revision": record["revision"], "trust_remote_code": model.trust_remote_code}
-    tokenizer = load_tokenizer(base, **pinned)
-    return tokenizer, rule_of(AutoConfig.from_pretrained(base, **pinned), tokenizer, model.max_tokens)
+    base = resolve(folder, model, weights=False)
+    trust = model.kind == "pretrained" and model.trust_remote_code
+    tokenizer = load_tokenizer(base, trust_remote_code=trust)
+    config = AutoConfig.from_pretrained(base, trust_remote_code=trust)
+    return tokenizer, rule_of(config, tokenizer, model.max_tokens)
 
 
 def _facts(name: str, counts: Mapping[str, Any], path: Path, tokenizer: Any, rule: ScoringRule) -> SetFacts:
@@ -84,7 +82,7 @@ def _facts(name: str, counts: Mapping[str, Any], path: Path, tokenizer: Any, rul
         taken = table.filter(pc.less_equal(table["id"], last)).select(["prompt", "completions"]).to_pylist()
         items = [
             (
-                tuple(Message(message["role"], message["content"]) for message in group["prompt"]),
+                messages_of(group["prompt"]),
                 [completion["text"] for completion in group["completions"]],
             )
             for group in taken

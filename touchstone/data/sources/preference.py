@@ -35,7 +35,7 @@ from touchstone.data.sources.rows import (
     groups_of,
     raw_rows,
 )
-from touchstone.groups import Comparison, Completion, Group, Message, make_group
+from touchstone.groups import ROLES, Comparison, Completion, Group, Message, make_group
 from touchstone.settings.data import PreferenceData
 
 ABOUT = About(
@@ -44,7 +44,6 @@ ABOUT = About(
     annotators="one unnamed judgement per pair",
     not_carried="ties, votes, tool calls, and every field that the settings don't name",
 )
-ROLES = ("system", "user", "assistant", "tool")
 
 
 def read(settings: PreferenceData, root: Path) -> Iterator[Group | Quarantined]:

@@ -18,9 +18,8 @@ import numpy as np
 import pyarrow as pa
 
 from touchstone.data import hygiene, personal
-from touchstone.groups import Comparison, Completion, Group, JudgedPair, from_line, judged_pairs, to_table
+from touchstone.groups import ROLES, Comparison, Completion, Group, JudgedPair, from_line, judged_pairs, to_table
 
-ROLES = frozenset({"system", "user", "assistant", "tool"})
 FAULTS = ("index_out_of_range", "with_itself", "bad_votes", "bad_margin", "equal_texts")
 """What can be wrong with a comparison; a group's facts count each."""
 
