@@ -1,23 +1,34 @@
-"""A client of the endpoint's native routes; needs no torch."""
+"""A client of the endpoint's native protocol. It needs httpx and nothing of the model or the server.
+
+with Client("http://127.0.0.1:8100") as client:
+    client.rewards([((Message("user", "2+2?"),), ["4", "5"])]).scores
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import httpx
-from pydantic import BaseModel
 
 from touchstone.errors import ServingError
 
 if TYPE_CHECKING:  # torch comes with it, and a client needs none
     from touchstone.model.scoring import Item
 
-if TYPE_CHECKING:
-    from touchstone.model.scoring import Item
+
+@dataclass(frozen=True)
+class ScoreReply:
+    """One completion's score: raw reward, in standard deviations of the reference set, and its place in that set."""
+
+    reward: float
+    centered: float
+    percentile: float
+    truncated: bool
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -31,14 +42,13 @@ class Reply:
 
 
 class Client:
-    """Talks to one endpoint; waits and tries again where it answers 503.
-
-    Usage:
-        with Client("http://127.0.0.1:8100") as client:
-            client.rewards([((Message("user", "2+2?"),), ["4", "5"])]).scores
-    """
+    """Talks to one endpoint; waits and tries again where it answers 503."""
 
     def __init__(self, url: str, *, patience: float = 60.0) -> None:
+        """
+        Args:
+            patience: for so many seconds a 503 is tried again.
+        """
         self.url = url
         self.patience = patience
         # Loopback and private names: a proxy of the environment has no business here.
@@ -69,7 +79,7 @@ class Client:
             ],
         }
         answer = self._ask("POST", "/v1/rewards", body)
-        scores = [[ScoreReply(**score) for score in result["scores"]] for result in answer["results"]]
+        scores = [[_score(score) for score in result["scores"]] for result in answer["results"]]
         if [len(row) for row in scores] != [len(completions) for _, completions in inputs]:
             raise ServingError(f"{self.url} gave another number of scores than it was asked for")
         return Reply(answer["model"], answer["version"], answer["digest"], scores)
@@ -80,8 +90,8 @@ class Client:
 
     def version_of(self, alias: str) -> int | None:
         """The version served under an alias; None if there is none."""
-        models = {one["id"].partition("@")[2]: one for one in self.models()["models"]}
-        return int(models[alias]["version"]) if alias in models else None
+        versions = {model["id"].partition("@")[2]: model["version"] for model in self.models()["models"]}
+        return int(versions[alias]) if alias in versions else None
 
     def wait_for(self, alias: str, version: int, seconds: float) -> None:
         """Return once the endpoint serves a version under an alias.
@@ -106,11 +116,16 @@ class Client:
             except httpx.HTTPError as error:
                 raise ServingError(f"{self.url} can't be reached ({type(error).__name__}); is it running?") from None
             if answer.status_code == httpx.codes.OK:
-                found: dict[str, Any] = answer.json()
-                return found
+                content: dict[str, Any] = answer.json()
+                return content
             if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE or time.monotonic() > end:
                 raise ServingError(f"{self.url}{path} answered {answer.status_code}: {_message(answer)}")
             time.sleep(float(answer.headers.get("Retry-After", "1")))
+
+
+def _score(value: dict[str, Any]) -> ScoreReply:
+    # By name: a newer endpoint may say more about a score.
+    return ScoreReply(**{field.name: value[field.name] for field in fields(ScoreReply)})
 
 
 def _message(answer: httpx.Response) -> str:
@@ -118,13 +133,3 @@ def _message(answer: httpx.Response) -> str:
         return str(answer.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):
         return "no reason given"
-
-
-class ScoreReply(BaseModel):
-    """One completion's score: raw reward, in standard deviations of the reference set, and its place in that set."""
-
-    reward: float
-    centered: float
-    percentile: float
-    truncated: bool
-    tokens: int

@@ -90,6 +90,18 @@ def raw_scores(
         ModelError: the template can't render a prompt's roles.
     """
     encoded = encode_many(model.tokenizer, model.rule, items)
+    return raw_scores_encoded(model, encoded, token_budget=token_budget, precision=precision, description=description)
+
+
+def raw_scores_encoded(
+    model: RewardModel,
+    encoded: Sequence[EncodedGroup],
+    *,
+    token_budget: int = TOKEN_BUDGET,
+    precision: Precision = "fp32",
+    description: str | None = None,
+) -> list[list[RawScore]]:
+    """`raw_scores` of what `encode_many` made of the items."""
     batches = make_batches(encoded, token_budget, shared=shares_prompt(model))
     return _run(model, encoded, batches, precision, description)
 
@@ -191,11 +203,23 @@ class Scorer:
                     "hardware; install the locked versions, or seal the model here again"
                 )
 
+    def encode(self, items: Sequence[Item]) -> list[EncodedGroup]:
+        """Token ids of the items by the artifact's rule. Safe to call from several threads.
+
+        Raises:
+            ModelError: the template can't render a prompt's roles.
+        """
+        return encode_many(self.model.tokenizer, self.model.rule, items)
+
     def raw(self, items: Sequence[Item], *, description: str | None = None) -> list[list[RawScore]]:
         """`raw_scores` at the artifact's own precision."""
-        return raw_scores(
+        return self.raw_encoded(self.encode(items), description=description)
+
+    def raw_encoded(self, encoded: Sequence[EncodedGroup], *, description: str | None = None) -> list[list[RawScore]]:
+        """`raw` of what `encode` made of the items."""
+        return raw_scores_encoded(
             self.model,
-            items,
+            encoded,
             token_budget=self.token_budget,
             precision=self.card.centering.score_dtype,
             description=description,
@@ -203,7 +227,11 @@ class Scorer:
 
     def score(self, items: Sequence[Item]) -> list[list[Score]]:
         """Score every completion of every item, in their order."""
-        return [[self.meaning(score) for score in row] for row in self.raw(items)]
+        return self.score_encoded(self.encode(items))
+
+    def score_encoded(self, encoded: Sequence[EncodedGroup]) -> list[list[Score]]:
+        """`score` of what `encode` made of the items."""
+        return [[self.meaning(score) for score in row] for row in self.raw_encoded(encoded)]
 
     def meaning(self, score: RawScore) -> Score:
         """A raw score placed in the reference set."""

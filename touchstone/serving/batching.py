@@ -1,4 +1,4 @@
-"""Batches across requests: one queue, one worker, one forward pass for whoever is waiting.
+"""Batches across requests: one queue, one worker, one forward pass for all requests that wait.
 
 RL trainers send one sample per request. Whatever has queued up for the same version while the last batch ran is
 scored together, up to a budget of tokens; a text's score doesn't depend on its neighbours.
@@ -14,11 +14,13 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from touchstone.model.scoring import Item, Score, Scorer
+from touchstone.model.scoring import Score, Scorer
+from touchstone.model.templating import EncodedGroup
 
 log = logging.getLogger(__name__)
 
 Scores = list[list[Score]]
+"""Per item one score per completion, in their order."""
 
 
 class QueueFullError(Exception):
@@ -32,7 +34,7 @@ class EngineError(Exception):
 @dataclass(eq=False)
 class _Job:
     scorer: Scorer
-    items: Sequence[Item]
+    encoded: Sequence[EncodedGroup]
     tokens: int
     future: Future[Scores] = field(default_factory=Future)
 
@@ -70,13 +72,17 @@ class Batcher:
             self._changed.notify()
         self._thread.join()
 
-    def submit(self, scorer: Scorer, items: Sequence[Item], tokens: int) -> Future[Scores]:
-        """Queue items; the future gives their scores in order, or EngineError. Cancel it when nobody waits any more.
+    def submit(self, scorer: Scorer, encoded: Sequence[EncodedGroup]) -> Future[Scores]:
+        """Queue what the scorer's `encode` made of some items, at the cost of its tokens.
+
+        Returns:
+            A future of their scores in order, or EngineError. Cancel it when nobody waits any more.
 
         Raises:
             QueueFullError: come back later.
         """
-        job = _Job(scorer, items, tokens)
+        tokens = sum(group.shared_tokens for group in encoded)
+        job = _Job(scorer, encoded, tokens)
         with self._changed:
             if self._jobs and self._queued + tokens > self.max_queued_tokens:
                 raise QueueFullError
@@ -112,7 +118,7 @@ class Batcher:
 
 def _score(batch: Sequence[_Job]) -> None:
     try:
-        scores = batch[0].scorer.score([item for job in batch for item in job.items])
+        scores = batch[0].scorer.score_encoded([group for job in batch for group in job.encoded])
     except Exception as error:  # whatever a kernel, a tokenizer or the memory raises, the worker lives on
         if len(batch) > 1:  # one request's fault is not its neighbours'
             for job in batch:
@@ -124,5 +130,5 @@ def _score(batch: Sequence[_Job]) -> None:
         return
     start = 0
     for job in batch:
-        job.future.set_result(scores[start : start + len(job.items)])
-        start += len(job.items)
+        job.future.set_result(scores[start : start + len(job.encoded)])
+        start += len(job.encoded)

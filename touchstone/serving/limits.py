@@ -7,8 +7,9 @@ import json
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from touchstone.serving.refusals import MAX_BODY_BYTES
+from touchstone.serving.refusals import error_body
 
+MAX_BODY_BYTES = 8 * 2**20
 BODY_SECONDS = 60.0
 """How long a body may take to arrive."""
 
@@ -26,9 +27,7 @@ class BodyLimit:
             return
         announced = next((value for key, value in scope["headers"] if key == b"content-length"), b"0")
         if not announced.isdigit() or int(announced) > MAX_BODY_BYTES:
-            await _refuse(
-                send, 413, "body_too_large", f"a body may have {MAX_BODY_BYTES} bytes; send several requests"
-            )
+            await _refuse_size(send)
             return
         try:
             async with asyncio.timeout(BODY_SECONDS):
@@ -37,9 +36,7 @@ class BodyLimit:
             await _refuse(send, 408, "body_too_slow", f"the body did not arrive within {BODY_SECONDS:.0f} seconds")
             return
         if body is None:
-            await _refuse(
-                send, 413, "body_too_large", f"a body may have {MAX_BODY_BYTES} bytes; send several requests"
-            )
+            await _refuse_size(send)
             return
         waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -50,7 +47,7 @@ class BodyLimit:
 
 
 async def _read(receive: Receive) -> bytes | None:
-    """The whole body; None if it is over the limit."""
+    """The complete body; None if it is over the limit."""
     body = bytearray()
     while True:
         message = await receive()
@@ -63,8 +60,12 @@ async def _read(receive: Receive) -> bytes | None:
             return bytes(body)
 
 
+async def _refuse_size(send: Send) -> None:
+    await _refuse(send, 413, "body_too_large", f"a body may have {MAX_BODY_BYTES} bytes; send several requests")
+
+
 async def _refuse(send: Send, status: int, kind: str, message: str) -> None:
-    content = json.dumps({"error": {"type": kind, "message": message}}).encode()
+    content = json.dumps(error_body(kind, message)).encode()
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(content)).encode()),

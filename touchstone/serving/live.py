@@ -48,12 +48,12 @@ class Live:
         name, _, which = (model or self.name).partition("@")
         if name != self.name:
             return None
-        served = self.served
-        alias = which or "champion"
-        if alias in served:
-            return f"{name}@{alias}", served[alias]
-        found = [one for one in served.values() if str(one.version.version) == alias]
-        return (f"{name}@{alias}", found[0]) if found else None
+        which = which or "champion"
+        served = self.served  # read once: it may be replaced meanwhile
+        if which in served:
+            return f"{name}@{which}", served[which]
+        numbered = {str(candidate.version.version): candidate for candidate in served.values()}
+        return (f"{name}@{which}", numbered[which]) if which in numbered else None
 
     def open(self) -> None:
         """Load what there is.
@@ -67,7 +67,7 @@ class Live:
             raise ServingError(reasons or f"{self.name} has no champion to serve; `touchstone retrain` makes one")
 
     def follow(self, stop: threading.Event, seconds: float) -> None:
-        """Look at the aliases every so many seconds until told to stop."""
+        """Look at the aliases every so many seconds until `stop` is set."""
         while not stop.wait(seconds):
             self.refresh()
 
@@ -78,6 +78,8 @@ class Live:
         except RegistryError as error:
             self._report(dict.fromkeys(ALIASES, f"the registry can't be asked: {error}"))
             return
+
+        # What changed is loaded while the present versions go on answering.
         served, troubles = dict(self.served), {}
         for alias in ALIASES:
             wanted = aliases.get(alias)
@@ -91,11 +93,13 @@ class Live:
                     served[alias] = self._load(wanted, [*self.served.values(), *served.values()])
                 except (ArtifactError, RegistryError) as error:
                     self._failed.setdefault(wanted, time.monotonic())
-                    old = f"; {_still(served[alias])}" if alias in served else ""
-                    troubles[alias] = f"version {wanted} can't be loaded: {error}{old}"
+                    present = f"; {_still(served[alias])}" if alias in served else ""
+                    troubles[alias] = f"version {wanted} can't be loaded: {error}{present}"
                 else:
                     digest = served[alias].version.digest
                     log.warning("%s@%s is version %s, digest %s", self.name, alias, wanted, digest[:16])
+
+        # One assignment: a request sees the versions of before or of after.
         self.served = {alias: served[alias] for alias in ALIASES if alias in served}
         self._report(troubles)
 

@@ -1,17 +1,20 @@
-"""How a request is refused: with a kind for programs and a sentence for people, never with a piece of its texts."""
+"""How a request is refused: a kind for programs and a sentence for people, never with a piece of its texts.
+
+Every error is `{"error": {"type", "message", ...}}`. 4xx means that the request can never succeed; 503 with
+Retry-After that it will later (clients give up on a 4xx).
+"""
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from fastapi import HTTPException
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
 
-if TYPE_CHECKING:  # torch comes with it, and a client needs none
-    pass
-
-
-MAX_BODY_BYTES = 8 * 2**20
+MOST_FAULTS = 10
+"""So many faults of one body are named."""
 
 
 class Refusal(HTTPException):
@@ -27,38 +30,28 @@ class Refusal(HTTPException):
         self.kind = kind
 
 
-def parse_json(body: bytes) -> Any:
-    """JSON as the standard has it: no NaN or infinity, no key twice, no endless nesting or numbers.
+def answer_errors(app: FastAPI) -> None:
+    """Let the application word every refusal, also the framework's own (404, 405, an invalid body), as ours."""
 
-    Raises:
-        Refusal: 400; says what is wrong, never with what text.
-    """
-    try:
-        return json.loads(body.decode(), parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
-    except Refusal:
-        raise
-    except RecursionError:
-        raise Refusal(400, "malformed_json", "the body is nested too deeply") from None
-    except json.JSONDecodeError as error:
-        raise Refusal(400, "malformed_json", f"the body is not JSON: {error.msg} at character {error.pos}") from None
-    except UnicodeDecodeError:
-        raise Refusal(400, "malformed_json", "the body is not UTF-8") from None
-    except ValueError:  # an integer of thousands of digits
-        raise Refusal(400, "malformed_json", "the body holds a number that is too long") from None
+    @app.exception_handler(HTTPException)
+    async def refused(request: Request, error: HTTPException) -> JSONResponse:
+        kind = error.kind if isinstance(error, Refusal) else "http_error"
+        content = error_body(kind, str(error.detail))
+        return JSONResponse(content, error.status_code, error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        faults = [_fault(finding) for finding in error.errors()[:MOST_FAULTS]]
+        message = "; ".join(f"{fault['field']}: {fault['message']}" for fault in faults)
+        return JSONResponse(error_body("invalid_request", message, faults=faults), 422)
 
 
-def _no_constant(name: str) -> None:
-    raise Refusal(400, "malformed_json", f"{name} is not JSON")
+def error_body(kind: str, message: str, **more: Any) -> dict[str, Any]:
+    """The body of an error."""
+    return {"error": {"type": kind, "message": message, **more}}
 
 
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise Refusal(400, "malformed_json", "an object of the body has the same key twice")
-    return found
-
-
-def fault(error: dict[str, Any]) -> dict[str, str]:
+def _fault(finding: dict[str, Any]) -> dict[str, str]:
     """One of pydantic's findings without the input, the context and the URL that it carries along."""
-    path = ".".join(str(part)[:60] for part in error["loc"])
-    return {"field": path, "message": str(error["msg"])}
+    path = ".".join(str(part)[:60] for part in finding["loc"])
+    return {"field": path, "message": str(finding["msg"])}

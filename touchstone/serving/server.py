@@ -34,14 +34,14 @@ def serve(
         ServingError: the port is taken (found before anything is loaded), or there is nothing to serve.
         RegistryError: the registry can't be opened.
     """
-    # Until uvicorn takes over, both signals end the process at once, without a traceback and with 0.
+    # Take the port. Until uvicorn takes over, both signals end the process at once, without a traceback and with 0.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
-    listener = _listen(host, port)
+    listener = listen(host, port)
     if until_stdin_closes:
         threading.Thread(target=_end_with_stdin, name="stdin", daemon=True).start()
 
-    # Seconds of imports: after the port is ours.
+    # Load. Seconds of imports, so after the port is ours.
     import uvicorn
 
     from touchstone.model.processor import prepare
@@ -54,12 +54,13 @@ def serve(
     gc.freeze()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stderr)
     logging.getLogger("touchstone").setLevel(logging.INFO)
-    prepare(settings.serve.threads)
-    live = Live(Registry.open(root), name, tokens_per_batch=settings.serve.tokens_per_batch)
+    chosen = settings.serve
+    prepare(chosen.threads)
+    live = Live(Registry.open(root), name, tokens_per_batch=chosen.tokens_per_batch)
     live.open()
-    batcher = Batcher(settings.serve.tokens_per_batch, settings.serve.max_queued_tokens)
+    batcher = Batcher(chosen.tokens_per_batch, chosen.max_queued_tokens)
     config = uvicorn.Config(
-        make_app(live, batcher, settings.serve),
+        make_app(live, batcher, chosen),
         log_config=None,
         access_log=False,
         server_header=False,
@@ -68,32 +69,40 @@ def serve(
     )
     server = uvicorn.Server(config)
 
+    # uvicorn catches both signals once it runs, drains, puts these handlers back and raises the signal again: its own
+    # default would end in a traceback or 143. Before it runs, they tell it to end as soon as it does.
     def end(number: int, frame: FrameType | None) -> None:
         server.should_exit = True
 
-    # uvicorn catches both signals once it runs, drains, puts these handlers back and raises the signal again: its own
-    # default would end in a traceback or 143. Before it runs, they tell it to end as soon as it does.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
+
+    # Serve, and follow the aliases meanwhile.
     stop = threading.Event()
-    follower = threading.Thread(target=live.follow, args=(stop, settings.serve.poll_seconds), daemon=True)
+    follower = threading.Thread(target=live.follow, args=(stop, chosen.poll_seconds), daemon=True)
     follower.start()
-    _announce(live.name, {alias: one.version.version for alias, one in live.served.items()}, listener)
+    _announce(live.name, {alias: served.version.version for alias, served in live.served.items()}, listener)
     try:
         server.run(sockets=[listener])
     finally:
         stop.set()
-        follower.join(timeout=settings.serve.poll_seconds + 1)
+        follower.join(timeout=chosen.poll_seconds + 1)
         listener.close()
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Listening, not only bound: two processes may bind one port as long as neither listens."""
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Listening, not only bound: two processes may bind one port as long as neither listens.
+
+    Raises:
+        ServingError: the address can't be had.
+    """
     try:
         family = socket.AF_INET6 if ipaddress.ip_address(host).version == 6 else socket.AF_INET
     except ValueError:
         family = socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # Named, not implied: asyncio switches Nagle's algorithm off on what it accepts only where it reads TCP here. With
+    # it the client's delayed acknowledgement (40 ms) holds back the last packet of a reply.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))

@@ -1,28 +1,25 @@
-"""What travels over the wire: closed request bodies, replies that name their version, strict JSON.
+"""Touchstone's own protocol, which `touchstone.client` speaks: replies name the version that gave them.
 
-A field that isn't listed is refused by its name, because a client that misspells a switch would otherwise train on
-numbers that it didn't ask for.
+POST /v1/rewards   prompts with completions -> scores
+POST /v1/compare   prompt, a, b -> both scores and the calibrated P(A beats B)
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
+from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from touchstone.client import ScoreReply
 from touchstone.groups import Message, Role
-
-if TYPE_CHECKING:  # torch comes with it, and a client needs none
-    from touchstone.model.scoring import Item, Score
-
-
-class _Closed(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+from touchstone.model.scoring import Item, Score
+from touchstone.serving.service import Service, Stamp
+from touchstone.serving.strict import Closed, StrictRoute
 
 
-class Turn(_Closed):
+class Turn(Closed):
     """One message of a prompt."""
 
     role: Role
@@ -33,14 +30,14 @@ Prompt = str | Annotated[list[Turn], Field(min_length=1)]
 """A text stands for one message of the user."""
 
 
-class Input(_Closed):
+class Input(Closed):
     """A prompt and the completions to score; those of one prompt are computed together."""
 
     prompt: Prompt
     completions: Annotated[list[str], Field(min_length=1)]
 
 
-class RewardsRequest(_Closed):
+class RewardsRequest(Closed):
     """Body of POST /v1/rewards."""
 
     model: str | None = None
@@ -51,7 +48,7 @@ class RewardsRequest(_Closed):
     )
 
 
-class CompareRequest(_Closed):
+class CompareRequest(Closed):
     """Body of POST /v1/compare."""
 
     model: str | None = None
@@ -90,14 +87,34 @@ class CompareReply(Stamped):
     b: ScoreReply
 
 
-def item(prompt: Prompt, completions: Sequence[str]) -> Item:
+def router(service: Service) -> APIRouter:
+    """The protocol's routes."""
+    routes = APIRouter(route_class=StrictRoute)
+
+    @routes.post("/v1/rewards", summary="Scores of completions")
+    async def rewards(request: RewardsRequest) -> RewardsReply:
+        items = [_item(part.prompt, part.completions) for part in request.inputs]
+        answer = await service.score(request.model, items)
+        results = [Scored(scores=[_reply(score) for score in row]) for row in answer.scores]
+        return RewardsReply(**_stamp(answer), results=results)
+
+    @routes.post("/v1/compare", summary="Which of two completions is better")
+    async def compare(request: CompareRequest) -> CompareReply:
+        answer = await service.compare(request.model, _item(request.prompt, [request.a, request.b]))
+        a, b = _reply(answer.a), _reply(answer.b)
+        return CompareReply(**_stamp(answer), probability=answer.probability, a=a, b=b)
+
+    return routes
+
+
+def _item(prompt: Prompt, completions: Sequence[str]) -> Item:
     """A request's prompt and completions as the scorer takes them."""
     if isinstance(prompt, str):
         return (Message("user", prompt),), completions
     return tuple(Message(turn.role, turn.content) for turn in prompt), completions
 
 
-def reply(score: Score) -> ScoreReply:
+def _reply(score: Score) -> ScoreReply:
     """A score as it travels."""
     return ScoreReply(
         reward=score.reward,
@@ -106,3 +123,7 @@ def reply(score: Score) -> ScoreReply:
         truncated=score.truncated,
         tokens=score.tokens,
     )
+
+
+def _stamp(answer: Stamp) -> dict[str, Any]:
+    return {"model": answer.model, "version": answer.version, "digest": answer.digest}
