@@ -1,15 +1,14 @@
 # The whole product in one image: flows, stages, registry client and endpoint.
 #
-#   docker build -t touchstone .                                                   # CPU
-#   docker build -t touchstone:cuda --build-arg BASE=nvidia/cuda:13.0.1-runtime-ubuntu24.04 \
-#       --build-arg TORCH_INDEX=https://pypi.org/simple .                          # CUDA wheels of the same version
+#   docker build -t touchstone --build-arg TORCH_INDEX=... .    # an index with torch's CPU wheels
+#   docker build -t touchstone:cuda --build-arg BASE=nvidia/cuda:13.0.1-runtime-ubuntu24.04 .
 #   docker run --rm -v "$PWD:/project" touchstone retrain
 #   docker run --rm -p 127.0.0.1:8100:8100 -v "$PWD:/project" touchstone serve --host 0.0.0.0
 ARG BASE=python:3.11-slim-bookworm
 FROM ${BASE}
 
-# CPU wheels are a tenth of the size; the public index serves the CUDA ones under the same version.
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# The default index serves CUDA wheels; those for CPUs, on torch's own index, are a tenth of their size.
+ARG TORCH_INDEX=
 ENV DO_NOT_TRACK=true MLFLOW_DISABLE_TELEMETRY=true PREFECT_SERVER_ANALYTICS_ENABLED=false DVC_NO_ANALYTICS=1 \
     HF_HUB_DISABLE_TELEMETRY=1 GX_ANALYTICS_ENABLED=false DISABLE_MLFLOW_INTEGRATION=TRUE \
     PYTHONUNBUFFERED=1 PATH=/opt/touchstone/bin:$PATH
