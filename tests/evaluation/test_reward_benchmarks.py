@@ -361,8 +361,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(root: Path, *words: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("TOUCHSTONE_ROOT", str(root))
     app = typer.Typer()
-    app.command()(models.seal)
-    app.command()(models.judge)
+    app.command("seal")(models.seal_command)
+    app.command("judge")(models.judge_command)
     return CliRunner().invoke(app, list(words))
 
 

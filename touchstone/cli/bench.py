@@ -7,27 +7,27 @@ import sys
 
 import typer
 
-from touchstone import settings as settings_module
+from touchstone import settings
 
 app = typer.Typer(help="Measure, and write benchmarks/results/.", no_args_is_help=True)
 
 
 @app.command("train", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def bench_train(context: typer.Context) -> None:
+def train_command(context: typer.Context) -> None:
     """Pairs per second of training beside TRL; options after -- go to `python -m benchmarks.training`.
 
     Example: touchstone bench train --only hh --repeats 1
     """
-    os.chdir(settings_module.checked_root())
+    os.chdir(settings.checked_root())
     # The benchmarks stand beside this package, so they are started, not imported.
     os.execv(sys.executable, [sys.executable, "-m", "benchmarks.training", *context.args])  # noqa: S606
 
 
 @app.command("data", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def bench_data(context: typer.Context) -> None:
+def data_command(context: typer.Context) -> None:
     """Import, validate and split a million generated groups; options after -- go to `python -m benchmarks.data`.
 
     Example: touchstone bench data --groups 20000
     """
-    os.chdir(settings_module.checked_root())
+    os.chdir(settings.checked_root())
     os.execv(sys.executable, [sys.executable, "-m", "benchmarks.data", *context.args])  # noqa: S606

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from touchstone import settings as settings_module
+from touchstone import settings
 from touchstone.cli.options import Json, Overrides, current_settings
 from touchstone.runtime.files import pretty_json
 
@@ -16,10 +16,10 @@ app = typer.Typer(help="Bring comparisons into data/, and look at them.", no_arg
 def _import(overrides: list[str] | None) -> None:
     from touchstone.pipeline.data import import_data
 
-    root, chosen = settings_module.checked_root(), current_settings(overrides)
+    root, chosen = settings.checked_root(), current_settings(overrides)
     summary = import_data(chosen, root)
     typer.echo(summary)
-    if settings_module.load(root / "params.yaml").data != chosen.data:
+    if settings.load(root / "params.yaml").data != chosen.data:
         words = " ".join(overrides or [])
         typer.echo(
             f"params.yaml still names another source: `touchstone configure {words}` makes this one the default"
@@ -27,7 +27,7 @@ def _import(overrides: list[str] | None) -> None:
 
 
 @app.command("import")
-def data_import(
+def import_command(
     source: Annotated[
         str | None, typer.Argument(help="A choice in configs/data/; default: the one in params.yaml")
     ] = None,
@@ -43,7 +43,7 @@ def data_import(
 
 
 @app.command("sandbox")
-def data_sandbox(overrides: Overrides = None) -> None:
+def sandbox_command(overrides: Overrides = None) -> None:
     """Generate the sandbox into data/ and write data.dvc.
 
     Example: touchstone data sandbox data.label_noise=0.1
@@ -52,7 +52,7 @@ def data_sandbox(overrides: Overrides = None) -> None:
 
 
 @app.command("page")
-def data_page(
+def page_command(
     previous: Annotated[
         str | None, typer.Option(help="Also say what has changed since this git revision, run or folder.")
     ] = None,
@@ -63,11 +63,11 @@ def data_page(
     """
     from touchstone.pipeline.data_versions import write_page
 
-    typer.echo(f"data page: {write_page(settings_module.checked_root(), current_settings(None), previous)}")
+    typer.echo(f"data page: {write_page(settings.checked_root(), current_settings(None), previous)}")
 
 
 @app.command("diff")
-def data_diff(
+def diff_command(
     previous: Annotated[str, typer.Argument(help="A git revision, a run's id, or a folder with groups.parquet.")],
     current: Annotated[str | None, typer.Argument(help="The same; default: build/.", show_default=False)] = None,
     json: Json = False,
@@ -78,5 +78,5 @@ def data_diff(
     """
     from touchstone.pipeline.data_versions import differ
 
-    found = differ(settings_module.checked_root(), previous, current)
-    typer.echo(pretty_json(found.to_json()) if json else found.render(), nl=not json)
+    difference = differ(settings.checked_root(), previous, current)
+    typer.echo(pretty_json(difference.to_json()) if json else difference.render(), nl=not json)

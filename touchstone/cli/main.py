@@ -17,10 +17,10 @@ from typing import Annotated
 
 import typer
 
-from touchstone import settings as settings_module
+from touchstone import settings
 from touchstone.cli import bench, data, models, release
 from touchstone.cli.options import Json, Overrides
-from touchstone.cli.serve import serve
+from touchstone.cli.serve import serve_command
 from touchstone.errors import TouchstoneError
 from touchstone.runtime.files import pretty_json, write_atomic
 
@@ -34,32 +34,32 @@ app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
 
 
-@app.command()
-def configure(overrides: Overrides = None) -> None:
+@app.command("configure")
+def configure_command(overrides: Overrides = None) -> None:
     """Compose configs/ into params.yaml, the configuration that `dvc repro` and the schedule use.
 
     Example: touchstone configure data=hh_rlhf data.path=../hh-rlhf train.seed=18
     """
-    root = settings_module.checked_root()
-    composed = settings_module.compose(overrides or [], root / "configs")
-    write_atomic(root / "params.yaml", settings_module.dump(composed))
+    root = settings.checked_root()
+    composed = settings.compose(overrides or [], root / "configs")
+    write_atomic(root / "params.yaml", settings.dump(composed))
     typer.echo(f"params.yaml: {composed.name}, data {composed.data.source}, model {composed.model.kind}")
 
 
-@app.command()
-def plan(overrides: Overrides = None, json: Json = False) -> None:
+@app.command("plan")
+def plan_command(overrides: Overrides = None, json: Json = False) -> None:
     """Say what `retrain` would run, and why, without running it.
 
     Example: touchstone plan train.learning_rate=5e-4
     """
-    from touchstone.pipeline.plan import plan as make_plan
+    from touchstone.pipeline.plan import plan
 
-    made = make_plan(settings_module.checked_root(), overrides or [])
-    typer.echo(pretty_json(made.to_json()) if json else made.render(), nl=not json)
+    steps = plan(settings.checked_root(), overrides or [])
+    typer.echo(pretty_json(steps.to_json()) if json else steps.render(), nl=not json)
 
 
-@app.command()
-def retrain(
+@app.command("retrain")
+def retrain_command(
     overrides: Overrides = None,
     plain: Annotated[bool, typer.Option("--plain", help="Run the steps here, without Prefect.")] = False,
 ) -> None:
@@ -67,7 +67,7 @@ def retrain(
 
     Example: touchstone retrain data=ukpconvarg1 data.path=../ukpconvarg1
     """
-    root = settings_module.checked_root()
+    root = settings.checked_root()
     if not plain:
         # The flow stands above this package, so it is started, not imported; its exit code is ours.
         command = [sys.executable, "-m", "flows.retrain", *(overrides or [])]
@@ -78,9 +78,9 @@ def retrain(
     raise typer.Exit(retrain_plain(root, overrides or []).code)
 
 
-app.command()(models.seal)
-app.command()(models.judge)
-app.command()(serve)
+app.command("seal")(models.seal_command)
+app.command("judge")(models.judge_command)
+app.command("serve")(serve_command)
 app.registered_commands += release.app.registered_commands
 
 

@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from touchstone import settings as settings_module
+from touchstone import settings
 from touchstone.cli.options import Json
 from touchstone.errors import PipelineError
 from touchstone.pipeline.adopted import judge_artifact, register_artifact, run_benchmark, shown
 from touchstone.runtime.files import pretty_json
 
-if TYPE_CHECKING:
-    pass
+if TYPE_CHECKING:  # torch comes with it
+    from touchstone.model.adopting import Adopted
 
 BenchmarkName = Literal["reward_bench_2", "rm_bench", "llm_bar", "judge_bench"]
 
 
-def seal(
+def seal_command(
     model: Annotated[str, typer.Argument(help="A folder with a reward model, or its hub id.", show_default=False)],
     output: Annotated[
         Path | None, typer.Option(help="The artifact's folder; default: build/artifact-NAME.", show_default=False)
@@ -61,7 +61,7 @@ def seal(
     from touchstone.model.adopting import adopt, artifact_name
     from touchstone.model.processor import prepare
 
-    root, chosen = settings_module.load_project()
+    root, chosen = settings.load_project()
     prepare(chosen.train.threads)
     splits = root / "build" / "splits"
     if not splits.is_dir():
@@ -81,22 +81,25 @@ def seal(
     if json:
         typer.echo(pretty_json({**asdict(adopted), "artifact": str(adopted.artifact)}), nl=False)
         return
-    bound = (
-        ", at the search's bound: these rewards say nothing about these labels" if adopted.temperature_at_bound else ""
-    )
+    typer.echo(_adopted_words(adopted, model, shown(adopted.artifact, root)))
+
+
+def _adopted_words(adopted: Adopted, model: str, artifact: Path) -> str:
+    """What a person wants to know of a model that was just sealed, as aligned plain text."""
+    bound = ", at the search's bound: these rewards say nothing about these labels"
     lines = {
-        "sealed": f"{shown(adopted.artifact, root)} (digest {adopted.digest[:16]})",
+        "sealed": f"{artifact} (digest {adopted.digest[:16]})",
         "model": f"{model} ({adopted.architecture}{', commit ' + adopted.revision[:12] if adopted.revision else ''})",
         "rule": f"template: {adopted.template}; at most {adopted.max_tokens:,} tokens; {adopted.precision}",
         "token ids": f"{adopted.same_ids:.1%} of {adopted.compared:,} reference texts as transformers writes them",
         "truncated": f"{adopted.truncated_share:.1%} of the reference texts",
-        "temperature": f"{adopted.temperature:.3g}{bound}",
-        "next": f"touchstone judge --artifact {shown(adopted.artifact, root)}",
+        "temperature": f"{adopted.temperature:.3g}{bound if adopted.temperature_at_bound else ''}",
+        "next": f"touchstone judge --artifact {artifact}",
     }
-    typer.echo("\n".join(f"{name:<12}{words}" for name, words in lines.items()))
+    return "\n".join(f"{name:<12}{words}" for name, words in lines.items())
 
 
-def judge(
+def judge_command(
     champion: Annotated[bool, typer.Option(help="Compare with the registry's champion, where there is one.")] = True,
     artifact: Annotated[
         Path | None, typer.Option(help="A sealed artifact; default: build/artifact.", show_default=False)
@@ -120,9 +123,11 @@ def judge(
 
     Example: dvc repro && touchstone judge
     """
-    root, chosen = settings_module.load_project()
+    root, chosen = settings.load_project()
     if name is not None:
         chosen = chosen.model_copy(update={"name": name})
+
+    # A benchmark is scored without a verdict.
     if benchmark is not None:
         if data is None or (artifact is not None and version is not None):
             raise typer.BadParameter("--benchmark needs --data, and --artifact or --version but not both")
@@ -131,6 +136,8 @@ def judge(
         return
     if data is not None or version is not None or (register and artifact is None):
         raise typer.BadParameter("--data and --version go with --benchmark, and --register with --artifact")
+
+    # The run's own artifact, or another one.
     from touchstone.pipeline.steps import judge_build
 
     seeds = seed_artifact or []
@@ -139,7 +146,11 @@ def judge(
     else:
         decision = judge_artifact(root, chosen, artifact, with_champion=champion, seeds=seeds)
     typer.echo(pretty_json(decision.record) if json else decision.summary, nl=not json)
+
+    # Registered whatever the verdict: a person may promote it against that.
     if register and artifact is not None and decision.verdict != "ERROR":
-        made = register_artifact(root, chosen, artifact, decision)
-        typer.echo(f"registered as {made.name} version {made.version}, verdict {decision.verdict}", err=json)
+        registered = register_artifact(root, chosen, artifact, decision)
+        typer.echo(
+            f"registered as {registered.name} version {registered.version}, verdict {decision.verdict}", err=json
+        )
     raise typer.Exit({"PROMOTE": 0, "ERROR": 1}.get(decision.verdict, 3))

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from touchstone import settings as settings_module
 from touchstone.cli.options import Json
 from touchstone.errors import ArtifactError
 from touchstone.runtime.files import pretty_json
+from touchstone.settings import load_project
 
 if TYPE_CHECKING:  # seconds of imports
     from touchstone.operations.verify import Verified
@@ -25,8 +25,8 @@ app = typer.Typer()
 Name = Annotated[str | None, typer.Option(help="Registered model; default: the one in params.yaml.")]
 
 
-@app.command()
-def promote(
+@app.command("promote")
+def promote_command(
     which: Annotated[str, typer.Argument(metavar="VERSION", help="A version, a run's id, or the word build.")],
     name: Name = None,
     override: Annotated[bool, typer.Option("--override", help="Decide against the verdict.")] = False,
@@ -43,11 +43,11 @@ def promote(
 
     Example: touchstone promote 20260401T080000Z-ab12cd34 --override --reason "only model for Basque" --by "Ada L."
     """
-    decided = _override(override, reason, by)
+    decision = _override(override, reason, by)
     from touchstone.pipeline import candidates
 
-    root, settings = settings_module.load_project()
-    released = candidates.promote(root, settings, which, name or settings.name, decided)
+    root, settings = load_project()
+    released = candidates.promote(root, settings, which, name or settings.name, decision)
     typer.echo(pretty_json(asdict(released)) if json else released.summary, nl=not json)
     raise typer.Exit(0 if released.promoted else 3)
 
@@ -67,8 +67,8 @@ def _override(wanted: bool, reason: str, by: str) -> Override | None:
     return Override(by, reason)
 
 
-@app.command()
-def rollback(
+@app.command("rollback")
+def rollback_command(
     reason: Annotated[str, typer.Option(help="Why; it is written to the release ledger.")],
     name: Name = None,
     to: Annotated[int | None, typer.Option(min=1, help="An earlier champion; default: the previous one.")] = None,
@@ -80,25 +80,25 @@ def rollback(
     """
     if not reason.strip():
         raise typer.BadParameter("a rollback needs a written reason", param_hint="--reason")
-    from touchstone import release as releasing
+    from touchstone.release import rollback
 
-    root, settings = settings_module.load_project()
-    done = releasing.rollback(root, settings, name or settings.name, reason=reason.strip(), to=to)
-    typer.echo(pretty_json(asdict(done)) if json else done.summary, nl=not json)
+    root, settings = load_project()
+    restored = rollback(root, settings, name or settings.name, reason=reason.strip(), to=to)
+    typer.echo(pretty_json(asdict(restored)) if json else restored.summary, nl=not json)
 
 
-@app.command()
-def trace(
+@app.command("trace")
+def trace_command(
     version: Annotated[int, typer.Argument(min=1, help="A version's number.")], name: Name = None, json: Json = False
 ) -> None:
     """Walk a version from its data to the endpoint, and verify every digest on the way.
 
     Example: touchstone trace 3
     """
-    from touchstone.operations.trace import trace as walk
+    from touchstone.operations.trace import trace
 
-    root, settings = settings_module.load_project()
-    links = walk(root, settings, name or settings.name, version)
+    root, settings = load_project()
+    links = trace(root, settings, name or settings.name, version)
     if json:
         typer.echo(pretty_json([asdict(link) for link in links]), nl=False)
     else:
@@ -107,8 +107,8 @@ def trace(
     raise typer.Exit(1 if any(link.state == "BROKEN" for link in links) else 0)
 
 
-@app.command()
-def verify(
+@app.command("verify")
+def verify_command(
     what: Annotated[
         str, typer.Argument(metavar="WHAT", help="A version's number, a sealed artifact, or a decision's folder.")
     ] = "build/artifact",
@@ -124,16 +124,20 @@ def verify(
 
     Example: touchstone verify --all
     """
-    found = _verify(what, everything, name)
+    results = _verify(what, everything, name)
     if json:
-        typer.echo(pretty_json([asdict(one) for one in found]), nl=False)
+        typer.echo(pretty_json([asdict(result) for result in results]), nl=False)
     else:
-        for one in found:
-            facts = ", ".join(fact for fact in (one.verdict, one.digest and f"digest {one.digest[:16]}") if fact)
-            typer.echo(f"{one.what}: {'verifies' if not one.faults else 'BROKEN'}{f' ({facts})' if facts else ''}")
-            for fault in one.faults:
-                typer.echo(f"  {fault}")
-    raise typer.Exit(1 if any(one.faults for one in found) else 0)
+        for result in results:
+            typer.echo(_verified_words(result))
+    raise typer.Exit(1 if any(result.faults for result in results) else 0)
+
+
+def _verified_words(result: Verified) -> str:
+    facts = ", ".join(fact for fact in (result.verdict, result.digest and f"digest {result.digest[:16]}") if fact)
+    state = "BROKEN" if result.faults else "verifies"
+    first = f"{result.what}: {state} ({facts})" if facts else f"{result.what}: {state}"
+    return "\n".join([first, *(f"  {fault}" for fault in result.faults)])
 
 
 def _verify(what: str, everything: bool, name: str | None) -> list[Verified]:
@@ -143,7 +147,7 @@ def _verify(what: str, everything: bool, name: str | None) -> list[Verified]:
     folder = Path(what)
     if not everything and (folder / "reward.json").is_file():
         return [verify_artifact(folder)]
-    root, settings = settings_module.load_project()
+    root, settings = load_project()
     if not everything and (folder / "decision.json").is_file():
         return [verify_decision(folder, judge.ledger_file(root / "runs"))]
     if not everything and not what.isdigit():
@@ -158,8 +162,8 @@ def _verify(what: str, everything: bool, name: str | None) -> list[Verified]:
     return verify_version(registry, name or settings.name, int(what))
 
 
-@app.command()
-def publish(
+@app.command("publish")
+def publish_command(
     version: Annotated[int, typer.Argument(min=1, help="A version's number.")],
     repository: Annotated[str, typer.Argument(metavar="REPO-ID", help="On the hub: owner/name.")],
     name: Name = None,
@@ -173,9 +177,9 @@ def publish(
     Example: touchstone publish 3 my-org/reward-sandbox
     """
     from touchstone.registry import Registry
-    from touchstone.release.publishing import publish as push
+    from touchstone.release.publishing import publish
 
-    root, settings = settings_module.load_project()
-    published = push(Registry.open(root), name or settings.name, version, repository, private=private)
-    told = f"{published.url} holds {published.files} files with the digest {published.digest[:16]}"
-    typer.echo(pretty_json(asdict(published)) if json else told, nl=not json)
+    root, settings = load_project()
+    published = publish(Registry.open(root), name or settings.name, version, repository, private=private)
+    words = f"{published.url} holds {published.files} files with the digest {published.digest[:16]}"
+    typer.echo(pretty_json(asdict(published)) if json else words, nl=not json)

@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from touchstone import settings as settings_module
+from touchstone import settings
 from touchstone.cli.options import current_settings
 
 
-def serve(
+def serve_command(
     host: Annotated[str | None, typer.Option(help="Address to listen on; loopback by default.")] = None,
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port to listen on.")] = None,
     name: Annotated[str | None, typer.Option(help="Registered model; default: the one in params.yaml.")] = None,
@@ -19,7 +19,7 @@ def serve(
 
     Example: touchstone serve --port 8200
     """
-    from touchstone.serving import serve as run_server
+    from touchstone.serving import serve
 
-    root, chosen = settings_module.checked_root(), current_settings(None)
-    run_server(root, chosen, name=name or chosen.name, host=host or chosen.serve.host, port=port or chosen.serve.port)
+    root, chosen = settings.checked_root(), current_settings(None)
+    serve(root, chosen, name=name or chosen.name, host=host or chosen.serve.host, port=port or chosen.serve.port)
