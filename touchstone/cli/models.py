@@ -138,7 +138,7 @@ def judge(
         decision = judge_build(root, chosen, with_champion=champion, seeds=seeds)
     else:
         decision = judge_artifact(root, chosen, artifact, with_champion=champion, seeds=seeds)
-    typer.echo(pretty_json(decision.record) if json else decision.summary, nl=not json)
+    typer.echo(pretty_json(decision.record.to_json()) if json else decision.summary, nl=not json)
     if register and artifact is not None and decision.verdict != "ERROR":
         made = register_artifact(root, chosen, artifact, decision)
         typer.echo(f"registered as {made.name} version {made.version}, verdict {decision.verdict}", err=json)

@@ -100,7 +100,7 @@ def score_confirm(case: Case, work: Path, score: Scoring, baselines: Mapping[str
 
 def _jobs(case: Case, groups: Sequence[Group]) -> list[Job]:
     """One job for the candidate, and one for the champion where there is one."""
-    jobs = [Job(case.artifact, case.card.digest, groups, case.threads)]
+    jobs = [Job(case.build / "artifact", case.card.digest, groups, case.threads)]
     if case.champion is not None and case.champion_card is not None:
         jobs.append(Job(case.champion.artifact, case.champion_card.digest, groups, case.threads))
     return jobs
