@@ -86,7 +86,7 @@ def tamper(decisions: list[Decision], ledger: Path, positions: int, seed: int = 
     dice = random.Random(seed)
     tried, missed = 0, []
     for number, decision in enumerate(decisions):
-        for name in (FILE, *sorted(decision.record["files"])):
+        for name in (FILE, *sorted(decision.record.files)):
             path = decision.path / name
             whole = path.read_bytes()
             for place, data in changes(whole, dice, positions) if whole else ():

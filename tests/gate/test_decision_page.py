@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from html.parser import HTMLParser
@@ -12,13 +13,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.places import ROOT
 from touchstone.evaluation.rows import Row
 from touchstone.gate.checks import Verdict
+from touchstone.gate.facts import Facts
 from touchstone.gate.page import pictures, render
 from touchstone.gate.page.bars import WIDTH, bar, scale
+from touchstone.gate.record import SCHEMA_VERSION, Digests, Record
+from touchstone.model.card import Centering
+from touchstone.settings import load as load_settings
 
 EVIL = "<script>alert('x')</script><img src=http://evil.example/x onerror=1>&\"\x1b[2J\u202e\x00\u2028\ud800\u05d0"
 SPELT = "<script>alert('x')</script><img src=http://evil.example/x onerror=1>&\"␛[2J⟨U+202E⟩␀⟨U+2028⟩⟨U+D800⟩\u05d0"
+WRITABLE = EVIL.replace("\ud800", "")
+"""The same where a file must hold it: half of a character can't be written."""
 PICTURES = ("reliability.svg", "margins.svg", "length.svg")
 
 
@@ -56,7 +64,48 @@ PART = {"part": "a", "what": "correlation", "value": 0.1, "low": None, "threshol
 LENGTHS = [PART, {**PART, "part": "b", "what": "shorter wins", "value": 0.614, "low": 0.57, "threshold": 0.5}]
 
 
+FACTS = Facts(
+    artifact="a" * 64,
+    adopted=False,
+    first_model=False,
+    precision="fp32",
+    temperature=0.9,
+    temperature_fitted_on=400,
+    max_tokens=512,
+    champion_max_tokens=512,
+    champion_temperature=1.1,
+    centering=Centering(
+        mean=-0.08,
+        sd=1.3,
+        median=0.0,
+        mad=1.0,
+        quantiles=[(0.5, 0.0)],
+        n=2144,
+        n_prompts=1072,
+        se_mean=0.02,
+        reference_digest="r" * 64,
+        reference_source={"policies": {"curt": 3}},
+        truncated_share=0.0,
+        score_dtype="fp32",
+    ),
+    holdout_texts=3800,
+    pairs_without_judgement=0,
+    train_prompts=40,
+    shared_prompts={"holdout": 0, "confirm": 0},
+    champion_shared_prompts=0,
+    near_duplicate_prompts={"holdout": 0, "confirm": 0},
+    champion_near_duplicates=0,
+    swapped_pairs=0,
+    absent_slices=(),
+    holdout_uses=1,
+    look=1,
+    failed_confirm_before=False,
+)
+LIMITS = load_settings(ROOT / "params.yaml").gates
+
+
 def make_record(**changes: Any) -> dict[str, Any]:
+    """decision.json, nothing of it measured."""
     checks = [
         make_check(
             "floor",
@@ -93,6 +142,14 @@ def make_record(**changes: Any) -> dict[str, Any]:
         "margin": 0.8,
         "pairs": 1900,
         "clusters": 1203,
+        "labelled_ties": 100,
+        "model_ties": 0.0,
+        "truncated_share": 0.0,
+        "log_loss": 0.55,
+        "brier": 0.2,
+        "slope": 1.0,
+        "axes": {"helpfulness": {"accuracy": 0.7123, "pairs": 1900, "clusters": 1203}},
+        "missing": {},
     }
     return {
         "key": "k" * 32,
@@ -103,7 +160,7 @@ def make_record(**changes: Any) -> dict[str, Any]:
         "needed_clusters": 2100,
         "checks": checks,
         "metrics": {"holdout": holdout, "confirm": None},
-        "facts": {"temperature": 0.9, "champion_temperature": 1.1},
+        "facts": FACTS.model_dump(mode="json"),
         "holdout_history": [
             {"sequence": 0, "time": "2026-01-01T00:00:00+00:00", "who": "ada", "name": "m", "artifact": "f" * 64}
         ],
@@ -117,18 +174,24 @@ def make_record(**changes: Any) -> dict[str, Any]:
             "centering": {"mean": -0.08, "sd": 1.3, "n": 2144, "reference_source": {"policies": {"curt": 3}}},
             "files": {"model.safetensors": "9" * 64},
         },
+        "schema_version": SCHEMA_VERSION,
         "digest": "d" * 64,
-        "digests": {"artifact": "a" * 64, "champion": None},
+        "digests": dict.fromkeys(Digests.model_fields, "a" * 64) | {"champion_prompts": None, "pool": None},
         "files": {"rows.parquet": "b" * 64},
         "created_at": "2026-01-01T00:00:00+00:00",
         "who": "ada",
         "ledger": {"sequence": 0, "digest": "e" * 64, "uses": 1},
         "champion_version": "3",
-        "thresholds": {"slice_margin": 0.03, "critical_slices": ["axis=safety"]},
+        "thresholds": LIMITS.model_dump(mode="json") | {"slice_margin": 0.03, "critical_slices": ["axis=safety"]},
         "seeds": {"gates": 17},
         "libraries": {"numpy": "2"},
         **changes,
     }
+
+
+def as_read(record: dict[str, Any]) -> Record:
+    """The record as the page gets it."""
+    return Record.model_validate_json(json.dumps(record))
 
 
 def make_pair(**changes: Any) -> dict[str, Any]:
@@ -171,7 +234,7 @@ def make_rows(count: int = 80) -> list[Row]:
 
 
 ROWS = make_rows()
-DRAWN = pictures(ROWS, np.linspace(-3, 3, len(ROWS)), make_record())
+DRAWN = pictures(ROWS, np.linspace(-3, 3, len(ROWS)), as_read(make_record()))
 
 
 class Page(HTMLParser):
@@ -206,9 +269,9 @@ class Page(HTMLParser):
 
 
 def show(record: dict[str, Any] | None = None, pairs: list[dict[str, Any]] | None = None) -> Page:
-    found = make_record() if record is None else record
-    drawn = DRAWN if found["metrics"]["holdout"] else {}
-    return Page(render(found, [make_pair()] if pairs is None else pairs, drawn))
+    shown = as_read(make_record() if record is None else record)
+    drawn = DRAWN if shown.metrics.holdout else {}
+    return Page(render(shown, [make_pair()] if pairs is None else pairs, drawn))
 
 
 def test_the_verdict_and_its_sentence_come_first() -> None:
@@ -331,7 +394,7 @@ def test_long_texts_unfold_and_the_longest_are_cut() -> None:
 def test_the_page_stays_small_whatever_the_texts_hold() -> None:
     for text in ("\u202e" * 9_000, "<&\"'>" * 9_000, "\n" * 9_000):
         turns = [{"role": "user", "content": text}] * 30
-        html = render(make_record(), [make_pair(prompt=turns, chosen=text, rejected=text)] * 20, DRAWN)
+        html = render(as_read(make_record()), [make_pair(prompt=turns, chosen=text, rejected=text)] * 20, DRAWN)
         assert len(html.encode()) < 1.7e6
 
 
@@ -356,7 +419,7 @@ def test_what_lies_behind_the_decision_stands_there() -> None:
 
 
 def test_a_page_from_a_file_loads_nothing_and_its_ids_are_its_own() -> None:
-    html = render(make_record(), [make_pair()], DRAWN)
+    html = render(as_read(make_record()), [make_pair()], DRAWN)
     page = Page(html)
     loading = ("script", "link", "iframe", "object", "embed", "img", "image", "a", "form")
     assert not [tag for tag, _ in page.tags if tag in loading]
@@ -382,31 +445,33 @@ def test_every_picture_has_words_for_those_who_can_not_see_it() -> None:
     assert any("is undefined" in words for words in long)
 
 
-def evil(value: Any) -> Any:
+def evil(value: Any, text: str) -> Any:
     """Every string of ours replaced by a hostile one."""
     if isinstance(value, dict):
-        return {key: evil(item) for key, item in value.items()}
+        return {key: evil(item, text) for key, item in value.items()}
     if isinstance(value, list):
-        return [evil(item) for item in value]
-    return EVIL if isinstance(value, str) else value
+        return [evil(item, text) for item in value]
+    return text if isinstance(value, str) else value
 
 
 def test_hostile_text_is_shown_and_does_nothing() -> None:
     record = make_record()
-    hostile = evil(record) | {name: record[name] for name in ("verdict", "policy")}
+    hostile = evil(record, WRITABLE) | {name: record[name] for name in ("verdict", "policy", "facts", "thresholds")}
     for check, plain in zip(hostile["checks"], record["checks"], strict=True):
         check |= {name: plain[name] for name in ("name", "status")}
         check["table"] = [
             {**row, "part": old["part"]} if "part" in old else row
             for row, old in zip(check["table"], plain["table"], strict=True)
         ]
-        check["details"] = {EVIL: EVIL}
-    hostile["libraries"] = hostile["model"]["files"] = hostile["seeds"] = {EVIL: EVIL}
-    html = render(hostile, [evil(make_pair())], DRAWN)
+        check["details"] = {WRITABLE: WRITABLE}
+    hostile["libraries"] = hostile["model"]["files"] = {WRITABLE: WRITABLE}
+    hostile["seeds"] = {WRITABLE: 17}
+    html = render(as_read(hostile), [evil(make_pair(), EVIL)], DRAWN)
     html.encode()  # no half of a character is left
     page = Page(html)
     assert not [tag for tag, _ in page.tags if tag in ("script", "img")]
-    assert page.text.count(SPELT) > 50
+    assert page.text.count(SPELT.replace("⟨U+D800⟩", "")) > 50
+    assert SPELT in page.text
     assert not [char for char in html if unicodedata.category(char) in ("Cc", "Cf", "Cs") and char != "\n"]
     texts = [attributes for _, attributes in page.tags if "text" in str(attributes.get("class", "")).split()]
     assert len(texts) == 3
@@ -431,11 +496,11 @@ def test_every_verdict_has_a_page_even_without_measures(verdict: Verdict, policy
 
 def test_pictures_repeat_byte_for_byte_and_leave_out_what_can_not_be_drawn() -> None:
     assert tuple(DRAWN) == PICTURES
-    one, record = ROWS[1:2], make_record()
+    one, record = ROWS[1:2], as_read(make_record())
     alone = pictures(one, None, record)
     assert alone["margins.svg"] != pictures(one, np.array([1.0]), record)["margins.svg"]
     assert alone == pictures(one, np.array([np.nan]), record)
-    nothing = make_record(metrics={"holdout": None, "confirm": None})
+    nothing = as_read(make_record(metrics={"holdout": None, "confirm": None}))
     assert pictures(ROWS, None, nothing) == {}
 
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.worlds.graded import SETTINGS, SIZES, Rule, Scorer, gold, make_artifact, make_set, shuffled
-from tests.worlds.holdout import CONTENT, open_holdout
+from tests.worlds.holdout import open_holdout, question
 from tests.worlds.sealed import make_tiny_artifact, make_tiny_groups
 from touchstone.data.prompts import normalised_prompt
 from touchstone.errors import ArtifactError, GateError, LedgerError
@@ -22,7 +22,8 @@ from touchstone.gate import evidence, examination, holdout_ledger, judge
 from touchstone.gate.case import Champion, gather_facts, read_case
 from touchstone.gate.checks import Check, Verdict
 from touchstone.gate.page import words
-from touchstone.gate.record import Decision, load_decision, summarise, verify_record
+from touchstone.gate.record import Decision, load_decision, verify_record
+from touchstone.gate.summary import summarise
 from touchstone.groups import Group, Message, make_group, read_parquet, set_digest, write_parquet
 from touchstone.model import card as cards
 from touchstone.runtime import ledger
@@ -135,7 +136,7 @@ def test_the_verdict_can_be_computed_again_from_the_record_alone(decided: Path) 
 
 def test_the_page_has_words_for_every_check_of_every_policy(promoted: Path) -> None:
     decision = load_decision(promoted / "decision")
-    facts = decision.record["facts"]
+    facts = decision.record.facts
     names: set[str] = set()
     for policy in get_args(Policy):
         limits = SETTINGS.gates.model_copy(update={"policy": policy})
@@ -261,7 +262,7 @@ def test_a_candidate_is_compared_with_the_champion_on_the_same_rows(build: Path)
     champion = champion_of(build)
     better = decide(build, scorer=Scorer(state, artifact=gold, champion=shuffled), champion=champion)
     assert better.verdict is Verdict.PROMOTE
-    assert better.record["champion_version"] == "3"
+    assert better.record.champion_version == "3"
     assert statuses(better)["leakage"] == "warn"
     prompts = better.path / "train_prompts.txt"
     kept = prompts.rename(build.parent / "train_prompts.txt")
@@ -270,7 +271,7 @@ def test_a_candidate_is_compared_with_the_champion_on_the_same_rows(build: Path)
     assert worse.verdict is Verdict.REJECT
     assert {statuses(worse)["champion"], statuses(worse)["floor"]} == {"fail"}
     assert statuses(worse)["leakage"] == "pass"
-    assert worse.record["ledger"]["uses"] == 2
+    assert worse.record.ledger.uses == 2
 
 
 def test_a_champion_that_can_not_be_read_is_never_no_champion(build: Path) -> None:
@@ -289,7 +290,7 @@ def test_a_champion_that_was_trained_on_this_holdout_is_no_yardstick(build: Path
     known = build.parent / "known.txt"
     known.write_text(normalised_prompt([Message("user", "confirm question 3")]) + "\n")
     case = read_case(build, SETTINGS, champion_of(build, known))
-    assert gather_facts(case, 1, False)["champion_shared_prompts"] == 1
+    assert gather_facts(case, 1, False).champion_shared_prompts == 1
 
 
 def test_models_that_cut_texts_elsewhere_are_not_compared(build: Path) -> None:
@@ -361,7 +362,7 @@ def test_an_appended_row_is_another_use_of_the_same_lineage(decided: Path) -> No
     build = decided
     groups = read_parquet(build / "splits" / "holdout.parquet")
     write_parquet(build / "splits" / "holdout.parquet", [*groups, *make_set("appended", 1)])
-    assert decide(build).record["ledger"]["uses"] == 2
+    assert decide(build).record.ledger.uses == 2
 
 
 class Killed(BaseException):
@@ -379,7 +380,7 @@ def test_a_decision_that_was_killed_is_taken_again_as_one_use(build: Path) -> No
     decision = decide(build)
     assert decision.verdict is Verdict.PROMOTE
     assert [entry["kind"] for entry in book(build)] == ["open", "confirm", "verdict"]
-    assert decision.record["ledger"]["uses"] == 1
+    assert decision.record.ledger.uses == 1
 
 
 def test_a_record_that_no_entry_vouches_for_is_judged_again(decided: Path) -> None:
@@ -391,16 +392,18 @@ def test_a_record_that_no_entry_vouches_for_is_judged_again(decided: Path) -> No
     content = {key: value for key, value in {**record, "summary": "forged"}.items() if key != "digest"}
     write_json(folder / "decision.json", {**content, "digest": digest_value(content)})
     again = decide(build)
-    assert (again.reused, again.record["ledger"]["uses"]) == (False, 1)
+    assert (again.reused, again.record.ledger.uses) == (False, 1)
     assert again.summary != "forged"
     assert [entry["kind"] for entry in book(build)] == ["open", "confirm", "verdict"]
 
 
 def test_a_decision_has_one_outcome(decided: Path) -> None:
     path, decision = judge.ledger_file(decided.parent / "runs"), load_decision(decided.parent / "decision")
-    content = {key: book(decided)[2][key] for key in ("verdict", "artifact", "confirm_status")}
-    with pytest.raises(LedgerError, match="knows another outcome"):
-        holdout_ledger.close(path, key=decision.key, record="0" * 64, content={**content, "verdict": "REJECT"})
+    verdict = holdout_ledger.read(path)[2]
+    assert isinstance(verdict, holdout_ledger.VerdictReached)
+    other = verdict.model_copy(update={"record": "0" * 64, "verdict": Verdict.REJECT})
+    with pytest.raises(LedgerError, match=f"knows another outcome of decision {decision.key}"):
+        holdout_ledger.close(path, other)
     assert len(book(decided)) == 3
 
 
@@ -422,7 +425,7 @@ def test_renamed_clusters_and_blanks_are_the_same_lineage(decided: Path) -> None
     ]
     write_parquet(path, renamed)
     again = decide(decided)
-    assert (again.record["ledger"]["uses"], again.record["facts"]["look"]) == (2, 2)
+    assert (again.record.ledger.uses, again.record.facts.look) == (2, 2)
 
 
 def test_a_failed_scoring_process_leaves_no_decision(build: Path) -> None:
@@ -502,9 +505,7 @@ def test_a_spent_holdout_promotes_nobody(build: Path) -> None:
     clusters = [normalised_prompt(group.prompt) for group in groups]
     for number in range(20):
         open_holdout(judge.ledger_file(build.parent / "runs"), f"earlier {number}", clusters)
-    use = holdout_ledger.open_holdout(
-        judge.ledger_file(build.parent / "runs"), key="now", prompts=clusters, content=CONTENT
-    )
+    use = holdout_ledger.open_holdout(judge.ledger_file(build.parent / "runs"), question("now"), clusters)
     checks, verdict = examine(build, uses_so_far=use.count)
     assert (verdict, checks["holdout_use"].status) == (Verdict.INCONCLUSIVE, "undecided")
     assert gates.needed(checks.values()) is None

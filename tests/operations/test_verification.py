@@ -71,7 +71,7 @@ def test_every_version_decision_and_ledger_verifies(template: Path) -> None:
 
 def test_one_changed_byte_of_any_file_of_a_decision_is_named(kept: Path) -> None:
     assert faults(kept) == ""
-    names = ["decision.json", *load_decision(kept).record["files"]]
+    names = ["decision.json", *load_decision(kept).record.files]
     for name in names:
         path = kept / name
         whole = path.read_bytes()

@@ -21,7 +21,8 @@ from tests.worlds.registered import NAME, artifact, open_registry, publish
 from touchstone.errors import ArtifactError, RegistryError
 from touchstone.model.card import read, verify_digests
 from touchstone.operations.verify import verify_releases
-from touchstone.registry import Registry
+from touchstone.registry import Registry, stamp
+from touchstone.registry.entries import Why
 from touchstone.runtime import ledger
 
 
@@ -127,7 +128,7 @@ def test_an_alias_moves_only_from_where_it_is_believed_to_be(registry: Registry)
     registry.set_alias(NAME, "champion", 1, expected=None)  # the same call again does nothing
     with pytest.raises(RegistryError, match="points at version 1, not at no version"):
         registry.set_alias(NAME, "champion", 2, expected=None)
-    registry.set_alias(NAME, "champion", 2, expected=1, why={"decision": "d"})
+    registry.set_alias(NAME, "champion", 2, expected=1, why=Why(decision="d"))
     assert registry.aliases(NAME) == {"champion": 2}
     events = [(entry["event"], entry.get("moves")) for entry in ledger.read(registry.ledger)]
     assert events == [
@@ -190,7 +191,7 @@ def test_a_move_that_was_decided_and_interrupted_is_made_by_the_next_writer(regi
     registry.set_alias(NAME, "champion", 1, expected=None)
     # What a process killed between the decision and the move leaves behind.
     moves = {"champion": {"from": 1, "to": 2}, "previous": {"from": None, "to": 1}}
-    ledger.append(registry.ledger, {"event": "aliases", "name": NAME, "moves": moves, "why": {}})
+    ledger.append(registry.ledger, {"event": "aliases", "name": NAME, "moves": moves, "why": {}, **stamp()})
     registry.recover(NAME)
     assert registry.aliases(NAME) == {"champion": 2, "previous": 1}
     length = len(ledger.read(registry.ledger))

@@ -193,13 +193,13 @@ def test_a_blocked_version_is_published_only_after_an_override(
     assert set(hub.files) == {"reward.json", *sealed.files}
     assert len(hub.objects) == 1
 
-    holdout = decision.record["metrics"]["holdout"]
+    holdout = decision.record.metrics.holdout
     floor = next(check for check in decision.checks if check.name == "floor")
     for words in (
         "library_name: transformers",
         "**Verdict: REJECT.**",
         "**Released against the verdict REJECT** by Ada L.",
-        f"| holdout | this model | {holdout['accuracy']:.1%} | {holdout['accuracy_low']:.1%} to ",
+        f"| holdout | this model | {holdout.accuracy:.1%} | {holdout.accuracy_low:.1%} to ",
         f"| floor | {floor.status} | {floor.reason} |",
         f"(reward - {sealed.centering.mean:.4f}) / {sealed.centering.sd:.4f}",
         f"{sealed.calibration.temperature:.4f})",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 from mlflow import MlflowClient
 
+from tests.worlds.holdout import outcome, question
 from tests.worlds.judged import decide
 from tests.worlds.registered import NAME, artifact, open_registry, publish, reference, tiny_settings
 from touchstone.errors import GateError, RegistryError
@@ -19,7 +21,7 @@ from touchstone.groups import read_parquet, write_parquet
 from touchstone.model.card import read
 from touchstone.operations.verify import verify_releases
 from touchstone.pipeline import steps, workspace
-from touchstone.registry import Registry, Version
+from touchstone.registry import Registry, Version, stamp
 from touchstone.release import Release, admit, promote, release
 from touchstone.runtime import ledger
 
@@ -68,7 +70,7 @@ def test_the_next_version_replaces_it_and_an_interrupted_promotion_is_finished(r
     decision = decide(registry.root, second, first)
     # Everything up to the decided move, then nothing: what a process killed there leaves behind.
     moves = {"champion": {"from": 1, "to": 2}, "previous": {"from": None, "to": 1}}
-    ledger.append(registry.ledger, {"event": "aliases", "name": NAME, "moves": moves, "why": {}})
+    ledger.append(registry.ledger, {"event": "aliases", "name": NAME, "moves": moves, "why": {}, **stamp()})
 
     found = run(registry, second, decision)
     assert (found.promoted, found.version, found.previous) == (True, 2, 1)
@@ -132,16 +134,15 @@ def by_hand(registry: Registry, version: int) -> None:
 def test_a_verdict_that_its_evidence_does_not_give_is_refused(registry: Registry, passed: bool, message: str) -> None:
     version = publish(registry, 0)
     decision = decide(registry.root, version, None, Verdict.REJECT)
-    checks = [{**check, "status": "pass"} if passed else check for check in decision.record["checks"][:1]]
-    content = {**decision.record, "verdict": "PROMOTE", "checks": [*checks, *decision.record["checks"][1:]]}
-    del content["digest"]
+    integrity, *others = decision.checks
+    checks = (replace(integrity, status="pass") if passed else integrity, *others)
+    content = decision.record.model_copy(update={"verdict": Verdict.PROMOTE, "checks": checks})
     # Whoever writes the record writes the ledger too.
     shutil.rmtree(registry.root / "runs" / "ledger")
-    book, about = judge.ledger_file(registry.root / "runs"), {"artifact": version.digest, "champion": None}
-    holdout_ledger.open_holdout(book, key=decision.key, prompts=["a"], content=about)
-    whole = record.write(decision.path, content)
-    outcome = {"verdict": "PROMOTE", "confirm_status": "pass"}
-    holdout_ledger.close(book, key=decision.key, record=whole["digest"], content=outcome)
+    path = judge.ledger_file(registry.root / "runs")
+    holdout_ledger.open_holdout(path, question(decision.key, artifact=version.digest), ["a"])
+    forged = record.write(decision.path, content)
+    holdout_ledger.close(path, outcome(decision.key, forged.digest, Verdict.PROMOTE, "pass"))
     with pytest.raises(GateError, match=message):
         promote(registry, version, load_decision(decision.path))
     assert registry.aliases(NAME) == {}
@@ -166,7 +167,7 @@ def test_a_champion_whose_alias_was_taken_away_makes_no_first_model(registry: Re
 def test_a_first_promotion_that_was_decided_and_interrupted_took_no_alias_away(registry: Registry) -> None:
     version = publish(registry, 0)
     moves = {"champion": {"from": None, "to": 1}}
-    ledger.append(registry.ledger, {"event": "aliases", "name": NAME, "moves": moves, "why": {}})
+    ledger.append(registry.ledger, {"event": "aliases", "name": NAME, "moves": moves, "why": {}, **stamp()})
     admit(registry, version, decide(registry.root, version, None))
     assert registry.aliases(NAME) == {"champion": 1}
 
@@ -214,7 +215,7 @@ def test_a_champion_is_no_challenger_any_more_whoever_was_killed(registry: Regis
     else:
         moves |= {"champion": {"from": 1, "to": 2}, "previous": {"from": None, "to": 1}}
     if killed in ("after the decision", "during the move"):
-        ledger.append(registry.ledger, {"event": "aliases", "name": NAME, "moves": moves, "why": {}})
+        ledger.append(registry.ledger, {"event": "aliases", "name": NAME, "moves": moves, "why": {}, **stamp()})
     if killed == "during the move":
         client = MlflowClient(registry.uri)
         client.set_registered_model_alias(NAME, "champion", "2")

@@ -12,7 +12,8 @@ from tests.worlds.registered import NAME, artifact, open_registry, publish, tiny
 from touchstone.errors import ArtifactError, RegistryError
 from touchstone.model.card import read
 from touchstone.operations.verify import verify_releases
-from touchstone.registry import Registry
+from touchstone.registry import Registry, stamp
+from touchstone.registry.entries import Why
 from touchstone.release import promote, rollback
 from touchstone.runtime import ledger
 from touchstone.serving import temporary_endpoint
@@ -86,9 +87,10 @@ def test_a_changed_byte_in_the_previous_artifact_refuses_and_moves_nothing(regis
 def test_an_interrupted_rollback_is_finished(registry: Registry, killed_after: str) -> None:
     moves = {"champion": {"from": 2, "to": 1}, "previous": {"from": 1, "to": 2}}
     digest = read(artifact(0)).digest
-    why = {"rollback": WHY, "artifact": digest}
+    why = Why(rollback=WHY, artifact=digest)
     if killed_after == "decided":
-        ledger.append(registry.ledger, {"event": "aliases", "name": NAME, "moves": moves, "why": why})
+        why_json = why.model_dump()
+        ledger.append(registry.ledger, {"event": "aliases", "name": NAME, "moves": moves, "why": why_json, **stamp()})
     else:
         registry.set_aliases(NAME, {"champion": 1, "previous": 2}, {"champion": 2, "previous": 1}, why)
     done = rollback(registry.root, SETTINGS, NAME, reason="asked again in other words")

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from tests.worlds import graded
+from tests.worlds.holdout import outcome, question
 from tests.worlds.registered import NAME, artifact, tiny_settings
 from tests.worlds.sealed import make_tiny_groups
 from touchstone import settings
@@ -18,7 +19,7 @@ from touchstone.gate.case import Champion
 from touchstone.gate.checks import Verdict
 from touchstone.gate.fresh_scores import Job, Scores
 from touchstone.gate.judge import ledger_file, recompute
-from touchstone.gate.record import Decision, load_decision
+from touchstone.gate.record import Decision, Provenance, load_decision
 from touchstone.groups import Group, write_parquet
 from touchstone.model.scoring import RawScore
 from touchstone.registry import Registry, Version
@@ -64,7 +65,7 @@ def judge(
         champion=before,
         who="ada",
         score=formula,
-        provenance={"run": None, "commit": None, "data": None, **said},
+        provenance=Provenance(**said),
     )
 
 
@@ -102,34 +103,30 @@ def decide(root: Path, version: Version, champion: Version | None, verdict: Verd
     Scores and rows are those of another model; what makes a verdict other than PROMOTE is one fact or threshold.
     """
     before = _promoted(champion is not None)
-    facts = {
-        **before.record["facts"],
-        **{Verdict.REJECT: {"holdout_texts": 1}, Verdict.ERROR: {"centering": {}}}.get(verdict, {}),
-    }
-    limits = {**before.record["thresholds"], **({"min_clusters": 10**6} if verdict is Verdict.INCONCLUSIVE else {})}
-    digests = {
-        **{name: value for name, value in before.record["digests"].items() if name != "settings"},
-        "artifact": version.digest,
-        "champion": champion.digest if champion else None,
-        "thresholds": digest_value(limits),
-        "leaks": digest_value(facts),
-    }
+    changes = {Verdict.REJECT: {"holdout_texts": 1}, Verdict.ERROR: {"shared_prompts": {}}}.get(verdict, {})
+    facts = before.record.facts.model_copy(update=changes)
+    thresholds = dict(before.record.thresholds)
+    if verdict is Verdict.INCONCLUSIVE:
+        thresholds["min_clusters"] = 10**6
+    digests = before.record.digests.model_copy(
+        update={
+            "artifact": version.digest,
+            "champion": champion.digest if champion else None,
+            "thresholds": digest_value(thresholds),
+            "leaks": digest_value(facts.model_dump(mode="json")),
+        }
+    )
     key = record.key_of(version.name, digests)
     folder = Path(shutil.copytree(before.path, root / "runs" / f"decision-{key}"))
-    content = {**before.record, "key": key, "name": version.name, "facts": facts, "thresholds": limits}
-    content |= {"digests": digests, "summary": "Made for a test."}
-    del content["digest"]
+    about = {"key": key, "name": version.name, "facts": facts, "thresholds": thresholds, "digests": digests}
+    content = before.record.model_copy(update={**about, "summary": "Made for a test."})
     record.write(folder, content)
-    checks, found = recompute(folder)
-    assert found is verdict
-    content |= {"verdict": str(verdict), "checks": [record.check_to(check) for check in checks]}
-    book = ledger_file(root / "runs")
-    use = holdout_ledger.open_holdout(
-        book, key=key, prompts=["a"], content={"artifact": version.digest, "champion": digests["champion"]}
-    )
-    content["ledger"] = {"sequence": use.entry["sequence"], "digest": use.entry["digest"], "uses": use.count}
-    whole = record.write(folder, content)
-    holdout_ledger.close(
-        book, key=key, record=whole["digest"], content={"verdict": str(verdict), "confirm_status": "not_run"}
-    )
+    checks, recomputed = recompute(folder)
+    assert recomputed is verdict
+    path = ledger_file(root / "runs")
+    asked = question(key, artifact=version.digest, champion=digests.champion)
+    use = holdout_ledger.open_holdout(path, asked, ["a"])
+    place = record.LedgerPlace(sequence=use.entry.sequence, digest=use.entry.digest, uses=use.count)
+    content = content.model_copy(update={"verdict": verdict, "checks": tuple(checks), "ledger": place})
+    holdout_ledger.close(path, outcome(key, record.write(folder, content).digest, verdict))
     return load_decision(folder)

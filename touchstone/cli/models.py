@@ -145,7 +145,7 @@ def judge_command(
         decision = judge_build(root, chosen, with_champion=champion, seeds=seeds)
     else:
         decision = judge_artifact(root, chosen, artifact, with_champion=champion, seeds=seeds)
-    typer.echo(pretty_json(decision.record) if json else decision.summary, nl=not json)
+    typer.echo(pretty_json(decision.record.to_json()) if json else decision.summary, nl=not json)
 
     # Registered whatever the verdict: a person may promote it against that.
     if register and artifact is not None and decision.verdict != "ERROR":

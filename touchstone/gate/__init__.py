@@ -5,4 +5,6 @@
 
 What lies in `state`: ledger/holdout_use.jsonl, and decisions/<key>/ with one record per thing decided. The same
 candidate, champion, sets and thresholds are judged once: asked again, the judge gives the record that it has.
+
+What is written has types: `record.Record` (decision.json), its `facts.Facts`, and the entries of `holdout_ledger`.
 """

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from touchstone.data.prompts import normalised_prompt
 from touchstone.errors import ArtifactError, GateError
-from touchstone.gate import checks, leaks
-from touchstone.gate.record import key_of
+from touchstone.gate import leaks
+from touchstone.gate.checks import shared_prompts
+from touchstone.gate.facts import Facts
+from touchstone.gate.leaks import Leaks, Prompts
+from touchstone.gate.record import Alarm, Digests, key_of
 from touchstone.groups import Group, judged_pairs, read_parquet, set_digest
-from touchstone.model import card as cards
-from touchstone.model.card import Card
+from touchstone.model.card import Card, adopted, verify_digests
 from touchstone.runtime.files import digest_value
 from touchstone.runtime.parallel import threads_of
 from touchstone.settings import Settings
 from touchstone.settings.checks import SETS
 from touchstone.settings.gates import Gates
+
+WITH_LABELS = ("train", "calibration", "holdout", "confirm")
+"""Sets whose labels the judge needs; of the others the prompts are enough."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,9 @@ class Case:
     Attributes:
         build: artifact/ (the candidate) and splits/.
         seeds: artifacts of the same recipe with other seeds, and their cards.
-        leaks: what training has seen of the other sets, as `gather_facts` gives it.
+        groups: the sets WITH_LABELS.
+        prompts: the distinct prompts of every set, normalised.
+        leaks: what training has seen of the other sets.
         adopted: the candidate was trained elsewhere.
         alarms: of the audit that came with the sets.
     """
@@ -60,12 +67,12 @@ class Case:
     seeds: list[tuple[Path, Card]]
     groups: dict[str, list[Group]]
     prompts: dict[str, set[str]]
-    leaks: dict[str, Any]
+    leaks: Leaks
     adopted: bool
-    alarms: list[dict[str, Any]]
+    alarms: tuple[Alarm, ...]
     limits: Gates
     threads: int
-    digests: dict[str, str | None]
+    digests: Digests
     key: str
 
 
@@ -88,57 +95,37 @@ def read_case(
         GateError: the champion doesn't verify, or a set is empty.
         DataError: a set is missing.
     """
-    artifact = build / "artifact"
-    card = cards.verify_digests(artifact)
+    # Read and verify the artifacts, then the sets.
+    artifact, splits = build / "artifact", build / "splits"
+    card = verify_digests(artifact)
     champion_card, champion_prompts = _read_champion(champion)
-    folder = build / "splits"
-    groups = {
-        name: read_parquet(folder / f"{name}.parquet") for name in ("train", "calibration", "holdout", "confirm")
-    }
-    for name in groups:
-        if not any(group.comparisons for group in groups[name]):
-            raise GateError(f"{folder / name}.parquet holds no judged pair: nothing can be decided by it")
-    own = {name: set_digest(found) for name, found in groups.items()}
-    _verify_sets(folder, groups, own, card)
-    others = {name: leaks.read_prompts(folder / f"{name}.parquet") for name in SETS if name not in groups}
-    texts = {name: [group.prompt for group in groups[name]] if name in groups else others[name] for name in SETS}
+    seed_cards = [(path, verify_digests(path)) for path in seeds]
+    groups, set_digests = _read_sets(splits, card)
+    texts = _read_prompts(splits, groups)
+    alarms = _read_alarms(build / "audit.json")
+
+    # Compare the sets: what has training seen of those that judge it?
     prompts = {name: {normalised_prompt(prompt) for prompt in texts[name]} for name in SETS}
-    near = settings.gates.near_duplicate
-    judged = {name: texts[name] for name in ("holdout", "confirm")}
-    known = None
+    champion_texts: Prompts | None = None
     if champion is not None and champion.train is not None and champion_prompts is not None:
-        known = leaks.read_prompts(champion.train)
-    seen: dict[str, Any] = {
-        "near": leaks.near_duplicates_of(
-            texts["train"], {name: texts[name] for name in SETS if name != "train"}, near
-        ),
-        "swapped": leaks.swapped_pairs(groups["train"], [*groups["holdout"], *groups["confirm"]]),
-        "champion_near": None if known is None else sum(leaks.near_duplicates_of(known, judged, near).values()),
-    }
-    audit = build / "audit.json"
-    alarms = json.loads(audit.read_text(encoding="utf-8"))["alarms"] if audit.exists() else []
-    adopted = cards.adopted(artifact) or not trained_here
-    seed_cards = [(path, cards.verify_digests(path)) for path in seeds]
-    digests = {
-        "artifact": card.digest,
-        **own,
-        "thresholds": digest_value(settings.gates.model_dump(mode="json")),
-        "champion": champion_card.digest if champion_card else None,
-        "champion_prompts": digest_value(sorted(champion_prompts)) if champion_prompts is not None else None,
-        "seeds": digest_value(sorted(found.digest for _, found in seed_cards)) if seed_cards else None,
-        "alarms": digest_value(alarms),
-        # What the check of leaks looks at besides.
-        "leaks": digest_value(
-            {"others": {name: sorted(prompts[name]) for name in others}, "adopted": adopted, **seen}
-        ),
-        # Cross-fitting learns from it, by the recipe of the settings.
-        "pool": digest_value(
-            [set_digest(read_parquet(folder / "validation.parquet")), settings.model_dump(mode="json")]
-        )
-        if settings.gates.policy == "small_data"
-        else None,
-    }
-    key = key_of(settings.name, digests)
+        champion_texts = leaks.read_prompts(champion.train)
+    seen = leaks.find_leaks(groups, texts, champion_texts, settings.gates.near_duplicate)
+    trained_elsewhere = adopted(artifact) or not trained_here
+    unlabelled = {name: sorted(prompts[name]) for name in SETS if name not in groups}
+
+    # Name all of it by one key.
+    digests = Digests(
+        artifact=card.digest,
+        **set_digests,
+        thresholds=digest_value(settings.gates.model_dump(mode="json")),
+        champion=champion_card.digest if champion_card else None,
+        champion_prompts=digest_value(sorted(champion_prompts)) if champion_prompts is not None else None,
+        seeds=digest_value(sorted(seed_card.digest for _, seed_card in seed_cards)) if seed_cards else None,
+        alarms=digest_value(alarms),
+        leaks=digest_value({"others": unlabelled, "adopted": trained_elsewhere, **asdict(seen)}),
+        pool=_pool_digest(splits, settings) if settings.gates.policy == "small_data" else None,
+        settings=digest_value(settings.model_dump(mode="json")),
+    )
     return Case(
         name=settings.name,
         build=build,
@@ -150,87 +137,137 @@ def read_case(
         groups=groups,
         prompts=prompts,
         leaks=seen,
-        adopted=adopted,
-        alarms=[{"kind": a["kind"], "name": a["name"], "sentence": a["sentence"]} for a in alarms],
+        adopted=trained_elsewhere,
+        alarms=tuple(Alarm(kind=a["kind"], name=a["name"], sentence=a["sentence"]) for a in alarms),
         limits=settings.gates,
         threads=threads_of(settings.train.threads),
         digests=digests,
-        key=key,
+        key=key_of(settings.name, digests),
     )
 
 
-def _verify_sets(folder: Path, groups: Mapping[str, Sequence[Group]], digests: Mapping[str, str], card: Card) -> None:
-    """Check the sets against what the artifact was sealed with, and against what the split wrote down.
+class _SetDigests(TypedDict):
+    """Digests of the sets WITH_LABELS."""
+
+    train: str
+    calibration: str
+    holdout: str
+    confirm: str
+
+
+def _read_sets(splits: Path, card: Card) -> tuple[dict[str, list[Group]], _SetDigests]:
+    """The sets WITH_LABELS and their digests, the same ones that the artifact was sealed with and the split made.
 
     Raises:
-        GateError: a set was changed since, or the temperature was fitted on another one.
+        GateError: a set holds no judged pair or was changed since, or the temperature was fitted on another one.
     """
+    # Read.
+    groups = {name: read_parquet(splits / f"{name}.parquet") for name in WITH_LABELS}
+    for name in groups:
+        if not any(group.comparisons for group in groups[name]):
+            raise GateError(f"{splits / name}.parquet holds no judged pair: nothing can be decided by it")
+    train, calibration, holdout, confirm = (set_digest(groups[name]) for name in WITH_LABELS)
+    digests = _SetDigests(train=train, calibration=calibration, holdout=holdout, confirm=confirm)
+
+    # Verify: against the artifact, then against the split.
     fitted, pairs = card.calibration, sum(len(judged_pairs(group)) for group in groups["calibration"])
-    if (fitted.calibration_digest, fitted.pairs) != (digests["calibration"], pairs):
+    if (fitted.calibration_digest, fitted.pairs) != (calibration, pairs):
         raise GateError(
-            f"the artifact's temperature was fitted on another calibration set than {folder / 'calibration.parquet'}; "
+            f"the artifact's temperature was fitted on another calibration set than {splits / 'calibration.parquet'}; "
             "seal it with these sets"
         )
-    summary = folder / "summary.json"
-    if not summary.exists():  # sets that no split made: nothing to compare with
-        return
-    written = json.loads(summary.read_text(encoding="utf-8"))["sets"]
-    for name, digest in digests.items():
-        if written[name]["digest"] != digest:
-            raise GateError(f"{folder / name}.parquet is not the set that the split made; run `dvc repro`")
+    summary = splits / "summary.json"
+    if summary.exists():  # it does not beside sets that no split made
+        written = json.loads(summary.read_text(encoding="utf-8"))["sets"]
+        for name, digest in digests.items():
+            if written[name]["digest"] != digest:
+                raise GateError(f"{splits / name}.parquet is not the set that the split made; run `dvc repro`")
+    return groups, digests
+
+
+def _read_prompts(splits: Path, groups: Mapping[str, Sequence[Group]]) -> dict[str, Prompts]:
+    """The prompts of every set, one per group; those of `groups` are read already."""
+    return {
+        name: [group.prompt for group in groups[name]]
+        if name in groups
+        else leaks.read_prompts(splits / f"{name}.parquet")
+        for name in SETS
+    }
 
 
 def _read_champion(champion: Champion | None) -> tuple[Card | None, set[str] | None]:
+    """Its card and the normalised prompts that it was trained on; None where there is none or nobody knows."""
     if champion is None:
         return None, None
     try:
-        card = cards.verify_digests(champion.artifact)
+        card = verify_digests(champion.artifact)
         # Of a model that was trained elsewhere the list is that of this project, which says nothing.
-        known = None if cards.adopted(champion.artifact) else champion.train_prompts
-        return card, set(known.read_text(encoding="utf-8").split()) if known is not None else None
+        prompts = None if adopted(champion.artifact) else champion.train_prompts
+        return card, set(prompts.read_text(encoding="utf-8").split()) if prompts is not None else None
     except (ArtifactError, OSError, UnicodeDecodeError) as error:
         raise GateError(f"the champion, version {champion.version}, can't be read: {error}") from error
 
 
-def gather_facts(case: Case, uses: int, failed_confirm: bool, look: int = 1) -> dict[str, Any]:
-    """What the checks need besides rows and texts, as plain JSON values."""
-    others = {name: prompts for name, prompts in case.prompts.items() if name != "train"}
+def _read_alarms(audit: Path) -> list[dict[str, Any]]:
+    """The audit's alarms as it wrote them; none where nothing was audited."""
+    alarms: list[dict[str, Any]] = []
+    if audit.exists():
+        alarms = json.loads(audit.read_text(encoding="utf-8"))["alarms"]
+    return alarms
+
+
+def _pool_digest(splits: Path, settings: Settings) -> str:
+    """Digest of what cross-fitting learns from besides the sets WITH_LABELS, and of its recipe."""
+    validation = set_digest(read_parquet(splits / "validation.parquet"))
+    return digest_value([validation, settings.model_dump(mode="json")])
+
+
+def gather_facts(case: Case, uses: int, failed_confirm: bool, look: int = 1) -> Facts:
+    """What the checks need besides rows and texts.
+
+    Args:
+        uses, look: as in `holdout_ledger.Use`, of the use that the case is judged by.
+        failed_confirm: the candidate has failed on this reserved set in another decision.
+    """
+    other_sets = {name: prompts for name, prompts in case.prompts.items() if name != "train"}
     judged = case.prompts["holdout"] | case.prompts["confirm"]
-    known = case.champion_prompts
-    return {
-        "artifact": case.card.digest,
-        "adopted": case.adopted,
-        "first_model": case.champion is None,
-        "precision": case.card.centering.score_dtype,
-        "temperature": case.card.calibration.temperature,
-        "temperature_fitted_on": case.card.calibration.pairs,
-        "max_tokens": case.card.rule.get("max_tokens"),
-        "champion_max_tokens": case.champion_card.rule.get("max_tokens") if case.champion_card else None,
-        "champion_temperature": case.champion_card.calibration.temperature if case.champion_card else None,
-        "centering": case.card.centering.model_dump(mode="json"),
-        "holdout_texts": sum(len(group.completions) for group in case.groups["holdout"]),
-        "pairs_without_judgement": sum(
+    champion_prompts, champion_card = case.champion_prompts, case.champion_card
+    return Facts(
+        artifact=case.card.digest,
+        adopted=case.adopted,
+        first_model=case.champion is None,
+        precision=case.card.centering.score_dtype,
+        temperature=case.card.calibration.temperature,
+        temperature_fitted_on=case.card.calibration.pairs,
+        max_tokens=case.card.rule.get("max_tokens"),
+        champion_max_tokens=champion_card.rule.get("max_tokens") if champion_card else None,
+        champion_temperature=champion_card.calibration.temperature if champion_card else None,
+        centering=case.card.centering,
+        holdout_texts=sum(len(group.completions) for group in case.groups["holdout"]),
+        pairs_without_judgement=sum(
             pair.wins_first + pair.wins_second + pair.ties == 0
             for group in case.groups["holdout"]
             for pair in judged_pairs(group)
         ),
-        "train_prompts": len(case.prompts["train"]),
-        "shared_prompts": checks.shared_prompts(case.prompts["train"], others),
-        "champion_shared_prompts": len(known & judged) if known is not None else None,
-        "near_duplicate_prompts": case.leaks["near"],
-        "champion_near_duplicates": case.leaks["champion_near"],
-        "swapped_pairs": case.leaks["swapped"],
-        "absent_slices": _absent(case),
-        "holdout_uses": uses,
-        "look": look,
-        "failed_confirm_before": failed_confirm,
-    }
+        train_prompts=len(case.prompts["train"]),
+        shared_prompts=shared_prompts(case.prompts["train"], other_sets),
+        champion_shared_prompts=len(champion_prompts & judged) if champion_prompts is not None else None,
+        near_duplicate_prompts=case.leaks.near,
+        champion_near_duplicates=case.leaks.champion_near,
+        swapped_pairs=case.leaks.swapped,
+        absent_slices=_absent_slices(case),
+        holdout_uses=uses,
+        look=look,
+        failed_confirm_before=failed_confirm,
+    )
 
 
-def _absent(case: Case) -> list[str]:
+def _absent_slices(case: Case) -> tuple[str, ...]:
     """Critical slices of which the data, training set included, knows nothing."""
     groups = [group for name in case.groups for group in case.groups[name]]
     known = {f"axis={group.axis}" for group in groups} | {f"source={group.source}" for group in groups}
-    return sorted(
-        name for name in case.limits.critical_slices if name.startswith(("axis=", "source=")) and name not in known
+    return tuple(
+        sorted(
+            name for name in case.limits.critical_slices if name.startswith(("axis=", "source=")) and name not in known
+        )
     )

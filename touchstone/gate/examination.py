@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,98 +11,98 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from touchstone import statistics
-from touchstone.gate import checks as gates
-from touchstone.gate import cross_fit, probes, rows
+from touchstone.gate import checks, cross_fit, probes, rows
 from touchstone.gate.checks import Check, Completions, Pairs, Verdict
 from touchstone.gate.evidence import SEEDS_SCHEMA, TEXTS_SCHEMA
+from touchstone.gate.facts import Facts
 from touchstone.gate.fresh_scores import AGAIN
 from touchstone.gate.record import CROSS_FIT, PROBES, ROWS, SEEDS, TEXTS
 from touchstone.gate.rows import Rows
-from touchstone.model.card import Centering
 from touchstone.settings.gates import Gates
 from touchstone.statistics import Floats
 
 
 def required(limits: Gates) -> tuple[str, ...]:
     """Names of the checks without which there is no promotion."""
-    return (*gates.REQUIRED, "confirm", *(("cross_fit", "unattended") if limits.policy == "small_data" else ()))
+    return (*checks.REQUIRED, "confirm", *(("cross_fit", "unattended") if limits.policy == "small_data" else ()))
 
 
-def examine(folder: Path, facts: Mapping[str, Any], limits: Gates) -> list[Check]:
+def examine(folder: Path, facts: Facts, limits: Gates) -> list[Check]:
     """Every check on the holdout, from the evidence in `folder`; all run, whatever the others say."""
+    # Read.
     held_out = rows.read(folder / ROWS, "holdout")
-    candidate = held_out.candidate(facts["temperature"], facts["temperature_fitted_on"])
-    champion = held_out.champion(facts["champion_temperature"])
+    candidate = held_out.candidate(facts.temperature, facts.temperature_fitted_on)
+    champion = held_out.champion(facts.champion_temperature)
     texts = pq.read_table(folder / TEXTS, schema=TEXTS_SCHEMA)
     rewards = _column(texts, "reward")
     with np.errstate(invalid="ignore", over="ignore"):
         spread = float(np.std(rewards))
     truncated = int(pc.sum(texts["truncated"]).as_py())
-    checks = [
-        gates.run(
+
+    # Check. Each check runs by itself: one that can't be computed is an error and stops no other.
+    results = [
+        checks.run(
             "integrity",
-            lambda: gates.integrity(
+            lambda: checks.integrity(
                 rewards,
-                facts["holdout_texts"],
+                facts.holdout_texts,
                 candidate,
                 limits,
-                filtered=facts["pairs_without_judgement"],
+                filtered=facts.pairs_without_judgement,
                 truncated=truncated,
             ),
         ),
-        gates.run("reload", lambda: _reload(texts, facts["precision"], spread, limits)),
-        gates.run("leakage", lambda: _leakage(facts, limits)),
-        gates.run("evidence", lambda: gates.evidence(candidate, champion, limits)),
-        gates.run("floor", lambda: gates.floor(candidate, _accuracies(held_out, candidate), limits)),
-        gates.run("champion", lambda: _champion(held_out, candidate, champion, facts, limits)),
-        gates.run("calibration", lambda: gates.calibration(candidate, limits)),
-        gates.run("slices", lambda: _slices(held_out, candidate, champion, facts, limits)),
-        gates.run("length", lambda: _length(held_out, candidate, texts, limits)),
-        gates.run("probes", lambda: _probes(folder, limits)),
-        gates.run("noise_ceiling", lambda: _noise_ceiling(held_out, candidate, limits), required=False),
-        gates.run("seeds", lambda: _seeds(folder, held_out, candidate, facts, limits), required=False),
-        gates.overoptimisation(),
-        gates.run("holdout_use", lambda: gates.holdout_use(facts["holdout_uses"], limits)),
-        gates.run(
-            "centering", lambda: gates.centering(Centering.model_validate_json(json.dumps(facts["centering"])), limits)
-        ),
+        checks.run("reload", lambda: _reload(texts, facts.precision, spread, limits)),
+        checks.run("leakage", lambda: _leakage(facts, limits)),
+        checks.run("evidence", lambda: checks.evidence(candidate, champion, limits)),
+        checks.run("floor", lambda: checks.floor(candidate, _accuracies(held_out, candidate), limits)),
+        checks.run("champion", lambda: _champion(held_out, candidate, champion, facts, limits)),
+        checks.run("calibration", lambda: checks.calibration(candidate, limits)),
+        checks.run("slices", lambda: _slices(held_out, candidate, champion, facts, limits)),
+        checks.run("length", lambda: _length(held_out, candidate, texts, limits)),
+        checks.run("probes", lambda: _probes(folder, limits)),
+        checks.run("noise_ceiling", lambda: _noise_ceiling(held_out, candidate, limits), required=False),
+        checks.run("seeds", lambda: _seeds(folder, held_out, candidate, facts, limits), required=False),
+        checks.overoptimisation(),
+        checks.run("holdout_use", lambda: checks.holdout_use(facts.holdout_uses, limits)),
+        checks.run("centering", lambda: checks.centering(facts.centering, limits)),
     ]
-    if (person := gates.unattended(limits)) is not None:
-        checks.append(gates.run("cross_fit", lambda: _cross_fit(folder, limits)))
-        checks.append(person)
-    return checks
+    if (person := checks.unattended(limits)) is not None:  # under small_data
+        results.append(checks.run("cross_fit", lambda: _cross_fit(folder, limits)))
+        results.append(person)
+    return results
 
 
-def examine_confirm(folder: Path, facts: Mapping[str, Any], checks: Sequence[Check], limits: Gates) -> Check:
+def examine_confirm(folder: Path, facts: Facts, on_holdout: Sequence[Check], limits: Gates) -> Check:
     """The repeat on the reserved set: a fail without a look where the candidate failed there before."""
-    if gates.verdict(checks) is not Verdict.PROMOTE:
+    if checks.verdict(on_holdout) is not Verdict.PROMOTE:
         return Check(
             "confirm", "not_run", "The reserved set stays closed: the holdout gave no promotion.", required=False
         )
-    if facts["failed_confirm_before"]:
+    if facts.failed_confirm_before:
         return Check("confirm", "fail", "This candidate failed on the reserved set before: there is no second try.")
     reserved = rows.read(folder / ROWS, "confirm")
-    candidate, champion = reserved.candidate(facts["temperature"]), reserved.champion(facts["champion_temperature"])
-    floor = next(check for check in checks if check.name == "floor")
-    return gates.run("confirm", lambda: gates.confirm(candidate, champion, floor.threshold or 1.0, limits))
+    candidate, champion = reserved.candidate(facts.temperature), reserved.champion(facts.champion_temperature)
+    floor = next(check for check in on_holdout if check.name == "floor")
+    return checks.run("confirm", lambda: checks.confirm(candidate, champion, floor.threshold or 1.0, limits))
 
 
 def _reload(texts: pa.Table, precision: str, spread: float, limits: Gates) -> Check:
     sampled = texts.filter(pc.is_valid(texts["one by one"]))
     columns = {way: _column(sampled, way) for way in ("reward", *AGAIN)}
-    return gates.reload(columns.pop("reward"), columns, precision, spread, limits)
+    return checks.reload(columns.pop("reward"), columns, precision, spread, limits)
 
 
-def _leakage(facts: Mapping[str, Any], limits: Gates) -> Check:
-    return gates.leakage(
-        facts["shared_prompts"],
-        facts["near_duplicate_prompts"],
-        facts["swapped_pairs"],
-        facts["champion_shared_prompts"],
-        facts["champion_near_duplicates"],
-        first=facts["first_model"],
-        train=facts["train_prompts"],
-        adopted=facts["adopted"],
+def _leakage(facts: Facts, limits: Gates) -> Check:
+    return checks.leakage(
+        facts.shared_prompts,
+        facts.near_duplicate_prompts,
+        facts.swapped_pairs,
+        facts.champion_shared_prompts,
+        facts.champion_near_duplicates,
+        first=facts.first_model,
+        train=facts.train_prompts,
+        adopted=facts.adopted,
         limits=limits,
     )
 
@@ -118,27 +116,23 @@ def _accuracies(held_out: Rows, candidate: Pairs) -> dict[str, float]:
     }
 
 
-def _champion(
-    held_out: Rows, candidate: Pairs, champion: Pairs | None, facts: Mapping[str, Any], limits: Gates
-) -> Check:
-    if champion is not None and facts["max_tokens"] != facts["champion_max_tokens"]:
+def _champion(held_out: Rows, candidate: Pairs, champion: Pairs | None, facts: Facts, limits: Gates) -> Check:
+    if champion is not None and facts.max_tokens != facts.champion_max_tokens:
         cut = pc.or_(
             pc.or_(held_out.table["truncated_first"], held_out.table["truncated_second"]),
             held_out.table["champion_truncated"],
         )
         if texts := pc.sum(cut).as_py():
             raise ValueError(
-                f"the candidate reads {facts['max_tokens']} tokens, the champion {facts['champion_max_tokens']}, and "
+                f"the candidate reads {facts.max_tokens} tokens, the champion {facts.champion_max_tokens}, and "
                 f"{texts} pairs hold a text that one of them cut: they did not judge the same texts"
             )
-    return gates.champion(candidate, champion, limits, facts["look"])
+    return checks.champion(candidate, champion, limits, facts.look)
 
 
-def _slices(
-    held_out: Rows, candidate: Pairs, champion: Pairs | None, facts: Mapping[str, Any], limits: Gates
-) -> Check:
+def _slices(held_out: Rows, candidate: Pairs, champion: Pairs | None, facts: Facts, limits: Gates) -> Check:
     masks = held_out.slices(limits.slices)
-    return gates.slices(candidate, champion, masks, facts["absent_slices"], limits)
+    return checks.slices(candidate, champion, masks, facts.absent_slices, limits)
 
 
 def _length(held_out: Rows, candidate: Pairs, texts: pa.Table, limits: Gates) -> Check:
@@ -150,33 +144,31 @@ def _length(held_out: Rows, candidate: Pairs, texts: pa.Table, limits: Gates) ->
     )
     chosen, rejected = held_out.preferred("tokens")
     styles = held_out.preferred("style") if held_out.table["style_first"].null_count == 0 else None
-    return gates.length(candidate, scored, chosen, rejected, limits, styles)
+    return checks.length(candidate, scored, chosen, rejected, limits, styles)
 
 
 def _probes(folder: Path, limits: Gates) -> Check:
-    found = probes.wins(pq.read_table(folder / PROBES, schema=probes.SCHEMA))
-    return gates.probes(found, limits, variants=probes.VARIANTS.keys())
+    wins = probes.wins(pq.read_table(folder / PROBES, schema=probes.SCHEMA))
+    return checks.probes(wins, limits, variants=probes.VARIANTS.keys())
 
 
 def _noise_ceiling(held_out: Rows, candidate: Pairs, limits: Gates) -> Check:
     votes_for, votes_against = held_out.preferred("votes")
-    return gates.noise_ceiling(candidate, votes_for, votes_against, limits)
+    return checks.noise_ceiling(candidate, votes_for, votes_against, limits)
 
 
-def _seeds(folder: Path, held_out: Rows, candidate: Pairs, facts: Mapping[str, Any], limits: Gates) -> Check:
+def _seeds(folder: Path, held_out: Rows, candidate: Pairs, facts: Facts, limits: Gates) -> Check:
     credits, clusters = candidate.credits()
-    accuracies = {facts["artifact"]: statistics.accuracy(credits, clusters)}
+    accuracies = {facts.artifact: statistics.accuracy(credits, clusters)}
     if (folder / SEEDS).exists():
         table = pq.read_table(folder / SEEDS, schema=SEEDS_SCHEMA)
         chosen_second = held_out.swapped
         for artifact in sorted(set(table["artifact"].to_pylist())):
-            own = table.filter(pc.equal(table["artifact"], artifact))
-            differences = (_column(own, "reward_first") - _column(own, "reward_second")) * np.where(
-                chosen_second, -1.0, 1.0
-            )
-            found = statistics.credit(differences[candidate.decided])
-            accuracies[artifact] = statistics.accuracy(found, clusters)
-    return gates.seeds(accuracies, facts["artifact"], limits)
+            scores = table.filter(pc.equal(table["artifact"], artifact))
+            differences = _column(scores, "reward_first") - _column(scores, "reward_second")
+            differences = np.where(chosen_second, -differences, differences)
+            accuracies[artifact] = statistics.accuracy(statistics.credit(differences[candidate.decided]), clusters)
+    return checks.seeds(accuracies, facts.artifact, limits)
 
 
 def _cross_fit(folder: Path, limits: Gates) -> Check:

@@ -12,21 +12,109 @@ Entries of the ledger, in this order for each decision (`key` says which decisio
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
 
 from touchstone.errors import LedgerError
+from touchstone.gate.checks import Status, Verdict
+from touchstone.gate.facts import Part
 from touchstone.runtime import ledger
 from touchstone.runtime.files import digest_text
-from touchstone.runtime.ledger import Entry
 
 SKETCH = 4_096
 """Prompt hashes kept per entry; of a larger holdout the smallest ones, which are a uniform sample of its prompts."""
 
 SAME_LINEAGE = 0.5
 """Share of the smaller set's prompts from which two holdouts are one lineage."""
+
+
+class Question(Part):
+    """What is to be decided, and who asks: what the ledger is told before a set is opened.
+
+    Attributes:
+        key: names the decision.
+        time: of the question, UTC.
+        name: of the model.
+        artifact, champion: digests of the candidate and of the version compared with; None: there is none.
+        holdout, confirm: digests of the sets.
+        thresholds: digest of the gate's settings.
+    """
+
+    key: str
+    who: str
+    time: str
+    name: str
+    artifact: str
+    champion: str | None
+    holdout: str
+    confirm: str
+    thresholds: str
+
+
+class _Opened(Question, ledger.Event):
+    """A set is about to be scored: for which question, and a sketch of the set's prompts."""
+
+    prompts: tuple[str, ...]
+
+
+class HoldoutOpened(_Opened):
+    """The holdout is about to be scored.
+
+    Attributes:
+        lineage: keys of the first decisions on holdouts that this one shares its prompts with, or its own.
+    """
+
+    kind: Literal["open"] = "open"
+    lineage: tuple[str, ...]
+
+
+class ConfirmOpened(_Opened):
+    """The reserved set is about to be scored."""
+
+    kind: Literal["confirm"] = "confirm"
+
+
+class VerdictReached(ledger.Event):
+    """What came out.
+
+    Attributes:
+        key: names the decision.
+        artifact, confirm: digests of the candidate and of the reserved set.
+        confirm_status: of the check on the reserved set.
+        accuracy, difference: values of the checks `floor` and `champion`, where they have one.
+        checks: names of all checks, sorted.
+        record: digest of the decision record.
+    """
+
+    kind: Literal["verdict"] = "verdict"
+    key: str
+    time: str
+    who: str
+    verdict: Verdict
+    artifact: str
+    confirm: str
+    confirm_status: Status
+    accuracy: float | None
+    difference: float | None
+    checks: tuple[str, ...]
+    record: str
+
+
+HoldoutEntry = Annotated[HoldoutOpened | ConfirmOpened | VerdictReached, Field(discriminator="kind")]
+_KINDS: TypeAdapter[HoldoutEntry] = TypeAdapter(HoldoutEntry)
+
+
+def read(path: Path) -> list[HoldoutEntry]:
+    """All entries, oldest first.
+
+    Raises:
+        LedgerError: the chain is broken, or a line is none of these entries.
+    """
+    return ledger.read_events(path, _KINDS)
 
 
 @dataclass(frozen=True)
@@ -40,10 +128,10 @@ class Use:
         history: the `open` entries of the lineage up to this one, oldest first.
     """
 
-    entry: Entry
+    entry: HoldoutOpened
     count: int
     look: int
-    history: list[Entry]
+    history: list[HoldoutOpened]
 
 
 def sketch(prompts: Iterable[str]) -> list[str]:
@@ -55,7 +143,7 @@ def sketch(prompts: Iterable[str]) -> list[str]:
     return sorted({digest_text(prompt)[:12] for prompt in prompts})[:SKETCH]
 
 
-def overlap(first: list[str], second: list[str]) -> float:
+def overlap(first: Sequence[str], second: Sequence[str]) -> float:
     """Share of the smaller set's prompts that stand in the other one too, from two sketches.
 
     A full sketch knows all clusters up to its largest hash: below the smaller of these ends both are complete.
@@ -66,112 +154,127 @@ def overlap(first: list[str], second: list[str]) -> float:
     return len(known[0] & known[1]) / smaller if smaller else 0.0
 
 
-def open_holdout(path: Path, *, key: str, prompts: Iterable[str], content: Mapping[str, Any]) -> Use:
+def open_holdout(path: Path, question: Question, prompts: Iterable[str]) -> Use:
     """Enter a use of the holdout, once per key: a decision that was interrupted and runs again is one use.
+
+    Args:
+        prompts: normalised digests of the holdout's prompts.
 
     Raises:
         LedgerError: the ledger is broken or can't be written; the holdout must stay closed.
     """
-    hashes = sketch(prompts)
+    hashes = tuple(sketch(prompts))
 
-    def decide(entries: list[Entry]) -> Entry | None:
-        if any(entry["kind"] == "open" and entry["key"] == key for entry in entries):
+    def decide(entries: list[HoldoutEntry]) -> HoldoutOpened | None:
+        uses = [entry for entry in entries if isinstance(entry, HoldoutOpened)]
+        if any(use.key == question.key for use in uses):
             return None
-        related = {
-            name
-            for entry in entries
-            if entry["kind"] == "open" and overlap(entry["prompts"], hashes) >= SAME_LINEAGE
-            for name in entry["lineage"]
-        }
-        return {**content, "kind": "open", "key": key, "prompts": hashes, "lineage": sorted(related) or [key]}
+        related = {name for use in uses if overlap(use.prompts, hashes) >= SAME_LINEAGE for name in use.lineage}
+        lineage = tuple(sorted(related)) or (question.key,)
+        return HoldoutOpened(**question.model_dump(), prompts=hashes, lineage=lineage)
 
-    ledger.update(path, decide)
-    entries = ledger.read(path)
-    return use_of(entries, next(entry for entry in entries if entry["kind"] == "open" and entry["key"] == key))
+    ledger.update_events(path, _KINDS, decide)
+    entries = read(path)
+    opened = next(e for e in entries if isinstance(e, HoldoutOpened) and e.key == question.key)
+    return use_of(entries, opened)
 
 
-def use_of(entries: Sequence[Entry], own: Entry) -> Use:
+def use_of(entries: Sequence[HoldoutEntry], opened: HoldoutOpened) -> Use:
     """What an `open` entry is among those before it."""
     history = [
         entry
         for entry in entries
-        if entry["kind"] == "open"
-        and entry["sequence"] <= own["sequence"]
-        and set(entry["lineage"]) & set(own["lineage"])
+        if isinstance(entry, HoldoutOpened)
+        and entry.sequence <= opened.sequence
+        and set(entry.lineage) & set(opened.lineage)
     ]
-    same = [e for e in history if (e["artifact"], e["champion"]) == (own["artifact"], own["champion"])]
-    return Use(own, len(history), len(same), history)
+    same = [use for use in history if (use.artifact, use.champion) == (opened.artifact, opened.champion)]
+    return Use(opened, len(history), len(same), history)
 
 
-def open_confirm(path: Path, *, key: str, prompts: Iterable[str], content: Mapping[str, Any]) -> None:
-    """Enter that the reserved set is about to be scored, once per key."""
-    hashes = sketch(prompts)
-    ledger.update(
-        path,
-        lambda entries: (
-            None
-            if any(entry["kind"] == "confirm" and entry["key"] == key for entry in entries)
-            else {**content, "kind": "confirm", "key": key, "prompts": hashes}
-        ),
-    )
+def open_confirm(path: Path, question: Question, prompts: Iterable[str]) -> None:
+    """Enter that the reserved set is about to be scored, once per key.
+
+    Args:
+        prompts: normalised digests of the reserved set's prompts.
+
+    Raises:
+        LedgerError: as for `open_holdout`.
+    """
+    hashes = tuple(sketch(prompts))
+
+    def decide(entries: list[HoldoutEntry]) -> ConfirmOpened | None:
+        if any(isinstance(entry, ConfirmOpened) and entry.key == question.key for entry in entries):
+            return None
+        return ConfirmOpened(**question.model_dump(), prompts=hashes)
+
+    ledger.update_events(path, _KINDS, decide)
 
 
-def failed_confirm(path: Path, *, artifact: str, prompts: Iterable[str], key: str) -> bool:
+def failed_confirm(path: Path, question: Question, prompts: Iterable[str]) -> bool:
     """Whether this candidate was shown this reserved set in another decision and did not pass: no second try.
 
     The set is the same one if it is of the same lineage, and a decision that was killed afterwards didn't pass.
+
+    Args:
+        prompts: normalised digests of the reserved set's prompts.
     """
-    entries, hashes = ledger.read(path), sketch(prompts)
-    passed = {e["key"] for e in entries if e["kind"] == "verdict" and e["confirm_status"] == "pass"}
+    entries, hashes = read(path), sketch(prompts)
+    passed = {e.key for e in entries if isinstance(e, VerdictReached) and e.confirm_status == "pass"}
     return any(
-        entry["kind"] == "confirm"
-        and entry["key"] not in passed | {key}
-        and entry["artifact"] == artifact
-        and overlap(entry["prompts"], hashes) >= SAME_LINEAGE
+        isinstance(entry, ConfirmOpened)
+        and entry.key not in passed | {question.key}
+        and entry.artifact == question.artifact
+        and overlap(entry.prompts, hashes) >= SAME_LINEAGE
         for entry in entries
     )
 
 
-def close(path: Path, *, key: str, record: str, content: Mapping[str, Any]) -> None:
+def close(path: Path, outcome: VerdictReached) -> None:
     """Enter the verdict with the digest of its record, once per record.
 
     Raises:
         LedgerError: the decision had another outcome before; only an ERROR may be followed by something else.
     """
 
-    def decide(entries: list[Entry]) -> Entry | None:
-        told = _verdicts(entries, key)
-        if any(entry["record"] == record for entry in told):
+    def decide(entries: list[HoldoutEntry]) -> VerdictReached | None:
+        verdicts = _verdicts(entries, outcome.key)
+        if any(entry.record == outcome.record for entry in verdicts):
             return None
-        if any(entry["verdict"] != "ERROR" for entry in told):
-            raise LedgerError(f"{path.name} knows another outcome of decision {key}; nothing was entered")
-        return {**content, "kind": "verdict", "key": key, "record": record}
+        if any(entry.verdict is not Verdict.ERROR for entry in verdicts):
+            raise LedgerError(f"{path.name} knows another outcome of decision {outcome.key}; nothing was entered")
+        return outcome
 
-    ledger.update(path, decide)
+    ledger.update_events(path, _KINDS, decide)
 
 
 def has_record(path: Path, key: str, record: str) -> bool:
     """Whether the ledger knows a record of this digest as the one outcome of this decision."""
-    return _is_outcome(ledger.read(path), key, record)
+    return _is_outcome(read(path), key, record)
 
 
 def is_closed(path: Path, key: str) -> bool:
     """Whether the ledger knows an outcome of this decision that is no ERROR."""
-    return any(entry["verdict"] != "ERROR" for entry in _verdicts(ledger.read(path), key))
+    return any(entry.verdict is not Verdict.ERROR for entry in _verdicts(read(path), key))
 
 
 def may_stand(path: Path, *, key: str, opened: str, record: str) -> bool:
-    """Whether a stored record fits the ledger: its use is entered, and it is the one outcome."""
-    entries = ledger.read(path)
-    known = any((entry["kind"], entry["key"], entry["digest"]) == ("open", key, opened) for entry in entries)
+    """Whether a stored record fits the ledger: its use is entered, and it is the one outcome.
+
+    Args:
+        opened: digest of the entry that opened the holdout.
+        record: digest of the record.
+    """
+    entries = read(path)
+    known = any(isinstance(e, HoldoutOpened) and (e.key, e.digest) == (key, opened) for e in entries)
     return known and _is_outcome(entries, key, record)
 
 
-def _verdicts(entries: Sequence[Entry], key: str) -> list[Entry]:
-    return [entry for entry in entries if (entry["kind"], entry["key"]) == ("verdict", key)]
+def _verdicts(entries: Sequence[HoldoutEntry], key: str) -> list[VerdictReached]:
+    return [entry for entry in entries if isinstance(entry, VerdictReached) and entry.key == key]
 
 
-def _is_outcome(entries: Sequence[Entry], key: str, record: str) -> bool:
-    told = _verdicts(entries, key)
-    final = {entry["record"] for entry in told if entry["verdict"] != "ERROR"}
-    return any(entry["record"] == record for entry in told) and final <= {record}
+def _is_outcome(entries: Sequence[HoldoutEntry], key: str, record: str) -> bool:
+    verdicts = _verdicts(entries, key)
+    final = {entry.record for entry in verdicts if entry.verdict is not Verdict.ERROR}
+    return any(entry.record == record for entry in verdicts) and final <= {record}

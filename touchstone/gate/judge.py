@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -17,20 +17,31 @@ from filelock import FileLock
 from touchstone.errors import GateError, LedgerError, TouchstoneError
 from touchstone.evaluation import cross_fitting, labelling
 from touchstone.evaluation.metrics import measure, rounded
-from touchstone.gate import checks as gates
-from touchstone.gate import disagreements, holdout_ledger, record, rows
+from touchstone.gate import checks, disagreements, holdout_ledger, record, rows
 from touchstone.gate.case import Case, Champion, gather_facts, read_case
 from touchstone.gate.checks import Check, Verdict
 from touchstone.gate.evidence import Scored, judge_baselines, score_confirm, score_holdout
 from touchstone.gate.examination import examine, examine_confirm, required
+from touchstone.gate.facts import Facts
 from touchstone.gate.fresh_scores import Scoring, in_fresh_processes
+from touchstone.gate.holdout_ledger import HoldoutOpened, Question, Use, VerdictReached
 from touchstone.gate.page import pictures, render
-from touchstone.gate.record import Decision
+from touchstone.gate.record import (
+    Content,
+    Decision,
+    EarlierUse,
+    JudgedModel,
+    LabelsToCollect,
+    LedgerPlace,
+    Metrics,
+    Provenance,
+    Record,
+    SetMetrics,
+)
 from touchstone.gate.rows import Rows
-from touchstone.runtime import ledger
-from touchstone.runtime.files import digest_value, write_atomic, write_folder
+from touchstone.gate.summary import summarise
+from touchstone.runtime.files import write_atomic, write_folder
 from touchstone.settings import Settings
-from touchstone.settings.gates import Gates
 
 LIBRARIES = ("numpy", "pyarrow", "scikit-learn", "scipy", "statsmodels", "tokenizers", "torch", "transformers")
 
@@ -50,7 +61,7 @@ def judge(
     who: str,
     score: Scoring = in_fresh_processes,
     seeds: Sequence[Path] = (),
-    provenance: Mapping[str, str | None] | None = None,
+    provenance: Provenance | None = None,
     trained_here: bool = True,
 ) -> Decision:
     """Decide whether the candidate in `build/artifact` may become the champion.
@@ -68,30 +79,32 @@ def judge(
         score: where scores come from; by default from one fresh process per job.
         seeds: sealed artifacts of the same recipe with other seeds, for the check of that name.
         trained_here: the candidate learned from this build's training set and nothing else.
-        provenance: run, commit and data hash, for the record; they are not part of what is decided on.
+        provenance: for the record; it is not part of what is decided on.
 
     Raises:
         ArtifactError, DataError, GateError, LedgerError: there is no verdict at all: an input can't be read, a
             scoring process failed, or the ledger is broken. Nothing may be promoted then.
     """
+    # Read and verify what there is to judge, and find out whether it was judged before.
     _check_history(state)
     case = read_case(build, settings, champion, seeds, trained_here=trained_here)
-    kept = state / "decisions" / case.key
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(kept.with_name(f".{case.key}.lock")):
-        decision = _find(kept, state, case.key)
+    stored = state / "decisions" / case.key
+    stored.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(stored.with_name(f".{case.key}.lock")):
+        decision = _find(stored, state, case.key)
+        # Decide where it was not, in a folder aside; then store the decision and hand it out.
         if decision is None:
-            for stale in kept.parent.glob(f"work-{case.key}-*"):  # left by a process that was killed
+            for stale in stored.parent.glob(f"work-{case.key}-*"):  # left by a process that was killed
                 shutil.rmtree(stale)
-            with TemporaryDirectory(prefix=f"work-{case.key}-", dir=kept.parent) as place:
+            with TemporaryDirectory(prefix=f"work-{case.key}-", dir=stored.parent) as place:
                 work = Path(place) / "decision"  # a temporary folder's own mode would travel with its copies
                 work.mkdir()
-                decision = _decide(case, settings, state, work, who, score, provenance or {})
+                decision = _decide(case, settings, state, work, who, score, provenance or Provenance())
                 if decision.verdict is not Verdict.ERROR:
-                    write_folder(kept, lambda folder: _copy(work, folder))
+                    write_folder(stored, lambda folder: _copy(work, folder))
                 write_folder(output, lambda folder: _copy(work, folder))
         else:
-            write_folder(output, lambda folder: _copy(kept, folder))
+            write_folder(output, lambda folder: _copy(stored, folder))
         _close(state, decision)
     return record.load_decision(output, reused=decision.reused)
 
@@ -102,11 +115,11 @@ def _check_history(state: Path) -> None:
     Raises:
         LedgerError: it doesn't, or its chain is broken.
     """
-    entries = ledger.read(ledger_file(state))
-    known = {entry["digest"] for entry in entries}
+    known = {entry.digest for entry in holdout_ledger.read(ledger_file(state))}
     for path in sorted((state / "decisions").glob(f"[!.]*/{record.FILE}")):
         if path.parent.name.startswith("work-"):
             continue
+        # Nothing but the entry's digest is asked here: a record that is damaged otherwise is named where it is used.
         if json.loads(path.read_text(encoding="utf-8"))["ledger"]["digest"] not in known:
             raise LedgerError(
                 f"{ledger_file(state).name} doesn't know the decision in {path.parent}: entries are missing; restore "
@@ -120,175 +133,200 @@ def recompute(folder: Path) -> tuple[list[Check], Verdict]:
     Raises:
         GateError: the record doesn't verify.
     """
-    decision = record.load_decision(folder)
-    facts, limits = decision.record["facts"], Gates.model_validate(decision.record["thresholds"])
-    checks = examine(folder, facts, limits)
-    checks.append(examine_confirm(folder, facts, checks, limits))
-    return checks, gates.verdict(checks, required(limits))
+    decided = record.load_decision(folder).record
+    results = examine(folder, decided.facts, decided.limits)
+    results.append(examine_confirm(folder, decided.facts, results, decided.limits))
+    return results, checks.verdict(results, required(decided.limits))
 
 
 def _copy(source: Path, target: Path) -> None:
     shutil.copytree(source, target, dirs_exist_ok=True)
 
 
-def _find(kept: Path, state: Path, key: str) -> Decision | None:
+def _find(stored: Path, state: Path, key: str) -> Decision | None:
     """The decision that was taken before, if the ledger knows it.
 
     Raises:
         GateError: the record doesn't verify, or the ledger knows another one.
     """
-    if not kept.exists():
+    if not stored.exists():
         return None
     if not holdout_ledger.is_closed(ledger_file(state), key):
         # Written by a process that ended before its entry, or by somebody else: nothing vouches for it.
-        shutil.rmtree(kept)
+        shutil.rmtree(stored)
         return None
-    decision = record.load_decision(kept)
+    decision = record.load_decision(stored)
     if not holdout_ledger.may_stand(
-        ledger_file(state), key=decision.key, opened=decision.record["ledger"]["digest"], record=decision.digest
+        ledger_file(state), key=decision.key, opened=decision.record.ledger.digest, record=decision.digest
     ):
-        raise GateError(f"{kept} is not the decision that the ledger knows; remove that folder and judge again")
+        raise GateError(f"{stored} is not the decision that the ledger knows; remove that folder and judge again")
     return decision
 
 
 def _decide(
-    case: Case,
-    settings: Settings,
-    state: Path,
-    work: Path,
-    who: str,
-    score: Scoring,
-    provenance: Mapping[str, str | None],
+    case: Case, settings: Settings, state: Path, work: Path, who: str, score: Scoring, provenance: Provenance
 ) -> Decision:
-    book = ledger_file(state)
-    content = {
-        "who": who,
-        "time": _now(),
-        "name": case.name,
-        **{name: case.digests[name] for name in ("artifact", "champion", "holdout", "confirm", "thresholds")},
-    }
-    use = holdout_ledger.open_holdout(book, key=case.key, prompts=case.prompts["holdout"], content=content)
-    reserved = case.prompts["confirm"]
-    failed = holdout_ledger.failed_confirm(book, artifact=case.card.digest, prompts=reserved, key=case.key)
-    if case.limits.policy == "small_data":
-        holdout_ledger.open_confirm(
-            book, key=case.key, prompts=reserved, content=content
-        )  # the folds cut through the reserved set too
-        found = cross_fitting.cross_fit(case.build, settings, state / "cross_fits")
-        cross_fitting.write(found, work / record.CROSS_FIT)
-    facts = gather_facts(case, use.count, failed, use.look)
+    """Take the decision and write its record, evidence and page into `work`."""
+    # Enter: the ledger knows of the look before there is anything to see.
+    ledger_path, question = ledger_file(state), _question(case, who)
+    use = holdout_ledger.open_holdout(ledger_path, question, case.prompts["holdout"])
+    failed_before = holdout_ledger.failed_confirm(ledger_path, question, case.prompts["confirm"])
+    facts = gather_facts(case, use.count, failed_before, use.look)
+
+    # Score and examine: the holdout, and the reserved set where nothing else stands against a promotion.
+    if case.limits.policy == "small_data":  # whose folds cut through the reserved set too
+        holdout_ledger.open_confirm(ledger_path, question, case.prompts["confirm"])
+        fit = cross_fitting.cross_fit(case.build, settings, state / "cross_fits")
+        cross_fitting.write(fit, work / record.CROSS_FIT)
     baselines = judge_baselines(case)
     scored = score_holdout(case, work, score, baselines["holdout"])
-    checks = examine(work, facts, case.limits)
-    if gates.verdict(checks) is Verdict.PROMOTE and not failed:
-        holdout_ledger.open_confirm(book, key=case.key, prompts=reserved, content=content)
+    results = examine(work, facts, case.limits)
+    if checks.verdict(results) is Verdict.PROMOTE and not failed_before:
+        holdout_ledger.open_confirm(ledger_path, question, case.prompts["confirm"])
         score_confirm(case, work, score, baselines["confirm"])
-    checks.append(examine_confirm(work, facts, checks, case.limits))
-    verdict = gates.verdict(checks, required(case.limits))
-    metrics = {name: _measure(rows.read(work / record.ROWS, name), facts) for name in ("holdout", "confirm")}
-    labels = _labels(case, scored, checks) if verdict is Verdict.INCONCLUSIVE else []
+    results.append(examine_confirm(work, facts, results, case.limits))
+
+    # Write: what to label next belongs to the evidence, so it comes before the record.
+    verdict = checks.verdict(results, required(case.limits))
+    labels = _labels(case, scored, results) if verdict is Verdict.INCONCLUSIVE else []
     labelling.write_labels(work / record.LABELS, labels)
-    needed = gates.needed(checks) if verdict is Verdict.INCONCLUSIVE else None
-    label = case.champion.version if case.champion else None
-    whole = record.write(
-        work,
-        {
-            "key": case.key,
-            "name": case.name,
-            "verdict": str(verdict),
-            "policy": case.limits.policy,
-            "summary": record.summarise(case.name, verdict, checks, needed, label, case.limits.policy),
-            "needed_clusters": needed,
-            "checks": [record.check_to(check) for check in checks],
-            "metrics": metrics,
-            "facts": facts,
-            "thresholds": settings.gates.model_dump(mode="json"),
-            "digests": {**case.digests, "settings": digest_value(settings.model_dump(mode="json"))},
-            "champion_version": label,
-            "seeds": {**case.card.seeds, "gates": settings.gates.seed},
-            "libraries": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
-            "ledger": {"sequence": use.entry["sequence"], "digest": use.entry["digest"], "uses": use.count},
-            "holdout_history": [_earlier(entry) for entry in use.history],
-            "provenance": {name: provenance.get(name) for name in ("run", "commit", "data")},
-            "alarms": case.alarms,
-            "model": _model(case, settings),
-            "labels_to_collect": {"count": len(labels), "pool": "holdout pairs with fewer than three judgements"},
-            "who": who,
-            "created_at": _now(),
-        },
-    )
-    write_atomic(work / record.PAGE, page_of(work, whole))
+    content = _content(case, settings, use, facts, results, verdict, work, len(labels), who, provenance)
+    written = record.write(work, content)
+    write_atomic(work / record.PAGE, page_of(work, written))
     return record.load_decision(work, reused=False)
 
 
-def page_of(folder: Path, whole: Mapping[str, Any]) -> str:
-    """decision.html of a decision, from its record and evidence."""
-    worst = disagreements.read_disagreements(folder / record.DISAGREEMENTS)
-    return render(whole, worst, _draw(rows.read(folder / record.ROWS, "holdout"), whole))
-
-
-def _close(state: Path, decision: Decision) -> None:
-    found = {check.name: check for check in decision.checks}
-    holdout_ledger.close(
-        ledger_file(state),
-        key=decision.key,
-        record=decision.digest,
-        content={
-            "time": _now(),
-            "who": decision.record["who"],
-            "verdict": str(decision.verdict),
-            "artifact": decision.artifact_digest,
-            "confirm": decision.record["digests"]["confirm"],
-            "confirm_status": found["confirm"].status,
-            "accuracy": found["floor"].value,
-            "difference": found["champion"].value,
-            "checks": sorted(found),
-        },
+def _question(case: Case, who: str) -> Question:
+    return Question(
+        key=case.key,
+        who=who,
+        time=_now(),
+        name=case.name,
+        artifact=case.digests.artifact,
+        champion=case.digests.champion,
+        holdout=case.digests.holdout,
+        confirm=case.digests.confirm,
+        thresholds=case.digests.thresholds,
     )
 
 
-def _measure(rows: Rows, facts: Mapping[str, Any]) -> dict[str, Any] | None:
+def _content(
+    case: Case,
+    settings: Settings,
+    use: Use,
+    facts: Facts,
+    results: Sequence[Check],
+    verdict: Verdict,
+    work: Path,
+    labels: int,
+    who: str,
+    provenance: Provenance,
+) -> Content:
+    """What the record says.
+
+    Args:
+        work: holds the rows.
+        labels: how many prompts are listed for labelling.
+    """
+    needed = checks.needed(results) if verdict is Verdict.INCONCLUSIVE else None
+    champion = case.champion.version if case.champion else None
+    return Content(
+        key=case.key,
+        name=case.name,
+        verdict=verdict,
+        policy=case.limits.policy,
+        summary=summarise(case.name, verdict, results, needed, champion, case.limits.policy),
+        needed_clusters=needed,
+        checks=tuple(results),
+        metrics=SetMetrics(
+            holdout=_measure(rows.read(work / record.ROWS, "holdout"), facts),
+            confirm=_measure(rows.read(work / record.ROWS, "confirm"), facts),
+        ),
+        facts=facts,
+        thresholds=settings.gates.model_dump(mode="json"),
+        digests=case.digests,
+        champion_version=champion,
+        seeds={**case.card.seeds, "gates": settings.gates.seed},
+        libraries={"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
+        ledger=LedgerPlace(sequence=use.entry.sequence, digest=use.entry.digest, uses=use.count),
+        holdout_history=tuple(_earlier(entry) for entry in use.history),
+        provenance=provenance,
+        alarms=case.alarms,
+        model=_model(case, settings),
+        labels_to_collect=LabelsToCollect(count=labels, pool="holdout pairs with fewer than three judgements"),
+        who=who,
+        created_at=_now(),
+    )
+
+
+def page_of(folder: Path, decided: Record) -> str:
+    """decision.html of a decision, from its record and the evidence in its folder."""
+    worst = disagreements.read_disagreements(folder / record.DISAGREEMENTS)
+    return render(decided, worst, _draw(rows.read(folder / record.ROWS, "holdout"), decided))
+
+
+def _close(state: Path, decision: Decision) -> None:
+    """Enter the verdict, once."""
+    by_name = {check.name: check for check in decision.checks}
+    holdout_ledger.close(
+        ledger_file(state),
+        VerdictReached(
+            key=decision.key,
+            time=_now(),
+            who=decision.record.who,
+            verdict=decision.verdict,
+            artifact=decision.artifact_digest,
+            confirm=decision.record.digests.confirm,
+            confirm_status=by_name["confirm"].status,
+            accuracy=by_name["floor"].value,
+            difference=by_name["champion"].value,
+            checks=tuple(sorted(by_name)),
+            record=decision.digest,
+        ),
+    )
+
+
+def _measure(rows: Rows, facts: Facts) -> Metrics | None:
     """Metrics of one set with the baselines beside; None where it wasn't opened or can't be measured."""
     if not rows.table.num_rows:
         return None
     try:
-        measured: dict[str, Any] = rounded(
-            measure(rows.plain(), rows.baselines(), facts["temperature"], facts["temperature_fitted_on"])
-        )
+        measured = measure(rows.plain(), rows.baselines(), facts.temperature, facts.temperature_fitted_on)
     except TouchstoneError:  # scores that aren't finite: the checks say so, and there is nothing to measure
         return None
-    return measured
+    return Metrics.model_validate(rounded(measured))
 
 
-def _draw(held_out: Rows, whole: Mapping[str, Any]) -> dict[str, bytes]:
-    if whole["metrics"]["holdout"] is None:
+def _draw(held_out: Rows, decided: Record) -> dict[str, bytes]:
+    if decided.metrics.holdout is None:
         return {}
-    champion = held_out.champion(whole["facts"]["champion_temperature"])
-    return pictures(held_out.plain(), None if champion is None else champion.differences, whole)
+    champion = held_out.champion(decided.facts.champion_temperature)
+    return pictures(held_out.plain(), None if champion is None else champion.differences, decided)
 
 
-def _labels(case: Case, scored: Scored, checks: Sequence[Check]) -> list[dict[str, Any]]:
+def _labels(case: Case, scored: Scored, results: Sequence[Check]) -> list[dict[str, Any]]:
     temperatures = (
         case.card.calibration.temperature,
         case.champion_card.calibration.temperature if case.champion_card else None,
     )
-    short = disagreements.short_slices(checks)
+    short = disagreements.short_slices(results)
     return labelling.labels_to_collect(case.groups["holdout"], scored.candidate, scored.champion, temperatures, short)
 
 
-def _model(case: Case, settings: Settings) -> dict[str, Any]:
-    """What the page says of the model itself."""
-    return {
-        "base": getattr(settings.model, "base", settings.model.kind),
-        "rule": case.card.rule,
-        "temperature": case.card.calibration.temperature,
-        "centering": case.card.centering.model_dump(mode="json", exclude={"quantiles"}),
-        "files": case.card.files,
-    }
+def _model(case: Case, settings: Settings) -> JudgedModel:
+    return JudgedModel(
+        base=getattr(settings.model, "base", settings.model.kind),
+        rule=case.card.rule,
+        temperature=case.card.calibration.temperature,
+        centering=case.card.centering.model_dump(mode="json", exclude={"quantiles"}),
+        files=case.card.files,
+    )
 
 
-def _earlier(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: entry[name] for name in ("sequence", "time", "who", "name", "artifact")}
+def _earlier(entry: HoldoutOpened) -> EarlierUse:
+    return EarlierUse(
+        sequence=entry.sequence, time=entry.time, who=entry.who, name=entry.name, artifact=entry.artifact
+    )
 
 
 def _now() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -14,6 +15,44 @@ from touchstone.groups import Group, Message, judged_pairs, messages_of
 from touchstone.runtime.files import digest_value
 
 Prompts = Sequence[Sequence[Message]]
+"""One prompt per group."""
+
+
+@dataclass(frozen=True)
+class Leaks:
+    """What training has seen of the other sets, equal prompts aside.
+
+    Attributes:
+        near: by other set, distinct prompts that are near duplicates of a training prompt.
+        swapped: pairs of holdout and confirm that stand in the training set with the other one preferred.
+        champion_near: prompts of holdout and confirm that are near duplicates of one of the champion's training
+            prompts; None where those aren't known.
+    """
+
+    near: dict[str, int]
+    swapped: int
+    champion_near: int | None
+
+
+def find_leaks(
+    groups: Mapping[str, Sequence[Group]], prompts: Mapping[str, Prompts], champion: Prompts | None, threshold: float
+) -> Leaks:
+    """Compare the training set with all others, and the champion's with those that judge.
+
+    Args:
+        groups: at least the sets train, holdout and confirm.
+        prompts: of every set.
+        champion: the champion's training prompts; None where they aren't known.
+        threshold: as for `near_duplicates_of`.
+    """
+    judged = {name: prompts[name] for name in ("holdout", "confirm")}
+    return Leaks(
+        near=near_duplicates_of(
+            prompts["train"], {name: prompts[name] for name in prompts if name != "train"}, threshold
+        ),
+        swapped=swapped_pairs(groups["train"], [*groups["holdout"], *groups["confirm"]]),
+        champion_near=None if champion is None else sum(near_duplicates_of(champion, judged, threshold).values()),
+    )
 
 
 def read_prompts(path: Path) -> list[tuple[Message, ...]]:
@@ -31,31 +70,36 @@ def near_duplicates_of(train: Prompts, others: Mapping[str, Prompts], threshold:
     Args:
         threshold: Jaccard similarity of the prompts' sequences of five words.
     """
-    texts: dict[str, int] = {}
+    # Number distinct texts, and note which sets hold each, and under which normalised prompts.
+    numbers: dict[str, int] = {}
     owners: list[set[str]] = []
-    wholes: defaultdict[tuple[int, str], set[str]] = defaultdict(set)
+    normalised: defaultdict[tuple[int, str], set[str]] = defaultdict(set)
     for name, prompts in (*others.items(), ("train", train)):
         for prompt in prompts:
-            place = texts.setdefault(" ".join(words_of(dialogue_text(prompt))), len(texts))
-            if place == len(owners):
+            number = numbers.setdefault(" ".join(words_of(dialogue_text(prompt))), len(numbers))
+            if number == len(owners):
                 owners.append(set())
-            owners[place].add(name)
-            wholes[place, name].add(normalised_prompt(prompt))
-    words = [text.split(" ") for text in texts]
+            owners[number].add(name)
+            normalised[number, name].add(normalised_prompt(prompt))
+
+    # Other texts that are nearly a text of the training set.
+    words = [text.split(" ") for text in numbers]
     pairs = [
-        (one, other)
-        for one, other in candidates(signatures(words))
-        if ("train" in owners[one]) != ("train" in owners[other])
+        (first, second)
+        for first, second in candidates(signatures(words))
+        if ("train" in owners[first]) != ("train" in owners[second])
     ]
-    near = near_duplicates(pairs, {place: sequences(words[place]) for pair in pairs for place in pair}, threshold)
-    found = {place for pair in near for place in pair if "train" not in owners[place]}
-    otherwise = {
-        (place, name)
-        for place, name in list(wholes)
-        if name != "train" and "train" in owners[place] and wholes[place, name] - wholes[place, "train"]
+    near = near_duplicates(pairs, {number: sequences(words[number]) for pair in pairs for number in pair}, threshold)
+    similar = {number for pair in near for number in pair if "train" not in owners[number]}
+
+    # Equal texts in a prompt that training has not seen: under another system message, or in other roles.
+    same_text = {
+        (number, name)
+        for number, name in list(normalised)
+        if name != "train" and "train" in owners[number] and normalised[number, name] - normalised[number, "train"]
     }
     return {
-        name: sum(name in owners[place] for place in found) + sum(owner == name for _, owner in otherwise)
+        name: sum(name in owners[number] for number in similar) + sum(owner == name for _, owner in same_text)
         for name in others
     }
 
@@ -65,12 +109,13 @@ def swapped_pairs(train: Iterable[Group], judged: Iterable[Group]) -> int:
 
     The prompt counts: the same two refusals may well stand in another order under another question.
     """
-    preferred = dict(_decided(judged))
-    turned = {pair for pair, winner in _decided(train) if preferred.get(pair, winner) != winner}
-    return len(turned)
+    preferred = dict(_winners(judged))
+    swapped = {pair for pair, winner in _winners(train) if preferred.get(pair, winner) != winner}
+    return len(swapped)
 
 
-def _decided(groups: Iterable[Group]) -> Iterable[tuple[tuple[str, ...], str]]:
+def _winners(groups: Iterable[Group]) -> Iterable[tuple[tuple[str, ...], str]]:
+    """Axis, prompt and both texts of each pair with a preference, as digests, and the preferred text's."""
     for group in groups:
         prompt = digest_value(words_of(dialogue_text(group.prompt)))[:24]
         for pair in judged_pairs(group):

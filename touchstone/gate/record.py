@@ -15,15 +15,19 @@ decision.html           the same for people; computed from the above, so no dige
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import PlainSerializer, PlainValidator
 
 from touchstone.errors import GateError
 from touchstone.gate import holdout_ledger
 from touchstone.gate.checks import Check, Verdict
+from touchstone.gate.facts import Facts, Part
 from touchstone.runtime.files import digest_file, digest_value, pretty_json, write_atomic
+from touchstone.settings.gates import Gates, Policy
 
 SCHEMA_VERSION = 2
 FILE, PAGE = "decision.json", "decision.html"
@@ -33,107 +37,17 @@ TRAIN_PROMPTS, DISAGREEMENTS, LABELS = "train_prompts.txt", "disagreements.json"
 EVIDENCE = frozenset({ROWS, TEXTS, PROBES, TRAIN_PROMPTS, DISAGREEMENTS, LABELS})
 """What every decision has."""
 
-
-@dataclass(frozen=True)
-class Decision:
-    """A verdict and where its record lies.
-
-    Attributes:
-        summary: the sentence for a manager.
-        key: names what was decided on: candidate, champion, sets and thresholds.
-        digest: of the record.
-        needed_clusters: how many more labelled prompts would decide; None where that isn't the question.
-        path: the folder with decision.json, decision.html and the evidence.
-        record: decision.json as it is.
-        reused: the decision had been taken before; nothing was opened again.
-    """
-
-    verdict: Verdict
-    summary: str
-    key: str
-    digest: str
-    artifact_digest: str
-    checks: tuple[Check, ...]
-    needed_clusters: int | None
-    path: Path
-    record: dict[str, Any]
-    reused: bool
-
-
-def key_of(name: str, digests: Mapping[str, Any]) -> str:
-    """What names a decision: the model's name and the digests of all that is decided on."""
-    return digest_value({"name": name, "schema_version": SCHEMA_VERSION, **digests})[:32]
-
-
-def write(folder: Path, content: Mapping[str, Any]) -> dict[str, Any]:
-    """Write decision.json over the evidence that lies in `folder`; returns the record with its digest."""
-    record = {
-        **content,
-        "schema_version": SCHEMA_VERSION,
-        "files": {path.name: digest_file(path) for path in sorted(folder.iterdir()) if path.name not in (FILE, PAGE)},
-    }
-    # Through JSON once: what is hashed is what a reader will read back.
-    plain = json.loads(json.dumps(record, allow_nan=False))
-    text = pretty_json({**plain, "digest": digest_value(plain)})
-    write_atomic(folder / FILE, text)
-    whole: dict[str, Any] = json.loads(text)  # in the order in which a reader has it, for the page
-    return whole
-
-
-def load_decision(folder: Path, *, reused: bool = True) -> Decision:
-    """The decision in a folder, its digests verified.
-
-    Raises:
-        GateError: the record is missing, of another schema version, or isn't what was written.
-    """
-    path = folder / FILE
-    try:
-        text = path.read_text(encoding="utf-8")
-        record = json.loads(text)
-        content = {key: value for key, value in record.items() if key != "digest"}
-        if record["schema_version"] != SCHEMA_VERSION:
-            raise GateError(f"{path} has schema version {record['schema_version']}, not {SCHEMA_VERSION}; judge again")
-        # Compared as text too: a digest of values doesn't see how they are spelled.
-        if record["digest"] != digest_value(content) or text != pretty_json(record):
-            raise GateError(f"{path} was changed after it was written; judge again")
-        if missing := EVIDENCE - record["files"].keys():
-            raise GateError(f"{path} lists no {', '.join(sorted(missing))}; judge again")
-        for name, digest in record["files"].items():
-            if digest_file(folder / name) != digest:
-                raise GateError(f"{folder / name} is not the evidence of this decision; judge again")
-        return Decision(
-            verdict=Verdict(record["verdict"]),
-            summary=record["summary"],
-            key=record["key"],
-            digest=record["digest"],
-            artifact_digest=record["digests"]["artifact"],
-            checks=tuple(check_from(value) for value in record["checks"]),
-            needed_clusters=record["needed_clusters"],
-            path=folder,
-            record=record,
-            reused=reused,
-        )
-    except FileNotFoundError as error:
-        raise GateError(f"{error.filename} does not exist: there is no decision to rely on; judge first") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise GateError(f"{path} is no decision record ({type(error).__name__}); judge again") from None
-
-
-def verify_record(folder: Path, ledger_file: Path) -> Decision:
-    """`load`, and the ledger must know this very record as the outcome: an edited one has no entry.
-
-    Raises:
-        GateError: as for `load`, or the ledger has no such verdict.
-        LedgerError: the ledger's chain is broken.
-    """
-    decision = load_decision(folder)
-    if not holdout_ledger.has_record(ledger_file, decision.key, decision.digest):
-        raise GateError(f"{ledger_file.name} knows no verdict with the record {decision.digest[:12]}; judge again")
-    return decision
+_CHECK_KEYS = {field.name for field in fields(Check)}
 
 
 def check_from(value: Mapping[str, Any]) -> Check:
-    """A check from its JSON."""
+    """A check from its JSON.
+
+    Raises:
+        ValueError: it has other keys than a check.
+    """
+    if value.keys() != _CHECK_KEYS:
+        raise ValueError(f"a check has the keys {', '.join(sorted(_CHECK_KEYS))}, not {', '.join(sorted(value))}")
     interval = value["interval"]
     bounds = None if interval is None else (interval[0], interval[1])
     return Check(**{**value, "interval": bounds, "table": tuple(value["table"])})
@@ -145,38 +59,323 @@ def check_to(check: Check) -> dict[str, Any]:
     return {**asdict(check), "interval": bounds, "table": list(check.table)}
 
 
-def summarise(
-    name: str,
-    verdict: Verdict,
-    checks: Sequence[Check],
-    needed: int | None,
-    champion: str | None,
-    policy: str = "strict",
-) -> str:
-    """The verdict in one or two sentences for somebody who has never heard of a reward model."""
-    found = {check.name: check for check in checks}
-    if verdict is Verdict.PROMOTE:
-        floor = found["floor"]
-        beaten = {key: floor.details[f"accuracy, {key}"] for key in ("longer_wins", "linear")}
-        how = "is not worse than" if policy == "refresh" else "is better than"
-        against = f" and {how} the champion, version {champion}" if champion else " and is the first of its name"
-        return (
-            f"{name} may be promoted: on prompts it never saw it agrees with the labels in {floor.value:.1%} of the "
-            f"comparisons (length alone {beaten['longer_wins']:.1%}, words and length {beaten['linear']:.1%})"
-            f"{against}."
-        )
-    words = {
-        Verdict.REJECT: ("fail",),
-        Verdict.ERROR: ("error",),
-        Verdict.INCONCLUSIVE: ("undecided", "not_run"),
-    }[verdict]
-    causes = [check for check in checks if check.status in words and (check.required or check.status == "error")]
-    names = ", ".join(check.name.replace("_", " ") for check in causes) or "a required check that is missing"
-    # Scores that aren't finite stop most checks: then integrity says why.
-    first = next(check for check in (found["integrity"], *causes) if check.status in ("fail", *words))
-    if verdict is Verdict.REJECT:
-        return f"{name} is rejected; it fails on: {names}. {first.reason}"
-    if verdict is Verdict.ERROR:
-        return f"{name} has no verdict and stays out; not computed: {names}. {first.reason}"
-    more = f" About {needed:,} more labelled prompts would decide." if needed else ""
-    return f"{name} can't be decided on yet; open: {names}. {first.reason}{more}"
+# Numbers of a check stay as they are spelled: a count is no float, and a recomputed check must come out the same.
+RecordedCheck = Annotated[
+    Check,
+    PlainValidator(lambda value: value if isinstance(value, Check) else check_from(value)),
+    PlainSerializer(check_to),
+]
+
+
+class Accuracy(Part):
+    """Agreement with the labels, and its 95% interval."""
+
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+
+
+class AxisAccuracy(Part):
+    """Agreement with the labels on one axis of the preference."""
+
+    accuracy: float
+    pairs: int
+    clusters: int
+
+
+class Metrics(Accuracy):
+    """What `evaluation.metrics.measure` gives for one set, and explains."""
+
+    pairs: int
+    labelled_ties: int
+    clusters: int
+    model_ties: float
+    truncated_share: float
+    margin: float
+    log_loss: float
+    brier: float
+    calibration_error: float
+    calibration_error_null_q95: float
+    slope: float
+    length_correlation: float | None
+    axes: dict[str, AxisAccuracy]
+    baselines: dict[str, Accuracy]
+    gap_closed: float | None
+    missing: dict[str, str]
+
+
+class SetMetrics(Part):
+    """Metrics by set; None where it wasn't opened, or its scores aren't finite."""
+
+    holdout: Metrics | None
+    confirm: Metrics | None
+
+
+class Digests(Part):
+    """Digests of all that was decided on.
+
+    Attributes:
+        artifact, champion: of the sealed artifacts; None: there is no champion.
+        train, calibration, holdout, confirm: of the sets' content (groups.set_digest).
+        thresholds: of the gate's settings.
+        champion_prompts: of the list of the champion's training prompts; None where nobody kept it.
+        seeds: of the artifacts of the same recipe with other seeds; None where there are none.
+        alarms: of the alarms that the audit raised.
+        leaks: of what the check of leaks looks at besides the sets.
+        pool: of what cross-fitting learns from, and its recipe; None under other policies than small_data.
+        settings: of all settings. It is for the reader: of them the thresholds decide, and they have their own.
+    """
+
+    artifact: str
+    train: str
+    calibration: str
+    holdout: str
+    confirm: str
+    thresholds: str
+    champion: str | None
+    champion_prompts: str | None
+    seeds: str | None
+    alarms: str
+    leaks: str
+    pool: str | None
+    settings: str
+
+
+class LedgerPlace(Part):
+    """The entry that opened the holdout for a decision.
+
+    Attributes:
+        uses: how many decisions had used this lineage of holdouts by then, this one included.
+    """
+
+    sequence: int
+    digest: str
+    uses: int
+
+
+class EarlierUse(Part):
+    """One of the decisions that used this lineage of holdouts."""
+
+    sequence: int
+    time: str
+    who: str
+    name: str
+    artifact: str
+
+
+class Provenance(Part):
+    """Where the candidate comes from; nothing is decided by it. None: nobody knows."""
+
+    run: str | None = None
+    commit: str | None = None
+    data: str | None = None
+
+
+class Alarm(Part):
+    """An alarm about the data, as the audit raised it."""
+
+    kind: str
+    name: str
+    sentence: str
+
+
+class JudgedModel(Part):
+    """The model itself, for the page.
+
+    Attributes:
+        rule: how a text is scored, as in the artifact's card.
+        centering: the card's statistics without the quantiles.
+        files: SHA-256 of the artifact's files, by path.
+    """
+
+    base: str
+    rule: dict[str, Any]
+    temperature: float
+    centering: dict[str, Any]
+    files: dict[str, str]
+
+
+class LabelsToCollect(Part):
+    """How many prompts labels_to_collect.jsonl lists, and what they were taken from."""
+
+    count: int
+    pool: str
+
+
+class Content(Part):
+    """What a decision says; `Record` is the same once it is written.
+
+    Attributes:
+        key: names what was decided on: candidate, champion, sets and thresholds.
+        summary: the sentence for a manager.
+        needed_clusters: how many more labelled prompts would decide; None where that isn't the question.
+        thresholds: the gate's settings as they were; `limits` reads them.
+        champion_version: the label of the version compared with; None for the first of its name.
+        seeds: of the candidate's training and sealing by name, and the gate's own.
+        libraries: versions of what computed the numbers, by name.
+        ledger: the entry that opened the holdout.
+        holdout_history: every use of this lineage of holdouts, the oldest first.
+        who: the person or service that asked.
+    """
+
+    key: str
+    name: str
+    verdict: Verdict
+    policy: Policy
+    summary: str
+    needed_clusters: int | None
+    checks: tuple[RecordedCheck, ...]
+    metrics: SetMetrics
+    facts: Facts
+    thresholds: dict[str, Any]
+    digests: Digests
+    champion_version: str | None
+    seeds: dict[str, int]
+    libraries: dict[str, str]
+    ledger: LedgerPlace
+    holdout_history: tuple[EarlierUse, ...]
+    provenance: Provenance
+    alarms: tuple[Alarm, ...]
+    model: JudgedModel
+    labels_to_collect: LabelsToCollect
+    who: str
+    created_at: str
+
+    @property
+    def limits(self) -> Gates:
+        """The thresholds with their types.
+
+        Raises:
+            ValidationError: the gate has other settings now; a decision under older ones can be read, not recomputed.
+        """
+        return Gates.model_validate(self.thresholds)
+
+
+class Record(Content):
+    """decision.json.
+
+    Attributes:
+        files: SHA-256 of every file of the evidence, by name.
+        digest: of all the rest.
+    """
+
+    schema_version: Literal[2]
+    files: dict[str, str]
+    digest: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as plain JSON values."""
+        return self.model_dump(mode="json")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A decision's record, and where it lies.
+
+    Attributes:
+        path: the folder with decision.json, decision.html and the evidence.
+        reused: the decision had been taken before; nothing was opened again.
+    """
+
+    path: Path
+    record: Record
+    reused: bool
+
+    @property
+    def verdict(self) -> Verdict:
+        return self.record.verdict
+
+    @property
+    def summary(self) -> str:
+        """The sentence for a manager."""
+        return self.record.summary
+
+    @property
+    def key(self) -> str:
+        """Names what was decided on."""
+        return self.record.key
+
+    @property
+    def digest(self) -> str:
+        """Of the record."""
+        return self.record.digest
+
+    @property
+    def artifact_digest(self) -> str:
+        return self.record.digests.artifact
+
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        return self.record.checks
+
+    @property
+    def needed_clusters(self) -> int | None:
+        """How many more labelled prompts would decide; None where that isn't the question."""
+        return self.record.needed_clusters
+
+
+def key_of(name: str, digests: Digests) -> str:
+    """What names a decision: the model's name and the digests of all that is decided on (so not of all settings)."""
+    decided_on = digests.model_dump(exclude={"settings"})
+    return digest_value({"name": name, "schema_version": SCHEMA_VERSION, **decided_on})[:32]
+
+
+def write(folder: Path, content: Content) -> Record:
+    """Write decision.json over the evidence that lies in `folder`; returns the record as a reader has it.
+
+    Raises:
+        ValueError: a number isn't finite.
+    """
+    plain = {
+        **content.model_dump(mode="json", include=set(Content.model_fields)),
+        "schema_version": SCHEMA_VERSION,
+        "files": {path.name: digest_file(path) for path in sorted(folder.iterdir()) if path.name not in (FILE, PAGE)},
+    }
+    text = pretty_json({**plain, "digest": digest_value(plain)})
+    record = Record.model_validate_json(text)
+    write_atomic(folder / FILE, text)
+    return record
+
+
+def load_decision(folder: Path, *, reused: bool = True) -> Decision:
+    """The decision in a folder, its digests verified.
+
+    Raises:
+        GateError: the record is missing, of another schema version, or isn't what was written.
+    """
+    path = folder / FILE
+    try:
+        # Read.
+        text = path.read_text(encoding="utf-8")
+        version = json.loads(text)["schema_version"]
+        if version != SCHEMA_VERSION:
+            raise GateError(f"{path} has schema version {version}, not {SCHEMA_VERSION}; judge again")
+        record = Record.model_validate_json(text)
+        # Verify. Compared as text too: a digest of values doesn't see how they are spelled.
+        values = record.to_json()
+        content = {key: value for key, value in values.items() if key != "digest"}
+        if record.digest != digest_value(content) or text != pretty_json(values):
+            raise GateError(f"{path} was changed after it was written; judge again")
+        if missing := EVIDENCE - record.files.keys():
+            raise GateError(f"{path} lists no {', '.join(sorted(missing))}; judge again")
+        for name, digest in record.files.items():
+            if digest_file(folder / name) != digest:
+                raise GateError(f"{folder / name} is not the evidence of this decision; judge again")
+    except FileNotFoundError as error:
+        raise GateError(f"{error.filename} does not exist: there is no decision to rely on; judge first") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise GateError(f"{path} is no decision record ({type(error).__name__}); judge again") from None
+    return Decision(folder, record, reused)
+
+
+def verify_record(folder: Path, ledger_file: Path) -> Decision:
+    """`load_decision`, and the ledger must know this very record as the outcome: an edited one has no entry.
+
+    Raises:
+        GateError: as for `load_decision`, or the ledger has no such verdict.
+        LedgerError: the ledger's chain is broken.
+    """
+    decision = load_decision(folder)
+    if not holdout_ledger.has_record(ledger_file, decision.key, decision.digest):
+        raise GateError(f"{ledger_file.name} knows no verdict with the record {decision.digest[:12]}; judge again")
+    return decision

@@ -19,13 +19,13 @@ from typing import Literal
 
 from touchstone.errors import RegistryError, ServingError, TouchstoneError
 from touchstone.gate import judge
-from touchstone.gate.record import Decision, load_decision
+from touchstone.gate.record import Decision, Provenance, load_decision
 from touchstone.model import card
 from touchstone.operations.verify import verify_decision, verify_releases
 from touchstone.pipeline import dvc, provenance, runs, workspace
 from touchstone.registry import Registry, Version
+from touchstone.registry.entries import Overridden, Refused, Released, RolledBack, VersionEvent
 from touchstone.registry.versions import facts
-from touchstone.runtime import ledger
 from touchstone.serving import Client
 from touchstone.settings import Settings
 
@@ -93,24 +93,24 @@ class _Walk:
         pointer = self._evidence("data.dvc")
         if pointer is None:
             return "not here", "no data.dvc among the version's evidence"
-        found = dvc.pointer_hash(pointer)
-        others = {"the tag touchstone.data": self.tags.get("touchstone.data")}
+        pointed = dvc.pointer_hash(pointer)
+        hashes = {"the tag touchstone.data": self.tags.get("touchstone.data")}
         lock = self._lock()
         if lock is not None:
-            others["dvc.lock"] = provenance.hash_of(lock, "data")
-        others["the decision"] = self._decided_on("data")
-        if wrong := [key for key, value in others.items() if value not in (None, found)]:
-            return "BROKEN", f"{pointer} names {found}, and {', '.join(wrong)} another one"
-        return "ok", f"{found}, as in {', '.join(key for key, value in others.items() if value)}"
+            hashes["dvc.lock"] = provenance.hash_of(lock, "data")
+        hashes["the decision"] = self._judged_from().data
+        if wrong := [place for place, value in hashes.items() if value not in (None, pointed)]:
+            return "BROKEN", f"{pointer} names {pointed}, and {', '.join(wrong)} another one"
+        return "ok", f"{pointed}, as in {', '.join(place for place, value in hashes.items() if value)}"
 
     def commit(self) -> tuple[State, str]:
         commit = self.tags.get("touchstone.commit")
         if not commit:
             return "not here", "the version names no commit"
         # A candidate judged in build/ became a run later: its decision names the commit below the run's.
-        said = self._decided_on("commit") if self._decided_on("run") else None
-        if said is not None and said != commit:
-            return "BROKEN", f"the tag touchstone.commit says {commit[:12]}, the decision {said[:12]}"
+        judged = self._judged_from()
+        if judged.run and judged.commit is not None and judged.commit != commit:
+            return "BROKEN", f"the tag touchstone.commit says {commit[:12]}, the decision {judged.commit[:12]}"
         if provenance.blob(self.root, f"{commit}^{{commit}}") is None:
             return "not here", f"this repository has no commit {commit[:12]}"
         for file in OWN_FILES:
@@ -120,7 +120,7 @@ class _Walk:
 
     def run(self) -> tuple[State, str]:
         name = self.tags.get("touchstone.run", "")
-        record = next((found for found in runs.history(self.root) if found["id"] == name), None)
+        record = next((run for run in runs.history(self.root) if run["id"] == name), None)
         if record is None:
             return "not here", f"no run {name or 'is named'} in {runs.folder_of(self.root)}"
         folder = runs.folder_of(self.root) / name
@@ -132,9 +132,9 @@ class _Walk:
         if wrong := [key for key, value in expected.items() if record.get(key) != value]:
             return "BROKEN", f"{folder / 'run.json'}: its {', '.join(wrong)} is not the version's"
         for file in (*OWN_FILES, "dvc.lock"):
-            kept, evidence = folder / file, self._evidence(file)
-            if evidence is not None and (not kept.is_file() or kept.read_bytes() != evidence.read_bytes()):
-                return "BROKEN", f"{kept} is not the one that the version keeps"
+            copy, evidence = folder / file, self._evidence(file)
+            if evidence is not None and (not copy.is_file() or copy.read_bytes() != evidence.read_bytes()):
+                return "BROKEN", f"{copy} is not the one that the version keeps"
         copies = provenance.check_copies(folder, provenance.read_lock(folder / "dvc.lock"))
         if copies.faults:
             return "BROKEN", "; ".join(copies.faults)
@@ -149,12 +149,12 @@ class _Walk:
             return "BROKEN", fault
         if faults := provenance.unlinked(lock):
             return "BROKEN", f"{path}: {'; '.join(faults)}"
-        found = provenance.check_outputs(self.root, lock)
-        if found.faults:
-            return "BROKEN", "; ".join(found.faults)
-        if not found.sound:
-            return "not here", f"DVC's cache holds none of the {len(found.absent)} outputs"
-        return "ok", f"{found.sound} in DVC's cache as recorded, {len(lock)} stages linked{_without(found.absent)}"
+        cached = provenance.check_outputs(self.root, lock)
+        if cached.faults:
+            return "BROKEN", "; ".join(cached.faults)
+        if not cached.sound:
+            return "not here", f"DVC's cache holds none of the {len(cached.absent)} outputs"
+        return "ok", f"{cached.sound} in DVC's cache as recorded, {len(lock)} stages linked{_without(cached.absent)}"
 
     def artifact(self) -> tuple[State, str]:
         folder = self.registry.download(self.version)
@@ -186,7 +186,7 @@ class _Walk:
         }
         if wrong := [key for key, value in expected.items() if self.tags.get(key) != value]:
             return "BROKEN", f"{self._label()}: its tags {', '.join(wrong)} are not those of {decided.path}"
-        if (decided.record["name"], decided.artifact_digest) != (self.version.name, self.version.digest):
+        if (decided.record.name, decided.artifact_digest) != (self.version.name, self.version.digest):
             return "BROKEN", f"{decided.path} is about another artifact"
         for copy in (
             runs.folder_of(self.root) / "decisions" / decided.key,
@@ -196,34 +196,34 @@ class _Walk:
                 return "BROKEN", f"{copy} is another decision than the version's"
         return (
             "ok",
-            f"{decided.verdict}, record {decided.digest[:12]}, {len(decided.record['files'])} files of evidence",
+            f"{decided.verdict}, record {decided.digest[:12]}, {len(decided.record.files)} files of evidence",
         )
 
     def holdout_ledger(self) -> tuple[State, str]:
         decided = self._decision()
         if decided is None:
             return "not here", "no decision among the version's evidence"
-        book = judge.ledger_file(runs.folder_of(self.root))
-        if not book.exists():
-            return "not here", f"{book} does not exist"
-        faults = verify_decision(decided.path, book, {decided.digest}).faults
+        ledger_path = judge.ledger_file(runs.folder_of(self.root))
+        if not ledger_path.exists():
+            return "not here", f"{ledger_path} does not exist"
+        faults = verify_decision(decided.path, ledger_path, {decided.digest}).faults
         if faults:
             return "BROKEN", "; ".join(faults)
-        opened = decided.record["ledger"]
-        return "ok", f"line {opened['sequence'] + 1}, use {opened['uses']} of this holdout"
+        opened = decided.record.ledger
+        return "ok", f"line {opened.sequence + 1}, use {opened.uses} of this holdout"
 
     def release_ledger(self) -> tuple[State, str]:
         verified = verify_releases(self.registry, self.version.name)
         if verified.faults:
             return "BROKEN", "; ".join(verified.faults)
-        entries = [e for e in ledger.read(self.registry.ledger) if e["name"] == self.version.name]
-        said = [_told(entry) for entry in entries if entry.get("version") == self.version.version]
-        said += [f"rolled back (line {e['sequence'] + 1})" for e in entries if e.get("from") == self.version.version]
-        aliases = [
-            a for a, number in self.registry.recorded(self.version.name).items() if number == self.version.version
+        entries, number = self.registry.history(self.version.name), self.version.version
+        events = [_sentence(e) for e in entries if isinstance(e, VersionEvent) and e.version == number]
+        events += [
+            f"rolled back (line {e.sequence + 1})" for e in entries if isinstance(e, RolledBack) and e.from_ == number
         ]
-        now = f"now {', '.join(aliases)}" if aliases else "no alias now"
-        return "ok", f"{'; '.join([*said, now])}"
+        aliases = [alias for alias, target in self.registry.recorded(self.version.name).items() if target == number]
+        events.append(f"now {', '.join(aliases)}" if aliases else "no alias now")
+        return "ok", "; ".join(events)
 
     def _label(self) -> str:
         return f"{self.version.name} version {self.version.version}"
@@ -239,13 +239,13 @@ class _Walk:
         folder = self._evidence("decision")
         return load_decision(folder) if folder is not None else None
 
-    def _decided_on(self, what: str) -> str | None:
-        """What the decision says of its "run", "commit" or "data"; None where it can't: its own link says why."""
+    def _judged_from(self) -> Provenance:
+        """What the decision says of its run, commit and data; nothing where it can't: its own link says why."""
         with contextlib.suppress(TouchstoneError):
             decided = self._decision()
-            said: str | None = decided.record["provenance"][what] if decided is not None else None
-            return said
-        return None
+            if decided is not None:
+                return decided.record.provenance
+        return Provenance()
 
     def _differs(self, file: str, commit: str) -> str | None:
         """The fault, if the version's copy of a file isn't the one in a commit."""
@@ -257,11 +257,11 @@ class _Walk:
         return f"{evidence} is not the {file} of {commit}"
 
 
-def _told(entry: ledger.Entry) -> str:
-    at = f"(line {entry['sequence'] + 1}, {entry['who']}, {entry['at'][:10]})"
-    if entry["event"] == "override":
-        return f"override of {entry['verdict']} by {entry['by']}: {entry['reason']} {at}"
-    return f"{entry['event'].replace('_', ' ')} {at}"
+def _sentence(entry: Overridden | Released | Refused | RolledBack) -> str:
+    place = f"(line {entry.sequence + 1}, {entry.who}, {entry.at[:10]})"
+    if isinstance(entry, Overridden):
+        return f"override of {entry.verdict} by {entry.by}: {entry.reason} {place}"
+    return f"{entry.event.replace('_', ' ')} {place}"
 
 
 def _without(absent: tuple[str, ...]) -> str:

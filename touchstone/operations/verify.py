@@ -8,21 +8,18 @@ A fault is a sentence that names the file, the check or the ledger's line.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from touchstone.errors import RegistryError, TouchstoneError
-from touchstone.gate import holdout_ledger, judge, record
-from touchstone.gate import judge as judge_module
-from touchstone.gate.checks import Check
-from touchstone.gate.judge import recompute
-from touchstone.gate.record import Decision, check_to, key_of
+from touchstone.gate import holdout_ledger, judge
+from touchstone.gate.checks import Verdict
+from touchstone.gate.holdout_ledger import HoldoutEntry, HoldoutOpened, VerdictReached
+from touchstone.gate.record import FILE, PAGE, Decision, check_to, key_of, load_decision
 from touchstone.model.scoring import Scorer
 from touchstone.registry import Registry, Version, all_moves, decided_moves
-from touchstone.runtime import ledger
+from touchstone.registry.entries import AliasesApplied, AliasesDecided, AliasesFound, ReleaseEntry, VersionEvent
 from touchstone.runtime.files import canonical_json, digest_value
 
 
@@ -59,7 +56,7 @@ def verify_decision(folder: Path, ledger_file: Path, known: set[str] | None = No
     """
     what = f"decision {folder.name}"
     try:
-        decision = record.load_decision(folder)
+        decision = load_decision(folder)
         faults = [] if known is not None and decision.digest in known else _recomputed(decision)
         if known is not None and not faults:
             known.add(decision.digest)
@@ -79,33 +76,33 @@ def verify_version(registry: Registry, name: str, number: int, known: set[str] |
     if version is None:
         raise RegistryError(f"{name} has no version {number}")
     label = f"{name} version {number}"
-    found = [_artifact_of(registry, version, label)]
+    results = [_artifact_of(registry, version, label)]
     folder = registry.evidence(version, "decision")
     if folder is None:
-        found.append(Verified(f"{label}, decision", None, None, ("it has no decision among its evidence",)))
+        results.append(Verified(f"{label}, decision", None, None, ("it has no decision among its evidence",)))
     else:
-        decided = verify_decision(folder, judge_module.ledger_file(registry.root / "runs"), known)
+        decided = verify_decision(folder, judge.ledger_file(registry.root / "runs"), known)
         faults = list(decided.faults)
         if decided.digest is not None:
-            faults += _about(registry, version, record.load_decision(folder))
-        found.append(Verified(f"{label}, decision", decided.digest, decided.verdict, tuple(faults)))
-    return [*found, verify_releases(registry, name)]
+            faults += _about(registry, version, load_decision(folder))
+        results.append(Verified(f"{label}, decision", decided.digest, decided.verdict, tuple(faults)))
+    return [*results, verify_releases(registry, name)]
 
 
 def verify_releases(registry: Registry, name: str) -> Verified:
     """The release ledger's chain, its artifacts against the registered ones, and the aliases against its last word."""
     what = f"release ledger of {name}"
     try:
-        entries = [entry for entry in ledger.read(registry.ledger) if entry["name"] == name]
+        entries = registry.history(name)
         versions = {version.version: version.digest for version in registry.versions(name)}
         faults = [
-            f"{registry.ledger.name}, line {entry['sequence'] + 1} is about version {entry['version']} with the "
-            f"artifact {entry['artifact'][:12]}, which is not the one registered"
+            f"{registry.ledger.name}, line {entry.sequence + 1} is about version {entry.version} with the "
+            f"artifact {entry.artifact[:12]}, which is not the one registered"
             for entry in entries
-            if "artifact" in entry and versions.get(entry["version"]) not in (None, entry["artifact"])
+            if isinstance(entry, VersionEvent) and versions.get(entry.version) not in (None, entry.artifact)
         ]
         faults += _misplaced(registry, name, entries)
-        return Verified(what, entries[-1]["digest"] if entries else None, None, tuple(faults))
+        return Verified(what, entries[-1].digest if entries else None, None, tuple(faults))
     except TouchstoneError as error:
         return Verified(what, None, None, (str(error),))
 
@@ -113,102 +110,100 @@ def verify_releases(registry: Registry, name: str) -> Verified:
 def verify_all(registry: Registry, name: str | None = None) -> list[Verified]:
     """Every decision below runs/decisions and every version; with a name, only what belongs to it."""
     known: set[str] = set()
-    book = judge_module.ledger_file(registry.root / "runs")
+    ledger_path = judge.ledger_file(registry.root / "runs")
     folders = sorted(path.parent for path in (registry.root / "runs" / "decisions").glob("*/decision.json"))
-    found = [_lost(book, {folder.name for folder in folders}, name)]
+    results = [_lost(ledger_path, {folder.name for folder in folders}, name)]
     for folder in folders:
-        decided = verify_decision(folder, book, known)
-        if name is None or decided.digest is None or record.load_decision(folder).record["name"] == name:
-            found.append(decided)
-    for each in registry.names() if name is None else [name]:
-        for version in registry.versions(each):
-            found += verify_version(registry, each, version.version, known)[:-1]
-        found.append(verify_releases(registry, each))
-    return found
+        decided = verify_decision(folder, ledger_path, known)
+        if name is None or decided.digest is None or load_decision(folder).record.name == name:
+            results.append(decided)
+    for model in registry.names() if name is None else [name]:
+        for version in registry.versions(model):
+            results += verify_version(registry, model, version.version, known)[:-1]
+        results.append(verify_releases(registry, model))
+    return results
 
 
 def _recomputed(decision: Decision) -> list[str]:
     """What differs between the checks that are recorded and those that the rows give again."""
-    path = decision.path / "decision.json"
-    checks, verdict = recompute(decision.path)
-    again = [_plain(check) for check in checks]
-    recorded: Sequence[dict[str, Any]] = decision.record["checks"]
+    # Compute the checks again and compare them, number by number as they are spelled.
+    path = decision.path / FILE
+    checks, verdict = judge.recompute(decision.path)
+    recorded = [check_to(check) for check in decision.checks]
+    recomputed = [check_to(check) for check in checks]
     faults = []
-    same = [check["name"] for check in recorded] == [check["name"] for check in again]
-    if not same:
+    same_checks = [check["name"] for check in recorded] == [check["name"] for check in recomputed]
+    if not same_checks:
         faults.append(f"{path}: it records other checks than its evidence gives")
-    for before, after in zip(recorded, again, strict=False):
-        if changed := [key for key in after if canonical_json(before.get(key)) != canonical_json(after[key])]:
+    for before, after in zip(recorded, recomputed, strict=False):
+        if changed := [key for key in after if canonical_json(before[key]) != canonical_json(after[key])]:
             faults.append(f"{path}, check {after['name']}: recomputed, {', '.join(changed)} differs")
     if verdict != decision.verdict:
         faults.append(f"{path} says {decision.verdict}, and its evidence gives {verdict}")
-    shown = decision.path / "decision.html"
-    # Of other checks there is no page to compare with: it has words for those that there are.
-    if same and (
-        not shown.exists() or shown.read_text(encoding="utf-8") != judge.page_of(decision.path, decision.record)
+
+    # Draw the page again. Of other checks there is none to compare with: it has words for those that there are.
+    page = decision.path / PAGE
+    if same_checks and (
+        not page.exists() or page.read_text(encoding="utf-8") != judge.page_of(decision.path, decision.record)
     ):
-        faults.append(f"{shown} is not the page of this decision")
+        faults.append(f"{page} is not the page of this decision")
     return faults
-
-
-def _plain(check: Check) -> dict[str, Any]:
-    """A check as it is after it was written and read."""
-    plain: dict[str, Any] = json.loads(json.dumps(check_to(check), allow_nan=False))
-    return plain
 
 
 def _entered(decision: Decision, path: Path) -> list[str]:
     """What the holdout ledger lacks of a decision: the entry that opened the holdout for it, and its verdict."""
-    entries = ledger.read(path)
-    opened = decision.record["ledger"]
-    at = opened["sequence"]
+    entries = holdout_ledger.read(path)
+    place = decision.record.ledger
+    entry = entries[place.sequence] if place.sequence < len(entries) else None
     faults = []
-    if at >= len(entries) or (entries[at]["digest"], entries[at]["key"]) != (opened["digest"], decision.key):
-        faults.append(f"{path.name}, line {at + 1} is not the entry that opened the holdout for this decision")
+    if isinstance(entry, HoldoutOpened) and (entry.digest, entry.key) == (place.digest, decision.key):
+        faults += _unlike(decision, entries, entry, path)
     else:
-        faults += _unlike(decision, entries, entries[at], path)
+        faults.append(
+            f"{path.name}, line {place.sequence + 1} is not the entry that opened the holdout for this decision"
+        )
     if not holdout_ledger.has_record(path, decision.key, decision.digest):
         faults.append(f"{path.name} has no verdict with the record {decision.digest[:12]} alone")
     return faults
 
 
-def _unlike(decision: Decision, entries: Sequence[ledger.Entry], own: ledger.Entry, path: Path) -> list[str]:
+def _unlike(decision: Decision, entries: Sequence[HoldoutEntry], opened: HoldoutOpened, path: Path) -> list[str]:
     """Where a record differs from the entry that opened the holdout for it."""
-    whole, digests = decision.record, decision.record["digests"]
-    use = holdout_ledger.use_of(entries, own)
-    keyed = {name: value for name, value in digests.items() if name != "settings"}
+    record, digests, facts = decision.record, decision.record.digests, decision.record.facts
+    use = holdout_ledger.use_of(entries, opened)
     pairs = {
-        "thresholds": (digest_value(whole["thresholds"]), digests["thresholds"]),
-        "key": (key_of(whole["name"], keyed), decision.key),
-        "facts.artifact": (whole["facts"]["artifact"], digests["artifact"]),
-        "facts.holdout_uses": (whole["facts"]["holdout_uses"], use.count),
-        "facts.look": (whole["facts"]["look"], use.look),
-        **{
-            f"digests.{name}": (digests[name], own[name])
-            for name in ("artifact", "champion", "holdout", "confirm", "thresholds")
-        },
+        "thresholds": (digest_value(record.thresholds), digests.thresholds),
+        "key": (key_of(record.name, digests), decision.key),
+        "facts.artifact": (facts.artifact, digests.artifact),
+        "facts.holdout_uses": (facts.holdout_uses, use.count),
+        "facts.look": (facts.look, use.look),
+        "digests.artifact": (digests.artifact, opened.artifact),
+        "digests.champion": (digests.champion, opened.champion),
+        "digests.holdout": (digests.holdout, opened.holdout),
+        "digests.confirm": (digests.confirm, opened.confirm),
+        "digests.thresholds": (digests.thresholds, opened.thresholds),
     }
     return [
-        f"{decision.path / 'decision.json'}: {name} is not what {path.name}, line {own['sequence'] + 1} says"
-        for name, (said, meant) in pairs.items()
-        if said != meant
+        f"{decision.path / FILE}: {name} is not what {path.name}, line {opened.sequence + 1} says"
+        for name, (recorded, entered) in pairs.items()
+        if recorded != entered
     ]
 
 
-def _lost(path: Path, kept: set[str], name: str | None) -> Verified:
+def _lost(path: Path, stored: set[str], name: str | None) -> Verified:
     """The holdout ledger's chain, and the verdicts in it whose decision nobody has any more."""
     try:
-        entries = ledger.read(path)
+        entries = holdout_ledger.read(path)
     except TouchstoneError as error:
         return Verified("holdout ledger", None, None, (str(error),))
-    names = {entry["key"]: entry.get("name") for entry in entries if entry["kind"] == "open"}
+    names = {entry.key: entry.name for entry in entries if isinstance(entry, HoldoutOpened)}
     lost = {
-        entry["key"]: f"{path.name}, line {entry['sequence'] + 1}: the decision {entry['key']} is not in decisions/"
+        entry.key: f"{path.name}, line {entry.sequence + 1}: the decision {entry.key} is not in decisions/"
         for entry in entries
-        if entry["kind"] == "verdict" and entry["verdict"] != "ERROR" and entry["key"] not in kept
+        if isinstance(entry, VerdictReached) and entry.verdict is not Verdict.ERROR and entry.key not in stored
     }
     faults = tuple(fault for key, fault in lost.items() if name is None or names.get(key) == name)
-    return Verified("holdout ledger", entries[-1]["digest"] if entries else None, None, faults)
+    return Verified("holdout ledger", entries[-1].digest if entries else None, None, faults)
 
 
 def _artifact_of(registry: Registry, version: Version, label: str) -> Verified:
@@ -223,32 +218,35 @@ def _about(registry: Registry, version: Version, decision: Decision) -> list[str
     """Where the decision and the version don't speak of each other."""
     tags = registry.tags(version)
     pairs = {
-        "the model's name": (decision.record["name"], version.name),
+        "the model's name": (decision.record.name, version.name),
         "the artifact": (decision.artifact_digest, version.digest),
         "tag touchstone.decision": (decision.digest, tags.get("touchstone.decision")),
         "tag touchstone.verdict": (str(decision.verdict), tags.get("touchstone.verdict")),
     }
     return [
-        f"{key}: the decision says {str(said)[:12]}, the registry {str(registered)[:12]}"
-        for key, (said, registered) in pairs.items()
-        if said != registered
+        f"{key}: the decision says {str(decided)[:12]}, the registry {str(registered)[:12]}"
+        for key, (decided, registered) in pairs.items()
+        if decided != registered
     ]
 
 
-def _misplaced(registry: Registry, name: str, entries: Sequence[ledger.Entry]) -> list[str]:
+def _misplaced(registry: Registry, name: str, entries: Sequence[ReleaseEntry]) -> list[str]:
     """A champion moved by hand that no command has moved since, and aliases that point elsewhere than the ledger says.
 
     Nothing of the latter where a decided move is still to be made.
     """
-    last = max((entry["sequence"] for entry in decided_moves(entries, name)), default=-1)
+    # Moved by hand?
+    last = max((entry.sequence for entry in decided_moves(entries)), default=-1)
     faults = [
-        f"{registry.ledger.name}, line {entry['sequence'] + 1}: {name}@champion was moved by hand from version "
-        f"{entry['moves']['champion']['from']} to {entry['moves']['champion']['to']}; nothing was judged or compared"
-        for entry in all_moves(entries, name)
-        if entry["event"] == "found" and entry["sequence"] > last
+        f"{registry.ledger.name}, line {entry.sequence + 1}: {name}@champion was moved by hand from version "
+        f"{entry.moves['champion'].from_} to {entry.moves['champion'].to}; nothing was judged or compared"
+        for entry in all_moves(entries)
+        if isinstance(entry, AliasesFound) and entry.sequence > last
     ]
-    decided = [entry["sequence"] for entry in entries if entry["event"] == "aliases"]
-    applied = {entry["entry"] for entry in entries if entry["event"] == "applied"}
+
+    # Elsewhere than the ledger says?
+    decided = [entry.sequence for entry in entries if isinstance(entry, AliasesDecided)]
+    applied = {entry.entry for entry in entries if isinstance(entry, AliasesApplied)}
     if decided and decided[-1] not in applied:
         return faults
     now, recorded = registry.aliases(name), registry.recorded(name)

@@ -100,7 +100,7 @@ def _registered(root: Path, decision: Decision, override: Override | None) -> Ve
         GateError, RegistryError: see `touchstone.release.admit`.
     """
     registry = Registry.open(root)
-    versions = registry.versions(str(decision.record["name"]))
+    versions = registry.versions(decision.record.name)
     found = [version for version in versions if registry.tags(version).get("touchstone.decision") == decision.digest]
     version = found[-1] if found else None
     releasing.admit(registry, version, decision, override)

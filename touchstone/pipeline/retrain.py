@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from touchstone.pipeline import runs
 from touchstone.pipeline.dvc import How
@@ -105,15 +105,15 @@ def summarise(run: Run, decision: Decision, version: Version | None, released: R
     lines = ["", f"{decision.verdict}: {decision.summary}"]
     if released is not None:
         lines += [released.summary]
-    holdout: dict[str, Any] | None = decision.record["metrics"]["holdout"]
+    holdout = decision.record.metrics.holdout
     if holdout is not None:
-        lines += ["", f"on holdout ({holdout['pairs']:,} pairs of {holdout['clusters']:,} prompts)"]
-        for name, result in {"this model": holdout, **holdout["baselines"]}.items():
-            interval = f"{result['accuracy_low']:.3f} to {result['accuracy_high']:.3f}"
-            lines.append(f"  {name.replace('_', ' '):<20}{result['accuracy']:.3f}   ({interval})")
-        if holdout["gap_closed"] is not None:
+        lines += ["", f"on holdout ({holdout.pairs:,} pairs of {holdout.clusters:,} prompts)"]
+        for name, result in {"this model": holdout, **holdout.baselines}.items():
+            interval = f"{result.accuracy_low:.3f} to {result.accuracy_high:.3f}"
+            lines.append(f"  {name.replace('_', ' '):<20}{result.accuracy:.3f}   ({interval})")
+        if holdout.gap_closed is not None:
             lines.append(
-                f"  {'gap closed':<20}{holdout['gap_closed']:.0%} of the way from best baseline to Bayes-optimal"
+                f"  {'gap closed':<20}{holdout.gap_closed:.0%} of the way from best baseline to Bayes-optimal"
             )
     if version is not None:
         lines += ["", f"version   {version.name} {version.version}, artifact {version.digest[:12]}, run {run.id}"]

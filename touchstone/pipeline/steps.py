@@ -11,7 +11,7 @@ from __future__ import annotations
 import getpass
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from touchstone import release as releasing
@@ -20,7 +20,7 @@ from touchstone.gate import judge as judge_module
 from touchstone.gate import record
 from touchstone.gate.case import Champion
 from touchstone.gate.checks import Verdict
-from touchstone.gate.record import Decision
+from touchstone.gate.record import Decision, Provenance
 from touchstone.pipeline import data, dvc, following, workspace
 from touchstone.pipeline.dvc import How
 from touchstone.pipeline.runs import Run, folder_of, keep_evidence
@@ -101,11 +101,7 @@ def judge(run: Run) -> Decision:
             shutil.copytree(made_by, output)
             decision = record.load_decision(output)
         else:
-            provenance = {
-                "run": run.id,
-                "commit": run.commit,
-                "data": dvc.pointer_hash(run.workspace / data.POINTER),
-            }
+            provenance = Provenance(run=run.id, commit=run.commit, data=dvc.pointer_hash(run.workspace / data.POINTER))
             decision = _judge(run.root, run.build, output, run.settings, provenance, with_champion=True)
     run.note(verdict=str(decision.verdict), summary=decision.summary, artifact=decision.artifact_digest)
     if decision.verdict is Verdict.ERROR:
@@ -136,7 +132,7 @@ def judge_build(
         ArtifactError, DataError, GateError, LedgerError: there is no verdict at all.
     """
     place = build or root / "build"
-    provenance = {"run": None, "commit": workspace.head(root), "data": dvc.pointer_hash(root / data.POINTER)}
+    provenance = Provenance(commit=workspace.head(root), data=dvc.pointer_hash(root / data.POINTER))
     return _judge(
         root,
         place,
@@ -154,7 +150,7 @@ def _judge(
     build: Path,
     output: Path,
     settings: Settings,
-    provenance: Mapping[str, str | None],
+    provenance: Provenance,
     *,
     with_champion: bool,
     seeds: Sequence[Path] = (),

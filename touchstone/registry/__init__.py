@@ -31,7 +31,7 @@ with warnings.catch_warnings():
     import mlflow.pyfunc
     import mlflow.store.tracking.sqlalchemy_store  # noqa: F401 - imported here for the filters' sake
 
-from touchstone.registry.aliases import all_moves, decided_moves, stamp
+from touchstone.registry.entries import all_moves, decided_moves, stamp
 from touchstone.registry.store import Registry
 from touchstone.registry.versions import Version, check_name
 

@@ -17,8 +17,9 @@ from mlflow.exceptions import MlflowException
 
 from touchstone.errors import RegistryError
 from touchstone.model import card
-from touchstone.registry import aliases, database
+from touchstone.registry import aliases, database, entries
 from touchstone.registry.database import locked, wording
+from touchstone.registry.entries import ReleaseEntry, Why
 from touchstone.registry.versions import (
     DIGEST,
     FINGERPRINT,
@@ -30,7 +31,6 @@ from touchstone.registry.versions import (
     local_folder,
     signature,
 )
-from touchstone.runtime import ledger
 from touchstone.runtime.files import write_folder
 
 _METRICS_PER_CALL = 1000
@@ -160,8 +160,8 @@ class Registry:
         """Every version that Touchstone published under a name, oldest first."""
         check_name(name)
         with wording(f"listing the versions of {name}"):
-            found = self._client.search_model_versions(f"name = '{name}'", max_results=10_000)
-            return sorted((from_mlflow(v) for v in found if DIGEST in v.tags), key=lambda version: version.version)
+            versions = self._client.search_model_versions(f"name = '{name}'", max_results=10_000)
+            return sorted((from_mlflow(v) for v in versions if DIGEST in v.tags), key=lambda version: version.version)
 
     def names(self) -> list[str]:
         """Names of all registered models, sorted."""
@@ -213,8 +213,8 @@ class Registry:
             run = self._client.get_run(version.run_id)
             folder = local_folder(run.info.artifact_uri)
             if folder is not None:
-                found = folder / "evidence" / path
-                return found if found.exists() else None
+                evidence = folder / "evidence" / path
+                return evidence if evidence.exists() else None
             copies = self._copies(version) / "evidence"
             copies.mkdir(parents=True, exist_ok=True)
             try:
@@ -229,6 +229,14 @@ class Registry:
         """The release ledger: every move of an alias, written before it is made."""
         return self.root / "runs" / "ledger" / "release.jsonl"
 
+    def history(self, name: str) -> list[ReleaseEntry]:
+        """The release ledger's entries about one model, oldest first.
+
+        Raises:
+            LedgerError: the ledger's chain is broken, or a line is no entry of this version of Touchstone.
+        """
+        return [entry for entry in entries.read(self.ledger) if entry.name == name]
+
     def aliases(self, name: str) -> dict[str, int]:
         """Version by alias; empty if there is no such model."""
         with wording(f"reading the aliases of {name}"):
@@ -236,10 +244,10 @@ class Registry:
 
     def recorded(self, name: str) -> dict[str, int | None]:
         """Version by alias as the release ledger says; None for an alias that somebody took away."""
-        return aliases.recorded(entry for entry in ledger.read(self.ledger) if entry["name"] == name)
+        return entries.recorded(self.history(name))
 
     def set_alias(
-        self, name: str, alias: str, version: int | None, expected: int | None, why: Mapping[str, Any] | None = None
+        self, name: str, alias: str, version: int | None, expected: int | None, why: Why | None = None
     ) -> None:
         """Move one alias, or take it away; see `set_aliases`."""
         self.set_aliases(name, {alias: version}, {alias: expected}, why)
@@ -249,7 +257,7 @@ class Registry:
         name: str,
         targets: Mapping[str, int | None],
         expected: Mapping[str, int | None],
-        why: Mapping[str, Any] | None = None,
+        why: Why | None = None,
     ) -> None:
         """Move aliases together, if each still points where the caller believes (None: nowhere).
 
@@ -264,9 +272,9 @@ class Registry:
             for target in targets.values():
                 if target is not None and self.version(name, target) is None:
                     raise RegistryError(f"{name} has no version {target}; it was deleted or never published")
-            aliases.move(self._client, self.ledger, name, targets, expected, why or {})
+            aliases.move(self._client, self.ledger, name, targets, expected, why or Why())
 
-    def make_champion(self, name: str, version: int, replaced: int | None, why: Mapping[str, Any]) -> None:
+    def make_champion(self, name: str, version: int, replaced: int | None, why: Why) -> None:
         """Point `champion` at a version and `previous` at the replaced one, and take `challenger` from the version.
 
         One entry of the ledger decides all of it. The version that is champion already keeps its `previous`.
@@ -300,16 +308,16 @@ class Registry:
         MLflow's own default is a folder below the current one: made in a private worktree, it vanishes with it.
         """
         location = None if database.is_server(self.uri) else self.root / "mlflow" / "artifacts"
-        found = self._client.get_experiment_by_name(name)
-        if found is None:
+        experiment = self._client.get_experiment_by_name(name)
+        if experiment is None:
             place = None if location is None else str(location)
             return str(self._client.create_experiment(name, artifact_location=place))
-        if location is not None and local_folder(found.artifact_location) != location:
+        if location is not None and local_folder(experiment.artifact_location) != location:
             raise RegistryError(
-                f"experiment {name} keeps its files in {found.artifact_location}, not in {location}: the project was "
-                "moved, or the database belongs to another one; move it back, or start with a fresh database"
+                f"experiment {name} keeps its files in {experiment.artifact_location}, not in {location}: the project "
+                "was moved, or the database belongs to another one; move it back, or start with a fresh database"
             )
-        return str(found.experiment_id)
+        return str(experiment.experiment_id)
 
     def _find_run(self, name: str, fingerprint: str) -> Run | None:
         query = f"tags.`{FINGERPRINT}` = '{fingerprint}'"

@@ -52,24 +52,24 @@ def check_name(name: str) -> None:
         )
 
 
-def from_mlflow(found: ModelVersion) -> Version:
+def from_mlflow(version: ModelVersion) -> Version:
     """Our view of MLflow's record.
 
     Raises:
         RegistryError: somebody else made the version: it has no digest.
     """
-    if DIGEST not in found.tags or FINGERPRINT not in found.tags:
+    if DIGEST not in version.tags or FINGERPRINT not in version.tags:
         raise RegistryError(
-            f"{found.name} version {found.version} was not published by Touchstone (it has no tag {DIGEST}); "
+            f"{version.name} version {version.version} was not published by Touchstone (it has no tag {DIGEST}); "
             "point the alias at one that was"
         )
     return Version(
-        name=str(found.name),
-        version=int(found.version),
-        digest=found.tags[DIGEST],
-        fingerprint=found.tags[FINGERPRINT],
-        run_id=str(found.run_id),
-        source=str(found.source),
+        name=str(version.name),
+        version=int(version.version),
+        digest=version.tags[DIGEST],
+        fingerprint=version.tags[FINGERPRINT],
+        run_id=str(version.run_id),
+        source=str(version.source),
     )
 
 

@@ -16,18 +16,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from touchstone.errors import GateError, RegistryError
 from touchstone.gate import judge, record
 from touchstone.gate.checks import Check, Verdict
 from touchstone.gate.record import Decision, check_from, check_to
 from touchstone.model.scoring import Scorer
-from touchstone.registry import Registry, Version, all_moves, decided_moves, stamp
+from touchstone.registry import Registry, Version, all_moves, decided_moves, entries, stamp
+from touchstone.registry.entries import AliasesDecided, AliasesFound, Refused, Released, Why
 from touchstone.release import override as overrides
 from touchstone.release import parity
 from touchstone.release.override import Override
-from touchstone.runtime import ledger
 from touchstone.runtime.files import canonical_json
 from touchstone.settings import Settings
 
@@ -122,7 +121,7 @@ def admit(registry: Registry, version: Version | None, decision: Decision, overr
     """
     decision = record.verify_record(decision.path, judge.ledger_file(registry.root / "runs"))
     _prove(decision)
-    name = str(decision.record["name"])
+    name = decision.record.name
     what = f"{version.name} version {version.version}" if version else f"this candidate for {name}"
     if override is not None:
         overrides.check(what, decision)
@@ -131,10 +130,10 @@ def admit(registry: Registry, version: Version | None, decision: Decision, overr
     if version is not None and (name, decision.artifact_digest) != (version.name, version.digest):
         raise GateError(f"the decision is about another artifact than {what}; judge this one")
     champion = present_champion(registry, name)
-    judged = decision.record["digests"]["champion"]
+    judged = decision.record.digests.champion
     if champion is not None and version is not None and champion.version == version.version:
-        moves = decided_moves(ledger.read(registry.ledger), name)
-        if not any(entry["moves"]["champion"]["to"] == version.version for entry in moves):
+        moves = decided_moves(registry.history(name))
+        if not any(entry.moves["champion"].to == version.version for entry in moves):
             raise RegistryError(
                 f"{what} was made the champion by hand; restore the one before with `touchstone rollback --to N` first"
             )
@@ -154,7 +153,7 @@ def present_champion(registry: Registry, name: str) -> Version | None:
         RegistryError: there was one, and its alias was taken away.
     """
     champion = registry.version(name, "champion")
-    if champion is None and all_moves(ledger.read(registry.ledger), name):
+    if champion is None and all_moves(registry.history(name)):
         registry.recover(name)  # its first move may have been decided and then interrupted
         champion = registry.version(name, "champion")
         if champion is None:
@@ -172,7 +171,7 @@ def _prove(decision: Decision) -> None:
     """
     checks, verdict = judge.recompute(decision.path)
     again = {check.name: canonical_json(check_to(check)) for check in checks}
-    recorded = {check["name"]: canonical_json(check) for check in decision.record["checks"]}
+    recorded = {check.name: canonical_json(check_to(check)) for check in decision.checks}
     changed = sorted(name for name in again.keys() | recorded.keys() if again.get(name) != recorded.get(name))
     if changed:
         raise GateError(f"{decision.path}: the evidence gives other checks ({', '.join(changed)}); judge again")
@@ -197,12 +196,10 @@ def promote(registry: Registry, version: Version, decision: Decision, override: 
     return aliases.get("previous") if champion == version.version else champion
 
 
-def _why(registry: Registry, version: Version, decision: Decision, override: Override | None) -> dict[str, Any]:
+def _why(registry: Registry, version: Version, decision: Decision, override: Override | None) -> Why:
     """What a move of aliases rests on; an override is entered before anything may rest on it."""
-    why: dict[str, Any] = {"decision": decision.digest, "artifact": version.digest}
-    if override is not None:
-        why["override"] = overrides.enter(registry, version, decision, override)["sequence"]
-    return why
+    entered = None if override is None else overrides.enter(registry, version, decision, override)
+    return Why(decision=decision.digest, artifact=version.digest, override=entered.sequence if entered else None)
 
 
 def _refused(version: Version, aliases: dict[str, int], checks: tuple[Check, ...], summary: str) -> Release:
@@ -211,19 +208,19 @@ def _refused(version: Version, aliases: dict[str, int], checks: tuple[Check, ...
 
 def _enter(registry: Registry, version: Version, decision: Decision, found: Release) -> Release:
     """Write the outcome to the release ledger."""
-    entry: dict[str, Any] = {
-        "event": "released" if found.promoted else "refused",
-        "name": version.name,
-        "version": version.version,
-        "artifact": version.digest,
-        "decision": decision.digest,
-        "summary": found.summary,
-        "checks": [check_to(check) for check in found.checks],
-        "replaced": found.previous,
-        "scores": list(found.scores),
+    outcome = Released if found.promoted else Refused
+    entry = outcome(
+        name=version.name,
+        version=version.version,
+        artifact=version.digest,
+        decision=decision.digest,
+        summary=found.summary,
+        checks=tuple(check_to(check) for check in found.checks),
+        replaced=found.previous,
+        scores=found.scores,
         **stamp(),
-    }
-    ledger.append(registry.ledger, entry)
+    )
+    entries.append(registry.ledger, entry)
     return found
 
 
@@ -232,23 +229,20 @@ def _released(registry: Registry, version: Version) -> Release | None:
 
     A champion moved by hand ends it too: nobody compared what was served in between.
     """
-    for entry in reversed(ledger.read(registry.ledger)):
-        if entry["name"] != version.name:
-            continue
-        moved = entry.get("moves", {}).get("champion")
-        if moved is not None and (entry["event"] == "found" or moved["to"] == version.version):
+    for entry in reversed(registry.history(version.name)):
+        moved = entry.moves.get("champion") if isinstance(entry, AliasesDecided | AliasesFound) else None
+        if moved is not None and (isinstance(entry, AliasesFound) or moved.to == version.version):
             return None
-        if entry["event"] == "released" and entry["version"] == version.version:
-            checks = tuple(check_from(value) for value in entry["checks"])
-            scores = tuple(entry["scores"])
+        if isinstance(entry, Released) and entry.version == version.version:
+            checks = tuple(check_from(value) for value in entry.checks)
             return Release(
                 version.name,
                 version.version,
                 version.digest,
                 True,
-                entry["summary"],
+                entry.summary,
                 checks,
-                entry["replaced"],
-                scores,
+                entry.replaced,
+                entry.scores,
             )
     return None

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from touchstone.errors import GateError
 from touchstone.gate.checks import Verdict
 from touchstone.gate.record import Decision
-from touchstone.registry import Registry, Version, stamp
-from touchstone.runtime import ledger
-from touchstone.runtime.ledger import Entry
+from touchstone.registry import Registry, Version, entries, stamp
+from touchstone.registry.entries import AliasesDecided, AliasesFound, NotPassed, Overridden, ReleaseEntry
 
 TAG = "touchstone.override"
 VETOES = ("integrity", "reload")
@@ -53,59 +52,56 @@ def check(what: str, decision: Decision) -> None:
             raise GateError(f"{what} can't be promoted by an override either: its {name} is not sound. {reason}")
 
 
-def enter(registry: Registry, version: Version, decision: Decision, override: Override) -> Entry:
+def enter(registry: Registry, version: Version, decision: Decision, override: Override) -> Overridden:
     """The override's entry in the release ledger, written once, and the tag on the version.
 
     The same override again finds its entry, with the first reason. Once the champion has moved on it is a new one.
     """
 
-    def decide(entries: list[Entry]) -> Entry | None:
-        if _standing(entries, version, decision) is not None:
+    def decide(history: list[ReleaseEntry]) -> Overridden | None:
+        if _standing(history, version, decision) is not None:
             return None
-        return {
-            "event": "override",
-            "name": version.name,
-            "version": version.version,
-            "artifact": version.digest,
-            "decision": decision.digest,
-            "verdict": str(decision.verdict),
-            "by": override.by,
-            "reason": override.reason,
-            "not_passed": [
-                {"name": check.name, "status": check.status, "required": check.required}
+        return Overridden(
+            name=version.name,
+            version=version.version,
+            artifact=version.digest,
+            decision=decision.digest,
+            verdict=str(decision.verdict),
+            by=override.by,
+            reason=override.reason,
+            not_passed=tuple(
+                NotPassed(name=check.name, status=check.status, required=check.required)
                 for check in decision.checks
                 if check.status != "pass"
-            ],
+            ),
             **stamp(),
-        }
+        )
 
-    entry = ledger.update(registry.ledger, decide) or _standing(ledger.read(registry.ledger), version, decision)
-    assert entry is not None  # noqa: S101 - for the type checker: nothing was added because one stands
-    registry.tag(version, TAG, f"{entry['by']}: {entry['reason']}")
+    entries.update(registry.ledger, decide)
+    entry = _standing(registry.history(version.name), version, decision)
+    assert entry is not None  # noqa: S101 - for the type checker: it was added, or one stood already
+    registry.tag(version, TAG, f"{entry.by}: {entry.reason}")
     return entry
 
 
-def overridden(registry: Registry, version: Version) -> Entry | None:
+def overridden(registry: Registry, version: Version) -> Overridden | None:
     """The last override of this version; None if there never was one."""
     found = [
         entry
-        for entry in ledger.read(registry.ledger)
-        if entry["event"] == "override"
-        and (entry["name"], entry["version"], entry["artifact"]) == (version.name, version.version, version.digest)
+        for entry in registry.history(version.name)
+        if isinstance(entry, Overridden) and (entry.version, entry.artifact) == (version.version, version.digest)
     ]
     return found[-1] if found else None
 
 
-def _standing(entries: Sequence[Entry], version: Version, decision: Decision) -> Entry | None:
+def _standing(history: Sequence[ReleaseEntry], version: Version, decision: Decision) -> Overridden | None:
     """The override of this decision that still holds: it ends when the champion moves away from the version."""
-    for entry in reversed(entries):
-        if entry["name"] != version.name:
+    for entry in reversed(history):
+        if entry.name != version.name:
             continue
-        if entry.get("moves", {}).get("champion", {}).get("from") == version.version:
+        moved = entry.moves.get("champion") if isinstance(entry, AliasesDecided | AliasesFound) else None
+        if moved is not None and moved.from_ == version.version:
             return None
-        if entry["event"] == "override" and (entry["version"], entry["decision"]) == (
-            version.version,
-            decision.digest,
-        ):
+        if isinstance(entry, Overridden) and (entry.version, entry.decision) == (version.version, decision.digest):
             return entry
     return None

@@ -8,20 +8,18 @@ are private unless asked otherwise; the token is the hub's own and never passes 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from touchstone import release, settings
 from touchstone.data import sources
 from touchstone.errors import GateError, RegistryError
 from touchstone.gate import judge, record
 from touchstone.gate.checks import Verdict
-from touchstone.gate.record import Decision
+from touchstone.gate.record import Decision, SetMetrics
 from touchstone.model import card as cards
 from touchstone.model.card import Card
 from touchstone.registry import Registry, Version
-from touchstone.runtime.ledger import Entry
+from touchstone.registry.entries import Overridden
 
 CARD = "README.md"
 LICENCES = {"MIT": "mit", "Apache-2.0": "apache-2.0", "ODC-BY": "odc-by"}
@@ -101,7 +99,12 @@ def _decision(registry: Registry, version: Version) -> Decision:
 
 
 def model_card(
-    version: Version, sealed: Card, decision: Decision, override: Entry | None, licence: str | None, repository: str
+    version: Version,
+    sealed: Card,
+    decision: Decision,
+    override: Overridden | None,
+    licence: str | None,
+    repository: str,
 ) -> str:
     """The hub's README.md: what scores mean, how good they are, how to load them, what they are not."""
     lines = [
@@ -123,13 +126,13 @@ def model_card(
     ]
     if override is not None:
         lines += [
-            f"**Released against the verdict {override['verdict']}** by {override['by']} "
-            f"({override['at'][:10]}): {override['reason']}",
+            f"**Released against the verdict {override.verdict}** by {override.by} "
+            f"({override.at[:10]}): {override.reason}",
             "",
-            "Checks that had not passed: " + ", ".join(check["name"] for check in override["not_passed"]) + ".",
+            "Checks that had not passed: " + ", ".join(check.name for check in override.not_passed) + ".",
             "",
         ]
-    lines += ["## How good it is", "", *_accuracies(decision.record["metrics"]), ""]
+    lines += ["## How good it is", "", *_accuracies(decision.record.metrics), ""]
     lines += ["| check | status | what was found |", "|---|---|---|"]
     lines += [f"| {check.name.replace('_', ' ')} | {check.status} | {check.reason} |" for check in decision.checks]
     parts = {
@@ -143,17 +146,16 @@ def model_card(
     return "\n".join(lines) + "\n"
 
 
-def _accuracies(metrics: Mapping[str, Any]) -> list[str]:
+def _accuracies(metrics: SetMetrics) -> list[str]:
     """Agreement with the labels on the sets that it never saw, with 95% intervals, the baselines beside it."""
     lines = ["| set | scored by | agrees with labels | 95% interval | pairs | prompts |", "|---|---|---|---|---|---|"]
-    for name in ("holdout", "confirm"):
-        measured = metrics[name]
+    for name, measured in (("holdout", metrics.holdout), ("confirm", metrics.confirm)):
         if measured is None:
             continue
-        size = f"{measured['pairs']:,} | {measured['clusters']:,}"
-        for who, result in {"this model": measured, **measured["baselines"]}.items():
-            interval = f"{result['accuracy_low']:.1%} to {result['accuracy_high']:.1%}"
-            lines.append(f"| {name} | {who.replace('_', ' ')} | {result['accuracy']:.1%} | {interval} | {size} |")
+        size = f"{measured.pairs:,} | {measured.clusters:,}"
+        for who, result in {"this model": measured, **measured.baselines}.items():
+            interval = f"{result.accuracy_low:.1%} to {result.accuracy_high:.1%}"
+            lines.append(f"| {name} | {who.replace('_', ' ')} | {result.accuracy:.1%} | {interval} | {size} |")
     return lines
 
 
@@ -198,12 +200,12 @@ def _limits(sealed: Card, licence: str | None) -> list[str]:
 
 
 def _origin(version: Version, decision: Decision) -> list[str]:
-    provenance = decision.record["provenance"]
+    provenance = decision.record.provenance
     facts = {
         "artifact": version.digest,
         "decision": decision.digest,
-        "data": provenance["data"],
-        "commit": provenance["commit"],
-        "decided": decision.record["created_at"],
+        "data": provenance.data,
+        "commit": provenance.commit,
+        "decided": decision.record.created_at,
     }
     return [f"- {name}: `{value}`" for name, value in facts.items() if value]

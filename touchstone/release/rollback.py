@@ -18,10 +18,9 @@ from pathlib import Path
 
 from touchstone.errors import ArtifactError, RegistryError, ServingError
 from touchstone.model.scoring import Scorer
-from touchstone.registry import Registry, Version, decided_moves, stamp
+from touchstone.registry import Registry, Version, decided_moves, entries, stamp
+from touchstone.registry.entries import ReleaseEntry, RolledBack, Why
 from touchstone.release import parity
-from touchstone.runtime import ledger
-from touchstone.runtime.ledger import Entry
 from touchstone.settings import Settings
 
 
@@ -62,28 +61,28 @@ def rollback(root: Path, settings: Settings, name: str, *, reason: str, to: int 
     """
     registry = Registry.open(root)
     registry.recover(name)
-    entries = [entry for entry in ledger.read(registry.ledger) if entry["name"] == name]
+    history = registry.history(name)
     champion = registry.aliases(name).get("champion")
     if champion is None and to is None:
         raise RegistryError(f"{name} has no champion to roll back from; name a version that was champion with --to")
-    last = [entry for entry in decided_moves(entries, name)[-1:] if entry["moves"]["champion"]["to"] == champion]
-    if last and champion is not None and "rollback" in last[0]["why"] and to in (None, champion):
-        done = next((e for e in entries if e["event"] == "rolled_back" and e["entry"] == last[0]["sequence"]), None)
+    last = [entry for entry in decided_moves(history)[-1:] if entry.moves["champion"].to == champion]
+    if last and champion is not None and last[0].why.rollback is not None and to in (None, champion):
+        done = next((e for e in history if isinstance(e, RolledBack) and e.entry == last[0].sequence), None)
         if done is not None:
-            told = f"nothing to do: {done['summary']} Name another version to go on from here."
-            return Rollback(name, champion, None, False, told, tuple(done["scores"]))
-        replaced, target, reason = last[0]["moves"]["champion"]["from"], champion, last[0]["why"]["rollback"]
+            told = f"nothing to do: {done.summary} Name another version to go on from here."
+            return Rollback(name, champion, None, False, told, done.scores)
+        replaced, target, reason = last[0].moves["champion"].from_, champion, last[0].why.rollback
     elif to is not None and to == champion:
-        _earlier_champion(registry, name, to, entries)
+        _earlier_champion(registry, name, to, history)
         return Rollback(name, champion, None, False, f"nothing to do: {name} version {to} is the champion.", ())
     else:
         replaced, target = champion, to if to is not None else _previous(registry, name)
-    version = _earlier_champion(registry, name, target, entries)
+    version = _earlier_champion(registry, name, target, history)
     try:
         scorer = Scorer.load(registry.download(version), token_budget=settings.serve.tokens_per_batch)
     except (ArtifactError, RegistryError) as error:
         raise ArtifactError(f"{name} can't be rolled back to version {target}: {error}; nothing was moved") from error
-    why = {"rollback": reason, "artifact": version.digest}
+    why = Why(rollback=reason, artifact=version.digest)
     challenger = registry.aliases(name).get("challenger")
     registry.set_alias(name, "challenger", target, challenger, why)
     try:
@@ -111,19 +110,19 @@ def _previous(registry: Registry, name: str) -> int:
     return previous
 
 
-def _earlier_champion(registry: Registry, name: str, target: int, entries: Sequence[Entry]) -> Version:
+def _earlier_champion(registry: Registry, name: str, target: int, history: Sequence[ReleaseEntry]) -> Version:
     """The version, if the ledger says that it was champion, and with this very artifact.
 
     Raises:
         RegistryError: it wasn't, it is gone, or its artifact is another one now.
     """
-    moves = [entry for entry in decided_moves(entries, name) if entry["moves"]["champion"]["to"] == target]
+    moves = [entry for entry in decided_moves(history) if entry.moves["champion"].to == target]
     if not moves:
         raise RegistryError(f"{name} version {target} was never the champion; `touchstone promote` takes new versions")
     version = registry.version(name, target)
     if version is None:
         raise RegistryError(f"{name} has no version {target} any more; name another one with --to")
-    recorded = str(moves[-1]["why"].get("artifact", "unknown"))
+    recorded = moves[-1].why.artifact or "unknown"
     if recorded != version.digest:
         raise RegistryError(
             f"{name} version {target} was champion with the artifact {recorded[:12]} and is registered with "
@@ -132,10 +131,10 @@ def _earlier_champion(registry: Registry, name: str, target: int, entries: Seque
     return version
 
 
-def _move(registry: Registry, name: str, target: int, replaced: int | None, why: dict[str, str]) -> int:
+def _move(registry: Registry, name: str, target: int, replaced: int | None, why: Why) -> int:
     """Sequence of the ledger's entry that made the target champion: the one of now, or of an interrupted call."""
     registry.make_champion(name, target, replaced, why)
-    return int(decided_moves(ledger.read(registry.ledger), name)[-1]["sequence"])
+    return decided_moves(registry.history(name))[-1].sequence
 
 
 def _enter(
@@ -148,22 +147,21 @@ def _enter(
     scores: tuple[float, ...],
 ) -> None:
     """Write the outcome to the release ledger, once per move."""
-    ledger.update(
+    entries.update(
         registry.ledger,
-        lambda entries: (
+        lambda history: (
             None
-            if any(entry["event"] == "rolled_back" and entry["entry"] == move for entry in entries)
-            else {
-                "event": "rolled_back",
-                "name": version.name,
-                "version": version.version,
-                "artifact": version.digest,
-                "from": replaced,
-                "entry": move,
-                "reason": reason,
-                "summary": summary,
-                "scores": list(scores),
+            if any(isinstance(entry, RolledBack) and entry.entry == move for entry in history)
+            else RolledBack(
+                name=version.name,
+                version=version.version,
+                artifact=version.digest,
+                from_=replaced,
+                entry=move,
+                reason=reason,
+                summary=summary,
+                scores=scores,
                 **stamp(),
-            }
+            )
         ),
     )

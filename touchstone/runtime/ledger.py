@@ -7,6 +7,9 @@ Each line: the entry's own keys, and
     sequence   0, 1, 2, ...
     previous   digest of the entry before; 64 zeros for the first
     digest     SHA-256 of the canonical JSON of everything else on the line
+
+The chain knows nothing of what its entries say. A ledger whose entries have types gives them as a union of `Event`
+classes (a pydantic TypeAdapter), and reads and writes with `read_events`, `append_event` and `update_events`.
 """
 
 from __future__ import annotations
@@ -15,9 +18,10 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from touchstone.errors import LedgerError
 from touchstone.runtime.files import canonical_json, digest_value, sync_folder
@@ -28,6 +32,30 @@ START = "0" * 64
 RESERVED = frozenset({"sequence", "previous", "digest"})
 LOCK_SECONDS = 60.0
 """How long to wait for another writer: an append takes milliseconds, so a minute means a stuck one."""
+
+
+class Event(BaseModel):
+    """An entry with types: unknown keys, missing keys, NaN and wrong types are errors.
+
+    Attributes:
+        sequence, previous, digest: set by the ledger; an event that isn't written yet has none of them.
+    """
+
+    # "constants": a NaN among values without types stays one, so that writing it fails; the default would write null.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, ser_json_inf_nan="constants"
+    )
+
+    sequence: int = -1
+    previous: str = ""
+    digest: str = ""
+
+    def content(self) -> Entry:
+        """What the event itself says, as plain JSON values: what is handed to the ledger."""
+        return self.model_dump(mode="json", by_alias=True, exclude=set(RESERVED))
+
+
+E = TypeVar("E", bound=Event)
 
 
 def append(path: Path, entry: Mapping[str, Any]) -> Entry:
@@ -71,6 +99,60 @@ def read(path: Path) -> list[Entry]:
         return _load(path)[0]
     except OSError as error:
         raise LedgerError(f"{path.name} can't be read ({error.strerror})") from error
+
+
+def read_events(path: Path, kinds: TypeAdapter[E]) -> list[E]:
+    """All entries with their types, oldest first; none where the file doesn't exist yet.
+
+    Args:
+        kinds: the union of this ledger's events.
+
+    Raises:
+        LedgerError: as for `read`, or an entry is none of these events; the message names the line.
+    """
+    return _typed(path, kinds, read(path))
+
+
+def append_event(path: Path, kinds: TypeAdapter[E], event: E) -> E:
+    """Add one event and return it as written, once it is on the disk.
+
+    Raises:
+        LedgerError: as for `append` and `read_events`.
+    """
+    written = update_events(path, kinds, lambda _: event)
+    assert written is not None  # noqa: S101 - for the type checker: the function above always gives an event
+    return written
+
+
+def update_events(path: Path, kinds: TypeAdapter[E], decide: Callable[[list[E]], E | None]) -> E | None:
+    """Let `decide` see all events and give the next one, or None to add nothing; nobody writes in between.
+
+    Raises:
+        LedgerError: as for `append` and `read_events`.
+    """
+
+    def next_entry(entries: list[Entry]) -> Entry | None:
+        event = decide(_typed(path, kinds, entries))
+        return None if event is None else event.content()
+
+    written = update(path, next_entry)
+    return None if written is None else _typed(path, kinds, [written])[0]
+
+
+def _typed(path: Path, kinds: TypeAdapter[E], entries: list[Entry]) -> list[E]:
+    events: list[E] = []
+    for entry in entries:
+        try:
+            # As JSON: in strict mode only there an array may be a tuple, and a text an enum's value.
+            events.append(kinds.validate_json(canonical_json(entry)))
+        except ValidationError as error:
+            fault = error.errors(include_url=False, include_input=False, include_context=False)[0]
+            place = ".".join(str(part) for part in fault["loc"])
+            raise LedgerError(
+                f"{path.name}, line {entry['sequence'] + 1} is no entry that this version of Touchstone knows "
+                f"({f'{place}: ' * bool(place)}{fault['msg']}); read it with the version that wrote it"
+            ) from None
+    return events
 
 
 def _load(path: Path) -> tuple[list[Entry], int]:

@@ -81,7 +81,7 @@ def bar(
         parts.append(f'<path class="mark" d="M{x - 7:.1f} {MIDDLE:g}l7-6 7 6-7 6z"/>')
     else:
         parts.append(f'<circle class="mark {mark}" cx="{x:.1f}" cy="{MIDDLE:g}" r="4.5"/>')
-    return _whole("".join(parts), words)
+    return _drawing("".join(parts), words)
 
 
 def ruler(ends: Scale, form: str) -> Markup:
@@ -94,13 +94,13 @@ def ruler(ends: Scale, form: str) -> Markup:
         f'<text x="{ends.x(tick):.1f}" y="19" text-anchor="middle">{label}</text>'
         for tick, label in zip(ticks, labels, strict=True)
     ]
-    return _whole("".join(parts), f"Axis with {', '.join(labels)}")
+    return _drawing("".join(parts), f"Axis with {', '.join(labels)}")
 
 
 def _upright(kind: str, x: float) -> str:
     return f'<line class="{kind}" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{HEIGHT}"/>'
 
 
-def _whole(parts: str, words: str) -> Markup:
+def _drawing(parts: str, words: str) -> Markup:
     opening = f'<svg class="bar" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(visible(words))}">'
     return Markup(f"{opening}{parts}</svg>")  # noqa: S704 - numbers, and words that are escaped

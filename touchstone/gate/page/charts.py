@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
@@ -12,6 +11,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 from touchstone import statistics
 from touchstone.evaluation.pictures import paint_lengths, paint_margins, paint_reliability
 from touchstone.evaluation.rows import Row, completions
+from touchstone.gate.record import Record
 from touchstone.pages.svg import figure, svg
 from touchstone.statistics import Floats
 
@@ -21,28 +21,28 @@ SURE = (0.0001, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)
 UNSURE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
-def pictures(rows: Sequence[Row], champion_differences: Floats | None, record: Mapping[str, Any]) -> dict[str, bytes]:
+def pictures(rows: Sequence[Row], champion_differences: Floats | None, record: Record) -> dict[str, bytes]:
     """The page's pictures as SVG by file name; none where the holdout could not be measured.
 
     Args:
         rows: the candidate's rows of the holdout.
         champion_differences: D of the same rows, signed like `Row.difference`, shape (rows,); None without a champion.
-        record: `decision.json`, for both temperatures.
+        record: for both temperatures.
     """
-    if record["metrics"]["holdout"] is None:
+    if record.metrics.holdout is None:
         return {}
-    temperature = record["facts"]["temperature"]
+    temperature = record.facts.temperature
     decided = np.array([row.chosen is not None for row in rows], dtype=bool)
-    every = np.array([row.difference for row in rows], dtype=np.float64)
-    found = every[decided]
-    other = None
+    differences = np.array([row.difference for row in rows], dtype=np.float64)
+    champion_log_odds = None
     # A champion whose scores aren't finite is an error of its check: there is nothing to draw beside the candidate.
     if champion_differences is not None and np.isfinite(champion_differences).all():
-        other = champion_differences[decided] / record["facts"]["champion_temperature"]
+        assert record.facts.champion_temperature is not None  # noqa: S101  a champion has one
+        champion_log_odds = champion_differences[decided] / record.facts.champion_temperature
     rewards, tokens, _ = zip(*completions(rows).values(), strict=True)
     return {
-        "reliability.svg": _reliability(every, np.array([row.strength for row in rows]), temperature),
-        "margins.svg": _margins(found / temperature, other),
+        "reliability.svg": _reliability(differences, np.array([row.strength for row in rows]), temperature),
+        "margins.svg": _margins(differences[decided] / temperature, champion_log_odds),
         "length.svg": _lengths(tokens, rewards),
     }
 

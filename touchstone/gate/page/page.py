@@ -7,14 +7,17 @@ acts or hides in it is spelt out.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
+from touchstone.gate.checks import Check
 from touchstone.gate.page import words
-from touchstone.gate.page.bars import bar, ruler, scale
+from touchstone.gate.page.bars import Mark, bar, ruler, scale
+from touchstone.gate.record import Metrics, Record
+from touchstone.gate.summary import causes
 from touchstone.pages.svg import Picture
 from touchstone.pages.template import environment
 from touchstone.pages.text import Excerpt, excerpt, percent
@@ -26,63 +29,51 @@ TURNS = 5
 """Last turns of a prompt that are shown."""
 
 
-def render(
-    record: Mapping[str, Any], disagreements: Sequence[Mapping[str, Any]], pictures: Mapping[str, bytes]
-) -> str:
+def render(record: Record, disagreements: Sequence[Mapping[str, Any]], pictures: Mapping[str, bytes]) -> str:
     """The page's HTML.
 
     Args:
-        record: `decision.json`.
         disagreements: `disagreements.json`, the worst first.
         pictures: SVG by file name, as `pictures` gives them; none where nothing could be measured.
     """
-    checks = {check["name"]: check for check in record["checks"]}
-    measured = record["metrics"]["holdout"]
-    first = record["champion_version"] is None
+    checks = {check.name: check for check in record.checks}
+    measured = record.metrics.holdout
+    first = record.champion_version is None
+    digests = [(name, digest) for name, digest in sorted(record.digests) if digest is not None]
     return (
         environment(Path(__file__).parent)
         .get_template(TEMPLATE)
         .render(
             record=record,
-            meaning=words.MEANING[record["verdict"]].format(stays=words.STAYS[first]),
-            policy=words.POLICIES[record["policy"]],
-            causes=_causes(record),
-            checks=[_check(check, first=first) for check in record["checks"]],
-            accuracies=_accuracies(record, checks) if measured else [],
-            gap_closed=measured["gap_closed"] if measured else None,
+            digests=digests,
+            meaning=words.MEANING[record.verdict].format(stays=words.STAYS[first]),
+            policy=words.POLICIES[record.policy],
+            causes=causes(record.verdict, record.checks),
+            checks=[_check(check, first=first) for check in record.checks],
+            accuracies=_accuracies(measured, checks) if measured else [],
+            gap_closed=measured.gap_closed if measured else None,
             difference=_check(checks["champion"], first=first) if "champion" in checks else None,
             slices=_slices(record, checks),
-            figures=_figures(record, pictures) if measured else [],
+            figures=_figures(measured, pictures, with_champion=not first) if measured else [],
             probes=_probes(checks),
             lengths=[_length_part(row) for row in _table(checks, "length")],
             worst=[_disagreement(pair) for pair in disagreements],
-            model=list(_flat(record["model"]["rule"])),
-            centering=list(_flat(record["model"]["centering"])),
+            model=list(_flat(record.model.rule)),
+            centering=list(_flat(record.model.centering)),
         )
     )
 
 
-def _table(checks: Mapping[str, Any], name: str) -> Sequence[Mapping[str, Any]]:
-    table: Sequence[Mapping[str, Any]] = checks[name]["table"] if name in checks else ()
-    return table
+def _table(checks: Mapping[str, Check], name: str) -> Sequence[Mapping[str, Any]]:
+    return checks[name].table if name in checks else ()
 
 
-def _causes(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The checks that made the verdict what it is."""
-    statuses = words.CAUSES[record["verdict"]]
-    return [
-        check
-        for check in record["checks"]
-        if check["status"] in statuses and (check["required"] or check["status"] == "error")
-    ]
-
-
-def _check(check: Mapping[str, Any], *, first: bool) -> dict[str, Any]:
+def _check(check: Check, *, first: bool) -> dict[str, Any]:
     """A row of the table of checks; `first`: there is no champion, so slices have accuracies and no differences."""
-    about = words.CHECKS[check["name"]]
-    if first and check["name"] == "slices":
+    about = words.CHECKS[check.name]
+    if first and check.name == "slices":
         about = replace(about, kind="share")
-    value, interval, threshold = check["value"], check["interval"], check["threshold"]
+    value, interval, threshold = check.value, check.interval, check.threshold
     shown = {
         "value": None if value is None else words.shown(value, about.kind),
         "bounds": None if interval is None else words.between(interval, about.kind),
@@ -94,24 +85,23 @@ def _check(check: Mapping[str, Any], *, first: bool) -> dict[str, Any]:
         ends = scale(
             (value, threshold, mirrored, *(interval or ())), from_zero=about.side == "most" or about.kind == "count"
         )
-        said = "; ".join(f"{name} {text}" for name, text in shown.items() if text is not None)
-        drawn = bar(ends, value, said, interval=interval, threshold=threshold, side=about.side)
-    return {**check, **shown, "question": about.question, "bar": drawn, "label": words.status(check["status"])}
+        description = "; ".join(f"{name} {text}" for name, text in shown.items() if text is not None)
+        drawn = bar(ends, value, description, interval=interval, threshold=threshold, side=about.side)
+    return {**asdict(check), **shown, "question": about.question, "bar": drawn, "label": words.status(check.status)}
 
 
-def _accuracies(record: Mapping[str, Any], checks: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _accuracies(measured: Metrics, checks: Mapping[str, Check]) -> list[dict[str, Any]]:
     """Accuracy of the candidate, the champion, the baselines and the best possible one, with a bar each."""
-    measured = record["metrics"]["holdout"]
     rows: list[tuple[str, float, tuple[float, float] | None]] = [
-        ("model", measured["accuracy"], (measured["accuracy_low"], measured["accuracy_high"]))
+        ("model", measured.accuracy, (measured.accuracy_low, measured.accuracy_high))
     ]
-    floor, gain = (checks[name]["value"] if name in checks else None for name in ("floor", "champion"))
+    floor, gain = (checks[name].value if name in checks else None for name in ("floor", "champion"))
     if floor is not None and gain is not None:
         # Both are means over the same clusters: the difference of the means is the mean difference.
         rows.append(("champion", floor - gain, None))
     rows += [
-        (name, result["accuracy"], (result["accuracy_low"], result["accuracy_high"]))
-        for name, result in measured["baselines"].items()
+        (name, baseline.accuracy, (baseline.accuracy_low, baseline.accuracy_high))
+        for name, baseline in measured.baselines.items()
     ]
     ends = scale([0.5, 1.0, *(value for _, value, _ in rows), *(low for _, _, bounds in rows for low in bounds or ())])
     return [
@@ -132,11 +122,12 @@ def _accuracies(record: Mapping[str, Any], checks: Mapping[str, Any]) -> list[di
     ]
 
 
-def _slices(record: Mapping[str, Any], checks: Mapping[str, Any]) -> dict[str, Any] | None:
+def _slices(record: Record, checks: Mapping[str, Check]) -> dict[str, Any] | None:
     """The forest plot: one line per slice on a common scale; None where no slice was measured.
 
     Differences to the champion where there are some, else accuracies.
     """
+    # Choose what is compared with what.
     table = _table(checks, "slices")
     paired = any(row["difference"] is not None for row in table)
     keys = ("difference", "low", "high") if paired else ("accuracy", "accuracy_low", "accuracy_high")
@@ -145,38 +136,36 @@ def _slices(record: Mapping[str, Any], checks: Mapping[str, Any]) -> dict[str, A
         return None
     kind: words.Kind = "points" if paired else "share"
     overall = checks["champion" if paired else "floor"]
-    limit = -record["thresholds"]["slice_margin"] if paired else None
-    line = 0.0 if paired else overall["value"]
+    limit = -record.limits.slice_margin if paired else None
+    line = 0.0 if paired else overall.value
     bounds = [row[key] for row in rows for key in keys]
-    ends = scale([*bounds, line, limit, overall["value"], *(overall["interval"] or ())])
+    ends = scale([*bounds, line, limit, overall.value, *(overall.interval or ())])
 
-    def drawn(name: str, numbers: Sequence[float | None], mark: Any) -> dict[str, Any]:
-        value, low, high = numbers
-        interval = None if low is None or high is None else (low, high)
-        assert value is not None  # noqa: S101  rows without a number were left out
-        said = f"{name}: {words.shown(value, kind)}" + (f", {words.between(interval, kind)}" if interval else "")
+    def drawn(name: str, value: float, interval: tuple[float, float] | None, mark: Mark) -> dict[str, Any]:
+        description = f"{name}: {words.shown(value, kind)}"
+        description += f", {words.between(interval, kind)}" if interval else ""
         return {
-            "bar": bar(ends, value, said, interval=interval, threshold=limit, line=line, mark=mark),
+            "bar": bar(ends, value, description, interval=interval, threshold=limit, line=line, mark=mark),
             "value": words.bare(value, kind),
             "bounds": " to ".join(words.bare(bound, kind) for bound in interval or ()),
         }
 
-    lines = [
-        {
-            **row,
-            **drawn(row["slice"], [row[key] for key in keys], "hollow" if row["status"] == "printed" else "dot"),
-            "label": words.status(row["status"]),
-        }
-        for row in sorted(rows, key=lambda row: (not row["critical"], row["status"] not in ("fail", "undecided")))
-    ]
-    whole = None
-    if overall["value"] is not None:
-        whole = drawn("all prompts", (overall["value"], *(overall["interval"] or (None, None))), "diamond")
+    # Draw: critical slices first, then those that are open.
+    lines = []
+    for row in sorted(rows, key=lambda row: (not row["critical"], row["status"] not in ("fail", "undecided"))):
+        value, low, high = (row[key] for key in keys)
+        interval = None if low is None or high is None else (low, high)
+        mark: Mark = "hollow" if row["status"] == "printed" else "dot"
+        label = words.status(row["status"])
+        lines.append({**row, **drawn(row["slice"], value, interval, mark), "label": label})
+    all_prompts = None
+    if overall.value is not None:
+        all_prompts = drawn("all prompts", overall.value, overall.interval, "diamond")
     return {
         "paired": paired,
         "limit": None if limit is None else words.shown(limit, kind),
-        "whole": whole,
-        "clusters": overall["n"],
+        "all_prompts": all_prompts,
+        "clusters": overall.n,
         "tested": [row for row in lines if row["status"] != "printed"],
         "printed": [row for row in lines if row["status"] == "printed"],
         "ruler": ruler(ends, "+g" if paired else "g"),
@@ -184,22 +173,22 @@ def _slices(record: Mapping[str, Any], checks: Mapping[str, Any]) -> dict[str, A
     }
 
 
-def _probes(checks: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _probes(checks: Mapping[str, Check]) -> list[dict[str, Any]]:
     """Each probe's win rate with its upper bound against its limit."""
     table = _table(checks, "probes")
     if not table:
         return []
     ends = scale([row[name] for row in table for name in ("limit", "upper", "rate")], from_zero=True)
-    found = []
+    rows = []
     for row in table:
         drawn, limit = None, row["limit"]
         if row["rate"] is not None:
-            said = f"{row['probe']}: wins {percent(row['rate'])}, at most {percent(row['upper'])}"
+            description = f"{row['probe']}: wins {percent(row['rate'])}, at most {percent(row['upper'])}"
             bounds = (row["rate"], row["upper"])
-            drawn = bar(ends, row["rate"], said, interval=bounds, threshold=limit, side="most")
+            drawn = bar(ends, row["rate"], description, interval=bounds, threshold=limit, side="most")
         status = "fail" if (row["rate"] or 0) > limit else "undecided" if row["upper"] > limit else "pass"
-        found.append({**row, "bar": drawn, "status": status, "label": words.PROBES[status]})
-    return found
+        rows.append({**row, "bar": drawn, "status": status, "label": words.PROBES[status]})
+    return rows
 
 
 def _length_part(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -209,12 +198,12 @@ def _length_part(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**row, **numbers, "asked": asked, "label": words.status(row["status"])}
 
 
-def _figures(record: Mapping[str, Any], pictures: Mapping[str, bytes]) -> list[tuple[str, Picture]]:
+def _figures(measured: Metrics, pictures: Mapping[str, bytes], *, with_champion: bool) -> list[tuple[str, Picture]]:
     """Titles and pictures, with what somebody who can't see them needs to know."""
     # They come from `pictures`, which draws numbers and our own words alone.
     return [
         (title, Picture(Markup(pictures[name].decode()), alt, caption, key))  # noqa: S704
-        for name, title, alt, caption, key in words.figures(record)
+        for name, title, alt, caption, key in words.figures(measured, with_champion=with_champion)
         if name in pictures
     ]
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from touchstone.gate.page.bars import Side
+from touchstone.gate.record import Metrics
 from touchstone.pages.figures import BLUE, INK, ORANGE
 from touchstone.pages.text import number, percent, points
 
@@ -20,14 +21,6 @@ MEANING = {
 }
 STAYS = {True: "No model is promoted.", False: "The champion stays as it is."}
 """By whether this would be the first of its name."""
-
-CAUSES = {
-    "PROMOTE": (),
-    "REJECT": ("fail",),
-    "INCONCLUSIVE": ("undecided", "not_run"),
-    "ERROR": ("error",),
-}
-"""Statuses of required checks that a verdict comes from."""
 
 POLICIES = {
     "strict": "strict: it must be better than the champion",
@@ -128,40 +121,44 @@ def status(name: str) -> str:
     return STATUSES.get(name, name)
 
 
-def figures(record: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str, tuple[tuple[str, str], ...]]]:
-    """File name, title, alternative, caption and key of each picture of a holdout that could be measured."""
-    measured = record["metrics"]["holdout"]
-    error, null = measured["calibration_error"], measured["calibration_error_null_q95"]
+def figures(
+    measured: Metrics, *, with_champion: bool
+) -> Iterator[tuple[str, str, str, str, tuple[tuple[str, str], ...]]]:
+    """File name, title, alternative, caption and key of each picture of a holdout.
+
+    Args:
+        measured: on the holdout.
+    """
+    error, null = measured.calibration_error, measured.calibration_error_null_q95
     yield (
         "reliability.svg",
         "Can its probabilities be believed?",
-        f"How sure the model is against how often it is right, in 15 groups of {measured['pairs']:,} pairs. "
+        f"How sure the model is against how often it is right, in 15 groups of {measured.pairs:,} pairs. "
         f"The calibration error is {error:.3f}; chance alone gives a perfectly calibrated model up to {null:.3f}. "
         "The numbers stand in the table of checks under calibration.",
         f"On the dotted line, 80% sure means right in 80% of the cases. Lines: 95% intervals. Calibration error "
         f"{error:.3f}; a perfect model reads up to {null:.3f} by chance. Below: how many pairs lie where.",
         (),
     )
-    champion = record["champion_version"] is not None
     key = ((BLUE, "ordered as labelled"), (ORANGE, "the other way round"))
     yield (
         "margins.svg",
         "How sure is it, and of what?",
         "Histogram of the probability that the model gives the labelled winner of each pair; above one half it agrees "
-        f"with the label, which it does in {measured['accuracy']:.1%} of the pairs. On average the winner is "
-        f"{measured['margin']:.2f} reward units ahead." + (" The champion's histogram is an outline." * champion),
+        f"with the label, which it does in {measured.accuracy:.1%} of the pairs. On average the winner is "
+        f"{measured.margin:.2f} reward units ahead." + (" The champion's histogram is an outline." * with_champion),
         "Far left is where it contradicts the labels most: the texts stand below. The axis is stretched towards its "
         "ends (log odds), where the outermost bars hold what lies beyond.",
-        (*key, (INK, "outline: the champion")) if champion else key,
+        (*key, (INK, "outline: the champion")) if with_champion else key,
     )
-    correlation = measured["length_correlation"]
-    found = "is undefined: nothing varies" if correlation is None else f"is {correlation:+.2f}"
+    correlation = measured.length_correlation
+    outcome = "is undefined: nothing varies" if correlation is None else f"is {correlation:+.2f}"
     yield (
         "length.svg",
         "Does length buy reward?",
         f"Reward against length in tokens, in cells coloured by how many completions lie there. Their rank "
-        f"correlation within a prompt {found}.",
-        f"The rank correlation within a prompt {found}; 0 is indifference. The stronger the colour, the more "
+        f"correlation within a prompt {outcome}.",
+        f"The rank correlation within a prompt {outcome}; 0 is indifference. The stronger the colour, the more "
         "completions.",
         ((BLUE, "completions"), (ORANGE, "median reward of each tenth by length")),
     )

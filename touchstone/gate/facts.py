@@ -1,0 +1,68 @@
+"""What the checks of a decision need to know besides rows, texts and thresholds."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from touchstone.model.card import Centering
+
+
+class Part(BaseModel):
+    """A part of the decision record: unknown keys, missing keys, NaN and wrong types are errors."""
+
+    # "constants": a NaN among values without types stays one, so that writing it fails; the default would write null.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, ser_json_inf_nan="constants"
+    )
+
+
+class Facts(Part):
+    """The record's `facts`: with the evidence and the thresholds all that a verdict is computed from.
+
+    Attributes:
+        artifact: the candidate's digest.
+        adopted: the candidate was trained elsewhere, on what nobody here knows.
+        first_model: there is no champion.
+        precision: of the candidate's scores.
+        temperature, temperature_fitted_on: the candidate's T, and how many pairs it was fitted on.
+        max_tokens, champion_max_tokens: where each model cuts a text; None where its rule has no limit.
+        champion_temperature: the champion's T; None where there is none.
+        centering: the candidate's statistics of the reference set.
+        holdout_texts: completions of the holdout.
+        pairs_without_judgement: judged pairs of the holdout in which nobody's judgement counts.
+        train_prompts: distinct prompts of the training set.
+        shared_prompts, near_duplicate_prompts: by other set, how many of its prompts stand in the training set, equal
+            and nearly so.
+        champion_shared_prompts, champion_near_duplicates: of holdout and confirm in the champion's training set; None
+            where nobody kept that.
+        swapped_pairs: judged pairs that stand in the training set with the opposite label.
+        absent_slices: critical slices that the data knows nothing of.
+        holdout_uses: decisions that have used this lineage of holdouts, this one included.
+        look: which look at this holdout with the same candidate and champion it is, from 1.
+        failed_confirm_before: the candidate has failed on this reserved set in another decision.
+    """
+
+    artifact: str
+    adopted: bool
+    first_model: bool
+    precision: Literal["fp32", "bf16"]
+    temperature: float
+    temperature_fitted_on: int
+    max_tokens: int | None
+    champion_max_tokens: int | None
+    champion_temperature: float | None
+    centering: Centering
+    holdout_texts: int
+    pairs_without_judgement: int
+    train_prompts: int
+    shared_prompts: dict[str, int]
+    champion_shared_prompts: int | None
+    near_duplicate_prompts: dict[str, int]
+    champion_near_duplicates: int | None
+    swapped_pairs: int
+    absent_slices: tuple[str, ...]
+    holdout_uses: int
+    look: int
+    failed_confirm_before: bool

@@ -1,0 +1,59 @@
+"""A verdict in one or two sentences, for somebody who has never heard of a reward model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from touchstone.gate.checks import Check, Status, Verdict
+
+_STATUSES: Mapping[Verdict, tuple[Status, ...]] = {
+    Verdict.PROMOTE: (),
+    Verdict.REJECT: ("fail",),
+    Verdict.INCONCLUSIVE: ("undecided", "not_run"),
+    Verdict.ERROR: ("error",),
+}
+"""Statuses that a verdict comes from."""
+
+
+def causes(verdict: Verdict, checks: Sequence[Check]) -> list[Check]:
+    """The checks that made the verdict what it is: required ones, and any that could not be computed."""
+    statuses = _STATUSES[verdict]
+    return [check for check in checks if check.status in statuses and (check.required or check.status == "error")]
+
+
+def summarise(
+    name: str,
+    verdict: Verdict,
+    checks: Sequence[Check],
+    needed: int | None,
+    champion: str | None,
+    policy: str = "strict",
+) -> str:
+    """The sentences.
+
+    Args:
+        name: of the model.
+        needed: how many more labelled prompts would decide; None where that isn't the question.
+        champion: the label of the version compared with; None for the first of its name.
+    """
+    by_name = {check.name: check for check in checks}
+    if verdict is Verdict.PROMOTE:
+        floor = by_name["floor"]
+        beaten = {baseline: floor.details[f"accuracy, {baseline}"] for baseline in ("longer_wins", "linear")}
+        how = "is not worse than" if policy == "refresh" else "is better than"
+        against = f" and {how} the champion, version {champion}" if champion else " and is the first of its name"
+        return (
+            f"{name} may be promoted: on prompts it never saw it agrees with the labels in {floor.value:.1%} of the "
+            f"comparisons (length alone {beaten['longer_wins']:.1%}, words and length {beaten['linear']:.1%})"
+            f"{against}."
+        )
+    blocking = causes(verdict, checks)
+    names = ", ".join(check.name.replace("_", " ") for check in blocking) or "a required check that is missing"
+    # Scores that aren't finite stop most checks: then integrity says why.
+    first = next(c for c in (by_name["integrity"], *blocking) if c.status in ("fail", *_STATUSES[verdict]))
+    if verdict is Verdict.REJECT:
+        return f"{name} is rejected; it fails on: {names}. {first.reason}"
+    if verdict is Verdict.ERROR:
+        return f"{name} has no verdict and stays out; not computed: {names}. {first.reason}"
+    more = f" About {needed:,} more labelled prompts would decide." if needed else ""
+    return f"{name} can't be decided on yet; open: {names}. {first.reason}{more}"
