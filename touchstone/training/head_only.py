@@ -25,9 +25,9 @@ from touchstone.model.templating import EncodedGroup
 from touchstone.runtime.progress import progress
 from touchstone.settings import Settings
 from touchstone.settings.objective import Objective
+from touchstone.training.curve import SUMS, Row, omissions, row_of, sums_of
 from touchstone.training.objective import total_loss
 from touchstone.training.plan import MicroBatch, make_steps, micro_batches
-from touchstone.training.curve import SUMS, Row, omissions, row_of, sums_of
 
 log = logging.getLogger(__name__)
 

@@ -19,10 +19,10 @@ from touchstone.model.templating import encode_many
 from touchstone.runtime.files import canonical_json, digest_value, write_atomic, write_folder
 from touchstone.settings import Settings, project_root
 from touchstone.training import checkpoints, head_only, methods
+from touchstone.training.curve import Row
 from touchstone.training.decoys import with_decoys
 from touchstone.training.state import inputs_of
 from touchstone.training.trainer import Examples, Places, PreferenceTrainer
-from touchstone.training.curve import Row
 
 
 def train(settings: Settings, build: Path, events: Path | None = None, keep: Path | None = None) -> list[Row]:

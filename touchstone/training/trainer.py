@@ -43,13 +43,13 @@ from touchstone.settings.objective import Objective
 from touchstone.settings.training import Train
 from touchstone.training import checkpoints
 from touchstone.training.agreement import for_evaluation
+from touchstone.training.curve import SUMS, Row, averages, omissions, row_of, sums_of
 from touchstone.training.live_view import LiveView
 from touchstone.training.memory import resolve_budget
 from touchstone.training.objective import total_loss
 from touchstone.training.plan import MicroBatch, Step, make_steps, micro_batches, share_of
 from touchstone.training.sharding import even, exchange, gather_weights
 from touchstone.training.state import Progress, State, put_weights, restore, trained_weights
-from touchstone.training.curve import SUMS, Row, averages, omissions, row_of, sums_of
 
 
 @dataclass(frozen=True, slots=True)
