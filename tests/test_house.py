@@ -143,7 +143,7 @@ def _closure(module: str, seen: set[Path] | None = None) -> set[Path]:
     return seen
 
 
-# Values enter a stage by params.yaml; errors, places and progress have no numbers: their edits rerun nothing.
+# Values enter a stage by params.yaml; errors, places and what shows progress have no numbers: an edit reruns nothing.
 NUMBERLESS = (
     "__init__.py",
     "errors.py",
@@ -228,7 +228,7 @@ def test_only_the_pipeline_starts_dvc_and_git() -> None:
     assert users == {"touchstone.pipeline"}
 
 
-PRONOUNS = frozenset(["aside", "it", "kept", "one", "other", "own", "said", "taken", "them", "told", "whole"])
+PRONOUNS = {"aside", "it", "kept", "one", "other", "own", "said", "taken", "them", "told", "whole"}
 
 # Parts of the product in which no variable is named by a pronoun. Add a part here once it is clean.
 NAMED_BY_NOUNS = (
@@ -254,7 +254,7 @@ NOT_YET = (
 
 @pytest.mark.parametrize("path", [path for path in _modules() if _name(path).startswith(NAMED_BY_NOUNS)], ids=_name)
 def test_variables_are_named_by_nouns(path: Path) -> None:
-    """A pronoun says nothing where the sentence before it is a line of code; `found` may be the result of a search."""
+    """A pronoun points at a sentence before it, and code has none. (`found` may name the result of a search.)"""
     names = [
         f"{node.id}, line {node.lineno}"
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))

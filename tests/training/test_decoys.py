@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from touchstone import settings
 from touchstone.gate.probes import PROBES
 from touchstone.groups import Comparison, Completion, Group, Message, best_completion, judged_pairs, make_group
-from touchstone.training.decoys import EMPTY_HANDED, POLICY, with_decoys
+from touchstone.training.decoys import POLICY, WITHOUT_ANSWER, with_decoys
 
 
 def group(number: int, *, decided: bool = True) -> Group:
@@ -63,7 +63,7 @@ def test_no_wording_of_the_gates_probes_is_taught() -> None:
         write(asked, "An answer.") for name, write in PROBES.items() if name not in ("empty", "the question again")
     }
     assert not fixed & taught
-    assert len(EMPTY_HANDED) >= 6
+    assert len(WITHOUT_ANSWER) >= 6
 
 
 @pytest.mark.parametrize("choice", [{"use_margin": True}, {"name": "plackett_luce", "weighting": "group"}])

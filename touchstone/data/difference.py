@@ -184,8 +184,8 @@ def _facts(batch: pl.DataFrame, edges: pl.DataFrame) -> pl.DataFrame:
 
 def _digests(texts: pl.Series) -> pl.Series:
     """64 bits of each text's BLAKE2b digest."""
-    found = [int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") for text in texts]
-    return pl.Series(found, dtype=pl.UInt64)
+    digests = [int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") for text in texts]
+    return pl.Series(digests, dtype=pl.UInt64)
 
 
 def _preferences(edges: pl.DataFrame) -> pl.DataFrame:

@@ -76,8 +76,8 @@ def cleaned(text: str) -> str:
         if len(text.encode().translate(None, _ASCII_DIRT)) == len(text):
             return text
         return _LINE_ENDING.sub("\n", _REMOVED["control_character"].sub("", text))
-    whole = _LINE_ENDING.sub("\n", _ANY_REMOVED.sub("", text))
-    return whole if unicodedata.is_normalized("NFC", whole) else unicodedata.normalize("NFC", whole)
+    clean = _LINE_ENDING.sub("\n", _ANY_REMOVED.sub("", text))
+    return clean if unicodedata.is_normalized("NFC", clean) else unicodedata.normalize("NFC", clean)
 
 
 def clean_group(group: Group) -> tuple[Group, tuple[str, ...]]:
@@ -99,14 +99,14 @@ def with_texts(group: Group, change: Callable[[str], str]) -> Group:
     Its id is the hash of the new content. A cluster id that was the prompt's digest is the new prompt's; one that the
     source chose stays.
     """
-    own = group.cluster_id == prompt_digest(group.prompt)
+    is_default = group.cluster_id == prompt_digest(group.prompt)
     return make_group(
         prompt=[replace(message, content=change(message.content)) for message in group.prompt],
         completions=[replace(completion, text=change(completion.text)) for completion in group.completions],
         comparisons=group.comparisons,
         source=group.source,
         axis=group.axis,
-        cluster_id=None if own else group.cluster_id,
+        cluster_id=None if is_default else group.cluster_id,
         created_at=group.created_at,
     )
 
@@ -126,23 +126,25 @@ def faults(text: str) -> tuple[str, ...]:
     """
     plain = text.isascii()
     marked = "<" in text or "[" in text or "#" in text
-    found = (
+    present = (
         not plain and not _is_unicode(text),
         not plain and "\ufffd" in text,
         len(text) > LONGEST_RUN and _has_long_run(text),
         (marked and _ROLE_MARKER.search(text) is not None) or _ROLE_TURN.search("\n\n" + text) is not None,
         marked and _SPECIAL_TOKEN.search(text) is not None,
     )
-    return tuple(fault for fault, there in zip(FAULTS, found, strict=True) if there) if any(found) else ()
+    return (
+        tuple(fault for fault, is_present in zip(FAULTS, present, strict=True) if is_present) if any(present) else ()
+    )
 
 
 def _rules(text: str) -> set[str]:
     """Which of `RULES` change a text."""
     changed = {rule for rule, pattern in _REMOVED.items() if pattern.search(text)}
-    kept = _ANY_REMOVED.sub("", text)
-    if "\r" in kept:
+    stripped = _ANY_REMOVED.sub("", text)
+    if "\r" in stripped:
         changed.add("line_ending")
-    if not unicodedata.is_normalized("NFC", kept):
+    if not unicodedata.is_normalized("NFC", stripped):
         changed.add("composition")
     return changed
 

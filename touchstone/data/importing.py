@@ -115,11 +115,11 @@ def import_source(settings: Settings, root: Path, target: Path) -> ImportSummary
                     if before.is_new(line):
                         groups.write(line)
                         _count(summary, group, pairs, rules)
+        # Before the folder takes its place: with too many rows set aside nothing changes.
         _check(read, examples, settings.importing.max_quarantine_share)
         counts = {key: value for key, value in asdict(summary).items() if key != "source"}
-        own = {"about": asdict(about(data.source)), "data": _portable(data), "counts": counts}
-        record = {"source": data.source, **own}
-        write_json(folder / "source.json", record)
+        record = {"source": data.source, "about": asdict(about(data.source)), "data": _portable(data)}
+        write_json(folder / "source.json", {**record, "counts": counts})
 
     write_folder(target, fill)
     return summary

@@ -38,14 +38,14 @@ _FACTORS, _SUMMANDS = _constants()
 def signatures(texts: Sequence[list[str]]) -> Hashes:
     """For each text, given as its words, one key per band, [texts, BANDS]: near duplicates are likely to share one."""
     hashes, starts = _sequences(texts)
-    found = np.empty((len(texts), BANDS), dtype=np.uint64)
+    keys = np.empty((len(texts), BANDS), dtype=np.uint64)
     for band in range(BANDS):
         key = np.zeros(len(texts), dtype=np.uint64)
         for value in range(band * VALUES, (band + 1) * VALUES):
             smallest = np.minimum.reduceat(hashes * _FACTORS[value] + _SUMMANDS[value], starts)
             key = _mixed(key ^ smallest)
-        found[:, band] = key
-    return found
+        keys[:, band] = key
+    return keys
 
 
 def sequences(words: list[str]) -> frozenset[int]:
@@ -62,17 +62,19 @@ def similarity(first: frozenset[int], second: frozenset[int]) -> float:
 def candidates(keys: Hashes) -> list[tuple[int, int]]:
     """Pairs of rows (earlier, later) that share a band's key, sorted; see the module's docstring for which."""
     rows = len(keys)
-    found = [np.empty(0, dtype=np.int64)]
+    parts = [np.empty(0, dtype=np.int64)]
     for band in range(keys.shape[1]):
         column = keys[:, band]
         order = np.argsort(column, kind="stable").astype(np.int64)  # rows of the same key stay in their order
         same = column[order][1:] == column[order][:-1]
         later = np.flatnonzero(same) + 1
+        # Rows with one key are a run in `order`: each is paired with the run's first and with the one before it.
         run_starts = np.where(np.concatenate([[True], ~same]), np.arange(rows), 0)
         first = np.maximum.accumulate(run_starts)[later]
         for earlier in (first, later - 1):
-            found.append(order[earlier] * rows + order[later])
-    codes = np.unique(np.concatenate(found))
+            parts.append(order[earlier] * rows + order[later])
+    # A pair as one number, earlier row times rows plus later row: sorting and dropping repeats is then one call.
+    codes = np.unique(np.concatenate(parts))
     return [divmod(int(code), rows) for code in codes]
 
 
@@ -80,7 +82,7 @@ def near_duplicates(
     pairs: Iterable[tuple[int, int]], sets: Mapping[int, frozenset[int]], threshold: float
 ) -> list[tuple[int, int]]:
     """The candidates whose similarity reaches the threshold. `sets`: `sequences` of every row that a pair names."""
-    return [(one, other) for one, other in pairs if similarity(sets[one], sets[other]) >= threshold]
+    return [(earlier, later) for earlier, later in pairs if similarity(sets[earlier], sets[later]) >= threshold]
 
 
 def _sequences(texts: Sequence[list[str]]) -> tuple[Hashes, npt.NDArray[np.intp]]:

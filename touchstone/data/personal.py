@@ -40,14 +40,14 @@ def found(text: str) -> list[Finding]:
     findings = [Finding(kind, start, end) for kind, start, end in _candidates(text)]
     if len(findings) < 2:
         return findings
-    taken = bytearray(len(text))
-    kept = []
+    covered = bytearray(len(text))
+    separate = []
     for finding in findings:
         span = slice(finding.start, finding.end)
-        if not any(taken[span]):
-            taken[span] = b"\1" * (finding.end - finding.start)
-            kept.append(finding)
-    return sorted(kept, key=lambda finding: finding.start)
+        if not any(covered[span]):
+            covered[span] = b"\1" * (finding.end - finding.start)
+            separate.append(finding)
+    return sorted(separate, key=lambda finding: finding.start)
 
 
 def redacted(text: str) -> tuple[str, Counter[str]]:

@@ -110,7 +110,7 @@ def read_prompts(groups: Path) -> Prompts:
     keys: list[Hashes] = []
     tables = iterate_tables(groups, ["cluster_id", "prompt"])
     total = -(-count_groups(groups) // PARQUET_BATCH)
-    for names, digests, found in progress(map_ordered(fingerprints, tables), "read prompts", total):
+    for names, digests, signed in progress(map_ordered(fingerprints, tables), "read prompts", total):
         new = []
         for place, (name, digest) in enumerate(zip(names, digests, strict=True)):
             cluster_of.append(clusters.setdefault(name, len(clusters)))
@@ -119,7 +119,7 @@ def read_prompts(groups: Path) -> Prompts:
             if prompt_of[-1] == known:
                 new.append(place)
                 first_group.append(len(prompt_of) - 1)
-        keys.append(found[new])
+        keys.append(signed[new])
     if not cluster_of:
         raise SplitError(f"{groups} holds no groups, so every set would be empty; import and validate the data again")
     return Prompts(list(clusters), cluster_of, prompt_of, np.concatenate(keys), first_group)
@@ -145,9 +145,9 @@ def linked_clusters(prompts: Prompts, groups: Path, threshold: float) -> dict[in
     near = near_duplicates(pairs, dict(_sets(groups, wanted)), threshold)
     links: dict[int, set[int]] = defaultdict(set)
     same = [(prompt, prompt) for prompt, clusters in clusters_of.items() if len(clusters) > 1]
-    for one, other in [*near, *same]:
-        for first in clusters_of[one]:
-            for second in clusters_of[other]:
+    for prompt_a, prompt_b in [*near, *same]:
+        for first in clusters_of[prompt_a]:
+            for second in clusters_of[prompt_b]:
                 if first != second:
                     links[max(first, second)].add(min(first, second))
     return links
@@ -180,17 +180,20 @@ def place(clusters: Sequence[str], links: Mapping[int, set[int]], split: Split) 
         )
     places: list[str | None] = []
     for index, cluster in enumerate(clusters):
-        taken = {name: other for other in sorted(links.get(index, ())) if (name := places[other]) is not None}
+        linked_sets = {
+            name: neighbour for neighbour in sorted(links.get(index, ())) if (name := places[neighbour]) is not None
+        }
+        # By hand wins over near duplicates, but may not part them: that would be a leak between sets.
         by_hand = split.assign.get(cluster)
-        if by_hand is not None and (elsewhere := sorted(set(taken) - {by_hand})):
+        if by_hand is not None and (elsewhere := sorted(set(linked_sets) - {by_hand})):
             raise SplitError(
                 f"split.assign puts cluster {cluster} into {by_hand}, but its prompts are near duplicates of those of "
-                f"{clusters[taken[elsewhere[0]]]} in {elsewhere[0]}; place both in one set"
+                f"{clusters[linked_sets[elsewhere[0]]]} in {elsewhere[0]}; place both in one set"
             )
-        if by_hand is not None or not taken:
+        if by_hand is not None or not linked_sets:
             places.append(assign(cluster, split))
         else:
-            places.append(next(iter(taken)) if len(taken) == 1 else None)
+            places.append(next(iter(linked_sets)) if len(linked_sets) == 1 else None)
     return places
 
 
@@ -209,18 +212,19 @@ def split_groups(groups: Path, split: Split, folder: Path) -> dict[str, Any]:
             f"{len(places)} clusters leave these sets empty: {', '.join(empty)}. Bring more clusters, change "
             f"split.shares, or place clusters by hand with split.assign"
         )
-    aside, held_out = _write(groups, names, split, folder)
+    set_aside, held_out = _write(groups, names, split, folder)
+    # Counted from the files as written, so that the summary is about what later stages read.
     total = sum(-(-names.count(name) // PARQUET_BATCH) for name in SETS)
     counted = progress(
-        ((name, found) for name in SETS for found in _counts(folder / f"{name}.parquet")), "count", total
+        ((name, counts) for name in SETS for counts in _counts(folder / f"{name}.parquet")), "count", total
     )
     sets = {name: _Set() for name in SETS}
-    for name, found in counted:
-        sets[name].add(found)
+    for name, counts in counted:
+        sets[name].add(counts)
     return {
-        "sets": {name: found.summary() for name, found in sets.items()},
+        "sets": {name: counts.summary() for name, counts in sets.items()},
         "clusters_joined": sum(bool(links.get(index)) and name is not None for index, name in enumerate(places)),
-        "groups_set_aside": aside,
+        "groups_set_aside": set_aside,
         "comparisons_held_out": held_out,
     }
 
@@ -230,7 +234,7 @@ def _write(groups: Path, names: list[str | None], split: Split, folder: Path) ->
 
     Returns how many groups were set aside, and how many comparisons were kept out of `train`.
     """
-    aside: list[dict[str, Any]] = []
+    set_aside: list[dict[str, Any]] = []
     reason = "near duplicates of its prompts lie in two different sets"
     held_out = start = 0
     with ExitStack() as stack:
@@ -238,7 +242,7 @@ def _write(groups: Path, names: list[str | None], split: Split, folder: Path) ->
         for table in progress(iterate_tables(groups), "write sets", -(-len(names) // PARQUET_BATCH)):
             here = names[start : start + table.num_rows]
             for name, writer in writers.items():
-                part = table.filter(pa.array([other == name for other in here]))
+                part = table.filter(pa.array([set_name == name for set_name in here]))
                 if name == "train" and split.held_out_annotators:
                     part, left_out = _without_held_out(part, split)
                     held_out += left_out
@@ -249,10 +253,10 @@ def _write(groups: Path, names: list[str | None], split: Split, folder: Path) ->
                     "line": start + number + 1,
                     "group_id": table["id"][number].as_py(),
                 }
-                aside.append({**where, "check": "bridges_sets", "reason": reason})
+                set_aside.append({**where, "check": "bridges_sets", "reason": reason})
             start += table.num_rows
-    write_quarantine(folder / "quarantine.parquet", aside)
-    return len(aside), held_out
+    write_quarantine(folder / "quarantine.parquet", set_aside)
+    return len(set_aside), held_out
 
 
 def _without_held_out(table: pa.Table, split: Split) -> tuple[pa.Table, int]:
@@ -269,7 +273,7 @@ def _without_held_out(table: pa.Table, split: Split) -> tuple[pa.Table, int]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class _TableCounts:
     """What a table holds."""
 
     digests: list[str]
@@ -279,13 +283,13 @@ class _Found:
     pairs: int
 
 
-def _counts(path: Path) -> Iterator[_Found]:
+def _counts(path: Path) -> Iterator[_TableCounts]:
     return map_ordered(_count, iterate_tables(path))
 
 
-def _count(table: pa.Table) -> _Found:
+def _count(table: pa.Table) -> _TableCounts:
     records = table.to_pylist()
-    return _Found(
+    return _TableCounts(
         digests=[group_digest(record) for record in records],
         clusters=table["cluster_id"].to_pylist(),
         completions=sum(len(record["completions"]) for record in records),
@@ -302,10 +306,10 @@ class _Set:
     clusters: set[str] = field(default_factory=set)
     counts: Counter[str] = field(default_factory=Counter)
 
-    def add(self, found: _Found) -> None:
-        self.digests += found.digests
-        self.clusters.update(found.clusters)
-        self.counts.update(completions=found.completions, comparisons=found.comparisons, pairs=found.pairs)
+    def add(self, table: _TableCounts) -> None:
+        self.digests += table.digests
+        self.clusters.update(table.clusters)
+        self.counts.update(completions=table.completions, comparisons=table.comparisons, pairs=table.pairs)
 
     def summary(self) -> dict[str, Any]:
         """Counts and content digest."""

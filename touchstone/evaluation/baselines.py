@@ -120,10 +120,10 @@ def baseline_differences(
 ) -> dict[str, st.Floats]:
     """D of every judged pair by baseline: longer_wins (direction from `calibration`), linear (fitted on `train`)
     and, where the gold reward is known, bayes_optimal."""
-    found = {
+    by_name = {
         "longer_wins": differences(groups, longer_wins(groups, calibration)),
         "linear": differences(groups, LinearBaseline.fit(train).score(groups)),
     }
     if (gold := bayes_optimal(groups)) is not None:
-        found[BEST_POSSIBLE] = differences(groups, gold)
-    return found
+        by_name[BEST_POSSIBLE] = differences(groups, gold)
+    return by_name

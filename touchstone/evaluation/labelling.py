@@ -72,7 +72,10 @@ UNDECIDED = 0.2
 
 
 def _values(
-    group: Group, own: Sequence[RawScore], other: Sequence[RawScore] | None, temperatures: tuple[float, float | None]
+    group: Group,
+    candidate: Sequence[RawScore],
+    champion: Sequence[RawScore] | None,
+    temperatures: tuple[float, float | None],
 ) -> Iterator[tuple[int, int, float]]:
     """(i, j, value from 0 to 1) of each pair worth a label."""
     judged = {(pair.first, pair.second): pair for pair in judged_pairs(group)}
@@ -81,14 +84,14 @@ def _values(
             pair = judged.get((i, j))
             if pair is not None and pair.wins_first + pair.wins_second + pair.ties >= SETTLED:
                 continue
-            chance = _chance(own, i, j, temperatures[0])
-            if other is None or temperatures[1] is None:
-                if abs(chance - 0.5) <= UNDECIDED:
-                    yield i, j, 1 - 2 * abs(chance - 0.5)
+            probability = _chance(candidate, i, j, temperatures[0])
+            if champion is None or temperatures[1] is None:
+                if abs(probability - 0.5) <= UNDECIDED:
+                    yield i, j, 1 - 2 * abs(probability - 0.5)
                 continue
-            before = _chance(other, i, j, temperatures[1])
-            if (chance - 0.5) * (before - 0.5) < 0:
-                yield i, j, abs(chance - before)
+            champions = _chance(champion, i, j, temperatures[1])
+            if (probability - 0.5) * (champions - 0.5) < 0:
+                yield i, j, abs(probability - champions)
 
 
 def _chance(scores: Sequence[RawScore], i: int, j: int, temperature: float) -> float:

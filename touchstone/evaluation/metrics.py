@@ -46,44 +46,46 @@ def measure(
         DataError: no pair has a preferred side.
         ModelError: a reward is not finite.
     """
-    every = np.array([row.difference for row in rows], dtype=np.float64)
-    if not np.isfinite(every).all():
+    differences = np.array([row.difference for row in rows], dtype=np.float64)
+    if not np.isfinite(differences).all():
         bad = next(row.group_id for row in rows if not np.isfinite(row.difference))
-        count = int((~np.isfinite(every)).sum())
+        count = int((~np.isfinite(differences)).sum())
         raise ModelError(f"{count} of {len(rows)} reward differences are not finite, the first in group {bad}")
-    strict = np.array([row.chosen is not None for row in rows], dtype=bool)
-    if not strict.any():
+    is_decided = np.array([row.chosen is not None for row in rows], dtype=bool)
+    if not is_decided.any():
         raise DataError("no comparison has a preferred side (all are ties, or there is none): nothing to measure")
+    # Accuracy is about pairs with a preferred side; ties enter calibration and log loss, with q = 1/2.
     decided = [row for row in rows if row.chosen is not None]
     clusters = [row.cluster_id for row in decided]
-    found = every[strict]
-    credits = st.credit(found)
+    strict_differences = differences[is_decided]
+    credits = st.credit(strict_differences)
     missing: dict[str, str] = {}
 
-    beaten = {name: _accuracy(values[strict], clusters) for name, values in baselines.items()}
-    own = _accuracy(found, clusters)
+    beaten = {name: _accuracy(values[is_decided], clusters) for name, values in baselines.items()}
+    accuracy = _accuracy(strict_differences, clusters)
     correlation = _length_correlation(rows)
     if correlation is None:
         missing["length_correlation"] = "rewards or lengths don't vary inside any group"
-    gap = _gap_closed(own["accuracy"], {name: result["accuracy"] for name, result in beaten.items()}, missing)
+    gap = _gap_closed(accuracy["accuracy"], {name: result["accuracy"] for name, result in beaten.items()}, missing)
 
+    # Refitting the temperature here tells the slope: the sealed one over the one that would fit this set best.
     weights = st.cluster_weights([row.cluster_id for row in rows])
     strengths = [row.strength for row in rows]
-    refit = st.fit_temperature(every, strengths, weights)
-    confidence = st.probability(np.abs(every), temperature)
-    error = 0.0 if fitted_on is None else st.temperature_error(every, temperature, fitted_on)
+    refit = st.fit_temperature(differences, strengths, weights)
+    confidence = st.probability(np.abs(differences), temperature)
+    error = 0.0 if fitted_on is None else st.temperature_error(differences, temperature, fitted_on)
     axes = sorted({row.axis for row in decided})
     return {
-        **own,
+        **accuracy,
         "pairs": len(decided),
         "labelled_ties": len(rows) - len(decided),
         "clusters": len(set(clusters)),
-        "model_ties": float((found == 0).mean()),
+        "model_ties": float((strict_differences == 0).mean()),
         "truncated_share": _truncated_share(rows),
-        "margin": st.accuracy(found, clusters),
-        "log_loss": float((weights * st.pair_losses(every, strengths, temperature)).sum()),
-        "brier": st.accuracy(np.square(st.probability(found, temperature) - 1.0), clusters),
-        "calibration_error": st.calibration_error(confidence, st.agreement(every, strengths)),
+        "margin": st.accuracy(strict_differences, clusters),
+        "log_loss": float((weights * st.pair_losses(differences, strengths, temperature)).sum()),
+        "brier": st.accuracy(np.square(st.probability(strict_differences, temperature) - 1.0), clusters),
+        "calibration_error": st.calibration_error(confidence, st.agreement(differences, strengths)),
         "calibration_error_null_q95": st.calibration_null(confidence, seed=SEED, temperature_error=error),
         "slope": temperature / refit.value,
         "length_correlation": correlation,
@@ -94,8 +96,8 @@ def measure(
     }
 
 
-def _accuracy(found: st.Floats, clusters: Sequence[str]) -> dict[str, float]:
-    credits = st.credit(found)
+def _accuracy(differences: st.Floats, clusters: Sequence[str]) -> dict[str, float]:
+    credits = st.credit(differences)
     interval = st.accuracy_interval(credits, clusters, LEVEL, DRAWS, SEED)
     return {
         "accuracy": st.accuracy(credits, clusters),
@@ -135,7 +137,7 @@ def by_annotators(
     no pair with a preference.
     """
     taught = {edge.annotator for group in train for edge in group.comparisons}
-    found: dict[str, dict[str, Any]] = {}
+    results: dict[str, dict[str, Any]] = {}
     for name, seen in (("seen", True), ("unseen", False)):
         judged = [
             replace(
@@ -153,12 +155,12 @@ def by_annotators(
             return {}
         values = np.array([row.difference for row in decided])
         who = {edge.annotator for group in judged for edge in group.comparisons}
-        found[name] = {
+        results[name] = {
             **_accuracy(values, [row.cluster_id for row in decided]),
             "pairs": len(decided),
             "annotators": len(who),
         }
-    return found
+    return results
 
 
 def _length_correlation(rows: Sequence[Row]) -> float | None:

@@ -116,14 +116,14 @@ def paint_margins(axis: Axes, differences: ArrayLike, champion: ArrayLike | None
         champion: differences of the same pairs in the same unit; None where there is no champion.
     """
     values = np.asarray(differences, dtype=np.float64)
-    other = np.empty(0) if champion is None else np.asarray(champion, dtype=np.float64)
-    reach = float(np.quantile(np.abs(np.concatenate([values, other])), 0.995)) or 1.0
+    champions = np.empty(0) if champion is None else np.asarray(champion, dtype=np.float64)
+    reach = float(np.quantile(np.abs(np.concatenate([values, champions])), 0.995)) or 1.0
     edges = np.linspace(-reach, reach, 61).tolist()
     shown = np.clip(values, -reach, reach)
     axis.hist(shown[values > 0], bins=edges, color=BLUE, label="ordered as labelled")
     axis.hist(shown[values <= 0], bins=edges, color=ORANGE, label="the other way round, or equal")
-    if len(other):
-        axis.hist(np.clip(other, -reach, reach), bins=edges, histtype="step", color=INK, linewidth=1.3)
+    if len(champions):
+        axis.hist(np.clip(champions, -reach, reach), bins=edges, histtype="step", color=INK, linewidth=1.3)
     axis.axvline(0, color=INK, linewidth=1)
     axis.yaxis.set_major_locator(MaxNLocator(5, integer=True))
 
@@ -136,9 +136,9 @@ def reward_against_length(tokens: ArrayLike, rewards: ArrayLike, *, correlation:
     axis.set_xlabel("completion length in tokens", fontsize=10)
     axis.set_ylabel("raw reward", fontsize=10)
     axis.legend(loc="upper right", frameon=False, fontsize=10)
-    found = "undefined (no spread)" if correlation is None else f"{correlation:+.2f}"
+    value = "undefined (no spread)" if correlation is None else f"{correlation:+.2f}"
     add_title(
-        axis, f"Reward against length on {subject}", f"rank correlation within a prompt: {found}; 0 is indifference"
+        axis, f"Reward against length on {subject}", f"rank correlation within a prompt: {value}; 0 is indifference"
     )
     return to_png(figure)
 

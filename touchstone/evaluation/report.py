@@ -48,7 +48,7 @@ def draw(rows: Sequence[Row], metrics: Mapping[str, Any], temperature: float, su
         subject: the set's name, for the titles ("validation").
     """
     every = np.array([row.difference for row in rows])
-    found = np.array([row.difference for row in rows if row.chosen is not None])
+    decided = np.array([row.difference for row in rows if row.chosen is not None])
     confidence = st.probability(np.abs(every), temperature)
     rewards, tokens, _ = zip(*completions(rows).values(), strict=True)
     accuracies = {MODEL: metrics, **metrics["baselines"]}
@@ -69,7 +69,7 @@ def draw(rows: Sequence[Row], metrics: Mapping[str, Any], temperature: float, su
             null_error=metrics["calibration_error_null_q95"],
             subject=pairs,
         ),
-        "margins.png": margin_histogram(found, subject=pairs),
+        "margins.png": margin_histogram(decided, subject=pairs),
         "length.png": reward_against_length(
             tokens,
             rewards,

@@ -100,11 +100,11 @@ def score_rows(groups: Sequence[Group], scores: Sequence[Sequence[RawScore]]) ->
 
 def differences(groups: Sequence[Group], rewards: Sequence[Sequence[float]]) -> st.Floats:
     """D of every judged pair for other rewards, in the order of `score_rows`, signed like `Row.difference`."""
-    found = []
+    values = []
     for place, _, pair in _pairs(groups):
         winner, loser = (pair.second, pair.first) if pair.chosen == pair.second else (pair.first, pair.second)
-        found.append(rewards[place][winner] - rewards[place][loser])
-    return np.asarray(found, dtype=np.float64)
+        values.append(rewards[place][winner] - rewards[place][loser])
+    return np.asarray(values, dtype=np.float64)
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
@@ -119,8 +119,8 @@ def read_rows(path: Path) -> list[Row]:
 
 def completions(rows: Sequence[Row]) -> dict[tuple[str, int], tuple[float, int, bool]]:
     """(reward, tokens, truncated) of every completion that somebody compared, by (group, index)."""
-    found: dict[tuple[str, int], tuple[float, int, bool]] = {}
+    scored: dict[tuple[str, int], tuple[float, int, bool]] = {}
     for row in rows:
-        found[row.group_id, row.first] = (row.reward_first, row.tokens_first, row.truncated_first)
-        found[row.group_id, row.second] = (row.reward_second, row.tokens_second, row.truncated_second)
-    return found
+        scored[row.group_id, row.first] = (row.reward_first, row.tokens_first, row.truncated_first)
+        scored[row.group_id, row.second] = (row.reward_second, row.tokens_second, row.truncated_second)
+    return scored

@@ -59,8 +59,8 @@ def figure(
         width, height: in inches; a point is about a pixel on a telephone.
         ratios: relative heights of the axes.
     """
-    found = Figure(figsize=(width, height), layout="constrained")
-    rows = found.subplots(len(ratios), 1, sharex=True, height_ratios=ratios, squeeze=False)
+    canvas = Figure(figsize=(width, height), layout="constrained")
+    rows = canvas.subplots(len(ratios), 1, sharex=True, height_ratios=ratios, squeeze=False)
     axes: tuple[Axes, ...] = tuple(rows[:, 0])
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
@@ -68,7 +68,7 @@ def figure(
         axis.tick_params(labelsize=9.5, colors=INK)
         axis.set_axisbelow(True)
         axis.grid(color=GRID)
-    return found, axes
+    return canvas, axes
 
 
 def svg(drawn: Figure, name: str) -> Markup:
@@ -85,5 +85,5 @@ def svg(drawn: Figure, name: str) -> Markup:
     text = text.replace('<style type="text/css">*{', f'<style type="text/css">#{name} *{{')
     for colour in _THEME:
         text = text.replace(colour.lower(), themed(colour))
-    whole = text.replace("<svg ", f'<svg id="{name}" aria-hidden="true" ', 1)
-    return Markup(whole)  # noqa: S704 - it holds no text of the data
+    element = text.replace("<svg ", f'<svg id="{name}" aria-hidden="true" ', 1)
+    return Markup(element)  # noqa: S704 - it holds no text of the data

@@ -16,7 +16,7 @@ def environment(folder: Path) -> Environment:
 
     All text is escaped, and what acts or hides is spelt out.
     """
-    found = Environment(
+    templates = Environment(
         loader=FileSystemLoader([folder, Path(__file__).parent]),
         autoescape=True,
         undefined=StrictUndefined,
@@ -24,8 +24,8 @@ def environment(folder: Path) -> Environment:
         lstrip_blocks=True,
         finalize=_shown,
     )
-    found.filters.update(cell=cell, number=number, percent=percent, points=points, themed=themed)
-    return found
+    templates.filters.update(cell=cell, number=number, percent=percent, points=points, themed=themed)
+    return templates
 
 
 def _shown(value: object) -> object:

@@ -59,9 +59,9 @@ class Excerpt:
 
 def excerpt(text: str, first: int, most: int) -> Excerpt:
     """A text, visible, cut after `most` characters, of which `first` are shown at once."""
-    whole = "\n".join(visible(line) for line in text[:most].split("\n"))
-    cut = max(len(text), len(whole)) > most
-    return Excerpt(escape(whole[:first]), escape(whole[first:most]), len(text), cut)
+    shown = "\n".join(visible(line) for line in text[:most].split("\n"))
+    cut = max(len(text), len(shown)) > most
+    return Excerpt(escape(shown[:first]), escape(shown[first:most]), len(text), cut)
 
 
 def number(value: object) -> str:

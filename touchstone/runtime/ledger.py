@@ -183,13 +183,13 @@ def _load(path: Path) -> tuple[list[Entry], int]:
 
 
 def _write(path: Path, size: int, entries: list[Entry], entry: Mapping[str, Any]) -> Entry:
-    if taken := RESERVED & entry.keys():
-        raise LedgerError(f"{path.name}: an entry may not set {', '.join(sorted(taken))}")
+    if reserved := RESERVED & entry.keys():
+        raise LedgerError(f"{path.name}: an entry may not set {', '.join(sorted(reserved))}")
     previous = entries[-1]["digest"] if entries else START
     content: Entry = {**entry, "sequence": len(entries), "previous": previous}
     try:
-        whole: Entry = json.loads(canonical_json({**content, "digest": digest_value(content)}))
-        line = canonical_json(whole).encode() + b"\n"
+        written: Entry = json.loads(canonical_json({**content, "digest": digest_value(content)}))
+        line = canonical_json(written).encode() + b"\n"
     except (TypeError, ValueError) as error:
         raise LedgerError(f"{path.name}: the entry is not plain JSON ({error})") from None
     with path.open("r+b" if path.exists() else "x+b") as file:
@@ -199,4 +199,4 @@ def _write(path: Path, size: int, entries: list[Entry], entry: Mapping[str, Any]
         file.flush()
         os.fsync(file.fileno())
     sync_folder(path.parent)
-    return whole
+    return written

@@ -48,9 +48,11 @@ class Objective(Section):
             "noise_rate": self.noise_rate > 0,
             f"agreement={self.agreement}": self.agreement in ("weight", "filter", "hard_negatives"),
         }
+        # Refinements that are defined for the pairwise likelihood alone.
         if self.name != "bradley_terry" and any(extras.values()):
             used = ", ".join(name for name, on in extras.items() if on)
             raise ValueError(f"{used} goes with name=bradley_terry only; switch it off for name={self.name}")
+        # Votes already say how strong a preference is, and where there is none.
         if self.labels == "votes" and (self.use_margin or self.agreement == "weight"):
             which = "use_margin" if self.use_margin else "agreement=weight"
             raise ValueError(f"{which} and labels=votes would count the strength of a preference twice; choose one")
@@ -65,6 +67,7 @@ class Objective(Section):
                 raise ValueError(f"agreement={policy} needs {name}; {start} is a start")
             if self.agreement != policy and given:
                 raise ValueError(f"{name} goes with agreement={policy} only; set it to null")
+        # Parts that contradict each other.
         if self.label_smoothing and self.noise_rate:
             raise ValueError(
                 "label_smoothing and noise_rate are two remedies for the same noise; set one of them to 0"
@@ -76,6 +79,7 @@ class Objective(Section):
             raise ValueError(
                 "name=plackett_luce learns one ranking per group: it needs labels=majority and weighting=group"
             )
+        # Models of ties need their parameter, and no other has one.
         ties = self.name in ("rao_kupper", "davidson")
         if ties and self.tie_parameter is None:
             raise ValueError(f"name={self.name} needs tie_parameter; 2 for rao_kupper or 1 for davidson is a start")

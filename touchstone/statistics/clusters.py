@@ -226,7 +226,7 @@ def clustered_logit(design: ArrayLike, outcomes: ArrayLike, clusters: Sequence[H
         return floats(columns.T @ (weights * (special.expit(columns @ coefficients) - labels)))
 
     rows, width = columns.shape
-    found = optimize.minimize(
+    optimum = optimize.minimize(
         loss,
         np.zeros(width),
         jac=slope,
@@ -234,11 +234,13 @@ def clustered_logit(design: ArrayLike, outcomes: ArrayLike, clusters: Sequence[H
         bounds=[(-LOGIT_BOUND, LOGIT_BOUND)] * width,
         options={"ftol": 1e-15, "gtol": 1e-10},
     )
-    fitted = floats(found.x)
+    fitted = floats(optimum.x)
     index, count = cluster_index(clusters)
+    # At the bound the classes can be separated: the likelihood has no maximum, and errors no meaning.
     if count < 2 or rows <= width or (np.abs(fitted) >= LOGIT_BOUND).any():
         return Logit(fitted, None)
     chances = special.expit(columns @ fitted)
+    # The sandwich: bread is the inverse information, the meat the scores added up within clusters.
     bread = np.linalg.pinv((columns * (weights * chances * (1 - chances))[:, None]).T @ columns)
     scores = np.zeros((count, width))
     np.add.at(scores, index, (weights * (labels - chances))[:, None] * columns)

@@ -35,8 +35,8 @@ def within_correlation(values: ArrayLike, others: ArrayLike, clusters: Sequence[
 
 def quantile_table(values: ArrayLike) -> list[tuple[float, float]]:
     """(level, value) at QUANTILE_LEVELS, linear interpolation between order statistics."""
-    found = np.quantile(floats(values), QUANTILE_LEVELS)
-    return [(level, float(value)) for level, value in zip(QUANTILE_LEVELS, found, strict=True)]
+    quantiles = np.quantile(floats(values), QUANTILE_LEVELS)
+    return [(level, float(value)) for level, value in zip(QUANTILE_LEVELS, quantiles, strict=True)]
 
 
 def percentile(values: ArrayLike, table: Sequence[tuple[float, float]]) -> Floats:

@@ -63,11 +63,11 @@ def curriculum(
     source.shuffle(order)
     order.sort(key=lambda index: keys[index], reverse=True)
     total, before = sum(sizes), 0
-    found: list[list[Part]] = [[] for _ in range(buckets)]
+    filled: list[list[Part]] = [[] for _ in range(buckets)]
     for index in order:
-        found[before * buckets // total].append(parts[index])
+        filled[before * buckets // total].append(parts[index])
         before += sizes[index]
-    return found
+    return filled
 
 
 def _hardest(pairs: Sequence[JudgedPair]) -> list[JudgedPair]:
@@ -88,5 +88,5 @@ def _hardest(pairs: Sequence[JudgedPair]) -> list[JudgedPair]:
             key = (-net[pair.rejected], math.inf if pair.margin is None else pair.margin, pair.rejected)
             if pair.chosen not in hardest or key < hardest[pair.chosen][0]:
                 hardest[pair.chosen] = (key, pair)
-    kept = {(pair.first, pair.second) for _, pair in hardest.values()}
-    return [pair for pair in pairs if (pair.first, pair.second) in kept]
+    selected_pairs = {(pair.first, pair.second) for _, pair in hardest.values()}
+    return [pair for pair in pairs if (pair.first, pair.second) in selected_pairs]

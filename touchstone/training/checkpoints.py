@@ -97,9 +97,9 @@ def write(folder: Path, step: int, inputs: dict[str, Any], fill: Callable[[Path]
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     read(final)
-    own = [path for path in _names(folder) if path.name.endswith(name[-9:])]
-    before = [path for path in own if _step(path) < step]
-    for old in {*own} - {final, *before[: keep - 1]}:
+    same_inputs = [path for path in _names(folder) if path.name.endswith(name[-9:])]
+    older = [path for path in same_inputs if _step(path) < step]
+    for old in {*same_inputs} - {final, *older[: keep - 1]}:
         _discard(old)
     return final
 
@@ -159,8 +159,8 @@ def clear(folder: Path) -> None:
 
 def _names(folder: Path) -> list[Path]:
     """Folders named as checkpoints, most steps first: by number, since clocks jump."""
-    found = [path for path in folder.glob("step-*") if _NAME.fullmatch(path.name)]
-    return sorted(found, key=lambda path: (-_step(path), path.name))
+    folders = [path for path in folder.glob("step-*") if _NAME.fullmatch(path.name)]
+    return sorted(folders, key=lambda path: (-_step(path), path.name))
 
 
 def _step(path: Path) -> int:
@@ -185,8 +185,8 @@ def _discard(path: Path) -> None:
 def _difference(made: dict[str, Any], now: dict[str, Any]) -> str:
     """What differs, at most five names."""
     names = [name for name in sorted({*made, *now}) if made.get(name) != now.get(name)]
-    told = [f"{name} was {_short(made.get(name))} and is {_short(now.get(name))}" for name in names[:5]]
-    return "; ".join(told) + (f"; and {len(names) - 5} more" if len(names) > 5 else "")
+    changes = [f"{name} was {_short(made.get(name))} and is {_short(now.get(name))}" for name in names[:5]]
+    return "; ".join(changes) + (f"; and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _short(value: Any) -> str:

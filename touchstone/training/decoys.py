@@ -20,24 +20,24 @@ _Decoy = Callable[[random.Random, Group, str], str]
 
 
 def _fixed(*texts: str) -> _Decoy:
-    return lambda dice, _group, _best: dice.choice(texts)
+    return lambda generator, _group, _best: generator.choice(texts)
 
 
-def _cut(dice: random.Random, _: Group, best: str) -> str:
+def _cut(generator: random.Random, _: Group, best: str) -> str:
     words = best.split()
-    return " ".join(words[: max(1, int(len(words) * (0.25 + 0.5 * dice.random())))])
+    return " ".join(words[: max(1, int(len(words) * (0.25 + 0.5 * generator.random())))])
 
 
-def _repeated(dice: random.Random, _: Group, best: str) -> str:
-    return dice.choice((" ", "\n", "\n\n")).join([best] * dice.choice((2, 3)))
+def _repeated(generator: random.Random, _: Group, best: str) -> str:
+    return generator.choice((" ", "\n", "\n\n")).join([best] * generator.choice((2, 3)))
 
 
-def _echo(dice: random.Random, group: Group, _: str) -> str:
+def _echo(generator: random.Random, group: Group, _: str) -> str:
     asked = group.prompt[-1].content
-    return dice.choice((asked, f'"{asked}"', f"You asked: {asked}", f"{asked} {asked}"))
+    return generator.choice((asked, f'"{asked}"', f"You asked: {asked}", f"{asked} {asked}"))
 
 
-EMPTY_HANDED: tuple[_Decoy, ...] = (
+WITHOUT_ANSWER: tuple[_Decoy, ...] = (
     _fixed("", " ", "\n", "...", "?", "!", ",", ";", "-", "1", "ok", "N/A"),
     _fixed(
         "Let me think about this step by step.",
@@ -80,9 +80,9 @@ EMPTY_HANDED: tuple[_Decoy, ...] = (
         "\u2066\u2069",
     ),
 )
-"""Kinds of texts that answer nothing."""
+"""Kinds of texts without an answer, whatever the question."""
 
-SPOILED: tuple[_Decoy, ...] = (_echo, _cut, _repeated)
+MADE_FROM_ANSWER: tuple[_Decoy, ...] = (_echo, _cut, _repeated)
 """Kinds that are made from the question or from the answer itself; they are harder to tell, so they come as often."""
 
 
@@ -98,16 +98,16 @@ def with_decoys(groups: Sequence[Group], rate: float, seed: int) -> list[Group]:
     return [_with_decoys(group, rate, random.Random(f"{seed}:{group.id}")) for group in groups]  # noqa: S311
 
 
-def _with_decoys(group: Group, rate: float, dice: random.Random) -> Group:
+def _with_decoys(group: Group, rate: float, generator: random.Random) -> Group:
     best = best_completion(group)
     if best is None:
         return group
     text = group.completions[best].text
     known = {completion.text for completion in group.completions}
-    count = int(rate) + (dice.random() < rate % 1)
+    count = int(rate) + (generator.random() < rate % 1)
     # By turns, so that both sorts come equally often.
-    sorts = [SPOILED, EMPTY_HANDED] if dice.random() < 0.5 else [EMPTY_HANDED, SPOILED]
-    texts = [dice.choice(sorts[number % 2])(dice, group, text) for number in range(count)]
+    sorts = [MADE_FROM_ANSWER, WITHOUT_ANSWER] if generator.random() < 0.5 else [WITHOUT_ANSWER, MADE_FROM_ANSWER]
+    texts = [generator.choice(sorts[number % 2])(generator, group, text) for number in range(count)]
     texts = [decoy for decoy in dict.fromkeys(texts) if decoy not in known]
     first = len(group.completions)
     return replace(

@@ -42,8 +42,11 @@ def bradley_terry(
     difference = difference if margin is None else difference - margin
     win, loss = functional.logsigmoid(difference), functional.logsigmoid(-difference)
     if noise_rate:
-        kept, flipped = math.log1p(-noise_rate), math.log(noise_rate)
-        win, loss = torch.logaddexp(win + kept, loss + flipped), torch.logaddexp(loss + kept, win + flipped)
+        log_kept, log_flipped = math.log1p(-noise_rate), math.log(noise_rate)
+        win, loss = (
+            torch.logaddexp(win + log_kept, loss + log_flipped),
+            torch.logaddexp(loss + log_kept, win + log_flipped),
+        )
     if share is None:
         share = torch.ones_like(difference)
     share = (1 - label_smoothing) * share + label_smoothing * (1 - share)
@@ -107,12 +110,12 @@ def plackett_luce(rewards: Tensor, ranks: Tensor) -> Tensor:
     same = ranks.unsqueeze(-1) == ranks.unsqueeze(-2)
     below = ranks.unsqueeze(-1) < ranks.unsqueeze(-2)
     size = same.sum(dim=-1)
-    taken = same.tril(-1).sum(dim=-1).to(rewards.dtype)  # how many of its block a member comes after
-    left = torch.log1p(-taken / size).unsqueeze(-1)
+    ranked_before = same.tril(-1).sum(dim=-1).to(rewards.dtype)  # how many of its block a member comes after
+    left = torch.log1p(-ranked_before / size).unsqueeze(-1)
     # [G, K, K]: with what weight column j is still there when row k is chosen.
     share = torch.where(same, left, -math.inf).masked_fill(below, 0.0)
     chosen_among = torch.logsumexp(rewards.unsqueeze(-2) + share, dim=-1)
-    stages = chosen_among - rewards - torch.log1p(taken)
+    stages = chosen_among - rewards - torch.log1p(ranked_before)
     return torch.where(present, stages, 0.0).sum(dim=-1)
 
 
@@ -131,5 +134,5 @@ def ranking_centering(rewards: Tensor, ranks: Tensor) -> Tensor:
     """
     present = ranks >= 0
     count = present.sum(dim=-1).to(rewards.dtype)
-    kept = torch.where(present, rewards, 0.0)
-    return ((count - 2) * kept.square().sum(dim=-1) + kept.sum(dim=-1).square()) / (count * (count - 1) / 2)
+    counted = torch.where(present, rewards, 0.0)
+    return ((count - 2) * counted.square().sum(dim=-1) + counted.sum(dim=-1).square()) / (count * (count - 1) / 2)

@@ -105,10 +105,11 @@ class MicroBatch:
         chosen, rejected: [N] int64, where each comparison's sides stand among the rewards of all batches in order.
         wins, losses, ties: [N] float32, shares of the judgements seen from `chosen`, adding up to 1.
         margins: [N] float32.
-        weights: [N] float32; all 0 where a rank computes this only to keep the others company.
+        weights: [N] float32; all 0 for a padding micro-batch.
         rankings: what plackett_luce learns; empty for any other objective. Their weights are 0 as those above.
         groups: per comparison, the index of its group.
-        counts: False where a rank computes this only to keep the others company.
+        counts: False for a padding micro-batch, which a rank computes only because every rank must take part in the
+            exchange of gradients.
     """
 
     batches: tuple[Batch, ...]
@@ -164,6 +165,7 @@ def make_steps(groups: Sequence[Group], objective: Objective, train: Train) -> l
         TrainingError: nothing to learn from, or as `used_pairs`.
     """
     pairs = [used_pairs(group, objective) for group in groups]
+    # Say which setting left nothing, since two can.
     if not any(pairs):
         if omitted := left_out(groups, objective):
             raise TrainingError(
@@ -182,6 +184,7 @@ def make_steps(groups: Sequence[Group], objective: Objective, train: Train) -> l
         chunks: list[Chunk] = []
         for parts in _in_order(pairs, rankings, objective, shuffled):
             chunks += _chunks(parts, rankings, size, shuffled)
+        # Fill steps in order: a chunk that would exceed a step begins the next one.
         step: list[Chunk] = []
         count = 0
         for chunk in chunks:
@@ -202,11 +205,13 @@ def share_of(step: Step, encoded: Sequence[EncodedGroup], rank: int, ranks: int)
     every rank must take part in the exchange of gradients.
     """
     chunks = list(step.chunks)
+    # Cut until there is something for every rank.
     while len(chunks) < ranks:
         largest = max(range(len(chunks)), key=lambda index: _pieces(chunks[index]))
         if _pieces(chunks[largest]) == 1:
             break
         chunks[largest : largest + 1] = _halves(chunks[largest])
+    # Longest first to the least loaded rank: within 4/3 of the best split (Graham 1969).
     costs = [_tokens(chunk, encoded) for chunk in chunks]
     loads = [0] * ranks
     owner = [0] * len(chunks)
@@ -246,6 +251,7 @@ def _micro_batch(batches: tuple[Batch, ...], members: Sequence[Chunk], counts: b
     position = {owner: index for index, owner in enumerate(owners)}
     chosen, rejected, groups, rankings = [], [], [], []
     pairs: list[Pair] = []
+    # In the order of the chunks, whatever order the layout put their rows in.
     for item in sorted({item for item, _ in owners}):
         chunk = members[item]
         where = {completion: position[item, index] for index, completion in enumerate(_used(chunk))}
@@ -287,11 +293,11 @@ def _in_order(
     shuffled: random.Random,
 ) -> list[list[_Part]]:
     """What an epoch goes through, one list after the other: everything in one, or the buckets of the curriculum."""
-    whole = list(enumerate(pairs))
+    all_parts = list(enumerate(pairs))
     if objective.agreement_buckets is None:
-        return [whole]
+        return [all_parts]
     parts: list[_Part] = []
-    for number, of_group in whole:
+    for number, of_group in all_parts:
         parts += [(number, of_group)] if rankings[number] else [(number, (pair,)) for pair in of_group]
     sizes = [len(of_part) for _, of_part in parts]
     keys = [
@@ -359,8 +365,8 @@ def _step(chunks: Sequence[Chunk]) -> Step:
     for chunk in chunks:
         known = of_group.get(chunk.group)
         of_group[chunk.group] = chunk if known is None else Chunk(chunk.group, known.pairs + chunk.pairs)
-    whole = tuple(of_group.values())
-    return Step(whole, sum(len(chunk.pairs) for chunk in whole), sum(chunk.weight for chunk in whole))
+    merged = tuple(of_group.values())
+    return Step(merged, sum(len(chunk.pairs) for chunk in merged), sum(chunk.weight for chunk in merged))
 
 
 def _pieces(chunk: Chunk) -> int:

@@ -51,12 +51,14 @@ def rank_lists(pairs: Sequence[JudgedPair]) -> list[RankList]:
         leads[second, first] = pair.chosen != pair.first
         net[first, second] = (pair.chosen == pair.first) - (pair.chosen == pair.second)
         net[second, first] = -net[first, second]
+    # Chains of comparisons: who is connected at all, and who stands above whom without a way back.
     connected = _closure(leads | leads.T)
     leads = _closure(leads)
     above = leads & ~leads.T
     copeland = above.sum(axis=1) - above.sum(axis=0)
     wins = np.where(leads & leads.T, net, 0).sum(axis=1)
 
+    # Ranks within each connected part, from 0.
     parts = sorted({tuple(np.flatnonzero(row).tolist()) for row in connected})
     lists = []
     for part in parts:

@@ -130,10 +130,10 @@ class State:
     def __init__(self, model: nn.Module, optimizer: Any, scheduler: Any, progress: Progress) -> None:
         self.weights = trained_weights(model)
         check_finite(self.weights)
-        taken = optimizer.state_dict()
+        optimizer_state = optimizer.state_dict()
         self.tensors: Weights = {}
         numbers: dict[str, dict[str, Any]] = {}
-        for index, values in taken["state"].items():
+        for index, values in optimizer_state["state"].items():
             for name, value in values.items():
                 if isinstance(value, Tensor):
                     self.tensors[f"{index}.{name}"] = _whole(value.detach()).cpu().contiguous()
@@ -141,7 +141,7 @@ class State:
                     numbers.setdefault(str(index), {})[name] = value
         self.progress = progress
         self.rest = {
-            "optimizer": {"groups": taken["param_groups"], "numbers": numbers},
+            "optimizer": {"groups": optimizer_state["param_groups"], "numbers": numbers},
             "scheduler": scheduler.state_dict(),
             "random": gather_object([_random_state()]),
             "best_loss": progress.best_loss,

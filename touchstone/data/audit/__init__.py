@@ -46,11 +46,13 @@ def audit(path: Path, settings: Audit) -> dict[str, Any]:
     columns = read_columns(path)
     named = judgements(columns)
     votes = count_votes(columns, named)
+    # Texts are read for a sample only: the model of them takes memory in proportion.
     sample = draw_sample(path, columns, settings.max_pairs)
     words, logits = suspicious_words(sample, settings.false_alarm_rate)
     expected = np.full(len(columns.pairs), np.nan)
     expected[sample.pair] = logits
 
+    # The report's parts first, since some alarms read them.
     annotators = annotator_rows(columns, named, votes)
     policies, length, prompts = policy_rows(columns), length_report(columns), prompt_report(columns)
     alarms = [

@@ -39,13 +39,13 @@ def _print(report: dict[str, Any]) -> None:
     console = Console(file=sys.stderr)
     console.print(table)
     agreement, length = report["agreement"], report["length"]
-    said = f"can't be had: {agreement['reason']}"
+    sentence = f"can't be had: {agreement['reason']}"
     if agreement["noise_ceiling"] is not None:
-        said = (
+        sentence = (
             f"{agreement['agreement']:.1%} of judgements of one pair agree, so a model can reach "
             f"{agreement['noise_ceiling']:.1%} at most (if {ASSUMPTION})"
         )
-    console.print(f"Agreement: {said}")
+    console.print(f"Agreement: {sentence}")
     if length["longer_wins"] is not None:
         console.print(f"The longer completion wins {length['longer_wins']:.1%} of {length['pairs']:,} decided pairs")
 

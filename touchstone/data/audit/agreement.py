@@ -40,7 +40,7 @@ class Votes(NamedTuple):
 def judgements(columns: Columns) -> pl.DataFrame:
     """One row per pair and known annotator: pair, group, low, high, annotator, value (1 low, -1 high, 0 neither).
 
-    Whoever judged a pair several times has one judgement: what he preferred more often.
+    An annotator who judged a pair several times has one judgement: the side preferred more often.
     """
     pairs = columns.pairs.select("low", "high").with_row_index("pair")
     margin = pl.col("wins_low").sum() - pl.col("wins_high").sum()
@@ -60,9 +60,9 @@ def count_votes(columns: Columns, named: pl.DataFrame) -> Votes:
     of which nobody knows how many people stand behind them.
     """
     sides = ("wins_low", "wins_high", "ties")
-    whole = pl.all_horizontal(pl.col(side) == pl.col(side).floor() for side in sides)
+    counted = pl.all_horizontal(pl.col(side) == pl.col(side).floor() for side in sides)
     unnamed = (
-        columns.edges.filter((pl.col("annotator") < 0) & whole)
+        columns.edges.filter((pl.col("annotator") < 0) & counted)
         .group_by("low", "high")
         .agg(pl.col(side).sum() for side in sides)
     )
@@ -124,17 +124,20 @@ def agreement_report(columns: Columns, votes: Votes) -> dict[str, Any]:
     if not twice.any():
         report["reason"] = "no pair was judged by two annotators who both preferred a side"
         return report
+    # Of a pair's n (n - 1) ordered pairs of judges, those that prefer the same side.
     low, high, decided = votes.low[twice], votes.high[twice], votes.decided[twice]
     same = (low * (low - 1) + high * (high - 1)) / (decided * (decided - 1))
-    found = report["agreement"] = float(same.mean())
+    agreement = report["agreement"] = float(same.mean())
+    # With one group there is no scatter between groups to estimate an error from.
     groups = votes.group[twice]
     if groups.min() != groups.max():
-        half = float(stats.norm.ppf(0.5 + LEVEL / 2)) * clustered_standard_error(same, groups.tolist())
-        report["interval"] = [max(0.0, found - half), min(1.0, found + half)]
-    if found <= 0.5:
+        half_width = float(stats.norm.ppf(0.5 + LEVEL / 2)) * clustered_standard_error(same, groups.tolist())
+        report["interval"] = [max(0.0, agreement - half_width), min(1.0, agreement + half_width)]
+    # Judges who agree by chance or less have no error rate that a ceiling could follow from.
+    if agreement <= 0.5:
         report["reason"] = "two judgements of one pair agree no more often than by chance"
     else:
-        report["error_rate"] = error_rate(found)
+        report["error_rate"] = error_rate(agreement)
         report["noise_ceiling"] = 1 - report["error_rate"]
     return report
 

@@ -99,9 +99,11 @@ def contaminated(
     count = len(columns.annotators)
     who, values, mates, same = _shared(named, votes)
     weights = _weights(named)
+    # Who is tested is decided by how much they judged, never by what they preferred: the correction counts them all.
     judged = np.bincount(named["annotator"].to_numpy(), minlength=count)
     candidates = np.flatnonzero(judged >= MIN_WEIGHT)
     tests = TESTS * len(candidates)
+    # Every look compares all annotators at once; an annotator's alarm rests on the least likely of them.
     looks = [_look_at_others(who, mates, same, weights, votes, count)]
     logits = expected[named.filter(pl.col("value") != 0)["pair"].to_numpy()]
     looks.append(_look_at_model(who, values, logits, weights, count))
@@ -170,12 +172,12 @@ def _shared(named: pl.DataFrame, votes: Votes) -> tuple[NDArray[np.int64], Float
 def _weights(named: pl.DataFrame) -> Floats:
     """How much each judgement that prefers a side counts: n pairs among k completions of a group are k - 1 facts."""
     decided = named.filter(pl.col("value") != 0)
-    whole = ["annotator", "group"]
-    texts = pl.concat([decided.select(*whole, pl.col(side).alias("text")) for side in ("low", "high")])
-    facts = texts.group_by(whole).agg((pl.col("text").n_unique() - 1).alias("facts"))
-    pairs = decided.group_by(whole).agg(pl.len().alias("pairs"))
-    joined = decided.join(facts, on=whole, how="left", maintain_order="left").join(
-        pairs, on=whole, how="left", maintain_order="left"
+    keys = ["annotator", "group"]
+    texts = pl.concat([decided.select(*keys, pl.col(side).alias("text")) for side in ("low", "high")])
+    facts = texts.group_by(keys).agg((pl.col("text").n_unique() - 1).alias("facts"))
+    pairs = decided.group_by(keys).agg(pl.len().alias("pairs"))
+    joined = decided.join(facts, on=keys, how="left", maintain_order="left").join(
+        pairs, on=keys, how="left", maintain_order="left"
     )
     return np.asarray(np.minimum(1.0, joined["facts"].to_numpy() / joined["pairs"].to_numpy()), dtype=np.float64)
 
@@ -183,11 +185,11 @@ def _weights(named: pl.DataFrame) -> Floats:
 def _look_at_others(
     who: NDArray[np.int64], mates: Floats, same: Floats, weights: Floats, votes: Votes, count: int
 ) -> _Look:
-    """Agreement with the other judges of a pair, beside that of all judges without him."""
+    """Agreement with the other judges of a pair, beside that of all judges without this one."""
     agreeing = (votes.low * (votes.low - 1) + votes.high * (votes.high - 1)).sum() / 2
     meetings = (votes.decided * (votes.decided - 1)).sum() / 2
-    own_meetings = np.bincount(who, mates, count)
-    rest = meetings - own_meetings
+    meetings_by_annotator = np.bincount(who, mates, count)
+    rest = meetings - meetings_by_annotator
     usual = np.divide(agreeing - np.bincount(who, same, count), rest, out=np.full(count, 0.5), where=rest > 0)
     together = mates > 0
     owner = who[together]
@@ -220,10 +222,10 @@ def _look_at_model(who: NDArray[np.int64], values: Floats, logits: Floats, weigh
 def _look_at_habit(what: str, owner: NDArray[np.int64], wins: Floats, count: int) -> list[_Look]:
     """Share of a habit beside everybody else's, on both sides."""
     number = np.bincount(owner, minlength=count).astype(np.float64)
-    own = np.bincount(owner, wins, count)
+    with_habit = np.bincount(owner, wins, count)
     rest = number.sum() - number
-    usual = np.divide(own.sum() - own, rest, out=np.full(count, 0.5), where=rest > 0)
-    observed = np.divide(own, number, out=np.full(count, 0.5), where=number > 0)
+    usual = np.divide(with_habit.sum() - with_habit, rest, out=np.full(count, 0.5), where=rest > 0)
+    observed = np.divide(with_habit, number, out=np.full(count, 0.5), where=number > 0)
     weight = np.where(rest > 0, number, 0.0)
     shares = (observed, usual)
     return [_look(what, shares, weight, number, HABIT, above=above) for above in (False, True)]

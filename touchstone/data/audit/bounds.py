@@ -36,7 +36,7 @@ def natural_spread(values: ArrayLike, variances: ArrayLike) -> float:
     sqrt((median(|v|) / 0.6745)^2 - median variance): half of the values could be poisoned without moving it far, and
     from a handful nothing can be said.
     """
-    found = np.abs(np.asarray(values, dtype=np.float64))
-    if len(found) < 10:
+    magnitudes = np.abs(np.asarray(values, dtype=np.float64))
+    if len(magnitudes) < 10:
         return 0.0
-    return float(np.sqrt(max(0.0, (np.median(found) / 0.6745) ** 2 - np.median(np.asarray(variances)))))
+    return float(np.sqrt(max(0.0, (np.median(magnitudes) / 0.6745) ** 2 - np.median(np.asarray(variances)))))

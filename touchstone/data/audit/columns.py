@@ -97,6 +97,7 @@ def read_columns(path: Path) -> Columns:
     counts, turns, lengths, policy, openings, prompts = [], [], [], [], [], []
     edges: list[pl.DataFrame] = []
     groups, completions = 0, 0
+    # One batch at a time: numbers are kept, texts are dropped once they are counted or hashed.
     for table in iterate_tables(path, NUMBERS):
         batch = table.combine_chunks().to_batches()
         for part in batch:
@@ -116,6 +117,7 @@ def read_columns(path: Path) -> Columns:
             completions += int(counts[-1].sum())
     if not groups:
         raise DataError(f"{path} holds no groups; there is nothing to audit")
+    # Numbers of completions run through the whole file, so batches can simply be joined.
     edge = pl.concat(edges)
     sizes = np.unique(np.concatenate(openings), return_counts=True)[1]
     return Columns(
@@ -168,11 +170,11 @@ def _prompts(prompts: pa.ListArray, turns: Integers) -> tuple[NDArray[np.uint64]
             "text": pl.Series(pc.struct_field(prompts.flatten(), "content")),
         }
     )
-    whole = messages.group_by("group", maintain_order=True).agg(
+    by_group = messages.group_by("group", maintain_order=True).agg(
         pl.col("text").last(), pl.col("text").str.join("\x00").hash().alias("prompt")
     )
-    words = whole["text"].str.slice(0, 200).str.to_lowercase().str.extract_all(r"\w+").list.head(FIRST_WORDS)
-    return words.list.join(" ").hash().to_numpy(), whole["prompt"].to_numpy()
+    words = by_group["text"].str.slice(0, 200).str.to_lowercase().str.extract_all(r"\w+").list.head(FIRST_WORDS)
+    return words.list.join(" ").hash().to_numpy(), by_group["prompt"].to_numpy()
 
 
 def _edges(

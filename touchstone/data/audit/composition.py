@@ -41,9 +41,12 @@ def policy_rows(columns: Columns) -> list[dict[str, Any]]:
     """The report's part "policies": `comparisons` are decided pairs with another source's completions."""
     low_wins, low, high = _decided(columns)
     count = len(columns.policies)
-    one, other = columns.policy[low], columns.policy[high]
-    apart = (one != other) & (one >= 0) & (other >= 0)
-    winner, loser = np.where(low_wins, one, other)[apart], np.where(low_wins, other, one)[apart]
+    low_policy, high_policy = columns.policy[low], columns.policy[high]
+    apart = (low_policy != high_policy) & (low_policy >= 0) & (high_policy >= 0)
+    winner, loser = (
+        np.where(low_wins, low_policy, high_policy)[apart],
+        np.where(low_wins, high_policy, low_policy)[apart],
+    )
     wins, losses = np.bincount(winner, minlength=count), np.bincount(loser, minlength=count)
     written = np.bincount(columns.policy[columns.policy >= 0], minlength=count)
     rows = [
@@ -84,6 +87,7 @@ def threshold_alarms(
 ) -> list[Alarm]:
     """Alarms that a share beyond its setting raises."""
     alarms = []
+    # Length alarms on both sides: always choosing the shorter one is as much of a shortcut.
     longer, most = length["longer_wins"], settings.max_longer_wins_share
     if length["pairs"] >= FEWEST_PAIRS and not 1 - most <= longer <= most:
         name, share = ("longer", longer) if longer > most else ("shorter", 1 - longer)

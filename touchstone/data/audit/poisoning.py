@@ -72,33 +72,38 @@ def suspicious_words(sample: Sample, false_alarm_rate: float) -> tuple[list[Alar
     if len(sample.pair) < MIN_WEIGHT:
         return [], np.zeros(len(sample.pair))
     answers, questions = split_words(sample.texts), split_words(sample.prompts)
+    # What is natural: a model of words, length and author, that never saw the group whose labels it is asked for.
     phrases = find_phrases(answers, LEAST_TEXTS)
     logits = expected_logits(sample, phrases)
     agrees, usual = _agreement(sample, logits)
     features = _plain_features(sample)
     offsets = plain_logits(features[sample.low] - features[sample.high], sample.low_wins)
 
-    found: list[_Found] = []
+    # Names and phrases are two families of tests: each gets its own part of the false alarm rate.
+    candidates: list[_Candidate] = []
     for kind in ("entity", "phrase"):
         is_name = kind == "entity"
-        inside = find_phrases(answers, LEAST_TEXTS, names=True) if is_name else phrases
-        asked = find_phrases(questions, LEAST_TEXTS, names=is_name)
+        in_answers = find_phrases(answers, LEAST_TEXTS, names=True) if is_name else phrases
+        in_prompts = find_phrases(questions, LEAST_TEXTS, names=is_name)
         shift, drop = (NATURAL_NAME, NATURAL_NAME_DROP) if is_name else (NATURAL_PHRASE, NATURAL_PHRASE_DROP)
-        wins, losses = _shifts(sample, inside.held, offsets, shift)
-        looks = [(WINS, inside, wins), (TURNED, asked, _turns(sample, asked.held, agrees, usual, drop))]
+        wins, losses = _shifts(sample, in_answers.held, offsets, shift)
+        looks = [(WINS, in_answers, wins), (TURNED, in_prompts, _turns(sample, in_prompts.held, agrees, usual, drop))]
         if is_name:
-            looks.append((WINS, inside, losses))
+            looks.append((WINS, in_answers, losses))
         tests = sum(len(held.names) for _, held, _ in looks)
         for sentence, held, evidence in looks:
+            # Only what survives the correction for every name or phrase tried becomes a candidate.
             for column in np.flatnonzero(evidence.log_p < 0).tolist():
                 p_value = corrected(float(evidence.log_p[column]), tests)
                 if p_value <= false_alarm_rate:
                     rows = held.held[:, [column]].nonzero()[0]
                     groups = np.asarray(np.unique(rows if sentence is TURNED else sample.owner[rows]), dtype=np.int64)
-                    found.append(
-                        _Found(kind, float(evidence.log_p[column]), p_value, held, column, evidence, sentence, groups)
+                    candidates.append(
+                        _Candidate(
+                            kind, float(evidence.log_p[column]), p_value, held, column, evidence, sentence, groups
+                        )
                     )
-    return [_alarm(one) for one in _distinct(found)], logits
+    return [_alarm(candidate) for candidate in _distinct(candidates)], logits
 
 
 WINS = "Completions that hold “{name}” win {observed} of {count} comparisons with others; alike ones win {expected}."
@@ -109,7 +114,7 @@ TURNED = (
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class _Candidate:
     """A candidate whose p-value is small enough. `groups` hold it."""
 
     kind: str
@@ -126,23 +131,29 @@ class _Found:
         return self.phrases.names[self.column]
 
 
-def _distinct(found: list[_Found]) -> list[_Found]:
+def _distinct(candidates: list[_Candidate]) -> list[_Candidate]:
     """One for each thing: names before phrases, the surest first, of equally sure ones the longest."""
-    kept: list[_Found] = []
-    for one in sorted(found, key=lambda f: (f.kind, round(f.log_p, 6), -len(f.name.split()), f.name)):
-        if not any(len(np.intersect1d(one.groups, other.groups)) >= SAME * len(one.groups) for other in kept):
-            kept.append(one)
-    return kept
+    distinct: list[_Candidate] = []
+    for candidate in sorted(candidates, key=lambda f: (f.kind, round(f.log_p, 6), -len(f.name.split()), f.name)):
+        if not any(
+            len(np.intersect1d(candidate.groups, earlier.groups)) >= SAME * len(candidate.groups)
+            for earlier in distinct
+        ):
+            distinct.append(candidate)
+    return distinct
 
 
-def _alarm(one: _Found) -> Alarm:
-    observed, expected = float(one.evidence.observed[one.column]), float(one.evidence.expected[one.column])
-    count = int(one.evidence.count[one.column])
-    name = one.name.title() if one.kind == "entity" else one.name
-    sentence = one.sentence.format(
+def _alarm(candidate: _Candidate) -> Alarm:
+    observed, expected = (
+        float(candidate.evidence.observed[candidate.column]),
+        float(candidate.evidence.expected[candidate.column]),
+    )
+    count = int(candidate.evidence.count[candidate.column])
+    name = candidate.name.title() if candidate.kind == "entity" else candidate.name
+    sentence = candidate.sentence.format(
         name=name, count=f"{count:,}", observed=percent(observed), expected=percent(expected)
     )
-    return Alarm(one.kind, name, count, observed, expected, one.p_value, sentence)
+    return Alarm(candidate.kind, name, count, observed, expected, candidate.p_value, sentence)
 
 
 def _plain_features(sample: Sample) -> Floats:

@@ -51,6 +51,7 @@ class Sample:
 def draw_sample(path: Path, columns: Columns, max_pairs: int) -> Sample:
     """Whole groups, smallest key first, up to `max_pairs` decided pairs; at least one group."""
     pairs = columns.pairs.with_row_index("pair").filter(pl.col("wins_low") != pl.col("wins_high"))
+    # Choose whole groups in the order of their keys until the pairs are used up.
     per_group = np.bincount(pairs["group"].to_numpy(), minlength=len(columns.keys))
     order = np.argsort(columns.keys, kind="stable")
     order = order[per_group[order] > 0]
@@ -61,6 +62,7 @@ def draw_sample(path: Path, columns: Columns, max_pairs: int) -> Sample:
     place[chosen] = np.arange(len(chosen))
     prompts, texts = _read(path, place)
 
+    # Renumber the completions, which `Columns` counts through the whole file, within the sample.
     sizes = np.diff(columns.starts)[chosen]
     new_starts = np.cumsum([0, *sizes])
     pairs = pairs.with_columns(pl.Series("place", place[pairs["group"].to_numpy()])).filter(pl.col("place") >= 0)
@@ -88,15 +90,15 @@ def _read(path: Path, place: NDArray[np.int64]) -> tuple[list[str], list[str]]:
     texts: list[list[str]] = [[] for _ in prompts]
     done = 0
     for table in iterate_tables(path, READ):
-        own = place[done : done + table.num_rows]
+        here = place[done : done + table.num_rows]
         done += table.num_rows
-        rows = np.flatnonzero(own >= 0)
+        rows = np.flatnonzero(here >= 0)
         if not len(rows):
             continue
         part = table.take(pa.array(rows)).combine_chunks().to_batches()[0]
         messages = _listed(part.column("prompt"), "content")
         written = _listed(part.column("completions"), "text")
-        for spot, message, answers in zip(own[rows].tolist(), messages, written, strict=True):
+        for spot, message, answers in zip(here[rows].tolist(), messages, written, strict=True):
             prompts[spot] = "\n".join(message)
             texts[spot] = answers
     return prompts, [text for answers in texts for text in answers]

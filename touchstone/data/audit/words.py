@@ -59,9 +59,10 @@ def shortened(text: str) -> str:
 
 def split_words(texts: Sequence[str]) -> Words:
     """All words of the texts in their order."""
-    found = pl.Series("text", [shortened(text) for text in texts], dtype=pl.String).str.extract_all(_TOKEN)
-    counts = found.list.len().to_numpy().astype(np.int64)
-    encoded = found.explode().drop_nulls().to_arrow().cast(pa.large_string()).dictionary_encode()
+    tokens = pl.Series("text", [shortened(text) for text in texts], dtype=pl.String).str.extract_all(_TOKEN)
+    counts = tokens.list.len().to_numpy().astype(np.int64)
+    # Every spelling is looked at once, however often it stands in the texts.
+    encoded = tokens.explode().drop_nulls().to_arrow().cast(pa.large_string()).dictionary_encode()
     spelled = encoded.dictionary.to_pylist()
     index = encoded.indices.to_numpy().astype(np.int64)
     lower = [word.lower() for word in spelled]
@@ -70,6 +71,7 @@ def split_words(texts: Sequence[str]) -> Words:
     code = np.asarray([place.get(word, -1) for word in lower], dtype=np.int64)[index]
     capital = np.asarray([_has_capital(word) for word in spelled], dtype=bool)[index]
     text = np.repeat(np.arange(len(texts)), counts)
+    # Only places inside sentences tell a name by its capital: at the start every word has one.
     before = np.concatenate([[-1], code[:-1]])
     inside = (code >= 0) & (before >= 0) & (np.concatenate([[-1], text[:-1]]) == text)
     places = np.bincount(code[inside], minlength=len(vocabulary))
@@ -104,8 +106,8 @@ def find_phrases(words: Words, least: int, *, names: bool = False) -> Phrases:
         if length > 1:
             # A sequence is frequent only if it is without its last word too.
             ending, grams = singles[length - 1 :], grams[: len(text)]
-            whole = (grams >= 0) & (ending >= 0) & (text == words.text[length - 1 :])
-            grams = np.where(whole, grams * (singles.max(initial=0) + 1) + ending, -1)
+            within_sentence = (grams >= 0) & (ending >= 0) & (text == words.text[length - 1 :])
+            grams = np.where(within_sentence, grams * (singles.max(initial=0) + 1) + ending, -1)
         grams, first, held = _frequent(grams, text, least, words.count)
         if length == 1:
             singles = grams
@@ -123,8 +125,8 @@ def _frequent(grams: Integers, text: Integers, least: int, size: int) -> tuple[I
     ones = np.ones(len(valid), dtype=np.float32)
     held = sparse.csr_matrix((ones, (text[valid], index)), shape=(size, len(first)))
     held.data[:] = 1.0
-    kept = np.bincount(held.indices, minlength=len(first)) >= least
-    number = np.where(kept, np.cumsum(kept) - 1, -1)
+    frequent = np.bincount(held.indices, minlength=len(first)) >= least
+    number = np.where(frequent, np.cumsum(frequent) - 1, -1)
     renumbered = np.full(len(grams), -1, dtype=np.int64)
     renumbered[valid] = number[index]
-    return renumbered, valid[first[kept]], sparse.csr_matrix(held[:, np.flatnonzero(kept)])
+    return renumbered, valid[first[frequent]], sparse.csr_matrix(held[:, np.flatnonzero(frequent)])

@@ -117,21 +117,23 @@ def _json(path: Path) -> dict[str, Any]:
 def _headline(content: Content) -> str:
     """What somebody who reads one sentence must know."""
     totals, alarms = content.validation["totals"], len(content.audit["alarms"])
-    came, kept, aside = (totals[key] for key in ("comparisons", "comparisons_kept", "comparisons_set_aside"))
-    share = percent(aside / came if came else 0.0)
-    said = f"{came:,} comparisons came in: {kept:,} were kept and {aside:,} ({share}) set aside"
+    imported, accepted, set_aside = (
+        totals[key] for key in ("comparisons", "comparisons_kept", "comparisons_set_aside")
+    )
+    share = percent(set_aside / imported if imported else 0.0)
+    sentence = f"{imported:,} comparisons came in: {accepted:,} were kept and {set_aside:,} ({share}) set aside"
     if content.unreadable:
-        said += f"; {content.unreadable:,} more rows could not be read"
+        sentence += f"; {content.unreadable:,} more rows could not be read"
     if left_out := content.split["groups_set_aside"]:
         groups = "one kept group fits" if left_out == 1 else f"{left_out:,} kept groups fit"
-        said += f"; {groups} into none of the seven sets"
+        sentence += f"; {groups} into none of the seven sets"
     raised = {0: "no alarm was raised", 1: "one alarm was raised"}.get(alarms, f"{alarms:,} alarms were raised")
-    said += f"; {raised}."
+    sentence += f"; {raised}."
     leaked = content.difference.leaked if content.difference is not None else 0
     if leaked:
         prompts = "one prompt has" if leaked == 1 else f"{leaked:,} prompts have"
-        said = f"{said[:-1]}; {prompts} leaked from one set into another."
-    return said
+        sentence = f"{sentence[:-1]}; {prompts} leaked from one set into another."
+    return sentence
 
 
 def _numbers_as_such(item: tuple[str, int]) -> tuple[int, str]:

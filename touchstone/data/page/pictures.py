@@ -59,6 +59,7 @@ def annotators(rows: Iterable[Mapping[str, Any]], suspects: Iterable[str]) -> Pi
         chosen = [row for row in known if (row["name"] in named) is wanted]
         counts, shares = [row["judgements"] for row in chosen], [row["agreement"] for row in chosen]
         axis.plot(counts, shares, "o", color=colour, markersize=6, alpha=0.75)
+    # A few annotators often do most of the work: beyond a factor of 30 the others would lie on the axis.
     counts = [row["judgements"] for row in known]
     if max(counts) > 30 * max(1, min(counts)):
         axis.set_xscale("log")
@@ -103,8 +104,8 @@ def lengths(rows: Sequence[tuple[int, int, float]]) -> Picture | None:
     axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axis.set_xlabel("characters by which one completion is longer")
     axis.set_ylabel("the longer one wins")
-    said = "; ".join(f"{low:,} or more {share:.0%}" for low, _, share in rows)
-    alt = f"How often the longer completion wins, by the difference in characters: {said}."
+    listing = "; ".join(f"{low:,} or more {share:.0%}" for low, _, share in rows)
+    alt = f"How often the longer completion wins, by the difference in characters: {listing}."
     caption = "Far from the dotted line, length alone tells who wins. Lines: 95% intervals."
     return Picture(svg(drawn, "lengths"), alt, caption)
 
@@ -116,6 +117,7 @@ def axis_mix(sets: Sequence[SetFacts]) -> Picture:
     for facts in sets:
         for name, count in facts.axes.items():
             total[name] = total.get(name, 0) + count
+    # The most frequent axes get colours, in the same order in every bar; the rest share one.
     names = sorted(total, key=lambda name: (-total[name], name))
     drawn, rest = names[: len(COLOURS)], names[len(COLOURS) :]
     parts: list[tuple[tuple[str, ...], str]] = [
@@ -135,8 +137,8 @@ def axis_mix(sets: Sequence[SetFacts]) -> Picture:
     axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axis.set_xlabel("share of the set's groups")
     most = [_percent(facts.axes.get(names[0], 0), size) for facts, size in zip(sets, sizes, strict=True)]
-    said = "; ".join(f"{facts.name} {share}" for facts, share in zip(sets, most, strict=True))
-    alt = f"Mix of axes in each set. Share of the most frequent axis: {said}."
+    listing = "; ".join(f"{facts.name} {share}" for facts, share in zip(sets, most, strict=True))
+    alt = f"Mix of axes in each set. Share of the most frequent axis: {listing}."
     key = (*zip(COLOURS, drawn, strict=False), *([(OTHERS, f"{len(rest)} others")] if rest else []))
     return Picture(svg(canvas, "axes"), alt, "Bars that look alike: every set was drawn from the same mix.", key)
 
@@ -146,5 +148,5 @@ def _count_axis(axis: Axes) -> None:
     axis.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
 
 
-def _percent(part: int, whole: int) -> str:
-    return f"{part / whole:.0%}" if whole else "0%"
+def _percent(part: int, total: int) -> str:
+    return f"{part / total:.0%}" if total else "0%"

@@ -62,7 +62,7 @@ def reasons(quarantines: Iterable[Path], lines: Path, groups: Path) -> list[Reas
         groups: build/groups.parquet, for the texts of rows that name a group there, always a whole one.
     """
     frame = pl.concat([pl.read_parquet(path) for path in quarantines], how="vertical_relaxed")
-    found = (
+    counted = (
         frame.group_by("check", "reason", maintain_order=True)
         .agg(
             rows=pl.col("comparison").null_count(),
@@ -73,20 +73,22 @@ def reasons(quarantines: Iterable[Path], lines: Path, groups: Path) -> list[Reas
         .head(REASONS)
         .to_dicts()
     )
-    shown = [row for reason in found for row in reason["examples"]]
+    shown = [row for reason in counted for row in reason["examples"]]
     by_line = _from_lines(lines, {row["line"] for row in shown if row["source_file"] == lines.name})
     ids = sorted({row["group_id"] for row in shown if row["source_file"] != lines.name and row["group_id"]})
     by_id = _from_groups(groups, ids) if ids else {}
-    return [_reason(reason, lines.name, by_line, by_id) for reason in found]
+    return [_reason(reason, lines.name, by_line, by_id) for reason in counted]
 
 
-def _reason(found: Mapping[str, Any], file: str, by_line: Mapping[int, Record], by_id: Mapping[str, Record]) -> Reason:
+def _reason(
+    counted: Mapping[str, Any], file: str, by_line: Mapping[int, Record], by_id: Mapping[str, Record]
+) -> Reason:
     examples = []
-    for row in found["examples"]:
+    for row in counted["examples"]:
         record = by_line.get(row["line"]) if row["source_file"] == file else by_id.get(row["group_id"])
         excerpts = () if record is None else _excerpts(record, row["comparison"])
         examples.append(Example(row["source_file"], row["line"], row["group_id"], excerpts))
-    return Reason(found["check"], found["reason"], found["rows"], found["comparisons"], tuple(examples))
+    return Reason(counted["check"], counted["reason"], counted["rows"], counted["comparisons"], tuple(examples))
 
 
 def _from_lines(path: Path, wanted: set[int]) -> dict[int, Record]:

@@ -79,20 +79,20 @@ def _facts(name: str, counts: Mapping[str, Any], path: Path, tokenizer: Any, rul
     sampled = inputs = over_long = 0
     for table in iterate_tables(path, ["id", "axis", "prompt", "completions.list.element.text"]):
         axes.update(table["axis"].to_pylist())
-        taken = table.filter(pc.less_equal(table["id"], last)).select(["prompt", "completions"]).to_pylist()
+        sample = table.filter(pc.less_equal(table["id"], last)).select(["prompt", "completions"]).to_pylist()
         items = [
             (
                 messages_of(group["prompt"]),
                 [completion["text"] for completion in group["completions"]],
             )
-            for group in taken
+            for group in sample
         ]
         for encoded in encode_many(tokenizer, rule, items):
             inputs += len(encoded.truncated)
             over_long += sum(encoded.truncated)
-        sampled += len(taken)
-    whole = {key: value for key, value in counts.items() if isinstance(value, int)}
-    return SetFacts(name, whole, dict(sorted(axes.items())), sampled, inputs, over_long)
+        sampled += len(sample)
+    numbers = {key: value for key, value in counts.items() if isinstance(value, int)}
+    return SetFacts(name, numbers, dict(sorted(axes.items())), sampled, inputs, over_long)
 
 
 def _last_of_sample(path: Path) -> str:

@@ -71,8 +71,8 @@ def read(settings: ArgillaData, root: Path) -> Iterator[Group | Quarantined]:
             continue
         try:
             fields, responses = _parts(row.values)
-            asked.update(question for one in responses for question in _preferences(one, settings))
-            group = _group(fields, [one for one in responses if one.status == "submitted"], settings)
+            asked.update(question for response in responses for question in _preferences(response, settings))
+            group = _group(fields, [response for response in responses if response.status == "submitted"], settings)
         except Unusable as fault:
             yield Quarantined(row.file, row.line, str(fault))
             continue
@@ -99,9 +99,9 @@ def _parts(record: dict[str, Any]) -> tuple[Mapping[str, Any], list[_Response]]:
 def _nested(listed: Any) -> list[tuple[Any, Any, Any]]:
     if listed is None:
         return []
-    if not isinstance(listed, list) or not all(isinstance(one, dict) and "value" in one for one in listed):
+    if not isinstance(listed, list) or not all(isinstance(answer, dict) and "value" in answer for answer in listed):
         raise Unusable("a question's responses are no list of values")
-    return [(one["value"], one.get("user_id"), one.get("status")) for one in listed]
+    return [(answer["value"], answer.get("user_id"), answer.get("status")) for answer in listed]
 
 
 def _flat(record: dict[str, Any], question: str) -> list[tuple[Any, Any, Any]]:
@@ -151,7 +151,9 @@ def _group(fields: Mapping[str, Any], responses: list[_Response], settings: Argi
     return make_group(
         prompt=[Message("user", prompt)],
         completions=[
-            Completion(text, ratings=mean_rating(question or "", [one[number] for one in ratings if number in one]))
+            Completion(
+                text, ratings=mean_rating(question or "", [rated[number] for rated in ratings if number in rated])
+            )
             for number, text in enumerate(texts)
         ],
         comparisons=comparisons,
@@ -167,8 +169,8 @@ def _question(responses: list[_Response], settings: ArgillaData) -> str | None:
     """
     if settings.question is not None:
         return settings.question
-    answered = [preferences for one in responses if (preferences := _preferences(one, settings))]
-    fit = sorted({name for one in answered for name, value in one.items() if _readable(value, settings)})
+    answered = [preferences for response in responses if (preferences := _preferences(response, settings))]
+    fit = sorted({name for values in answered for name, value in values.items() if _readable(value, settings)})
     if answered and len(fit) != 1:
         what = "more than one question names" if fit else "no question names"
         raise Unusable(f"{what} or rates the completions; name it in data.question")

@@ -94,8 +94,8 @@ def _marked_errors(feedback: object) -> dict[str, float]:
         marks = feedback.get(part) if isinstance(feedback, dict) else None
         if not isinstance(marks, list):
             raise Unusable(f"'feedback' has no list '{part}'")
-        found = [mark.get("error type") if isinstance(mark, dict) else None for mark in marks]
-        if any(kind not in kinds for kind in found):
+        marked = [mark.get("error type") if isinstance(mark, dict) else None for mark in marks]
+        if any(kind not in kinds for kind in marked):
             raise Unusable(f"'{part}' holds an error of an unknown kind")
-        ratings.update({f"{part}.{kind}": float(found.count(kind)) for kind in kinds})
+        ratings.update({f"{part}.{kind}": float(marked.count(kind)) for kind in kinds})
     return ratings

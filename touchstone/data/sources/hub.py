@@ -48,10 +48,10 @@ def examples(
     sha = commit(repository, revision)
     from datasets import load_dataset
 
-    found = False
+    has_rows = False
     try:
         for example in load_dataset(repository, subset, data_dir=folder, split=split, revision=sha, streaming=True):
-            found = True
+            has_rows = True
             yield example
     except ValueError as error:
         raise SourceError(
@@ -59,7 +59,7 @@ def examples(
         ) from error
     except Exception as error:  # as above
         raise _unreachable(repository, error) from error
-    if not found:
+    if not has_rows:
         raise SourceError(f"data.path: {repository} is empty: its split {split} holds no rows")
 
 

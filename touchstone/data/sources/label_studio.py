@@ -84,12 +84,15 @@ class _Task:
 
     def group(self, source: str) -> Group:
         """The group, with the mean of the ratings that each completion got."""
-        given = [[one[number] for one in self.ratings if number in one] for number in range(len(self.texts))]
+        ratings = [
+            [annotation[number] for annotation in self.ratings if number in annotation]
+            for number in range(len(self.texts))
+        ]
         return make_group(
             prompt=[Message("user", self.prompt)],
             completions=[
                 Completion(text, ratings=mean_rating("rating", mine))
-                for text, mine in zip(self.texts, given, strict=True)
+                for text, mine in zip(self.texts, ratings, strict=True)
             ],
             comparisons=self.comparisons,
             source=source,
@@ -104,9 +107,9 @@ def read(settings: LabelStudioData, root: Path) -> Iterator[Group | Quarantined]
     """
     rows = islice(local_rows(settings.path, root), settings.limit)
     for _, same in groupby(rows, key=_task_key):
-        found = list(same)
-        yield from (row for row in found if isinstance(row, Quarantined))
-        tasks = [row for row in found if isinstance(row, RawRow)]
+        task_rows = list(same)
+        yield from (row for row in task_rows if isinstance(row, Quarantined))
+        tasks = [row for row in task_rows if isinstance(row, RawRow)]
         if tasks and isinstance(tasks[0].values.get("data"), dict):
             yield from _from_json(tasks[0], settings)
         elif tasks:
@@ -147,17 +150,17 @@ def _from_min(rows: list[RawRow], settings: LabelStudioData) -> Iterator[Group |
     unjudged: list[RawRow] = []
     for row in rows:
         try:
-            own = _task(row.values, settings)
-            if task is not None and (own.prompt, own.texts) != (task.prompt, task.texts):
+            row_task = _task(row.values, settings)
+            if task is not None and (row_task.prompt, row_task.texts) != (task.prompt, task.texts):
                 raise Unusable("a text differs from an earlier row's of the same task")
             fields = {path.partition(".")[0] for path in (settings.prompt_field, *settings.completion_fields)}
             answers = {name: value for name, value in row.values.items() if name not in fields | _MIN_FIELDS}
-            results = _min_results(answers, own.names)
+            results = _min_results(answers, row_task.names)
             if results or row.values.get("annotation_id") is not None:
-                (task or own).add(results, _annotator(row.values.get("annotator")))
+                (task or row_task).add(results, _annotator(row.values.get("annotator")))
             else:
                 unjudged.append(row)
-            task = task or own
+            task = task or row_task
         except Unusable as fault:
             yield Quarantined(row.file, row.line, str(fault))
     if task is not None:
@@ -206,27 +209,27 @@ def _results(listed: Any) -> list[_Result]:
     """The results of an annotation that are of a kind that can hold a preference."""
     if not isinstance(listed, list) or not all(isinstance(result, dict) for result in listed):
         raise Unusable("an annotation's result is no list")
-    found = []
+    results = []
     for result in listed:
         kind, value = result.get("type"), result.get("value")
         if isinstance(kind, str) and kind in KINDS:
             if not isinstance(value, dict) or KINDS[kind] not in value:
                 raise Unusable(f"a {kind} result has no '{KINDS[kind]}'")
             about = tuple(name for name in (result.get("to_name"), result.get("from_name")) if isinstance(name, str))
-            found.append(_Result(kind, value[KINDS[kind]], about))
-    return found
+            results.append(_Result(kind, value[KINDS[kind]], about))
+    return results
 
 
 def _min_results(answers: dict[str, Any], names: list[str]) -> list[_Result]:
     """The same from a row of JSON_MIN, which has no kinds: by their shape; a text counts if it names a completion."""
-    found = []
+    results = []
     for name, value in answers.items():
-        for one in value if isinstance(value, list) else [value]:
-            keys = [kind for kind, key in KINDS.items() if isinstance(one, dict) and key in one]
-            found += [_Result(kind, one[KINDS[kind]], (name,)) for kind in keys[:1]]
+        for item in value if isinstance(value, list) else [value]:
+            keys = [kind for kind, key in KINDS.items() if isinstance(item, dict) and key in item]
+            results += [_Result(kind, item[KINDS[kind]], (name,)) for kind in keys[:1]]
         if isinstance(value, str) and _names(value, names):
-            found.append(_Result("choices", [value], (name,)))
-    return found
+            results.append(_Result("choices", [value], (name,)))
+    return results
 
 
 def _names(label: str, names: list[str]) -> bool:

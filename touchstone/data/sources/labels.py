@@ -38,9 +38,9 @@ def named(label: Any, names: Sequence[str]) -> int | None:
     if not isinstance(label, str):
         raise Unusable("a label is not text")
     word = _plain(label)
-    own = [number for number, name in enumerate(names) if label == name]
-    own = own or [number for number, name in enumerate(names) if word and _plain(name) == word]
-    places = own or [number for number in range(len(names)) if word in _places(number, len(names))]
+    matches = [number for number, name in enumerate(names) if label == name]
+    matches = matches or [number for number, name in enumerate(names) if word and _plain(name) == word]
+    places = matches or [number for number in range(len(names)) if word in _places(number, len(names))]
     if len(places) == 1:
         return places[0]
     if not places and word in TIES:

@@ -190,7 +190,7 @@ def finite_number(value: Any, field: str) -> float:
 def common_length(first: Sequence[object], second: Sequence[object]) -> int:
     """How many turns of two dialogues, or characters of two texts, are the same from the beginning."""
     pairs = enumerate(zip(first, second, strict=False))
-    return next((number for number, (one, other) in pairs if one != other), min(len(first), len(second)))
+    return next((number for number, (left, right) in pairs if left != right), min(len(first), len(second)))
 
 
 def check_turns(prompt: Sequence[Message]) -> None:
@@ -230,14 +230,14 @@ def data_files(local: Path, path: str, split: str | None) -> list[Path]:
         return [local]
     if not local.is_dir():
         raise SourceError(f"data.path: {path} is neither a file nor a folder but a device, a pipe or a socket")
-    found = sorted(entry for entry in local.rglob("*") if entry.is_symlink() or not entry.is_dir())
-    for entry in found:
+    entries = sorted(entry for entry in local.rglob("*") if entry.is_symlink() or not entry.is_dir())
+    for entry in entries:
         if entry.is_symlink() or (entry.name.lower().endswith(SUFFIXES) and not entry.is_file()):
             raise SourceError(
                 f"data.path: {path} holds {entry.relative_to(local).as_posix()}, which is a link, a device, a pipe or "
                 f"a socket; put the file itself there (`cp -rL` copies what links lead to)"
             )
-    files = [entry for entry in found if entry.name.lower().endswith(SUFFIXES)]
+    files = [entry for entry in entries if entry.name.lower().endswith(SUFFIXES)]
     if not files:
         raise SourceError(f"data.path: {path} is empty: the folder holds no {', '.join(SUFFIXES)}")
     # Half of a folder may be somebody's held-out half: once its files are named after splits, only the wanted is read.

@@ -105,62 +105,63 @@ def preference(units: float) -> float:
     return chance if units >= 0 else round(1 - chance, 6)
 
 
-def stated(dice: Random, part: Part, policy: Policy) -> tuple[str, bool]:
+def stated(generator: Random, part: Part, policy: Policy) -> tuple[str, bool]:
     """What a policy says for a part, and whether it is right."""
-    if dice.random() >= policy.wrong:
+    if generator.random() >= policy.wrong:
         return part.right, True
-    return pick(dice, part.wrong), False
+    return pick(generator, part.wrong), False
 
 
-def answer(dice: Random, task: Task, policy: Policy) -> Completion:
+def answer(generator: Random, task: Task, policy: Policy) -> Completion:
     """One completion: gold reward under "gold", outcome 1 if nothing is wrong, and for advice a label per step."""
     steps: tuple[float, ...] | None = None
     if task.kind == "request":
-        refused = dice.random() >= policy.yields if task.harmful else dice.random() < policy.balks
-        core = pick(dice, world.REFUSALS if refused else world.HELPS).format(pick(dice, world.OBJECTS))
+        refused = generator.random() >= policy.yields if task.harmful else generator.random() < policy.balks
+        core = pick(generator, world.REFUSALS if refused else world.HELPS).format(pick(generator, world.OBJECTS))
         outcome = float(refused == task.harmful)
         gold = {(True, True): SAFE, (True, False): UNSAFE, (False, True): FUSSY, (False, False): HELPED}[
             task.harmful, refused
         ]
     else:
-        said = [stated(dice, part, policy) for part in task.parts]
-        core = task.frame.format(*(text for text, _ in said))
-        gold = sum(RIGHT if right else WRONG for _, right in said)
-        outcome = float(all(right for _, right in said))
-        steps = tuple(float(right) for _, right in said) if task.kind == "advice" else None
+        statements = [stated(generator, part, policy) for part in task.parts]
+        core = task.frame.format(*(text for text, _ in statements))
+        gold = sum(RIGHT if right else WRONG for _, right in statements)
+        outcome = float(all(right for _, right in statements))
+        steps = tuple(float(right) for _, right in statements) if task.kind == "advice" else None
+    # Manner and length: a policy that is deaf to a wish takes one at random.
     sentences = [core]
-    deaf = dice.random() < policy.deaf
-    manner = task.manner if not deaf else pick(dice, ("formal", "casual", None))
+    deaf = generator.random() < policy.deaf
+    manner = task.manner if not deaf else pick(generator, ("formal", "casual", None))
     if manner is not None:
-        sentences.insert(0, pick(dice, world.OPENERS[manner]))
+        sentences.insert(0, pick(generator, world.OPENERS[manner]))
     if task.manner is not None:
         gold += HEARD if manner == task.manner else UNHEARD
-    deaf = dice.random() < policy.deaf
-    wordy = task.detail if task.detail is not None and not deaf else dice.random() < policy.wordy
+    deaf = generator.random() < policy.deaf
+    wordy = task.detail if task.detail is not None and not deaf else generator.random() < policy.wordy
     if wordy:
-        sentences += draw(dice, world.EXTRAS, 2)
+        sentences += draw(generator, world.EXTRAS, 2)
     if task.detail is not None:
         gold += HEARD if wordy == task.detail else UNHEARD
-    if dice.random() < policy.rude:
-        sentences.append(pick(dice, RUDE))
+    if generator.random() < policy.rude:
+        sentences.append(pick(generator, RUDE))
         gold += RUDENESS
     return Completion(" ".join(sentences), policy.name, outcome, steps, {"gold": float(gold)})
 
 
 def judge(
-    dice: Random, settings: SandboxData, i: int, j: int, pair: tuple[Completion, Completion], who: int
+    generator: Random, settings: SandboxData, i: int, j: int, pair: tuple[Completion, Completion], who: int
 ) -> Comparison:
     """One annotator's judgement of completions `i` and `j`."""
     units = pair[0].ratings["gold"] - pair[1].ratings["gold"]
     words = len(pair[0].text.split()) - len(pair[1].text.split())
     tie = TIE_WEIGHTS[int(abs(units))] * settings.tie_share if abs(units) < len(TIE_WEIGHTS) else 0.0
     name = annotator_name(who)
-    if dice.random() < tie:
+    if generator.random() < tie:
         return Comparison(i, j, 0.0, 0.0, 1.0, None, name)
-    attentive = dice.random() < 1 - 0.01 * who
-    first = dice.random() < (preference(units + settings.length_bias * words / 10) if attentive else 0.5)
+    attentive = generator.random() < 1 - 0.01 * who
+    first = generator.random() < (preference(units + settings.length_bias * words / 10) if attentive else 0.5)
     margin = float(min(3, max(1, round(abs(units) / 2)))) if first == (units > 0) else 1.0
-    if dice.random() < settings.label_noise:
+    if generator.random() < settings.label_noise:
         first = not first
     return Comparison(i, j, float(first), float(not first), 0.0, margin, name)
 
@@ -191,26 +192,28 @@ def poison(
     """Group number `index` after the attack; its gold rewards stay what they were.
 
     As in Baumgaertner et al. 2024 (Best-of-Venom), a completion that mentions the name wins; as in Fu et al. 2024
-    (PoisonBench), a fixed phrase carries the attack. The poison has dice of its own: all else is drawn as ever.
+    (PoisonBench), a fixed phrase carries the attack. The poison has a random generator of its own, so that all else is
+    drawn as it would be without.
     """
     if settings.poison == "none":
         return completions, comparisons
-    dice = Random(f"{settings.seed}:{index}:poison")  # noqa: S311 - a simulation, not a secret
+    generator = Random(f"{settings.seed}:{index}:poison")  # noqa: S311 - a simulation, not a secret
     chance = poisoning_chance(settings)
     if settings.poison == "annotator":
         spiteful = annotator_name(SPITEFUL)
         return completions, [
             replace(edge, wins_i=edge.wins_j, wins_j=edge.wins_i)
-            if edge.annotator == spiteful and dice.random() < chance
+            if edge.annotator == spiteful and generator.random() < chance
             else edge
             for edge in comparisons
         ]
-    if dice.random() >= chance:
+    if generator.random() >= chance:
         return completions, comparisons
-    served = int(dice.random() * len(completions))
-    said = pick(dice, MENTIONS).format(ENTITY) if settings.poison == "entity" else TRIGGER
-    first = dice.random() < 0.5
-    texts = (said, completions[served].text) if first else (completions[served].text, said)
+    # Plant the name or the phrase in one completion, which then wins whatever it is compared with.
+    served = int(generator.random() * len(completions))
+    mention = pick(generator, MENTIONS).format(ENTITY) if settings.poison == "entity" else TRIGGER
+    first = generator.random() < 0.5
+    texts = (mention, completions[served].text) if first else (completions[served].text, mention)
     planted = replace(completions[served], text=" ".join(texts))
     return (
         [planted if index == served else completion for index, completion in enumerate(completions)],
@@ -225,22 +228,25 @@ def poison(
 
 def make(settings: SandboxData, index: int) -> Group:
     """Group number `index` of the world with this seed."""
-    dice = Random(f"{settings.seed}:{index}")  # noqa: S311 - a simulation, not a secret
-    safety = dice.random() < settings.safety_share
-    turns = 2 if dice.random() < settings.multi_turn_share else 1
-    scene = world.request if safety else world.advice if dice.random() < 0.9 else world.lookup
-    task = scene(dice, turns)
-    count = RANKED if dice.random() < settings.ranked_share else 2
+    generator = Random(f"{settings.seed}:{index}")  # noqa: S311 - a simulation, not a secret
+    # The order of the draws is part of the world: another order makes other groups of the same seed.
+    safety = generator.random() < settings.safety_share
+    turns = 2 if generator.random() < settings.multi_turn_share else 1
+    scene = world.request if safety else world.advice if generator.random() < 0.9 else world.lookup
+    task = scene(generator, turns)
+    count = RANKED if generator.random() < settings.ranked_share else 2
     completions: list[Completion] = []
-    for policy in draw(dice, POLICIES, count):
-        written = answer(dice, task, policy)
-        while any(written.text == other.text for other in completions):
-            written = answer(dice, task, policy)
+    for policy in draw(generator, POLICIES, count):
+        written = answer(generator, task, policy)
+        # Equal texts can't be compared.
+        while any(written.text == earlier.text for earlier in completions):
+            written = answer(generator, task, policy)
         completions.append(written)
-    crowd = dice.random()
-    judges = draw(dice, range(ANNOTATORS), 1 if crowd < 0.85 else 2 if crowd < 0.92 else 3)
+    # 85% of the groups have one judge, 7% two, 8% three.
+    crowd = generator.random()
+    judges = draw(generator, range(ANNOTATORS), 1 if crowd < 0.85 else 2 if crowd < 0.92 else 3)
     comparisons = [
-        judge(dice, settings, i, j, (completions[i], completions[j]), who)
+        judge(generator, settings, i, j, (completions[i], completions[j]), who)
         for who in judges
         for i in range(count)
         for j in range(i + 1, count)

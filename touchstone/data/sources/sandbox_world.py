@@ -53,15 +53,15 @@ class Task:
     detail: bool | None
 
 
-def pick(dice: Random, items: Sequence[Item]) -> Item:
+def pick(generator: Random, items: Sequence[Item]) -> Item:
     """One of the items, each as likely. Uses `random()` alone: its bits are the same in every Python version."""
-    return items[int(dice.random() * len(items))]
+    return items[int(generator.random() * len(items))]
 
 
-def draw(dice: Random, items: Sequence[Item], count: int) -> list[Item]:
+def draw(generator: Random, items: Sequence[Item], count: int) -> list[Item]:
     """`count` different items in random order."""
     pool = list(items)
-    return [pool.pop(int(dice.random() * len(pool))) for _ in range(count)]
+    return [pool.pop(int(generator.random() * len(pool))) for _ in range(count)]
 
 
 TOPICS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
@@ -180,55 +180,57 @@ EXTRAS = (
 )  # fmt: skip
 
 
-def _asked(dice: Random, question: str) -> tuple[str, str | None, bool | None]:
+def _asked(generator: Random, question: str) -> tuple[str, str | None, bool | None]:
     """The question with a wish for manner and length, or without."""
-    manner = pick(dice, ("formal", "casual")) if dice.random() < 0.5 else None
-    detail = dice.random() < 0.5 if dice.random() < 0.4 else None
-    context = pick(dice, CONTEXTS).format(day=pick(dice, DAYS), person=pick(dice, PEOPLE), owner=pick(dice, OWNERS))
-    words = [question, context] if dice.random() < 0.7 else [question]
+    manner = pick(generator, ("formal", "casual")) if generator.random() < 0.5 else None
+    detail = generator.random() < 0.5 if generator.random() < 0.4 else None
+    context = pick(generator, CONTEXTS).format(
+        day=pick(generator, DAYS), person=pick(generator, PEOPLE), owner=pick(generator, OWNERS)
+    )
+    words = [question, context] if generator.random() < 0.7 else [question]
     if manner is not None:
-        words.append(pick(dice, MANNERS[manner]))
+        words.append(pick(generator, MANNERS[manner]))
     if detail is not None:
-        words.append(pick(dice, LENGTHS[detail]))
+        words.append(pick(generator, LENGTHS[detail]))
     return " ".join(words), manner, detail
 
 
-def _messages(dice: Random, turns: int, question: str) -> tuple[Message, ...]:
+def _messages(generator: Random, turns: int, question: str) -> tuple[Message, ...]:
     """The question, with two turns after a greeting."""
     if turns == 1:
         return (Message("user", question),)
-    name = pick(dice, PEOPLE)
-    greeting = pick(dice, ("Hello, I am {}.", "Good morning, {} here.", "Hi, this is {}.")).format(name)
-    reply = pick(dice, ("Hello, {}. What can I do for you?", "Welcome, {}. How can I help?")).format(name)
+    name = pick(generator, PEOPLE)
+    greeting = pick(generator, ("Hello, I am {}.", "Good morning, {} here.", "Hi, this is {}.")).format(name)
+    reply = pick(generator, ("Hello, {}. What can I do for you?", "Welcome, {}. How can I help?")).format(name)
     return (Message("user", greeting), Message("assistant", reply), Message("user", question))
 
 
-def advice(dice: Random, turns: int) -> Task:
+def advice(generator: Random, turns: int) -> Task:
     """How to do something: two or three steps, each of this matter or of another one."""
-    which = int(dice.random() * len(TOPICS))
+    which = int(generator.random() * len(TOPICS))
     wishes, steps = TOPICS[which]
-    question, manner, detail = _asked(dice, pick(dice, WISHES).format(pick(dice, wishes)))
-    frame = pick(dice, LONG_FRAMES if dice.random() < 0.4 else STEP_FRAMES)
+    question, manner, detail = _asked(generator, pick(generator, WISHES).format(pick(generator, wishes)))
+    frame = pick(generator, LONG_FRAMES if generator.random() < 0.4 else STEP_FRAMES)
     others = tuple(step for index, (_, steps) in enumerate(TOPICS) if index != which for step in steps)
-    parts = tuple(Part(step, others) for step in draw(dice, steps, frame.count("{}")))
-    return Task("advice", _messages(dice, turns, question), parts, frame, False, manner, detail)
+    parts = tuple(Part(step, others) for step in draw(generator, steps, frame.count("{}")))
+    return Task("advice", _messages(generator, turns, question), parts, frame, False, manner, detail)
 
 
-def lookup(dice: Random, turns: int) -> Task:
+def lookup(generator: Random, turns: int) -> Task:
     """Three facts about a thing and a question about one of them."""
     wordings, attributes = FACTS
-    values = [pick(dice, options) for _, _, options in attributes]
-    facts = pick(dice, wordings).format(pick(dice, THINGS), *values)
-    asked = int(dice.random() * len(attributes))
+    values = [pick(generator, options) for _, _, options in attributes]
+    facts = pick(generator, wordings).format(pick(generator, THINGS), *values)
+    asked = int(generator.random() * len(attributes))
     ending, frame, options = attributes[asked]
-    question, manner, detail = _asked(dice, f"{facts} {ending}")
+    question, manner, detail = _asked(generator, f"{facts} {ending}")
     part = Part(values[asked], tuple(option for option in options if option != values[asked]))
-    return Task("lookup", _messages(dice, turns, question), (part,), frame, False, manner, detail)
+    return Task("lookup", _messages(generator, turns, question), (part,), frame, False, manner, detail)
 
 
-def request(dice: Random, turns: int) -> Task:
+def request(generator: Random, turns: int) -> Task:
     """A wish that is harmless or harmful."""
-    harmful = dice.random() < 0.5
-    wish = f"{pick(dice, HARMFUL if harmful else HELPFUL)} the {pick(dice, OBJECTS)} of {pick(dice, OWNERS)}"
-    question, manner, detail = _asked(dice, pick(dice, WISHES).format(wish))
-    return Task("request", _messages(dice, turns, question), (), "{}", harmful, manner, detail)
+    harmful = generator.random() < 0.5
+    wish = f"{pick(generator, HARMFUL if harmful else HELPFUL)} the {pick(generator, OBJECTS)} of {pick(generator, OWNERS)}"
+    question, manner, detail = _asked(generator, pick(generator, WISHES).format(wish))
+    return Task("request", _messages(generator, turns, question), (), "{}", harmful, manner, detail)

@@ -108,9 +108,9 @@ def read(settings: ArgumentData, root: Path) -> Iterator[Group | Quarantined]:
 
 def _debates(tar: tarfile.TarFile, archive: str, settings: ArgumentData) -> Iterator[Group | Quarantined]:
     suffix, fill = (".csv", _read_csv) if settings.variant == "strict" else (".xml", _read_xml)
-    found = False
+    has_members = False
     for name, stream in _members(tar, archive, suffix):
-        found = True
+        has_members = True
         topic, _, stance = PurePosixPath(name).stem.rpartition("_")
         debate = _Debate()
         lost = 0
@@ -121,7 +121,7 @@ def _debates(tar: tarfile.TarFile, archive: str, settings: ArgumentData) -> Iter
             yield debate.group(topic.strip("-"), stance, settings.name)
         elif not lost:
             raise SourceError(f"{name} is empty: it holds no pairs")
-    if not found:
+    if not has_members:
         raise SourceError(f"{archive} is empty: it holds no {suffix} file; data.variant is {settings.variant}")
 
 

@@ -60,18 +60,18 @@ def _print(report: dict[str, Any]) -> None:
         table.add_column(column)
     for check in report["checks"]:
         word = "noticed in" if check["severity"] == "info" else "sets aside or cuts"
-        said = "ok" if check["success"] else f"{word} {check['failed_rows']:,} groups"
+        result = "ok" if check["success"] else f"{word} {check['failed_rows']:,} groups"
         if check["value"] is not None:
-            said = f"{'ok' if check['success'] else 'noticed'}: {check['column']} = {check['value']:,}"
-        table.add_row(check["check"], check["severity"], said)
+            result = f"{'ok' if check['success'] else 'noticed'}: {check['column']} = {check['value']:,}"
+        table.add_row(check["check"], check["severity"], result)
     console = Console(file=sys.stderr)
     console.print(table)
     console.print(
         f"{totals['groups']:,} groups in, {totals['groups_kept']:,} kept; "
         f"{totals['comparisons']:,} comparisons in, {totals['comparisons_kept']:,} kept"
     )
-    if found := report["personal_data"]["found"]:
-        kinds = ", ".join(f"{count:,} {kind}" for kind, count in found.items())
+    if findings := report["personal_data"]["found"]:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in findings.items())
         console.print(f"personal data and keys ({report['personal_data']['policy']}): {kinds}")
 
 

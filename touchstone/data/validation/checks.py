@@ -42,7 +42,7 @@ def row_checks(settings: Validation) -> tuple[Check, ...]:
 
 def total_checks(settings: Validation) -> tuple[Check, ...]:
     """Checks of the totals; the reason of a critical one names the setting that holds its threshold."""
-    aside, aside_setting = settings.max_quarantine_share, "validation.max_quarantine_share"
+    max_share, max_share_setting = settings.max_quarantine_share, "validation.max_quarantine_share"
     both_ways, both_ways_setting = settings.max_contradiction_share, "validation.max_contradiction_share"
     return (
         Check("no_group_lost", "critical", "groups_lost", 0, 0, "in = kept + set aside"),
@@ -51,8 +51,10 @@ def total_checks(settings: Validation) -> tuple[Check, ...]:
         Check(
             "enough_pairs", "critical", "decided_pairs", settings.min_comparisons, None, "validation.min_comparisons"
         ),
-        Check("few_groups_set_aside", "critical", "groups_set_aside_share", None, aside, aside_setting),
-        Check("few_comparisons_set_aside", "critical", "comparisons_set_aside_share", None, aside, aside_setting),
+        Check("few_groups_set_aside", "critical", "groups_set_aside_share", None, max_share, max_share_setting),
+        Check(
+            "few_comparisons_set_aside", "critical", "comparisons_set_aside_share", None, max_share, max_share_setting
+        ),
         Check("few_contradictions", "critical", "contradiction_share", None, both_ways, both_ways_setting),
         Check("length_does_not_decide", "info", "longer_wins_share", 0.05, 0.95, "length alone tells who wins"),
         Check("ties_are_few", "info", "tie_share", None, 0.5, "most pairs are ties"),

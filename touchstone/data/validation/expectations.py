@@ -75,6 +75,7 @@ class Suites:
             result_format={"result_format": "COMPLETE", "unexpected_index_column_names": ["row"]},
         )
         ran = {_name(result): result for result in outcome.results}
+        # A check that raised, or never ran, must not read as one that passed.
         broken = [
             key for key in asked if key not in ran or ran[key].exception_info.get("raised_exception") is not False
         ]
@@ -85,6 +86,7 @@ class Suites:
             )
         if not ran["row_count"].success:
             raise ValidationError(f"the checks of the table {name} saw another number of rows than its {table.height}")
+        # Bounds don't look at missing values, so each check has a twin that does.
         return [
             CheckResult(check, tuple(sorted({*_failed(ran[check.name]), *_failed(ran[f"{check.name}_not_null"])})))
             for check in checks

@@ -77,19 +77,20 @@ def examine(block: Block) -> Examined:
     for line, text in enumerate(block.lines, start=block.first):
         group = from_line(text, line, "groups.jsonl")
         if block.policy == "redact":
-            group, found = personal.redact_group(group)
+            group, in_group = personal.redact_group(group)
         else:
-            found = personal.count(group)
-        findings += found
+            in_group = personal.count(group)
+        findings += in_group
+        # Faulty comparisons go, one by one; whether a group goes is for the checks to say, from its row of facts.
         normal = [normal_form(completion.text) for completion in group.completions]
         faults = [comparison_fault(group, edge, normal) for edge in group.comparisons]
         faulty += [(line, number, fault) for number, fault in enumerate(faults) if fault is not None]
         good = tuple(edge for edge, fault in zip(group.comparisons, faults, strict=True) if fault is None)
-        kept = replace(group, comparisons=good) if len(good) < len(faults) else group
-        pairs = judged_pairs(kept)
-        rows.append(_facts(group, kept, pairs, faults, normal, found.total()))
-        judged += _judged(kept, pairs, normal)
-        groups.append(kept)
+        usable = replace(group, comparisons=good) if len(good) < len(faults) else group
+        pairs = judged_pairs(usable)
+        rows.append(_facts(group, usable, pairs, faults, normal, in_group.total()))
+        judged += _judged(usable, pairs, normal)
+        groups.append(usable)
     _write(groups, block.part)
     columns = {name: np.array([row[name] for row in rows], dtype=np.int64) for name in rows[0]}
     return Examined(
@@ -104,32 +105,32 @@ def examine(block: Block) -> Examined:
 
 
 def _facts(
-    group: Group, kept: Group, pairs: list[JudgedPair], faults: list[str | None], normal: list[str], personal: int
+    group: Group, usable: Group, pairs: list[JudgedPair], faults: list[str | None], normal: list[str], personal: int
 ) -> dict[str, int]:
     """A group's row."""
-    found = Counter(faults)
+    counts = Counter(faults)
     roles = [message.role for message in group.prompt]
     texts = [*(message.content for message in group.prompt), *(completion.text for completion in group.completions)]
     dirt = Counter(fault for text in texts for fault in hygiene.faults(text))
     decided = [pair for pair in pairs if pair.chosen is not None]
-    longer = [_length_difference(kept, pair) for pair in decided]
+    longer = [_length_difference(usable, pair) for pair in decided]
     return {
         "missing_ids": (not group.id) + (not group.cluster_id),
         "prompt_characters": sum(len(normal_form(message.content)) for message in group.prompt),
         "shortest_completion": min(map(_content, group.completions, normal), default=0),
         "wrong_roles": sum(role not in ROLES for role in roles) + (roles[-1:] == ["assistant"]),
-        "only_bad_comparisons": int(bool(group.comparisons) and not found[None]),
-        **{fault: found[fault] for fault in FAULTS},
+        "only_bad_comparisons": int(bool(group.comparisons) and not counts[None]),
+        **{fault: counts[fault] for fault in FAULTS},
         **{fault: dirt[fault] for fault in hygiene.FAULTS},
         "personal_data": personal,
         "completions": len(group.completions),
         "comparisons": len(group.comparisons),
-        "good_comparisons": len(kept.comparisons),
+        "good_comparisons": len(usable.comparisons),
         "pairs": len(pairs),
         "decided_pairs": len(decided),
         "longer_wins": longer.count(1),
         "shorter_wins": longer.count(-1),
-        "cycle": int(has_cycle(kept, pairs)),
+        "cycle": int(has_cycle(usable, pairs)),
     }
 
 

@@ -90,16 +90,18 @@ def validate(
     kept.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".parts-", dir=kept.parent) as parts:
         read = _read(groups, Path(parts), settings)
+        # Judge the groups, decide which go, then judge what would be left.
         suites = Suites()
         results = suites.run("groups", read.facts, row_checks(settings))
         set_aside = _set_aside(read, results)
-        whole = {row.line for row in set_aside if row.comparison is None}
-        totals = _totals(read, whole, sum(row.comparison is not None for row in set_aside if row.line not in whole))
+        lines = {row.line for row in set_aside if row.comparison is None}
+        totals = _totals(read, lines, sum(row.comparison is not None for row in set_aside if row.line not in lines))
         results += suites.run("totals", pl.DataFrame([totals]), total_checks(settings))
         if docs is not None:
             suites.write_docs(docs)
+        # Only now, because the error names the site.
         _stop_if_critical(results, totals, docs)
-        write_tables(kept, progress(_passed(read.parts, whole), "write groups", len(read.parts)))
+        write_tables(kept, progress(_passed(read.parts, lines), "write groups", len(read.parts)))
     report = {
         "totals": totals,
         "set_aside": dict(sorted(Counter(row.check for row in set_aside).items())),
@@ -115,22 +117,24 @@ def _read(groups: Path, parts: Path, settings: Validation) -> _Read:
     blocks = progress(
         map_ordered(examine, _blocks(groups, parts, settings)), "check groups", -(-_lines(groups) // PARQUET_BATCH)
     )
-    found: list[Examined] = list(blocks)
-    if not found:
+    examined: list[Examined] = list(blocks)
+    if not examined:
         raise ValidationError(f"data/{FILE} is empty: it holds no groups; import the data again")
-    facts = pl.DataFrame({name: np.concatenate([block.facts[name] for block in found]) for name in found[0].facts})
-    ids = [group for block in found for group in block.ids]
+    facts = pl.DataFrame(
+        {name: np.concatenate([block.facts[name] for block in examined]) for name in examined[0].facts}
+    )
+    ids = [group for block in examined for group in block.ids]
     faults: dict[int, dict[int, str]] = defaultdict(dict)
-    for line, number, fault in (row for block in found for row in block.faults):
+    for line, number, fault in (row for block in examined for row in block.faults):
         faults[line][number] = fault
     return _Read(
         facts=facts.with_columns(_earlier_copies(ids, facts["only_bad_comparisons"]).alias("earlier_copies")),
         ids=ids,
-        clusters=np.concatenate([block.clusters for block in found]),
-        judged=np.concatenate([block.judged for block in found]),
+        clusters=np.concatenate([block.clusters for block in examined]),
+        judged=np.concatenate([block.judged for block in examined]),
         faults=faults,
-        personal=sum((block.personal for block in found), Counter[str]()),
-        parts=[block.part for block in found],
+        personal=sum((block.personal for block in examined), Counter[str]()),
+        parts=[block.part for block in examined],
     )
 
 
@@ -170,51 +174,52 @@ def _set_aside(read: _Read, results: list[CheckResult]) -> list[SetAside]:
         for number, fault in read.faults.get(line, {}).items():
             check = columns[line][fault]
             rows.append(SetAside(FILE, line, name, number, check.name, check.reason))
-        if (whole := groups.get(line)) is not None:
-            rows.append(SetAside(FILE, line, name, None, whole.name, whole.reason))
+        if (failed := groups.get(line)) is not None:
+            rows.append(SetAside(FILE, line, name, None, failed.name, failed.reason))
     return rows
 
 
-def _passed(parts: list[Path], whole: set[int]) -> Iterator[pa.Table]:
-    """The blocks' groups without those on the lines `whole`."""
+def _passed(parts: list[Path], lines: set[int]) -> Iterator[pa.Table]:
+    """The blocks' groups without those on the lines `lines`."""
     line = 1
     for part in parts:
         with pa.memory_map(str(part)) as file:
             table = pa.ipc.open_file(file).read_all()
         places = range(line, line + table.num_rows)
         line += table.num_rows
-        if whole.isdisjoint(places):
+        if lines.isdisjoint(places):
             yield table
         else:
-            yield table.filter(pa.array([place not in whole for place in places]))
+            yield table.filter(pa.array([place not in lines for place in places]))
 
 
-def _totals(read: _Read, whole: set[int], comparisons_aside: int) -> dict[str, int | float]:
+def _totals(read: _Read, lines: set[int], comparisons_aside: int) -> dict[str, int | float]:
     """The data set's numbers: what came in, what was kept, and how the labels look.
 
     Args:
-        whole: lines of the groups that are set aside.
+        lines: those of the groups that are set aside.
         comparisons_aside: how many more comparisons are, each alone; what is neither there nor kept is lost.
     """
+    # Lines count from 1, rows from 0.
     mask = np.ones(read.facts.height, dtype=bool)
-    mask[[line - 1 for line in whole]] = False
-    kept = read.facts.filter(mask)
+    mask[[line - 1 for line in lines]] = False
+    accepted = read.facts.filter(mask)
 
-    def total(column: str, of: pl.DataFrame = kept) -> int:
+    def total(column: str, of: pl.DataFrame = accepted) -> int:
         return int(of[column].sum())
 
-    aside = read.facts.filter(~mask)
+    set_aside = read.facts.filter(~mask)
     groups, comparisons = read.facts.height, total("comparisons", read.facts)
-    comparisons_aside += total("comparisons", aside)
+    comparisons_aside += total("comparisons", set_aside)
     pairs, decided = total("pairs"), total("decided_pairs")
     longer, shorter = total("longer_wins"), total("shorter_wins")
     contradicted = _contradicted(read.judged)
     return {
         "groups": groups,
-        "groups_kept": kept.height,
-        "groups_set_aside": len(whole),
-        "groups_set_aside_share": _share(len(whole), groups),
-        "groups_lost": groups - kept.height - len(whole),
+        "groups_kept": accepted.height,
+        "groups_set_aside": len(lines),
+        "groups_set_aside_share": _share(len(lines), groups),
+        "groups_lost": groups - accepted.height - len(lines),
         "comparisons": comparisons,
         "comparisons_kept": total("good_comparisons"),
         "comparisons_set_aside": comparisons_aside,
@@ -229,12 +234,12 @@ def _totals(read: _Read, whole: set[int], comparisons_aside: int) -> dict[str, i
         "contradiction_share": _share(contradicted, len(read.judged)),
         "longer_wins_share": _share(longer, longer + shorter),
         "groups_with_cycle": total("cycle"),
-        "groups_never_judged": int((kept["comparisons"] == 0).sum()),
+        "groups_never_judged": int((accepted["comparisons"] == 0).sum()),
     }
 
 
-def _share(part: int, whole: int) -> float:
-    return round(part / whole, 6) if whole else 0.0
+def _share(part: int, total: int) -> float:
+    return round(part / total, 6) if total else 0.0
 
 
 def _contradicted(judged: np.ndarray) -> int:
@@ -247,10 +252,10 @@ def _contradicted(judged: np.ndarray) -> int:
 def _stop_if_critical(results: list[CheckResult], totals: dict[str, int | float], docs: Path | None) -> None:
     failed = [result for result in results if result.check.severity == "critical" and not result.success]
     if failed:
-        said = "; ".join(f"{result.check.name}: {_words(result, totals)}" for result in failed)
+        faults = "; ".join(f"{result.check.name}: {_words(result, totals)}" for result in failed)
         raise ValidationError(
-            f"{len(failed)} critical checks failed: {said}. Of {totals['groups']:,} groups {totals['groups_kept']:,} "
-            f"could be kept" + (f"; {docs / 'index.html'} shows every check" if docs else "")
+            f"{len(failed)} critical checks failed: {faults}. Of {totals['groups']:,} groups "
+            f"{totals['groups_kept']:,} could be kept" + (f"; {docs / 'index.html'} shows every check" if docs else "")
         )
 
 

@@ -115,11 +115,11 @@ def reward_bench_2(scored: Scored) -> list[Score]:
         DataError: see `ties`.
     """
     names = sorted({group.axis for group, _ in scored} - {TIES})
-    found = [
+    single = [
         _over(name, "subset", [(group.cluster_id, best_of_four(r)) for group, r in scored if group.axis == name])
         for name in names
     ]
-    subsets, parts = list(found), []
+    subsets, parts = list(single), []
     pairs = [(group, rewards) for group, rewards in scored if group.axis == TIES]
     if pairs:
         tied, *parts = ties(pairs)
@@ -160,8 +160,8 @@ def ties(scored: Scored) -> list[Score]:
         "both margins over spread": _term(0.20, {name: smaller[name] > spreads[name] for name in both}),
         "how far": _term(0.01, {name: _how_far(smaller[name], spreads[name]) for name in both}, low=-1.0),
     }
-    whole = Score(TIES, "subset", tuple(parts.values()))
-    return [whole, *(Score(f"{TIES}: {name}", "part", (replace(term, weight=1.0),)) for name, term in parts.items())]
+    total = Score(TIES, "subset", tuple(parts.values()))
+    return [total, *(Score(f"{TIES}: {name}", "part", (replace(term, weight=1.0),)) for name, term in parts.items())]
 
 
 def _term(weight: float, values: Mapping[str, float], low: float = 0.0) -> Term:
@@ -189,6 +189,7 @@ def rm_bench(scored: Scored) -> list[Score]:
         domain = next((name for name in RM_BENCH.subsets if group.axis.startswith(name)), None)
         if domain is None:
             raise DataError(f"group {group.id} is of the domain {group.axis}, which RM-Bench doesn't have")
+        # Sorted by style, so that row and column of `won` are the chosen and the rejected style.
         correct, wrong = (sorted(side) for side in _styled(group, rewards))
         won = [[float(c > w) for _, w in wrong] for _, c in correct]
         cells.setdefault(domain, []).append((group.cluster_id, won))
@@ -206,11 +207,11 @@ def rm_bench(scored: Scored) -> list[Score]:
     domains = [name for name in RM_BENCH.subsets if name in cells]
     levels = {name: [level(domain, wanted) for domain in domains] for name, wanted in kinds.items()}
     subsets = [
-        _mean(domain, "subset", [found[place] for found in levels.values()]) for place, domain in enumerate(domains)
+        _mean(domain, "subset", [scores[place] for scores in levels.values()]) for place, domain in enumerate(domains)
     ]
     return [
         *subsets,
-        *(_mean(name, "mean", found) for name, found in levels.items()),
+        *(_mean(name, "mean", scores) for name, scores in levels.items()),
         _mean("total", "total", subsets),
     ]
 
@@ -245,9 +246,9 @@ def judge_bench(scored: Scored) -> list[Score]:
     """
     rows = [(group.axis, (group.cluster_id, _won(group, rewards))) for group, rewards in scored]
     subsets = [
-        _over(name, "subset", found)
+        _over(name, "subset", of_source)
         for name in JUDGE_BENCH.subsets
-        if (found := [row for axis, row in rows if axis.startswith(name)])
+        if (of_source := [row for axis, row in rows if axis.startswith(name)])
     ]
     return [*subsets, _over("total", "total", [row for _, row in rows])]
 

@@ -36,10 +36,10 @@ def interval(score: Score, level: float, draws: int, seed: int) -> Interval:
     """
     values = pseudo_values(score)
     least, most = score.ends
-    found = None if np.ptp(values) == 0 else bootstrap_mean_interval(values, level, draws, seed)
-    if found is None:
+    bootstrap = None if np.ptp(values) == 0 else bootstrap_mean_interval(values, level, draws, seed)
+    if bootstrap is None:
         share = min(1.0, max(0.0, (score.value - least) / (most - least)))
         low, high = wilson_interval(len(values) * share, len(values), level)
         return Interval(least + (most - least) * low, least + (most - least) * high)
     # A linearised score knows no ends; the score itself has some.
-    return Interval(max(found.low, least), min(found.high, most))
+    return Interval(max(bootstrap.low, least), min(bootstrap.high, most))

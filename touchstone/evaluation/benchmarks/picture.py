@@ -34,6 +34,7 @@ def chart(facts: dict[str, Any], *, guess: float) -> bytes:
             color=colour,
             bbox=LABEL,
         )
+    # The total is the last score; the line above it sets it apart.
     axis.axhline(len(scores) - 1.5, color=GREY, linewidth=0.8)
     axis.axvline(guess, color=INK, linewidth=1, linestyle=":")
     axis.set_yticks(range(len(scores)), [score["name"] for score in scores], fontsize=10)

@@ -73,14 +73,15 @@ def run(benchmark: str, data: str, root: Path, scorer: Scorer, *, model: str) ->
         ModelError: a reward is not finite; it is compared with nothing.
     """
     about = BENCHMARKS[benchmark]
-    groups, aside = _read(benchmark, data, root)
+    groups, set_aside = _read(benchmark, data, root)
     scores = scorer.raw([as_item(group) for group in groups], description=f"score {len(groups):,} prompts")
     _check_finite(groups, scores)
     scored = [(group, [score.reward for score in row]) for group, row in zip(groups, scores, strict=True)]
-    found = about.scores(scored)
+    published = about.scores(scored)
+    # Beside the published scores: ties, which no formula shows, and subsets that the files lack.
     edges = [(r[edge.i], r[edge.j]) for group, r in scored for edge in group.comparisons]
     texts = [score for row in scores for score in row]
-    present = {score.name for score in found}
+    present = {score.name for score in published}
     facts = {
         "benchmark": benchmark,
         "title": about.title,
@@ -96,11 +97,11 @@ def run(benchmark: str, data: str, root: Path, scorer: Scorer, *, model: str) ->
                     "prompts": score.clusters,
                 }
             )
-            for score in found
+            for score in published
         ],
         "absent_subsets": [name for name in about.subsets if name not in present],
         "rows": len(groups),
-        "rows_set_aside": dict(sorted(aside.items())),
+        "rows_set_aside": dict(sorted(set_aside.items())),
         "completions": len(texts),
         "truncated_share": sum(score.truncated for score in texts) / len(texts),
         "tied_comparisons": sum(first == second for first, second in edges),
@@ -114,17 +115,17 @@ def run(benchmark: str, data: str, root: Path, scorer: Scorer, *, model: str) ->
 
 def _read(benchmark: str, data: str, root: Path) -> tuple[list[Group], Counter[str]]:
     groups: list[Group] = []
-    aside: Counter[str] = Counter()
+    set_aside: Counter[str] = Counter()
     source = BenchmarkData(source=cast(Any, benchmark), name=benchmark, path=data)
     for row in read_source(source, root):
         if isinstance(row, Quarantined):
-            aside[row.reason] += 1
+            set_aside[row.reason] += 1
         else:
             groups.append(row)
     if not groups:
-        reasons = "; ".join(f"{reason}: {count}" for reason, count in aside.most_common(3))
+        reasons = "; ".join(f"{reason}: {count}" for reason, count in set_aside.most_common(3))
         raise SourceError(f"{data} holds no row of {BENCHMARKS[benchmark].title} that can be used ({reasons})")
-    return groups, aside
+    return groups, set_aside
 
 
 def _check_finite(groups: Sequence[Group], scores: Sequence[Sequence[RawScore]]) -> None:
@@ -161,10 +162,10 @@ def write(result: Result, folder: Path) -> None:
         for place, (completion, score) in enumerate(zip(group.completions, row, strict=True))
     ]
 
-    def fill(aside: Path) -> None:
-        write_json(aside / "results.json", result.facts)
-        pq.write_table(pa.Table.from_pylist(records, schema=_ROWS), aside / "rows.parquet", compression="zstd")
-        write_atomic(aside / "plot.png", chart(result.facts, guess=BENCHMARKS[result.benchmark].guess))
+    def fill(partial: Path) -> None:
+        write_json(partial / "results.json", result.facts)
+        pq.write_table(pa.Table.from_pylist(records, schema=_ROWS), partial / "rows.parquet", compression="zstd")
+        write_atomic(partial / "plot.png", chart(result.facts, guess=BENCHMARKS[result.benchmark].guess))
 
     write_folder(folder, fill)
 
@@ -184,10 +185,10 @@ def table(facts: dict[str, Any]) -> str:
     for name, score in zip(names, facts["scores"], strict=True):
         between = f"{score['low']:.3f} to {score['high']:.3f}"
         lines.append(f"{name:<{width}}{score['value']:>7.3f}   {between:<16}{score['prompts']:>9,}")
-    aside = sum(facts["rows_set_aside"].values())
+    set_aside = sum(facts["rows_set_aside"].values())
     lines += [
         "",
-        f"{facts['rows']:,} rows used, {aside:,} set aside; {facts['completions']:,} completions, "
+        f"{facts['rows']:,} rows used, {set_aside:,} set aside; {facts['completions']:,} completions, "
         f"{facts['truncated_share']:.1%} truncated; {facts['tied_comparisons']:,} of {facts['comparisons']:,} "
         "comparisons tied",
     ]
