@@ -108,7 +108,7 @@ def cross_fit(build: Path, settings: Settings, work: Path, folds: int = FOLDS) -
     Raises:
         GateError: there are too few clusters, the base itself may have learnt from the comparisons, the candidate is
             of another recipe, a stage failed, or something of a scored fold was about to be learnt from.
-        ArtifactError, DataError: `build` or a finished fold can't be read_pairs.
+        ArtifactError, DataError: `build` or a finished fold can't be read.
     """
     if settings.model.kind == "pretrained" and settings.model.keep_head:
         raise GateError(
@@ -144,7 +144,7 @@ def cross_fit(build: Path, settings: Settings, work: Path, folds: int = FOLDS) -
 
 def write(found: CrossFit, path: Path) -> None:
     """Write one row per judged pair, with SCHEMA."""
-    pq.writeto_table(to_table(found), path, compression="zstd")
+    pq.write_table(to_table(found), path, compression="zstd")
 
 
 def join_near(pool: Sequence[Group], threshold: float, folder: Path) -> dict[str, str]:
@@ -153,7 +153,7 @@ def join_near(pool: Sequence[Group], threshold: float, folder: Path) -> dict[str
     The split keeps near duplicates in one set, which is not enough here: folds cut through sets.
 
     Args:
-        folder: for a copy of the pool, which is read_pairs in a stream.
+        folder: for a copy of the pool, which is read in a stream.
     """
     path = folder / "groups.parquet"
     write_parquet(path, pool)
@@ -172,7 +172,7 @@ def join_near(pool: Sequence[Group], threshold: float, folder: Path) -> dict[str
 
 
 def assign_folds(pool: Sequence[Group], families: Families, folds: int, seed: int) -> list[int]:
-    """Each group's fold: whole families, the largest first, each to the fold with fewest pairs_of.
+    """Each group's fold: whole families, the largest first, each to the fold with fewest pairs.
 
     Equal sizes come in the order of a hash of family and seed, so nobody's order of rows chooses.
 
@@ -289,7 +289,7 @@ def _fit(build: Path, settings: Settings, parts: Parts, families: Families, fold
     shutil.copyfile(_set(build, "reference"), _set(place / "build", "reference"))
     write_parquet(place / "scored.parquet", parts.scored)
     (place / "params.yaml").write_text(dump(settings), encoding="utf-8")
-    # From the files, because they are what the stages read_pairs.
+    # From the files, because they are what the stages read.
     seen = [group for name in learnt for group in read_parquet(_set(place / "build", name))]
     check_apart(read_parquet(place / "scored.parquet"), seen, families)
     if settings.model.kind == "pretrained":

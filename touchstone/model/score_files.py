@@ -22,6 +22,7 @@ import torch
 from touchstone.errors import DataError
 from touchstone.groups import Group, read_parquet
 from touchstone.model.scoring import RawScore, Scorer, as_item, padded_scores, prepare
+from touchstone.runtime.stage import run_stage
 
 Batching = Literal["budget", "alone", "8", "32"]
 """How the command batches: groups by token budget as everywhere else, or one padded row per completion, so many in
@@ -120,3 +121,7 @@ def rescore(
         precision = scorer.card.centering.score_dtype
         scores = padded_scores(scorer.model, items, rows=rows, precision=precision, description=description)
     return [row[::-1] for row in scores[::-1]] if reverse else scores
+
+
+if __name__ == "__main__":
+    run_stage(main)

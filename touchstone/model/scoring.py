@@ -16,10 +16,8 @@ from touchstone.groups import Group, Message
 from touchstone.model.card import Card, verify_digests
 from touchstone.model.layout import Batch, Precision, make_batches, padded_batch, rewards, shares_prompt
 from touchstone.model.network import RewardModel, load_reward_model
-from touchstone.model.score_files import main
 from touchstone.model.templating import EncodedGroup, ScoringRule, encode_many
 from touchstone.runtime.progress import progress
-from touchstone.runtime.stage import run_stage
 
 Item = tuple[Sequence[Message], Sequence[str]]
 """A prompt and the completions to score."""
@@ -237,7 +235,3 @@ def to_device(model: RewardModel) -> None:
 def tolerance(card: Card) -> float:
     """Largest absolute difference of raw rewards that counts as the same score, for the artifact's precision."""
     return FP32_TOLERANCE if card.centering.score_dtype == "fp32" else BF16_TOLERANCE * card.centering.sd
-
-
-if __name__ == "__main__":
-    run_stage(main)
