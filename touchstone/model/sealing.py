@@ -29,10 +29,9 @@ from touchstone.model import card as cards
 from touchstone.model.card import Calibration, Card, Centering, SelfTest, Turn
 from touchstone.model.layout import Precision
 from touchstone.model.network import RewardModel, load_reward_model
+from touchstone.model.scores import FP32_TOLERANCE, RawScore
 from touchstone.model.scoring import (
-    FP32_TOLERANCE,
     TOKEN_BUDGET,
-    RawScore,
     Scorer,
     as_item,
     prepare,
