@@ -12,15 +12,15 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from benchmarks.gate.sandbox import ROOT, configure, make_world, seal
 from touchstone.gate import case, judge
-from touchstone.gate.fresh_scores import Job, Scores
+from touchstone.gate.fresh_scores import Job, Role, Scores
 from touchstone.groups import Group, judged_pairs, read_parquet
-from touchstone.model.scoring import RawScore
+from touchstone.model.scores import RawScore
 from touchstone.settings import dump, load
 
 PAIRS_PER_GROUP = 1.7
@@ -45,9 +45,9 @@ def prepare(folder: Path, comparisons: int) -> None:
     (folder / "params.yaml").write_text(dump(settings))
 
 
-def given(jobs: Sequence[Job], _: Path) -> list[Scores]:
+def given(jobs: Mapping[Role, Job], _: Path) -> dict[Role, Scores]:
     """Scores at once: gold, and noise by the text."""
-    return [[_scores(group, NOISE[job.artifact.name]) for group in job.groups] for job in jobs]
+    return {role: [_scores(group, NOISE[job.artifact.name]) for group in job.groups] for role, job in jobs.items()}
 
 
 def _scores(group: Group, sd: float) -> list[RawScore]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +12,11 @@ from touchstone import statistics as st
 from touchstone.data import splits
 from touchstone.data.sources import sandbox
 from touchstone.gate import case, judge, record
-from touchstone.gate.fresh_scores import Job, Scores
+from touchstone.gate.fresh_scores import Job, Role, Scores, Scoring
 from touchstone.groups import Group, judged_pairs, read_parquet, set_digest, write_parquet
 from touchstone.model import card as cards
 from touchstone.model.card import Calibration, Card, Centering
-from touchstone.model.scoring import RawScore
+from touchstone.model.scores import RawScore
 from touchstone.settings import Settings, compose
 from touchstone.settings.checks import SETS
 from touchstone.settings.data import SandboxData
@@ -153,20 +153,20 @@ def seal(folder: Path, world: World, rewards: Rewards, seed: int) -> Path:
     return folder
 
 
-def scoring(models: dict[str, Rewards]) -> Callable[[Sequence[Job], Path], list[Scores]]:
+def scoring(models: dict[str, Rewards]) -> Scoring:
     """Scores by the name of the artifact's folder, in place of a process that loads it."""
 
-    def score(jobs: Sequence[Job], _: Path) -> list[Scores]:
-        return [
-            [
+    def score(jobs: Mapping[Role, Job], _: Path) -> dict[Role, Scores]:
+        return {
+            role: [
                 [
                     RawScore(models[job.artifact.name](group, text.text), False, len(text.text.split()))
                     for text in group.completions
                 ]
                 for group in job.groups
             ]
-            for job in jobs
-        ]
+            for role, job in jobs.items()
+        }
 
     return score
 

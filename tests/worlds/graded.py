@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tests.places import ROOT
 from touchstone import settings as settings_module
 from touchstone.gate import judge
-from touchstone.gate.fresh_scores import Job, Scores
+from touchstone.gate.fresh_scores import Job, Role, Scores
 from touchstone.groups import Comparison, Completion, Group, Message, make_group, set_digest
 from touchstone.model import card as cards
 from touchstone.model.card import Calibration, Card, Centering
-from touchstone.model.scoring import RawScore
+from touchstone.model.scores import RawScore
 from touchstone.runtime import ledger
 
 DEFAULTS = settings_module.load(ROOT / "params.yaml")
@@ -115,22 +115,18 @@ class Scorer:
         self.truncated = False
         self.probe_reward = -1e6
 
-    def __call__(self, jobs: Sequence[Job], work: Path) -> list[Scores]:
+    def __call__(self, jobs: Mapping[Role, Job], work: Path) -> dict[Role, Scores]:
         kinds = [entry["kind"] for entry in ledger.read(self.ledger)]
-        found = []
-        for job in jobs:
-            self.asked.append((job.artifact.name, len(job.groups), kinds))
-            rule = self.rules[job.artifact.name]
-            found.append(
-                [
-                    [
-                        RawScore(self.reward(rule, g, k), self.truncated, len(c.text))
-                        for k, c in enumerate(g.completions)
-                    ]
-                    for g in job.groups
-                ]
-            )
-        return found
+        self.asked += [(job.artifact.name, len(job.groups), kinds) for job in jobs.values()]
+        return {role: [self.scores(job, group) for group in job.groups] for role, job in jobs.items()}
+
+    def scores(self, job: Job, group: Group) -> list[RawScore]:
+        """The scores of one group, by the rule of the artifact's folder."""
+        rule = self.rules[job.artifact.name]
+        return [
+            RawScore(self.reward(rule, group, k), self.truncated, len(completion.text))
+            for k, completion in enumerate(group.completions)
+        ]
 
     def reward(self, rule: Rule, group: Group, place: int) -> float:
         """The rule's reward; probes have no gold for it to go by."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -17,11 +17,11 @@ from touchstone.gate import holdout_ledger, record
 from touchstone.gate import judge as judge_module
 from touchstone.gate.case import Champion
 from touchstone.gate.checks import Verdict
-from touchstone.gate.fresh_scores import Job, Scores
+from touchstone.gate.fresh_scores import Job, Role, Scores
 from touchstone.gate.judge import ledger_file, recompute
 from touchstone.gate.record import Decision, Provenance, load_decision
 from touchstone.groups import Group, write_parquet
-from touchstone.model.scoring import RawScore
+from touchstone.model.scores import RawScore
 from touchstone.registry import Registry, Version
 from touchstone.runtime.files import digest_text, digest_value
 from touchstone.settings.checks import SETS
@@ -32,14 +32,17 @@ SEEDS = {name: number for number, name in enumerate(SETS)} | {"calibration": 101
 _KEEP = tempfile.TemporaryDirectory(prefix="touchstone-tests-")
 
 
-def formula(jobs: Sequence[Job], work: Path) -> list[Scores]:
+def formula(jobs: Mapping[Role, Job], work: Path) -> dict[Role, Scores]:
     """Scores that depend on the artifact and the text alone, in no time: right as often as a coin."""
 
     def score(job: Job, group: Group, place: int) -> RawScore:
         text = group.completions[place].text
         return RawScore(int(digest_text(job.digest + group.id + text)[:8], 16) / 2**31 - 1.0, False, len(text.split()))
 
-    return [[[score(job, group, k) for k in range(len(group.completions))] for group in job.groups] for job in jobs]
+    return {
+        role: [[score(job, group, k) for k in range(len(group.completions))] for group in job.groups]
+        for role, job in jobs.items()
+    }
 
 
 def write_sets(folder: Path) -> None:

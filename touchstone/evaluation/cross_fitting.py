@@ -36,8 +36,7 @@ from touchstone.evaluation.baselines import BEST_POSSIBLE, LinearBaseline, bayes
 from touchstone.evaluation.rows import ROW_SCHEMA, differences, score_rows
 from touchstone.groups import Group, judged_pairs, read_parquet, set_digest, write_parquet
 from touchstone.model import card as cards
-from touchstone.model.score_files import read_scores
-from touchstone.model.scoring import RawScore
+from touchstone.model.scores import RawScore, read_scores, scored_by
 from touchstone.runtime.files import digest_value, write_folder
 from touchstone.runtime.parallel import threads_of
 from touchstone.runtime.places import PACKAGE
@@ -379,8 +378,7 @@ def _read(kept: Path, parts: Parts) -> tuple[cards.Card, Scores]:
         GateError: they are not of this fold.
     """
     card = cards.read(kept)
-    scored_by = (pq.read_schema(kept / SCORES).metadata or {}).get(b"touchstone_artifact", b"").decode()
-    if scored_by != card.digest or card.calibration.calibration_digest != set_digest(parts.calibration):
+    if scored_by(kept / SCORES) != card.digest or card.calibration.calibration_digest != set_digest(parts.calibration):
         raise GateError(f"{kept} holds another model's scores; remove that folder and judge again")
     return card, read_scores(kept / SCORES, parts.scored)
 

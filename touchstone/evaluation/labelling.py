@@ -9,7 +9,7 @@ from typing import Any
 
 from touchstone import statistics
 from touchstone.groups import Group, judged_pairs
-from touchstone.model.scoring import RawScore
+from touchstone.model.scores import RawScore
 from touchstone.runtime.files import canonical_json, write_atomic
 
 MOST_PROMPTS = 500

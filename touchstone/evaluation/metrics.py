@@ -15,7 +15,7 @@ from touchstone.evaluation.baselines import (
 )
 from touchstone.evaluation.rows import Row, completions, score_rows
 from touchstone.groups import Group
-from touchstone.model.scoring import RawScore
+from touchstone.model.scores import RawScore
 
 LEVEL = 0.95
 DRAWS = 2_000

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from touchstone import statistics as st
 from touchstone.groups import Group, JudgedPair, judged_pairs
-from touchstone.model.scoring import RawScore
+from touchstone.model.scores import RawScore
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from touchstone.evaluation.baselines import baseline_differences
 from touchstone.evaluation.rows import score_rows
 from touchstone.gate import disagreements, probes, rows
 from touchstone.gate.case import Case
-from touchstone.gate.fresh_scores import AGAIN, Job, Scores, Scoring
+from touchstone.gate.fresh_scores import AGAIN, Job, Role, Scores, Scoring
 from touchstone.gate.record import DISAGREEMENTS, PROBES, ROWS, SEEDS, TEXTS, TRAIN_PROMPTS
 from touchstone.groups import Group, judged_pairs
 from touchstone.statistics import Floats
@@ -37,6 +37,10 @@ SEEDS_SCHEMA = pa.schema(
     [("artifact", pa.string()), ("row", pa.int32()), ("reward_first", pa.float64()), ("reward_second", pa.float64())]
 )
 
+CANDIDATE: Role = "candidate"
+CHAMPION: Role = "champion"
+"""Roles of jobs; a repeat's is its name in AGAIN, and `_seed` names those of other seeds."""
+
 
 @dataclass(frozen=True)
 class Scored:
@@ -49,11 +53,11 @@ class Scored:
 def judge_baselines(case: Case) -> dict[str, dict[str, Floats]]:
     """D of every judged pair of holdout and confirm by set and baseline; the linear one is fitted once."""
     holdout, confirm = case.groups["holdout"], case.groups["confirm"]
-    found = baseline_differences([*holdout, *confirm], case.groups["train"], case.groups["calibration"])
+    differences = baseline_differences([*holdout, *confirm], case.groups["train"], case.groups["calibration"])
     border = sum(len(judged_pairs(group)) for group in holdout)
     return {
-        "holdout": {name: values[:border] for name, values in found.items()},
-        "confirm": {name: values[border:] for name, values in found.items()},
+        "holdout": {name: values[:border] for name, values in differences.items()},
+        "confirm": {name: values[border:] for name, values in differences.items()},
     }
 
 
@@ -63,28 +67,35 @@ def score_holdout(case: Case, work: Path, score: Scoring, baselines: Mapping[str
     Raises:
         GateError: a scoring process failed, or gave other texts than it was asked for.
     """
+    # Score: first what takes longest, so that no core idles at the end.
     groups = case.groups["holdout"]
     sample = _sample(groups, case.limits.reload_texts)
     probing = probes.probing_groups(groups, case.limits.probe_prompts)
-    candidate, *others = _jobs(case, groups)
-    repeats = [replace(candidate, groups=sample, options=options) for options in AGAIN.values()]
-    seeds = [Job(path, card.digest, groups, case.threads) for path, card in case.seeds]
-    # The probes share the candidate's process: most of a short one's time is loading.
-    found = iter(score([replace(candidate, groups=[*groups, *probing]), *repeats, *others, *seeds], work))
-    both = next(found)
-    own = both[: len(groups)]
-    again = [next(found) for _ in AGAIN]
-    pq.write_table(probes.to_table(probing, both[len(groups) :]), work / PROBES, compression="zstd")
-    champion = next(found) if others else None
-    if seeds:
-        pq.write_table(_seeds(case, list(found)), work / SEEDS, compression="zstd")
-    pq.write_table(_texts(groups, own, sample, again), work / TEXTS, compression="zstd")
+    jobs = _jobs(case, groups)
+    repeated = replace(jobs[CANDIDATE], groups=sample)
+    # The probes share the candidate's batches: each loading more would take longer than they do.
+    jobs[CANDIDATE] = replace(jobs[CANDIDATE], groups=[*groups, *probing])
+    jobs |= {
+        _seed(place): Job(path, card.digest, groups, case.threads) for place, (path, card) in enumerate(case.seeds)
+    }
+    jobs |= {way: replace(repeated, options=options) for way, options in AGAIN.items()}
+    scores = score(jobs, work)
+    candidate, probed = scores[CANDIDATE][: len(groups)], scores[CANDIDATE][len(groups) :]
+    champion = scores.get(CHAMPION)
+    # Write the evidence.
+    pq.write_table(probes.to_table(probing, probed), work / PROBES, compression="zstd")
+    if case.seeds:
+        pq.write_table(_seeds(case, scores), work / SEEDS, compression="zstd")
+    texts = _texts(groups, candidate, sample, {way: scores[way] for way in AGAIN})
+    pq.write_table(texts, work / TEXTS, compression="zstd")
     (work / TRAIN_PROMPTS).write_text("".join(f"{prompt}\n" for prompt in sorted(case.prompts["train"])))
-    _write_rows(case, work, "holdout", own, champion, baselines)
-    other = case.champion_card.calibration.temperature if case.champion_card else None
+    _write_rows(case, work, "holdout", candidate, champion, baselines)
+    champion_temperature = case.champion_card.calibration.temperature if case.champion_card else None
     held_out = rows.read(work / ROWS, "holdout")
-    disagreements.write_disagreements(work / DISAGREEMENTS, groups, held_out, case.card.calibration.temperature, other)
-    return Scored(own, champion)
+    disagreements.write_disagreements(
+        work / DISAGREEMENTS, groups, held_out, case.card.calibration.temperature, champion_temperature
+    )
+    return Scored(candidate, champion)
 
 
 def score_confirm(case: Case, work: Path, score: Scoring, baselines: Mapping[str, Floats]) -> None:
@@ -95,50 +106,57 @@ def score_confirm(case: Case, work: Path, score: Scoring, baselines: Mapping[str
     """
     groups = case.groups["confirm"]
     scores = score(_jobs(case, groups), work)
-    _write_rows(case, work, "confirm", scores[0], scores[1] if case.champion else None, baselines)
+    _write_rows(case, work, "confirm", scores[CANDIDATE], scores.get(CHAMPION), baselines)
 
 
-def _jobs(case: Case, groups: Sequence[Group]) -> list[Job]:
+def _jobs(case: Case, groups: Sequence[Group]) -> dict[Role, Job]:
     """One job for the candidate, and one for the champion where there is one."""
-    jobs = [Job(case.build / "artifact", case.card.digest, groups, case.threads)]
+    jobs = {CANDIDATE: Job(case.build / "artifact", case.card.digest, groups, case.threads)}
     if case.champion is not None and case.champion_card is not None:
-        jobs.append(Job(case.champion.artifact, case.champion_card.digest, groups, case.threads))
+        jobs[CHAMPION] = Job(case.champion.artifact, case.champion_card.digest, groups, case.threads)
     return jobs
+
+
+def _seed(place: int) -> Role:
+    """The role of the artifact with another seed that stands there in the case."""
+    return f"seed {place + 1}"
 
 
 def _sample(groups: Sequence[Group], count: int) -> list[Group]:
     """Groups spread evenly over the set that hold at least `count` completions (all, where there are fewer)."""
     total = sum(len(group.completions) for group in groups)
     step = max(1, total // count)
-    taken = list(groups[::step])
-    while sum(len(group.completions) for group in taken) < min(count, total):
-        taken.append(next(group for group in groups if group not in taken))
-    return taken
+    sample = list(groups[::step])
+    while sum(len(group.completions) for group in sample) < min(count, total):
+        sample.append(next(group for group in groups if group not in sample))
+    return sample
 
 
-def _texts(groups: Sequence[Group], scores: Scores, sample: Sequence[Group], again: Sequence[Scores]) -> pa.Table:
+def _texts(
+    groups: Sequence[Group], scores: Scores, sample: Sequence[Group], repeated: Mapping[str, Scores]
+) -> pa.Table:
     """One row per completion, with the rewards of the repeated scoring where it was in the sample."""
-    repeated = [
-        {
+    repeated_rewards = {
+        way: {
             (group.id, place): score.reward
-            for group, found in zip(sample, scored, strict=True)
-            for place, score in enumerate(found)
+            for group, row in zip(sample, again, strict=True)
+            for place, score in enumerate(row)
         }
-        for scored in again
-    ]
+        for way, again in repeated.items()
+    }
     records = []
-    for group, found in zip(groups, scores, strict=True):
-        won = _wins(group)
-        for place, score in enumerate(found):
+    for group, row in zip(groups, scores, strict=True):
+        wins = _wins(group)
+        for place, score in enumerate(row):
             records.append(
                 {
                     "group_id": group.id,
                     "completion": place,
                     "tokens": score.tokens,
                     "truncated": score.truncated,
-                    "wins": won.get(place),
+                    "wins": wins.get(place),
                     "reward": score.reward,
-                    **{way: rewards.get((group.id, place)) for way, rewards in zip(AGAIN, repeated, strict=True)},
+                    **{way: rewards.get((group.id, place)) for way, rewards in repeated_rewards.items()},
                 }
             )
     return pa.Table.from_pylist(records, schema=TEXTS_SCHEMA)
@@ -155,11 +173,12 @@ def _wins(group: Group) -> dict[int, float]:
     return {place: won[place] / count for place, count in judgements.items() if count}
 
 
-def _seeds(case: Case, scores: Sequence[Scores]) -> pa.Table:
+def _seeds(case: Case, scores: Mapping[Role, Scores]) -> pa.Table:
+    groups = case.groups["holdout"]
     records = [
-        {"artifact": card.digest, "row": place, "reward_first": row.reward_first, "reward_second": row.reward_second}
-        for (_, card), found in zip(case.seeds, scores, strict=True)
-        for place, row in enumerate(score_rows(case.groups["holdout"], found))
+        {"artifact": card.digest, "row": number, "reward_first": row.reward_first, "reward_second": row.reward_second}
+        for place, (_, card) in enumerate(case.seeds)
+        for number, row in enumerate(score_rows(groups, scores[_seed(place)]))
     ]
     return pa.Table.from_pylist(records, schema=SEEDS_SCHEMA)
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import subprocess
+import contextlib
+import json
+import math
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-
-import pyarrow.parquet as pq
 
 from touchstone.errors import GateError
 from touchstone.groups import Group, write_parquet
-from touchstone.model.score_files import read_scores
-from touchstone.model.scoring import RawScore
-from touchstone.runtime.progress import progress
+from touchstone.model.scores import RawScore, read_scores, scored_by
+from touchstone.runtime import processes
+from touchstone.runtime.processes import Dialogue
 
 AGAIN: dict[str, tuple[str, ...]] = {
     "one by one": ("--batching", "alone"),
@@ -24,17 +26,18 @@ AGAIN: dict[str, tuple[str, ...]] = {
 """How some texts are scored again, by the name of the column that keeps the rewards."""
 
 AT_ONCE = 2
-"""Scoring processes side by side: most of a short one's time is loading."""
+"""Scoring processes side by side."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What one process scores.
+    """What is scored in fresh processes.
 
     Attributes:
         artifact, digest: the sealed artifact's folder, and what it must be.
-        threads: CPU threads of the process.
-        options: command-line options of `touchstone.model.score_files`, which change batches and nothing else.
+        threads: CPU threads of a process.
+        options: command-line options of `touchstone.model.score_files`, which change batches and nothing else. Without
+            any, AT_ONCE processes divide the batches: each is computed as one process would.
     """
 
     artifact: Path
@@ -44,53 +47,71 @@ class Job:
     options: tuple[str, ...] = ()
 
 
+Role = str
+"""What a job's scores are for, in one call of a `Scoring`."""
+
 Scores = list[list[RawScore]]
 """Per group one score per completion, in order."""
 
-Scoring = Callable[[Sequence[Job], Path], list[Scores]]
+Scoring = Callable[[Mapping[Role, Job], Path], dict[Role, Scores]]
 """Scores of every job; the folder is for files that may be left there until the decision is taken."""
 
 
-def in_fresh_processes(jobs: Sequence[Job], work: Path) -> list[Scores]:
-    """Score every job in a process of its own, AT_ONCE side by side.
+@contextlib.contextmanager
+def fresh_processes() -> Iterator[Scoring]:
+    """Within, a `Scoring` whose processes are forked from one that has imported torch and loaded nothing.
 
-    Raises:
+    It imports while the caller goes on, and ends with the block, or with the caller.
+
+    Raises by the scoring:
         GateError: a process failed, or scored with another artifact.
         DataError: a process gave other texts than it was asked for.
     """
-    commands, targets = [], []
-    for number, job in enumerate(jobs):
-        source, target = work / f"job-{number}.parquet", work / f"scores-{number}.parquet"
+    # By itself torch asks the CUDA driver whether there is a GPU, and no fork of a process that did can use one.
+    environment = {**os.environ, "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+    with processes.dialogue(
+        [sys.executable, "-m", "touchstone.model.score_files", "--jobs"], env=environment
+    ) as parent:
+        yield partial(_score, parent)
+
+
+def _score(parent: Dialogue, jobs: Mapping[Role, Job], work: Path) -> dict[Role, Scores]:
+    """Score the jobs in their order, AT_ONCE processes side by side: the longest should come first."""
+    # Write what they read.
+    commands: list[list[str]] = []
+    targets: dict[Role, list[Path]] = {}
+    for number, (role, job) in enumerate(jobs.items()):
+        source = work / f"job-{number}.parquet"
         write_parquet(source, job.groups)
-        files = [str(job.artifact), str(source), str(target)]
-        options = ["--threads", str(job.threads), *job.options]
-        commands.append([sys.executable, "-m", "touchstone.model.score_files", *files, *options])
-        targets.append(target)
-    chunks = [commands[start : start + AT_ONCE] for start in range(0, len(commands), AT_ONCE)]
-    for chunk in progress(chunks, "Scoring in fresh processes", total=len(chunks)):
-        _run(chunk)
-    found = []
-    for job, target in zip(jobs, targets, strict=True):
-        scored_by = (pq.read_schema(target).metadata or {}).get(b"touchstone_artifact", b"").decode()
-        if scored_by != job.digest:
+        shares = 1 if job.options else AT_ONCE
+        targets[role] = [work / f"scores-{number}-{share}.parquet" for share in range(1, shares + 1)]
+        for share, target in enumerate(targets[role], start=1):
+            files = [str(job.artifact), str(source), str(target)]
+            dividing = ["--share", f"{share}/{shares}"] if shares > 1 else []
+            commands.append([*files, "--threads", str(job.threads), *job.options, *dividing])
+    # Let them score.
+    parent.send(json.dumps({"jobs": commands, "at_once": AT_ONCE}))
+    answer = parent.receive()
+    complaint = parent.finish(processes.GRACE_SECONDS).complaint if answer is None else json.loads(answer)
+    if complaint is not None:
+        raise GateError(f"scoring in a fresh process failed: {complaint}")
+    # Read what they wrote.
+    scores = {}
+    for role, job in jobs.items():
+        if any(scored_by(target) != job.digest for target in targets[role]):
             raise GateError(f"{job.artifact} changed while it was judged; judge again")
-        found.append(read_scores(target, job.groups))
-    for path in (*work.glob("job-*.parquet"), *targets):
+        scores[role] = _joined([read_scores(target, job.groups) for target in targets[role]])
+    for path in (*work.glob("job-*.parquet"), *work.glob("scores-*.parquet")):
         path.unlink()
-    return found
+    return scores
 
 
-def _run(commands: Sequence[list[str]]) -> None:
-    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands]
-    try:
-        for process in processes:
-            _, words = process.communicate()
-            if process.returncode:
-                said = [line for line in words.splitlines() if line.strip()]
-                cause = said[-1].removeprefix("error: ") if said else f"exit code {process.returncode}"
-                raise GateError(f"scoring in a fresh process failed: {cause}")
-    finally:
-        for process in processes:
-            if process.returncode is None:
-                process.kill()
-                process.communicate()
+def _joined(shares: Sequence[Scores]) -> Scores:
+    """One score per completion from the process that computed it; NaN stays where none has another reward."""
+    return [
+        [
+            next((score for score in scores if not math.isnan(score.reward)), scores[0])
+            for scores in zip(*rows, strict=True)
+        ]
+        for rows in zip(*shares, strict=True)
+    ]

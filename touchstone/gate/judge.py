@@ -6,6 +6,7 @@ import json
 import platform
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +24,7 @@ from touchstone.gate.checks import Check, Verdict
 from touchstone.gate.evidence import Scored, judge_baselines, score_confirm, score_holdout
 from touchstone.gate.examination import examine, examine_confirm, required
 from touchstone.gate.facts import Facts
-from touchstone.gate.fresh_scores import Scoring, in_fresh_processes
+from touchstone.gate.fresh_scores import Scoring, fresh_processes
 from touchstone.gate.holdout_ledger import HoldoutOpened, Question, Use, VerdictReached
 from touchstone.gate.page import pictures, render
 from touchstone.gate.record import (
@@ -59,7 +60,7 @@ def judge(
     settings: Settings,
     champion: Champion | None,
     who: str,
-    score: Scoring = in_fresh_processes,
+    score: Scoring | None = None,
     seeds: Sequence[Path] = (),
     provenance: Provenance | None = None,
     trained_here: bool = True,
@@ -76,7 +77,7 @@ def judge(
         output: the folder that receives decision.json, decision.html and the evidence; replaced if it exists.
         champion: the version to compare with; None only if none was ever registered under this name.
         who: person or service that asks, for the ledger.
-        score: where scores come from; by default from one fresh process per job.
+        score: where scores come from; by default from fresh processes.
         seeds: sealed artifacts of the same recipe with other seeds, for the check of that name.
         trained_here: the candidate learned from this build's training set and nothing else.
         provenance: for the record; it is not part of what is decided on.
@@ -85,9 +86,16 @@ def judge(
         ArtifactError, DataError, GateError, LedgerError: there is no verdict at all: an input can't be read, a
             scoring process failed, or the ledger is broken. Nothing may be promoted then.
     """
-    # Read and verify what there is to judge, and find out whether it was judged before.
     _check_history(state)
-    case = read_case(build, settings, champion, seeds, trained_here=trained_here)
+    with fresh_processes() if score is None else nullcontext(score) as scoring:  # they import while the case is read
+        case = read_case(build, settings, champion, seeds, trained_here=trained_here)
+        return _judge_case(case, settings, state, output, who, scoring, provenance or Provenance())
+
+
+def _judge_case(
+    case: Case, settings: Settings, state: Path, output: Path, who: str, score: Scoring, provenance: Provenance
+) -> Decision:
+    """The decision that was taken before, otherwise a new one; see `judge`."""
     stored = state / "decisions" / case.key
     stored.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(stored.with_name(f".{case.key}.lock")):
@@ -99,7 +107,7 @@ def judge(
             with TemporaryDirectory(prefix=f"work-{case.key}-", dir=stored.parent) as place:
                 work = Path(place) / "decision"  # a temporary folder's own mode would travel with its copies
                 work.mkdir()
-                decision = _decide(case, settings, state, work, who, score, provenance or Provenance())
+                decision = _decide(case, settings, state, work, who, score, provenance)
                 if decision.verdict is not Verdict.ERROR:
                     write_folder(stored, lambda folder: _copy(work, folder))
                 write_folder(output, lambda folder: _copy(work, folder))

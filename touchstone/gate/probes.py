@@ -13,7 +13,7 @@ from dataclasses import replace
 import pyarrow as pa
 
 from touchstone.groups import Completion, Group, best_completion
-from touchstone.model.scoring import RawScore
+from touchstone.model.scores import RawScore
 
 Probe = Callable[[Group, str], str]
 

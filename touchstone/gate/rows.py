@@ -19,7 +19,7 @@ from touchstone.evaluation.baselines import BEST_POSSIBLE
 from touchstone.evaluation.rows import ROW_SCHEMA, Row, score_rows
 from touchstone.gate.checks import Pairs
 from touchstone.groups import Group, JudgedPair, Message, judged_pairs
-from touchstone.model.scoring import RawScore
+from touchstone.model.scores import RawScore
 from touchstone.statistics import Floats
 
 BASELINES = ("longer_wins", "linear", BEST_POSSIBLE)

@@ -36,7 +36,8 @@ from touchstone.model import base, card
 from touchstone.model.encoder import EncoderConfig, is_encoder
 from touchstone.model.layout import Precision
 from touchstone.model.network import head_of, load_reward_model, load_tokenizer, rule_of
-from touchstone.model.scoring import FP32_TOLERANCE, raw_scores
+from touchstone.model.scores import FP32_TOLERANCE
+from touchstone.model.scoring import raw_scores
 from touchstone.model.sealing import FIXED_TEXTS, seal
 from touchstone.model.templating import encode, scoring_rule
 from touchstone.runtime.files import write_json

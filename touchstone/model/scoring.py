@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -17,6 +17,9 @@ from touchstone.model.card import Card, verify_digests
 from touchstone.model.layout import Batch, Precision, make_batches, padded_batch, rewards, shares_prompt
 from touchstone.model.network import RewardModel, load_reward_model
 from touchstone.model.processor import has_bf16
+from touchstone.model.scores import RawScore as RawScore
+from touchstone.model.scores import Score as Score
+from touchstone.model.scores import centered, tolerance
 from touchstone.model.templating import EncodedGroup, ScoringRule, encode_many
 from touchstone.runtime.progress import progress
 
@@ -28,43 +31,7 @@ Item = tuple[Sequence[Message], Sequence[str]]
 TOKEN_BUDGET = 16_384
 """Tokens of a batch, padding included, where the caller names no other."""
 
-FP32_TOLERANCE = 1e-4
-BF16_TOLERANCE = 0.02
-"""In standard deviations of the reference rewards."""
-
-
-@dataclass(frozen=True, slots=True)
-class RawScore:
-    """One completion's raw reward.
-
-    Attributes:
-        reward: fp32, meaningless without the artifact's card.
-        truncated: prompt or completion was over the token limit and was cut.
-        tokens: of the completion, with the template's closing ones.
-    """
-
-    reward: float
-    truncated: bool
-    tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """A raw reward with its meaning.
-
-    Attributes:
-        reward: raw; comparable within one artifact only.
-        centered: (reward - mean) / sd of the reference set.
-        percentile: where it stands in the reference set, 0.001 to 0.999.
-        truncated: the text was over the token limit and was cut.
-        tokens: of the completion, with the template's closing ones.
-    """
-
-    reward: float
-    centered: float
-    percentile: float
-    truncated: bool
-    tokens: int
+EVERY = slice(None)
 
 
 def as_item(group: Group) -> Item:
@@ -99,10 +66,16 @@ def raw_scores_encoded(
     *,
     token_budget: int = TOKEN_BUDGET,
     precision: Precision = "fp32",
+    share: slice = EVERY,
     description: str | None = None,
 ) -> list[list[RawScore]]:
-    """`raw_scores` of what `encode_many` made of the items."""
-    batches = make_batches(encoded, token_budget, shared=shares_prompt(model))
+    """`raw_scores` of what `encode_many` made of the items.
+
+    Args:
+        share: which of the batches are computed; texts in the others get NaN. A batch doesn't know of the others, so
+            processes that divide them give the very rewards that one would.
+    """
+    batches = make_batches(encoded, token_budget, shared=shares_prompt(model))[share]
     return _run(model, encoded, batches, precision, description)
 
 
@@ -137,7 +110,7 @@ def _run(
         found.update(zip(batch.owners, values, strict=True))
     return [
         [
-            RawScore(found[item, k], group.truncated[k], len(group.completion_ids[k]))
+            RawScore(found.get((item, k), math.nan), group.truncated[k], len(group.completion_ids[k]))
             for k in range(len(group.completion_ids))
         ]
         for item, group in enumerate(encoded)
@@ -191,7 +164,8 @@ class Scorer:
         Raises:
             ArtifactError: names the first text whose reward, length or truncation differs.
         """
-        limit = tolerance(self.card)
+        centering = self.card.centering
+        limit = tolerance(centering.score_dtype, centering.sd)
         scores = self.raw([(vector.messages(), [vector.completion]) for vector in self.card.self_test])
         for number, (vector, (score,)) in enumerate(zip(self.card.self_test, scores, strict=True), start=1):
             # Written so that a NaN fails.
@@ -211,17 +185,22 @@ class Scorer:
         """
         return encode_many(self.model.tokenizer, self.model.rule, items)
 
-    def raw(self, items: Sequence[Item], *, description: str | None = None) -> list[list[RawScore]]:
+    def raw(
+        self, items: Sequence[Item], *, share: slice = EVERY, description: str | None = None
+    ) -> list[list[RawScore]]:
         """`raw_scores` at the artifact's own precision."""
-        return self.raw_encoded(self.encode(items), description=description)
+        return self.raw_encoded(self.encode(items), share=share, description=description)
 
-    def raw_encoded(self, encoded: Sequence[EncodedGroup], *, description: str | None = None) -> list[list[RawScore]]:
+    def raw_encoded(
+        self, encoded: Sequence[EncodedGroup], *, share: slice = EVERY, description: str | None = None
+    ) -> list[list[RawScore]]:
         """`raw` of what `encode` made of the items."""
         return raw_scores_encoded(
             self.model,
             encoded,
             token_budget=self.token_budget,
             precision=self.card.centering.score_dtype,
+            share=share,
             description=description,
         )
 
@@ -235,14 +214,7 @@ class Scorer:
 
     def meaning(self, score: RawScore) -> Score:
         """A raw score placed in the reference set."""
-        centering = self.card.centering
-        return Score(
-            reward=score.reward,
-            centered=(score.reward - centering.mean) / centering.sd,
-            percentile=float(st.percentile([score.reward], centering.quantiles)[0]),
-            truncated=score.truncated,
-            tokens=score.tokens,
-        )
+        return centered(score, self.card.centering)
 
     def probability(self, reward_a: float, reward_b: float) -> float:
         """Calibrated P(A beats B) = sigmoid((r_A - r_B) / T)."""
@@ -253,8 +225,3 @@ def to_device(model: RewardModel) -> None:
     """Move the network to a GPU where there is one."""
     if torch.cuda.is_available():
         torch.nn.Module.cuda(model.network)  # transformers' own wrapper has no usable type
-
-
-def tolerance(card: Card) -> float:
-    """Largest absolute difference of raw rewards that counts as the same score, for the artifact's precision."""
-    return FP32_TOLERANCE if card.centering.score_dtype == "fp32" else BF16_TOLERANCE * card.centering.sd

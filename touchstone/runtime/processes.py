@@ -7,10 +7,13 @@ import errno
 import os
 import pty
 import re
+import select
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,9 +105,72 @@ def background(
         yield process.poll
 
 
+class Dialogue:
+    """A command beside us that reads and writes lines."""
+
+    def __init__(self, process: subprocess.Popen[bytes], errors: IO[bytes]) -> None:
+        self._process = process
+        self._errors = errors
+        self._received = b""
+
+    def send(self, line: str) -> None:
+        """Write a line to its stdin; one that has ended doesn't get it, which `receive` will tell."""
+        assert self._process.stdin is not None  # noqa: S101 - for the type checker: it was opened as a pipe
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._process.stdin.fileno(), line.encode() + b"\n")
+
+    def receive(self, seconds: float | None = None) -> str | None:
+        """The next line of its stdout; None if it ends before, or stays silent for so long."""
+        assert self._process.stdout is not None  # noqa: S101 - for the type checker: it was opened as a pipe
+        end = None if seconds is None else time.monotonic() + seconds
+        while b"\n" not in self._received:
+            left = None if end is None else max(0.0, end - time.monotonic())
+            ready, _, _ = select.select([self._process.stdout], [], [], left)
+            chunk = os.read(self._process.stdout.fileno(), 1 << 16) if ready else b""
+            if not chunk:
+                return None
+            self._received += chunk
+        line, _, self._received = self._received.partition(b"\n")
+        return line.decode()
+
+    def finish(self, seconds: float | None = None) -> Finished:
+        """Wait for its end; the output is what it wrote to stderr.
+
+        One that hasn't ended after so many seconds is as if it had failed without a word.
+        """
+        try:
+            code = self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            code = 1
+        # Read in place: the command's own writes share the file's offset.
+        size = os.fstat(self._errors.fileno()).st_size
+        return Finished(code, os.pread(self._errors.fileno(), size, 0).decode(errors="replace"))
+
+
+@contextlib.contextmanager
+def dialogue(
+    command: Sequence[str], *, cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> Iterator[Dialogue]:
+    """Within, a command runs beside us and can be spoken to; afterwards nothing of it is left.
+
+    Args:
+        cwd, env: its folder and its whole environment; default: ours.
+    """
+    with (
+        tempfile.TemporaryFile() as errors,
+        _supervised(command, cwd, env, subprocess.PIPE, errors.fileno(), subprocess.PIPE) as process,
+    ):
+        yield Dialogue(process, errors)
+
+
 @contextlib.contextmanager
 def _supervised(
-    command: Sequence[str], cwd: Path, env: Mapping[str, str] | None, output: int
+    command: Sequence[str],
+    cwd: Path | None,
+    env: Mapping[str, str] | None,
+    output: int,
+    errors: int | None = None,
+    source: int = subprocess.DEVNULL,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """The supervisor of a command; at the end its lifeline is cut, and its cleaning up awaited."""
     lifeline, held = os.pipe()
@@ -117,9 +183,9 @@ def _supervised(
                 [sys.executable, "-I", str(supervisor), str(lifeline), str(GRACE_SECONDS), *command],
                 cwd=cwd,
                 env=env,
-                stdin=subprocess.DEVNULL,
+                stdin=source,
                 stdout=output,
-                stderr=output,
+                stderr=output if errors is None else errors,
                 pass_fds=(lifeline,),
                 start_new_session=True,
             )
@@ -130,6 +196,9 @@ def _supervised(
         os.close(held)
         if process is not None:
             _wait(process)
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    pipe.close()
 
 
 def _copy(output: IO[bytes], log: IO[str] | None, unechoed: frozenset[bytes] | None) -> str:

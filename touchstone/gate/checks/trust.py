@@ -11,6 +11,7 @@ import numpy as np
 from touchstone.gate.checks.check import Check, Details, Status
 from touchstone.gate.checks.pairs import Pairs
 from touchstone.model.card import Centering
+from touchstone.model.scores import tolerance
 from touchstone.settings.gates import Gates
 from touchstone.statistics import Floats
 
@@ -74,9 +75,9 @@ def integrity(
     return Check("integrity", status, reason, float(broken), None, 0.0, len(rewards), details=details)
 
 
-def tolerance(precision: str, spread: float, limits: Gates) -> float:
-    """How far a score may move when nothing but batching changes: absolute in fp32, a share of the sd in bf16."""
-    return limits.reload_tolerance if precision == "fp32" else limits.reload_tolerance_bf16 * spread
+def _tolerance(precision: str, spread: float, limits: Gates) -> float:
+    """How far a score may move when nothing but batching changes."""
+    return tolerance(precision, spread, fp32=limits.reload_tolerance, bf16=limits.reload_tolerance_bf16)
 
 
 def reload(reference: Floats, again: Mapping[str, Floats], precision: str, spread: float, limits: Gates) -> Check:
@@ -99,7 +100,7 @@ def reload(reference: Floats, again: Mapping[str, Floats], precision: str, sprea
         gaps = reference[:, None] - reference[None, :]
         clear = np.abs(gaps) > limits.sign_gap_bf16 * spread
         flips += int((clear & (np.sign(gaps) != np.sign(rewards[:, None] - rewards[None, :]))).sum()) // 2
-    limit = tolerance(precision, spread, limits)
+    limit = _tolerance(precision, spread, limits)
     worst = max(moves, key=lambda way: moves[way])
     passed = moves[worst] <= limit and (precision == "fp32" or flips == 0)
     reason = f"Scored again in fresh processes ({', '.join(again)}), no score moved by more than {moves[worst]:.2g}."
@@ -251,7 +252,7 @@ def serving_parity(
     centred = np.asarray([[o.centered, s.centered] for o, s in zip(offline, served, strict=True)], dtype=np.float64)
     if not (np.isfinite(ours).all() and np.isfinite(theirs).all() and np.isfinite(centred).all()):
         raise ValueError("a golden text has a score that is not finite")
-    limit = tolerance(precision, spread, limits)
+    limit = _tolerance(precision, spread, limits)
     worst = float(np.abs(ours - theirs).max())
     shift = float(abs(centred[:, 1].mean() - centred[:, 0].mean()))
     gaps = ours[:, None] - ours[None, :]

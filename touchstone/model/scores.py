@@ -1,0 +1,142 @@
+"""Scores apart from the model that gives them: what one is, when two are the same, and the file that keeps them.
+
+Nothing here imports torch: whoever only compares or stores scores starts in a fraction of the time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from touchstone import statistics as st
+from touchstone.errors import DataError
+from touchstone.groups import Group
+from touchstone.model.card import Centering
+
+FP32_TOLERANCE = 1e-4
+BF16_TOLERANCE = 0.02
+"""In standard deviations of the reference rewards."""
+
+SCORE_SCHEMA = pa.schema(
+    [
+        ("group_id", pa.string()),
+        ("completion", pa.int32()),
+        ("reward", pa.float64()),
+        ("truncated", pa.bool_()),
+        ("tokens", pa.int32()),
+    ]
+)
+ARTIFACT = b"touchstone_artifact"
+"""Key of the file's metadata under which the digest of the artifact stands that gave the scores."""
+
+
+@dataclass(frozen=True, slots=True)
+class RawScore:
+    """One completion's raw reward.
+
+    Attributes:
+        reward: fp32, meaningless without the artifact's card.
+        truncated: prompt or completion was over the token limit and was cut.
+        tokens: of the completion, with the template's closing ones.
+    """
+
+    reward: float
+    truncated: bool
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A raw reward with its meaning.
+
+    Attributes:
+        reward: raw; comparable within one artifact only.
+        centered: (reward - mean) / sd of the reference set.
+        percentile: where it stands in the reference set, 0.001 to 0.999.
+        truncated: the text was over the token limit and was cut.
+        tokens: of the completion, with the template's closing ones.
+    """
+
+    reward: float
+    centered: float
+    percentile: float
+    truncated: bool
+    tokens: int
+
+
+def centered(score: RawScore, centering: Centering) -> Score:
+    """A raw score placed in the reference set."""
+    return Score(
+        reward=score.reward,
+        centered=(score.reward - centering.mean) / centering.sd,
+        percentile=float(st.percentile([score.reward], centering.quantiles)[0]),
+        truncated=score.truncated,
+        tokens=score.tokens,
+    )
+
+
+def tolerance(precision: str, spread: float, *, fp32: float = FP32_TOLERANCE, bf16: float = BF16_TOLERANCE) -> float:
+    """Largest absolute difference of raw rewards that counts as the same score.
+
+    Args:
+        precision: fp32 or bf16, from the artifact's card.
+        spread: standard deviation of the rewards.
+        fp32, bf16: the limit in fp32, and the one in bf16 as a share of the spread.
+    """
+    return fp32 if precision == "fp32" else bf16 * spread
+
+
+def write_scores(path: Path, groups: Sequence[Group], scores: Sequence[Sequence[RawScore]], artifact: str) -> None:
+    """Write one row per completion, in the order of groups; the artifact's digest goes into the file's metadata."""
+    rows = [
+        (group.id, place, score.reward, score.truncated, score.tokens)
+        for group, row in zip(groups, scores, strict=True)
+        for place, score in enumerate(row)
+    ]
+    columns = list(zip(*rows, strict=True)) or [()] * len(SCORE_SCHEMA)
+    schema = SCORE_SCHEMA.with_metadata({ARTIFACT: artifact})
+    table = pa.table(
+        [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        pq.write_table(table, partial, compression="zstd")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_scores(path: Path, groups: Sequence[Group]) -> list[list[RawScore]]:
+    """The scores of exactly these groups, in their order, as `write_scores` wrote them.
+
+    Raises:
+        DataError: the file holds other groups, or another number of completions.
+    """
+    records: Iterator[dict[str, Any]] = iter(pq.read_table(path, schema=SCORE_SCHEMA).to_pylist())
+    scores: list[list[RawScore]] = []
+    for group in groups:
+        row = []
+        for place in range(len(group.completions)):
+            record = next(records, None)
+            if record is None or (record["group_id"], record["completion"]) != (group.id, place):
+                raise DataError(
+                    f"{path} doesn't hold the scores of group {group.id} where they should be; score again"
+                )
+            row.append(RawScore(record["reward"], record["truncated"], record["tokens"]))
+        scores.append(row)
+    if next(records, None) is not None:
+        raise DataError(f"{path} holds scores of more groups than were asked for; score again")
+    return scores
+
+
+def scored_by(path: Path) -> str:
+    """Digest of the artifact that gave the scores in a file."""
+    metadata: dict[bytes, bytes] = pq.read_schema(path).metadata or {}
+    return metadata.get(ARTIFACT, b"").decode()
