@@ -44,7 +44,7 @@ def test_a_stored_record_is_read_and_written_again_byte_for_byte(path: Path) -> 
     assert record.verdict is RECORDS[path]
     assert record.digest == digest_value({key: value for key, value in record.to_json().items() if key != "digest"})
     assert record.key == key_of(record.name, record.digests)
-    assert record.digests.thresholds == digest_value(record.limits.model_dump(mode="json"))
+    assert record.digests.thresholds == digest_value(record.thresholds)
 
 
 def test_a_stored_decision_still_verifies_and_the_judge_would_write_the_same(tmp_path: Path) -> None:
