@@ -48,6 +48,16 @@ def test_batching_and_order_change_no_score(scorer: Scorer, batching: Batching, 
     assert flat(expected).std() > 0.01
 
 
+def test_shares_divide_the_batches_and_change_no_bit(artifact: Path) -> None:
+    scorer = Scorer.load(artifact, token_budget=140)
+    expected = flat(rescore(scorer, GROUPS))
+    shares = [flat(rescore(scorer, GROUPS, share=slice(place, None, 3))) for place in range(3)]
+    owned = np.isfinite(shares)
+    assert owned.sum(axis=0).tolist() == [1] * len(expected)
+    assert owned.any(axis=1).all()
+    assert np.nansum(shares, axis=0).tolist() == expected.tolist()
+
+
 def test_a_small_token_budget_changes_no_score(artifact: Path, scorer: Scorer) -> None:
     tight = Scorer.load(artifact, token_budget=140)
     items = [as_item(group) for group in GROUPS]

@@ -15,10 +15,13 @@ from tests.worlds.judged import decide
 from tests.worlds.registered import NAME, artifact, open_registry, publish, reference, tiny_settings
 from touchstone.errors import GateError, RegistryError
 from touchstone.gate import holdout_ledger, judge, record
-from touchstone.gate.checks import Verdict
+from touchstone.gate.checks import Check, Verdict
 from touchstone.gate.record import Decision, load_decision
 from touchstone.groups import read_parquet, write_parquet
 from touchstone.model.card import read
+from touchstone.model.golden import golden_texts
+from touchstone.model.score_files import rescore
+from touchstone.model.scoring import Scorer
 from touchstone.operations.verify import verify_releases
 from touchstone.pipeline import steps, workspace
 from touchstone.registry import Registry, Version, stamp
@@ -146,6 +149,45 @@ def test_a_verdict_that_its_evidence_does_not_give_is_refused(registry: Registry
     with pytest.raises(GateError, match=message):
         promote(registry, version, load_decision(decision.path))
     assert registry.aliases(NAME) == {}
+
+
+def test_a_verdict_is_computed_once_however_often_it_is_asked_about(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed: list[Path] = []
+
+    def recompute(folder: Path) -> tuple[list[Check], Verdict]:
+        computed.append(folder)
+        return original(folder)
+
+    version = publish(registry, 0)
+    decision = decide(registry.root, version, None)
+    original = judge.recompute
+    monkeypatch.setattr(judge, "recompute", recompute)
+    for _ in range(2):
+        admit(registry, version, decision)
+    promote(registry, version, decision)
+    assert computed == [decision.path]
+    # What it was computed from is still looked at each time.
+    (decision.path / record.ROWS).write_bytes((decision.path / record.TEXTS).read_bytes())
+    with pytest.raises(GateError, match="is not the evidence of this decision"):
+        promote(registry, version, decision)
+
+
+def test_golden_texts_hold_what_loaders_get_wrong() -> None:
+    scorer = Scorer.load(artifact(0))
+    texts = golden_texts(scorer, read_parquet(reference()), 60)
+    scores = [score for row in rescore(scorer, texts, "alone") for score in row]
+    completions = [group.completions[0].text for group in texts]
+    assert len(texts) == 60
+    assert "" in completions
+    assert any("<|im_end|>" in text for text in completions)
+    assert any("\x00" in text for text in completions)
+    around = [score for text, score in zip(completions, scores, strict=True) if set(text.split()) == {"egg"}]
+    over_long, *limit = around
+    assert over_long.truncated
+    assert [score.truncated for score in limit] == [False, False, True, True]
+    assert len(golden_texts(scorer, read_parquet(reference()), 1)) > 12
 
 
 def test_a_champion_whose_alias_was_taken_away_makes_no_first_model(registry: Registry) -> None:

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -37,6 +35,7 @@ from touchstone.evaluation.rows import ROW_SCHEMA, differences, score_rows
 from touchstone.groups import Group, judged_pairs, read_parquet, set_digest, write_parquet
 from touchstone.model import card as cards
 from touchstone.model.scores import RawScore, read_scores, scored_by
+from touchstone.runtime import processes
 from touchstone.runtime.files import digest_value, write_folder
 from touchstone.runtime.parallel import threads_of
 from touchstone.runtime.places import PACKAGE
@@ -49,8 +48,6 @@ FOLDS = 5
 POOLED = ("train", "validation", "calibration", "holdout", "confirm")
 BASELINES = ("longer_wins", "linear", BEST_POSSIBLE)
 SCORES = "scores.parquet"
-GRACE_SECONDS = 10
-"""What a stage has between SIGTERM and SIGKILL."""
 
 Scores = list[list[RawScore]]
 Families = Mapping[str, str]
@@ -345,30 +342,9 @@ def _run(what: str, command: list[str], place: Path) -> None:
         "TOUCHSTONE_CHECKPOINTS": "",
     }
     log = place / "log.txt"
-    with log.open("w", encoding="utf-8") as output:
-        process = subprocess.Popen(
-            command, cwd=place, env=env, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-        )
-        try:
-            failed = process.wait()
-        except BaseException:
-            _stop(process)
-            raise
-    if failed:
-        lines = [line.strip() for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
-        said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-        cause = (said or lines or [f"exit code {failed}"])[-1]
-        raise GateError(f"{what} failed: {cause} (all that it said: {log})")
-
-
-def _stop(process: subprocess.Popen[Any]) -> None:
-    """End a stage and what it started: SIGTERM to its session, SIGKILL to those that remain."""
-    os.killpg(process.pid, signal.SIGTERM)
-    try:
-        process.wait(GRACE_SECONDS)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    finished = processes.run(command, cwd=place, env=env, log=log)
+    if finished.code:
+        raise GateError(f"{what} failed: {finished.complaint} (all that it said: {log})")
 
 
 def _read(kept: Path, parts: Parts) -> tuple[cards.Card, Scores]:

@@ -26,7 +26,8 @@ from touchstone.evaluation.pictures import accuracy_chart, margin_histogram, rel
 from touchstone.evaluation.rows import Row, completions, score_rows, write_rows
 from touchstone.groups import Group, read_parquet
 from touchstone.model.processor import prepare
-from touchstone.model.scoring import Scorer, as_item
+from touchstone.model.scores import as_item
+from touchstone.model.scoring import Scorer
 from touchstone.runtime.files import write_atomic, write_folder, write_json
 
 

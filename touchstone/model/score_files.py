@@ -29,8 +29,8 @@ import torch
 
 from touchstone.groups import Group, read_parquet
 from touchstone.model.processor import prepare
-from touchstone.model.scores import RawScore, write_scores
-from touchstone.model.scoring import EVERY, Scorer, as_item, padded_scores
+from touchstone.model.scores import RawScore, as_item, write_scores
+from touchstone.model.scoring import EVERY, Scorer, padded_scores
 from touchstone.runtime.processes import Finished
 from touchstone.runtime.stage import run_stage
 

@@ -1,4 +1,4 @@
-"""Scores apart from the model that gives them: what one is, when two are the same, and the file that keeps them.
+"""Scores apart from the model: what is scored, what a score is, when two are the same, and the file that keeps them.
 
 Nothing here imports torch: whoever only compares or stores scores starts in a fraction of the time.
 """
@@ -16,8 +16,11 @@ import pyarrow.parquet as pq
 
 from touchstone import statistics as st
 from touchstone.errors import DataError
-from touchstone.groups import Group
+from touchstone.groups import Group, Message
 from touchstone.model.card import Centering
+
+Item = tuple[Sequence[Message], Sequence[str]]
+"""A prompt and the completions to score."""
 
 FP32_TOLERANCE = 1e-4
 BF16_TOLERANCE = 0.02
@@ -68,6 +71,11 @@ class Score:
     percentile: float
     truncated: bool
     tokens: int
+
+
+def as_item(group: Group) -> Item:
+    """A group's prompt and completions."""
+    return group.prompt, [completion.text for completion in group.completions]
 
 
 def centered(score: RawScore, centering: Centering) -> Score:

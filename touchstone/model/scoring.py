@@ -12,31 +12,25 @@ import torch
 
 from touchstone import statistics as st
 from touchstone.errors import ArtifactError, ModelError
-from touchstone.groups import Group, Message
 from touchstone.model.card import Card, verify_digests
 from touchstone.model.layout import Batch, Precision, make_batches, padded_batch, rewards, shares_prompt
 from touchstone.model.network import RewardModel, load_reward_model
 from touchstone.model.processor import has_bf16
+from touchstone.model.scores import Item as Item
 from touchstone.model.scores import RawScore as RawScore
 from touchstone.model.scores import Score as Score
+from touchstone.model.scores import as_item as as_item
 from touchstone.model.scores import centered, tolerance
 from touchstone.model.templating import EncodedGroup, ScoringRule, encode_many
 from touchstone.runtime.progress import progress
 
 log = logging.getLogger(__name__)
 
-Item = tuple[Sequence[Message], Sequence[str]]
-"""A prompt and the completions to score."""
-
 TOKEN_BUDGET = 16_384
 """Tokens of a batch, padding included, where the caller names no other."""
 
 EVERY = slice(None)
-
-
-def as_item(group: Group) -> Item:
-    """A group's prompt and completions."""
-    return group.prompt, [completion.text for completion in group.completions]
+"""All batches."""
 
 
 def raw_scores(

@@ -30,8 +30,8 @@ from touchstone.model.card import Calibration, Card, Centering, SelfTest, Turn
 from touchstone.model.layout import Precision
 from touchstone.model.network import RewardModel, load_reward_model
 from touchstone.model.processor import prepare
-from touchstone.model.scores import FP32_TOLERANCE, RawScore
-from touchstone.model.scoring import TOKEN_BUDGET, Scorer, as_item, raw_scores, to_device
+from touchstone.model.scores import FP32_TOLERANCE, RawScore, as_item
+from touchstone.model.scoring import TOKEN_BUDGET, Scorer, raw_scores, to_device
 from touchstone.model.templating import encode
 from touchstone.runtime.files import digest_folder, write_folder
 from touchstone.runtime.stage import run_stage

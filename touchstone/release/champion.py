@@ -21,7 +21,7 @@ from touchstone.errors import GateError, RegistryError
 from touchstone.gate import judge, record
 from touchstone.gate.checks import Check, Verdict
 from touchstone.gate.record import Decision, check_from, check_to
-from touchstone.model.scoring import Scorer
+from touchstone.model import card as cards
 from touchstone.registry import Registry, Version, all_moves, decided_moves, entries, stamp
 from touchstone.registry.entries import AliasesDecided, AliasesFound, Refused, Released, Why
 from touchstone.release import override as overrides
@@ -29,6 +29,9 @@ from touchstone.release import parity
 from touchstone.release.override import Override
 from touchstone.runtime.files import canonical_json
 from touchstone.settings import Settings
+
+_proven: set[str] = set()
+"""Digests of the records whose verdict this process has computed from their evidence, which the digest covers."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ def release(
         override: who decides against a REJECT or INCONCLUSIVE, and why; everything else is demanded as ever.
 
     Raises:
+        ArtifactError: the artifact doesn't verify, or can't be scored.
         GateError: the decision doesn't allow it, or the reference set is another one.
         RegistryError: the champion isn't the one that the decision compared with.
         ServingError: the endpoint didn't start, swap or answer, or answered as champion otherwise than before.
@@ -81,22 +85,25 @@ def release(
     done = _released(registry, version)
     if done is not None and aliases.get("champion") == version.version:
         return done
-    scorer = Scorer.load(registry.download(version), token_budget=settings.serve.tokens_per_batch)
-    groups = parity.read_reference(reference, scorer)
+    artifact = registry.download(version)
+    card = cards.verify_digests(artifact)
+    groups = parity.read_reference(reference, card)
     why = _why(registry, version, decision, override)
     registry.set_alias(version.name, "challenger", version.version, aliases.get("challenger"), why)
-    with parity.aside(root, settings, version) as client:
-        checks = (
-            parity.parity(client, scorer, groups, version, settings.gates),
-            parity.reference_mean(client, groups, version, settings.gates),
-        )
+    # Two processes load the artifact side by side: one scores alone, the other serves.
+    with (
+        parity.scored_offline(artifact, reference, settings) as offline,
+        parity.aside(root, settings, version) as client,
+    ):
+        mean = parity.reference_mean(client, groups, version, settings.gates)
+        checks = (parity.parity(client, card, offline(), version, settings.gates), mean)
         broken = [check.reason for check in checks if check.status != "pass"]
         if broken:
             summary = f"{version.name} version {version.version} is not promoted: {' '.join(broken)}"
             return _enter(registry, version, decision, _refused(version, aliases, checks, summary))
         promote(registry, version, decision, override)
         client.wait_for("champion", version.version, parity.SWAP_SECONDS)
-        scores = parity.read_back(client, scorer, version, settings.gates, "champion")
+        scores = parity.read_back(client, card, version, settings.gates, "champion")
     previous = registry.aliases(version.name).get("previous")
     instead = f" instead of version {previous}" if previous is not None else ""
     how = f" by an override of the verdict {decision.verdict}" if override is not None else ""
@@ -119,8 +126,11 @@ def admit(registry: Registry, version: Version | None, decision: Decision, overr
             ledger doesn't know it, or its evidence gives another verdict or other checks.
         RegistryError: the champion isn't the one that it was compared with, or was set or taken away by hand.
     """
+    computed_here = None if decision.reused else decision.digest
     decision = record.verify_record(decision.path, judge.ledger_file(registry.root / "runs"))
-    _prove(decision)
+    if decision.digest not in (computed_here, *_proven):
+        _prove(decision)
+    _proven.add(decision.digest)
     name = decision.record.name
     what = f"{version.name} version {version.version}" if version else f"this candidate for {name}"
     if override is not None:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import math
-from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from touchstone.client import ScoreReply
-from touchstone.errors import GateError, ServingError
+from touchstone.errors import ArtifactError, GateError, ServingError
 from touchstone.gate import checks
 from touchstone.gate.checks import Check
-from touchstone.groups import Group, Message, read_parquet, set_digest
-from touchstone.model.scoring import Item, RawScore, Scorer, as_item, padded_scores
-from touchstone.model.sealing import FIXED_TEXTS
-from touchstone.model.templating import encode
+from touchstone.groups import Group, read_parquet, set_digest
+from touchstone.model.card import Card
+from touchstone.model.scores import Item, RawScore, as_item, centered, read_scores, scored_by
 from touchstone.registry import Version
-from touchstone.runtime import progress
+from touchstone.runtime import processes, progress
 from touchstone.serving import Client, temporary_endpoint
 from touchstone.settings import Settings
 from touchstone.settings.gates import Gates
@@ -28,7 +29,20 @@ POLL_SECONDS = 0.2
 
 COMPLETIONS_PER_REQUEST = 32
 
-USER = (Message("user", "Tell me about eggs."),)
+
+@dataclass(frozen=True)
+class Offline:
+    """Golden texts and their scores by a process that serves nobody.
+
+    Attributes:
+        digest: of the artifact that gave the scores.
+        texts: groups of one completion each.
+        scores: one per text.
+    """
+
+    digest: str
+    texts: list[Group]
+    scores: list[RawScore]
 
 
 @contextlib.contextmanager
@@ -44,38 +58,66 @@ def aside(root: Path, settings: Settings, version: Version) -> Iterator[Client]:
         yield client
 
 
-def read_reference(path: Path, scorer: Scorer) -> list[Group]:
+def read_reference(path: Path, card: Card) -> list[Group]:
     """The set that the artifact was centred on.
 
     Raises:
         GateError: it is another one.
     """
     groups = read_parquet(path)
-    if set_digest(groups) != scorer.card.centering.reference_digest:
+    if set_digest(groups) != card.centering.reference_digest:
         raise GateError(f"{path} is not the reference set that the artifact was centred on; seal again")
     return groups
 
 
-def parity(client: Client, scorer: Scorer, groups: Sequence[Group], version: Version, limits: Gates) -> Check:
+@contextlib.contextmanager
+def scored_offline(artifact: Path, reference: Path, settings: Settings) -> Iterator[Callable[[], Offline]]:
+    """Within, golden texts are scored one by one in a process of their own, while the caller starts an endpoint.
+
+    Gives a function that waits for them.
+
+    Raises by that function:
+        ArtifactError: the process failed.
+    """
+    with tempfile.TemporaryDirectory(prefix="touchstone-golden-") as folder:
+        texts, scores = Path(folder) / "texts.parquet", Path(folder) / "scores.parquet"
+        command = [
+            *(sys.executable, "-m", "touchstone.model.golden", *map(str, (artifact, reference, texts, scores))),
+            *("--count", str(settings.gates.parity_texts), "--threads", str(settings.serve.threads)),
+        ]
+        with processes.dialogue(command) as process:
+
+            def wait() -> Offline:
+                finished = process.finish()
+                if finished.code:
+                    raise ArtifactError(f"the golden texts were not scored offline: {finished.complaint}")
+                groups = read_parquet(texts)
+                return Offline(
+                    scored_by(scores), groups, [score for row in read_scores(scores, groups) for score in row]
+                )
+
+            yield wait
+
+
+def parity(client: Client, card: Card, offline: Offline, version: Version, limits: Gates) -> Check:
     """Golden texts through the endpoint, in requests of many, against each of them alone offline."""
-    texts = _golden(scorer, groups, limits.parity_texts)
-    precision = scorer.card.centering.score_dtype
-    alone = padded_scores(scorer.model, texts, rows=1, precision=precision, description="golden texts, offline")
+    texts = list(map(as_item, offline.texts))
     model = f"{version.name}@challenger"
-    answered = {"model": model, "version": str(version.version), "digest": version.digest}
+    answered = {"model": model, "version": str(version.version), "digest": offline.digest}
     served: list[ScoreReply] = []
     for start in range(0, len(texts), COMPLETIONS_PER_REQUEST):
         reply = client.rewards(texts[start : start + COMPLETIONS_PER_REQUEST], model)
         served += [score for row in reply.scores for score in row]
         stamped = {"model": reply.model, "version": str(reply.version), "digest": reply.digest}
         answered = {key: value for key, value in answered.items() if stamped[key] == value}
+    centering = card.centering
     return checks.run(
         "serving_parity",
         lambda: checks.serving_parity(
-            [scorer.meaning(score) for row in alone for score in row],
+            [centered(score, centering) for score in offline.scores],
             served,
-            precision=precision,
-            spread=scorer.card.centering.sd,
+            precision=centering.score_dtype,
+            spread=centering.sd,
             limits=limits,
             expected={"model": model, "version": str(version.version), "digest": version.digest},
             answered=answered,
@@ -114,43 +156,21 @@ def _requests(groups: Sequence[Group]) -> Iterator[list[Item]]:
         yield request
 
 
-def _golden(scorer: Scorer, groups: Sequence[Group], count: int) -> list[Item]:
-    """Texts that loaders get wrong (empty, control tokens, over-long, at the very limit), then reference texts."""
-    odd: list[Item] = [(prompt, [completion]) for _, prompt, completion in FIXED_TEXTS]
-    odd += [(vector.messages(), [vector.completion]) for vector in scorer.card.self_test]
-    odd += [(USER, ["egg " * 10_000]), (USER, ["An egg\x00 with\r\n\tcontrol characters\u200b."])]
-    odd += [(USER, ["egg " * words]) for words in _around_the_limit(scorer)]
-    rest = [(prompt, [text]) for prompt, texts in map(as_item, groups) for text in texts]
-    wanted = max(0, count - len(odd))
-    step = max(1, len(rest) // wanted) if wanted else 1
-    return odd + rest[::step][:wanted]
-
-
-def _around_the_limit(scorer: Scorer) -> list[int]:
-    """How many words make the longest text that is not cut, one less, and one and two more."""
-
-    def cut(words: int) -> bool:
-        return encode(scorer.model.tokenizer, scorer.model.rule, USER, ["egg " * words]).truncated[0]
-
-    first = bisect_left(range(scorer.model.rule.max_tokens + 1), True, key=cut)
-    return [words for words in range(first - 2, first + 2) if words > 0]
-
-
-def read_back(client: Client, scorer: Scorer, version: Version, limits: Gates, alias: str) -> tuple[float, ...]:
+def read_back(client: Client, card: Card, version: Version, limits: Gates, alias: str) -> tuple[float, ...]:
     """Rewards of the self-test's texts through the endpoint, after a comparison with what was sealed.
 
     Raises:
         ServingError: other scores, another version or another digest.
     """
-    vectors = scorer.card.self_test
+    vectors, centering = card.self_test, card.centering
     model = f"{version.name}@{alias}"
     reply = client.rewards([(vector.messages(), [vector.completion]) for vector in vectors], model)
     served = [score for row in reply.scores for score in row]
     check = checks.serving_parity(
-        [scorer.meaning(RawScore(vector.reward, vector.truncated, vector.tokens)) for vector in vectors],
+        [centered(RawScore(vector.reward, vector.truncated, vector.tokens), centering) for vector in vectors],
         served,
-        precision=scorer.card.centering.score_dtype,
-        spread=scorer.card.centering.sd,
+        precision=centering.score_dtype,
+        spread=centering.sd,
         limits=limits,
         expected={"model": model, "version": str(version.version), "digest": version.digest},
         answered={"model": reply.model, "version": str(reply.version), "digest": reply.digest},

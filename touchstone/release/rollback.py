@@ -2,9 +2,9 @@
 
 In this order; the same call after an interruption finishes the work, and after the end does nothing:
 
-1. the target's bytes, head and self-test are verified here, against the digest that the ledger recorded for it;
+1. the target's bytes are verified here, against the digest that the ledger recorded for it;
 2. a temporary endpoint loads it aside the champion (alias `challenger`, so running endpoints have it in memory when
-   the champion moves) and scores its self-test;
+   the champion moves), verifies its head and scores its self-test;
 3. `champion` and `previous` move by compare-and-set, and `challenger` is taken away: one entry of the release ledger
    decides all three;
 4. scores are read back through the endpoint, and the ledger says that it is rolled back.
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from touchstone.errors import ArtifactError, RegistryError, ServingError
-from touchstone.model.scoring import Scorer
+from touchstone.model import card as cards
 from touchstone.registry import Registry, Version, decided_moves, entries, stamp
 from touchstone.registry.entries import ReleaseEntry, RolledBack, Why
 from touchstone.release import parity
@@ -79,7 +79,7 @@ def rollback(root: Path, settings: Settings, name: str, *, reason: str, to: int 
         replaced, target = champion, to if to is not None else _previous(registry, name)
     version = _earlier_champion(registry, name, target, history)
     try:
-        scorer = Scorer.load(registry.download(version), token_budget=settings.serve.tokens_per_batch)
+        card = cards.verify_digests(registry.download(version))
     except (ArtifactError, RegistryError) as error:
         raise ArtifactError(f"{name} can't be rolled back to version {target}: {error}; nothing was moved") from error
     why = Why(rollback=reason, artifact=version.digest)
@@ -87,10 +87,10 @@ def rollback(root: Path, settings: Settings, name: str, *, reason: str, to: int 
     registry.set_alias(name, "challenger", target, challenger, why)
     try:
         with parity.aside(root, settings, version) as client:
-            parity.read_back(client, scorer, version, settings.gates, "challenger")
+            parity.read_back(client, card, version, settings.gates, "challenger")
             entry = _move(registry, name, target, replaced, why)
             client.wait_for("champion", target, parity.SWAP_SECONDS)
-            scores = parity.read_back(client, scorer, version, settings.gates, "champion")
+            scores = parity.read_back(client, card, version, settings.gates, "champion")
     except ServingError:
         if registry.aliases(name).get("champion") != target:
             registry.set_alias(name, "challenger", challenger, target, why)

@@ -19,7 +19,8 @@ from touchstone.evaluation.benchmarks.intervals import interval
 from touchstone.evaluation.benchmarks.picture import chart
 from touchstone.evaluation.metrics import DRAWS, LEVEL, SEED, rounded
 from touchstone.groups import Group, set_digest
-from touchstone.model.scoring import RawScore, Scorer, as_item
+from touchstone.model.scores import RawScore, as_item
+from touchstone.model.scoring import Scorer
 from touchstone.runtime.files import write_atomic, write_folder, write_json
 from touchstone.settings.data import BenchmarkData
 
