@@ -17,8 +17,9 @@ from tests.worlds.sealed import make_tiny_groups
 from touchstone.errors import GateError
 from touchstone.gate.fresh_scores import AGAIN, Job, Scoring, fresh_processes
 from touchstone.model.card import read
+from touchstone.model.processor import prepare
 from touchstone.model.score_files import rescore
-from touchstone.model.scoring import Scorer, prepare
+from touchstone.model.scoring import Scorer
 
 GROUPS = make_tiny_groups(40, seed=7, completions=(2, 3, 5))
 
