@@ -88,7 +88,7 @@ def test_an_unwritable_place_is_one_error(tmp_path: Path) -> None:
 def test_many_processes_lose_and_repeat_nothing(tmp_path: Path) -> None:
     path = tmp_path / "use.jsonl"
     code = (
-        "import sys; from pathlib import Path; from touchstone import ledger\n"
+        "import sys; from pathlib import Path; from touchstone.runtime import ledger\n"
         "for i in range(10): ledger.append(Path(sys.argv[1]), {'who': sys.argv[2], 'i': i})"
     )
     writers = [subprocess.Popen([sys.executable, "-c", code, str(path), str(number)]) for number in range(3)]
