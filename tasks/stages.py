@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from prefect import task
+from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 
@@ -12,6 +12,9 @@ from touchstone.pipeline.graph import Stage
 from touchstone.pipeline.retrain import go_side_stage, go_stage
 from touchstone.pipeline.runs import Run
 from touchstone.pipeline.side_stages import SideStages
+
+Step = Callable[[Run, str, SideStages], None]
+"""What is done for a stage of a run, by its name."""
 
 
 def run_main(run: Run, side: SideStages, data: State[None]) -> State[None]:
@@ -37,13 +40,15 @@ def finish_side(run: Run, side: SideStages, names: Sequence[str], after: State[N
     return state
 
 
-def _run(
-    step: Callable[[Run, str, SideStages], None], stage: Stage, run: Run, side: SideStages, after: list[State[None]]
-) -> State[None]:
-    """Run a step as the task that has the stage's name and description."""
+def stage_task(stage: Stage, step: Step) -> Task[[Run, str, SideStages], None]:
+    """The task that brings a stage up to date by `step`; it has the stage's name and description."""
     settings = task(
         name=stage.name, task_run_name=stage.name, description=stage.description, cache_policy=NO_CACHE, retries=0
     )
-    state: State[None] = settings(step)(run, stage.name, side, wait_for=after, return_state=True)
+    return settings(step)
+
+
+def _run(step: Step, stage: Stage, run: Run, side: SideStages, after: list[State[None]]) -> State[None]:
+    state: State[None] = stage_task(stage, step)(run, stage.name, side, wait_for=after, return_state=True)
     state.result()
     return state

@@ -53,9 +53,10 @@ def test_the_flow_has_one_task_per_stage() -> None:
     from prefect.cache_policies import NO_CACHE
 
     from tasks.stages import stage_task
+    from touchstone.pipeline.retrain import go_stage
 
     stages = graph.read(ROOT / "dvc.yaml", ROOT / "params.yaml")
-    tasks = [stage_task(stage) for stage in stages]
+    tasks = [stage_task(stage, go_stage) for stage in stages]
     assert [task.name for task in tasks] == [stage.name for stage in stages]
     assert all(task.retries == 0 and task.cache_policy == NO_CACHE for task in tasks)
     assert all(task.description == stage.description for task, stage in zip(tasks, stages, strict=True))

@@ -182,7 +182,7 @@ import resource, sys
 from pathlib import Path
 from touchstone import settings
 from touchstone.settings.data import PreferenceData
-from touchstone.sources import Quarantined, read_source
+from touchstone.data.sources import Quarantined, read_source
 data = PreferenceData(source="preference", name="mine", path=sys.argv[1])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 found = [row.reason if isinstance(row, Quarantined) else "read" for row in read_source(data, Path())]

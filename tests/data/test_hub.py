@@ -77,7 +77,7 @@ import json, sys
 from pathlib import Path
 from touchstone import settings
 from touchstone.errors import SourceError
-from touchstone.sources import import_source
+from touchstone.data.importing import import_source
 
 base = settings.load(Path(sys.argv[1])).model_dump()
 for number, more in enumerate(({}, {"limit": 2}, {"split": "nosuch"}, {"subset": "nosuch"}, {"path": "org/missing"})):

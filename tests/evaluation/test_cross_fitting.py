@@ -263,7 +263,7 @@ def test_a_stage_that_fails_is_one_sentence(tmp_path: Path) -> None:
 SCRIPT = """
 import sys
 from pathlib import Path
-from touchstone.cross_fitting import cross_fit
+from touchstone.evaluation.cross_fitting import cross_fit
 from touchstone.settings import load
 cross_fit(Path("build"), load(), Path("work"), 3)
 """

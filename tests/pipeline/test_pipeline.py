@@ -234,7 +234,7 @@ time.sleep(300)
 CALLER = """
 import sys
 from pathlib import Path
-from touchstone.pipeline import processes
+from touchstone.runtime import processes
 processes.GRACE_SECONDS = 0.5
 with processes.stopped_by_sigterm():
     try:

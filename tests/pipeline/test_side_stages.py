@@ -106,6 +106,7 @@ def test_the_projects_own_side_stages_are_the_looks_and_the_evaluation(tmp_path:
         assert side.before_judging == ["audit"]
 
 
+@pytest.mark.slow
 def test_side_stages_run_while_the_artifact_is_made_and_the_lock_is_that_of_dvc_repro(project: Path) -> None:
     (project / "seconds.artifact").write_text("12")
     with taken(project) as (run, side):
@@ -123,6 +124,7 @@ def test_side_stages_run_while_the_artifact_is_made_and_the_lock_is_that_of_dvc_
     assert (project / "dvc.lock").read_bytes() == lock
 
 
+@pytest.mark.slow
 def test_a_side_stage_that_failed_stops_the_run_with_its_own_sentence(project: Path) -> None:
     (project / "fail.audit.json").touch()
     with taken(project) as (run, side):
@@ -132,6 +134,7 @@ def test_a_side_stage_that_failed_stops_the_run_with_its_own_sentence(project: P
     assert "page" not in run.record()["stages"]
 
 
+@pytest.mark.slow
 def test_nothing_of_a_side_stage_outlives_its_run(project: Path) -> None:
     (project / "seconds.audit.json").write_text("600")
 

@@ -31,7 +31,7 @@ PUBLISH = f"""
 import sys
 from pathlib import Path
 from touchstone.errors import TouchstoneError
-from touchstone.publishing import publish
+from touchstone.release.publishing import publish
 from touchstone.registry import Registry
 try:
     print(publish(Registry.open(Path(sys.argv[1])), "{NAME}", 1, sys.argv[2], private=sys.argv[3] == "private"))

@@ -31,9 +31,9 @@ QLORA = pytest.mark.skipif(
 SCORE = """
 import json, pathlib, sys
 from touchstone.groups import Message
-from touchstone.layout import make_batches, rewards
-from touchstone.model import load_reward_model
-from touchstone.templating import encode
+from touchstone.model.layout import make_batches, rewards
+from touchstone.model.network import load_reward_model
+from touchstone.model.templating import encode
 
 model = load_reward_model(pathlib.Path(sys.argv[1]))
 encoded = encode(model.tokenizer, model.rule, [Message("user", "how do I boil an egg?")], ["in water", "no", "x"])
