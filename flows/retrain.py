@@ -1,16 +1,15 @@
 """The flow `retrain`: from comparisons to a champion, or to the reason why not.
 
-    python -m flows.retrain                                 # the checkout as it stands
-    python -m flows.retrain data.groups=1500 train.seed=18  # with overrides, for one run
-    prefect deploy --all                                    # the schedule in prefect.yaml: HEAD, not the checkout
+    python -m flows                                 # the checkout as it stands
+    python -m flows data.groups=1500 train.seed=18  # with overrides, for one run
+    prefect deploy --all                            # the schedule in prefect.yaml: HEAD, not the checkout
 
 One Prefect task per stage of dvc.yaml, then judge, register, release. A blocked candidate is a normal end: a Completed
-state named Blocked, and exit code 3. Nothing to do is said before Prefect's server starts.
+state named Blocked, and exit code 3.
 """
 
 from __future__ import annotations
 
-import sys
 from contextlib import ExitStack
 from contextvars import ContextVar
 
@@ -20,15 +19,14 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from flows.server import server
-from touchstone.errors import TouchstoneError
+from touchstone.errors import PipelineError
 from touchstone.pipeline.opening import Outcome, ended, opened
-from touchstone.pipeline.retrain import stopped_words
 from touchstone.pipeline.runs import Run
 from touchstone.pipeline.side_stages import side_stages
 from touchstone.settings import project_root
 
 _held: ContextVar[Run | None] = ContextVar("held", default=None)
-"""The run that `main` has opened for the flow that it is about to start."""
+"""The run that a command has opened for the flow that `start` runs."""
 
 
 @flow(name="retrain")
@@ -68,34 +66,21 @@ def _walk(run: Run) -> Outcome:
     return conclude(run, decision, version, released)
 
 
-def main(overrides: list[str]) -> int:
-    """Open a run, start the flow on it, and print how it ended; returns the exit code."""
-    try:
-        with opened(project_root(), overrides) as opening:
-            outcome = opening if isinstance(opening, Outcome) else _start(opening, overrides)
-    except TouchstoneError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    except KeyboardInterrupt as error:
-        words, code = stopped_words(error)
-        sys.stderr.write(f"\n{words}\n")
-        return code
-    except HTTPError as error:
-        sys.stderr.write(f"error: Prefect's server doesn't answer ({error}); finished stages are kept, run again\n")
-        return 1
-    sys.stdout.write(outcome.summary + "\n")
-    return outcome.code
+def start(run: Run, overrides: list[str]) -> Outcome:
+    """Run the flow on an opened run, on Prefect's server.
 
-
-def _start(run: Run, overrides: list[str]) -> Outcome:
+    Raises:
+        PipelineError: the server doesn't start, or doesn't answer any more.
+        TouchstoneError: a step failed.
+    """
     token = _held.set(run)
     try:
         with server(run.root):
             retrain(overrides=overrides)
+    except HTTPError as error:
+        raise PipelineError(
+            f"Prefect's server doesn't answer ({error}); finished stages are kept, run again"
+        ) from error
     finally:
         _held.reset(token)
     return ended(run)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -62,6 +62,14 @@ def test_the_flow_has_one_task_per_stage() -> None:
     assert all(task.description == stage.description for task, stage in zip(tasks, stages, strict=True))
 
 
+def test_nothing_to_do_is_found_out_without_prefect() -> None:
+    """Importing it takes longer than finding out; what asks the registry imports MLflow where it must."""
+    heavy = {"prefect", "mlflow", "torch", "pandas"}
+    code = f"import sys, flows.__main__; print(sorted({heavy} & set(sys.modules)))"
+    answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
+
+
 def test_a_folder_that_is_no_repository_is_one_sentence(tmp_path: Path) -> None:
     done = _flow(tmp_path)
     assert done.returncode == 1
@@ -70,7 +78,7 @@ def test_a_folder_that_is_no_repository_is_one_sentence(tmp_path: Path) -> None:
 
 
 def _flow(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "flows.retrain", *words]
+    command = [sys.executable, "-m", "flows", *words]
     return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
 
 
@@ -134,7 +142,7 @@ def test_a_small_run_ends_with_a_verdict_and_is_not_run_again(tmp_path: Path) ->
 def test_a_stopped_flow_leaves_no_process(tmp_path: Path, number: int) -> None:
     root = _copy(tmp_path / "product")
     program = subprocess.Popen(
-        [sys.executable, "-m", "flows.retrain", *SMALL],
+        [sys.executable, "-m", "flows", *SMALL],
         cwd=root,
         stderr=subprocess.PIPE,
         text=True,

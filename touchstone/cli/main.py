@@ -70,7 +70,7 @@ def retrain_command(
     root = settings.checked_root()
     if not plain:
         # The flow stands above this package, so it is started, not imported; its exit code is ours.
-        command = [sys.executable, "-m", "flows.retrain", *(overrides or [])]
+        command = [sys.executable, "-m", "flows", *(overrides or [])]
         os.chdir(root)
         os.execv(sys.executable, command)  # noqa: S606 - no shell is wanted
     from touchstone.pipeline.retrain import retrain_plain

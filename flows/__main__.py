@@ -1,0 +1,42 @@
+"""The command behind `touchstone retrain`: open a run, and start the flow `retrain` on it.
+
+    python -m flows data.groups=1500 train.seed=18
+
+Nothing to do is said before Prefect is imported, which takes longer than finding out.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from touchstone.errors import TouchstoneError
+from touchstone.pipeline.opening import Outcome, opened
+from touchstone.pipeline.retrain import stopped_words
+from touchstone.pipeline.runs import Run
+from touchstone.settings import project_root
+
+
+def main(overrides: list[str]) -> int:
+    """Open a run, start the flow on it, and print how it ended; returns the exit code."""
+    try:
+        with opened(project_root(), overrides) as opening:
+            outcome = opening if isinstance(opening, Outcome) else _start(opening, overrides)
+    except TouchstoneError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    except KeyboardInterrupt as error:
+        words, code = stopped_words(error)
+        sys.stderr.write(f"\n{words}\n")
+        return code
+    sys.stdout.write(outcome.summary + "\n")
+    return outcome.code
+
+
+def _start(run: Run, overrides: list[str]) -> Outcome:
+    from flows.retrain import start
+
+    return start(run, overrides)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
