@@ -127,11 +127,15 @@ def test_side_stages_run_while_the_artifact_is_made_and_the_lock_is_that_of_dvc_
 @pytest.mark.slow
 def test_a_side_stage_that_failed_stops_the_run_with_its_own_sentence(project: Path) -> None:
     (project / "fail.audit.json").touch()
+
+    def until_the_page(run: runs.Run, side: SideStages) -> None:
+        run_main(run, side)  # notices it as soon as the stage has ended
+        side.finish("page")
+
     with taken(project) as (run, side):
-        run_main(run, side)
         with pytest.raises(StageError, match=r"stage audit failed: no ink left .its output: .*audit\.log"):
-            side.finish("page")
-    assert "page" not in run.record()["stages"]
+            until_the_page(run, side)
+        assert "page" not in run.record()["stages"]
 
 
 @pytest.mark.slow
