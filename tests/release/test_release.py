@@ -25,7 +25,7 @@ from touchstone.model.scoring import Scorer
 from touchstone.operations.verify import verify_releases
 from touchstone.pipeline import steps, workspace
 from touchstone.registry import Registry, Version, stamp
-from touchstone.release import Release, admit, promote, release
+from touchstone.release import Release, admit, parity, promote, release
 from touchstone.runtime import ledger
 
 SETTINGS = tiny_settings()
@@ -282,3 +282,8 @@ def test_a_champion_promoted_again_keeps_its_previous(registry: Registry) -> Non
     assert promote(registry, second, decision) == 1
     assert promote(registry, second, decision) == 1
     assert registry.aliases(NAME) == {"champion": 2, "previous": 1}
+
+
+def test_golden_texts_are_scored_with_the_default_number_of_threads() -> None:
+    with parity.scored_offline(artifact(0), reference(), tiny_settings(threads="auto")) as offline:
+        assert offline()
