@@ -65,7 +65,7 @@ def lay(settings: Settings, build: Path) -> None:
     (build / "splits").mkdir()
     split_groups(groups, settings.split, build / "splits")
     training = read_parquet(build / "splits" / "train.parquet")
-    build_base(training, settings.model, seed=SEED, threads=settings.train.threads, folder=build / "base")
+    build_base(training, settings.model, seed=SEED, threads=settings.training_threads, folder=build / "base")
 
 
 def credits(groups: Sequence[Group], scores: Sequence[Sequence[float]]) -> dict[str, np.ndarray]:

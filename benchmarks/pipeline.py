@@ -35,6 +35,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 LIBRARIES = ("torch", "transformers", "trl", "accelerate", "dvc", "mlflow", "great-expectations")
 NEW, OLD = "new", "old"
+NOT_INHERITED = ("PYTHONPATH", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE")
 IMPORTS = "import prefect, prefect.flows, mlflow"
 """What the second `make retrain` can't well be quicker than, were it to import both."""
 
@@ -43,9 +44,12 @@ def run_once(side: str, checkout: Path, seed: int, folder: Path, venv: Path | No
     """Clone a checkout, set it up unless `venv` is given, run the pipeline, run it again; times, memory, metrics."""
     clone = folder / f"{side}-{seed}"
     subprocess.run(["git", "clone", "--quiet", str(checkout), str(clone)], check=True)
-    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    inherited = {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
+    environment = {**inherited, "PIP_CACHE_DIR": str(folder / "pip"), "UV_CACHE_DIR": str(folder / "uv")}
     install = None
     if venv is None:
+        for cache in ("pip", "uv"):  # a fresh machine has downloaded nothing yet
+            shutil.rmtree(folder / cache, ignore_errors=True)
         install, _ = timed(["make", "setup"], clone, environment)
         python = clone / ".venv" / "bin" / "python"
         command = ["make", "retrain", f"OVERRIDES=train.seed={seed}"]

@@ -18,6 +18,7 @@ from tests.worlds.tiny import make_tiny_base
 from tests.worlds.trained import configure, make_build, make_groups
 from touchstone.runtime import parallel
 from touchstone.runtime.parallel import cores, threads_of
+from touchstone.settings import compose
 from touchstone.training.state import inputs_of
 
 OLDER = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
@@ -86,6 +87,18 @@ def test_auto_is_the_cores_that_a_process_may_use(tmp_path: Path, monkeypatch: p
     for ranks, number in ((2, 3), (4, 1), (8, 1)):
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
         assert threads_of("auto") == number
+
+
+def test_auto_is_one_thread_for_a_narrow_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)))
+    monkeypatch.setattr(parallel, "QUOTA", Path("/nonexistent"))
+    narrow, wide = compose([], ROOT / "configs"), compose(["model.hidden=512"], ROOT / "configs")
+    read = compose(["model=pretrained", "model.base=../base", "train.tokens_per_microbatch=4096"], ROOT / "configs")
+    asked = compose(["train.threads=3", "serve.threads=2"], ROOT / "configs")
+    assert (narrow.training_threads, narrow.serving_threads) == (1, 1)
+    assert (wide.training_threads, wide.serving_threads) == (6, 6)
+    assert (read.training_threads, read.serving_threads) == (6, 6)
+    assert (asked.training_threads, asked.serving_threads) == (3, 2)
 
 
 def test_a_checkpoint_counts_the_threads_that_auto_came_to(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def seal_command(
     from touchstone.model.processor import prepare
 
     root, chosen = settings.load_project()
-    prepare(chosen.train.threads)
+    prepare(chosen.training_threads)
     splits = root / "build" / "splits"
     if not splits.is_dir():
         raise PipelineError("build/splits does not exist: an artifact is sealed on it; make it with `dvc repro split`")

@@ -37,7 +37,6 @@ from touchstone.model import card as cards
 from touchstone.model.scores import RawScore, read_scores, scored_by
 from touchstone.runtime import processes
 from touchstone.runtime.files import digest_value, write_folder
-from touchstone.runtime.parallel import threads_of
 from touchstone.runtime.places import PACKAGE
 from touchstone.runtime.progress import progress
 from touchstone.settings import Settings, dump, project_root
@@ -308,7 +307,7 @@ def _stages(settings: Settings) -> list[tuple[str, list[str]]]:
     A base from scratch is built for each fold: its warm-up reads the training set's preferred completions, so the
     candidate's own base knows what people preferred in prompts that are scored here.
     """
-    python, threads = [sys.executable, "-m"], str(threads_of(settings.train.threads))
+    python, threads = [sys.executable, "-m"], str(settings.training_threads)
     config = project_root() / "configs" / "accelerate" / f"{settings.train.accelerate}.yaml"
     launch = ["--num_cpu_threads_per_process", "1", "--config_file", str(config)]
     scratch = settings.model.kind == "scratch"

@@ -106,7 +106,7 @@ def table(metrics: Mapping[str, Any]) -> str:
 def main() -> None:
     """Evaluate build/artifact on the validation set into build/evaluation."""
     options = settings.load()
-    prepare(options.train.threads)
+    prepare(options.training_threads)
     build = Path("build")
     train, calibration, validation = (
         read_parquet(build / "splits" / f"{name}.parquet") for name in ("train", "calibration", "validation")

@@ -18,7 +18,6 @@ from touchstone.gate.record import Alarm, Digests, key_of
 from touchstone.groups import Group, judged_pairs, read_parquet, set_digest
 from touchstone.model.card import Card, adopted, verify_digests
 from touchstone.runtime.files import digest_value
-from touchstone.runtime.parallel import threads_of
 from touchstone.settings import Settings
 from touchstone.settings.checks import SETS
 from touchstone.settings.gates import Gates
@@ -140,7 +139,7 @@ def read_case(
         adopted=trained_elsewhere,
         alarms=tuple(Alarm(kind=a["kind"], name=a["name"], sentence=a["sentence"]) for a in alarms),
         limits=settings.gates,
-        threads=threads_of(settings.train.threads),
+        threads=settings.training_threads,
         digests=digests,
         key=key_of(settings.name, digests),
     )

@@ -32,7 +32,6 @@ from touchstone.model.pinned import BASE_FILE, PACKAGE, local_folder
 from touchstone.model.processor import prepare
 from touchstone.model.templating import EncodedGroup, encode_many, scoring_rule
 from touchstone.runtime.files import digest_file, write_folder, write_json
-from touchstone.runtime.parallel import Threads, threads_of
 from touchstone.runtime.progress import progress
 from touchstone.runtime.stage import run_stage
 from touchstone.settings.model import PretrainedModel, ScratchModel
@@ -64,7 +63,7 @@ HUB_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 """What a checkpoint needs; pickles and code are never fetched."""
 
 
-def build_base(groups: Sequence[Group], model: ScratchModel, *, seed: int, threads: Threads, folder: Path) -> None:
+def build_base(groups: Sequence[Group], model: ScratchModel, *, seed: int, threads: int, folder: Path) -> None:
     """Train a tokenizer and warm up a decoder on `groups`, into `folder` (whole or not at all).
 
     The same groups, settings, seed and threads give the same bytes on one machine.
@@ -75,27 +74,13 @@ def build_base(groups: Sequence[Group], model: ScratchModel, *, seed: int, threa
     prepare(threads)
     torch.manual_seed(seed)
     tokenizer = train_tokenizer(groups, model)
-    config = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=model.hidden,
-        num_hidden_layers=model.layers,
-        num_attention_heads=model.heads,
-        num_key_value_heads=model.key_value_heads,
-        head_dim=model.head_dim,
-        intermediate_size=model.intermediate,
-        max_position_embeddings=model.max_tokens,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-    )
-    config.num_labels = 1
-    network = Qwen3ForSequenceClassification(config)
-    warm_up(network, _texts(groups, tokenizer, model), model, seed)
+    network = new_network(tokenizer, model)
+    warm_up(network, preferred_texts(groups, tokenizer, model), model, seed)
 
     def fill(aside: Path) -> None:
         network.save_pretrained(aside)
         tokenizer.save_pretrained(aside)
-        write_json(aside / BASE_FILE, {"kind": "scratch", "threads": threads_of(threads)})
+        write_json(aside / BASE_FILE, {"kind": "scratch", "threads": threads})
 
     write_folder(folder, fill)
 
@@ -124,6 +109,25 @@ def train_tokenizer(groups: Sequence[Group], model: ScratchModel) -> PreTrainedT
         model_max_length=model.max_tokens,
         chat_template=CHAT_TEMPLATE,
     )
+
+
+def new_network(tokenizer: PreTrainedTokenizerFast, model: ScratchModel) -> Qwen3ForSequenceClassification:
+    """A decoder of the settings' shape with torch's random weights and a scalar head."""
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=model.hidden,
+        num_hidden_layers=model.layers,
+        num_attention_heads=model.heads,
+        num_key_value_heads=model.key_value_heads,
+        head_dim=model.head_dim,
+        intermediate_size=model.intermediate,
+        max_position_embeddings=model.max_tokens,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+    config.num_labels = 1
+    return Qwen3ForSequenceClassification(config)
 
 
 def warm_up(network: Qwen3ForSequenceClassification, texts: Sequence[Text], model: ScratchModel, seed: int) -> None:
@@ -263,7 +267,7 @@ def preferred(group: Group) -> list[int]:
     return [index for index, won in enumerate(balance) if won > 0] or list(range(len(balance)))
 
 
-def _texts(groups: Sequence[Group], tokenizer: PreTrainedTokenizerFast, model: ScratchModel) -> list[Text]:
+def preferred_texts(groups: Sequence[Group], tokenizer: PreTrainedTokenizerFast, model: ScratchModel) -> list[Text]:
     """Token ids of every prompt with each of its preferred completions, as scoring lays them out."""
     rule = scoring_rule(tokenizer, model.max_tokens)
     items = [(group.prompt, [group.completions[index].text for index in preferred(group)]) for group in groups]
@@ -303,7 +307,7 @@ def main() -> None:
         sys.stdout.write(f"base: {chosen.model.base}, pinned\n")
         return
     groups = read_parquet(Path("build") / "splits" / "train.parquet")
-    build_base(groups, chosen.model, seed=chosen.train.seed, threads=chosen.train.threads, folder=folder)
+    build_base(groups, chosen.model, seed=chosen.train.seed, threads=chosen.training_threads, folder=folder)
     sys.stdout.write(f"base: from scratch, {chosen.model.layers} layers of {chosen.model.hidden}\n")
 
 

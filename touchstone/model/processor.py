@@ -7,16 +7,14 @@ import platform
 
 import torch
 
-from touchstone.runtime.parallel import Threads, threads_of
 
-
-def prepare(threads: Threads) -> None:
+def prepare(threads: int) -> None:
     """Make this process's numbers repeatable: so many CPU threads, deterministic kernels only.
 
     Before any CUDA work, whose library reads its setting once.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.set_num_threads(threads_of(threads))
+    torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
     # Else every new tensor is filled with NaN, to find kernels that read what nobody wrote: 4% of a training step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # untyped in torch

@@ -288,7 +288,7 @@ def _keep(value: Any) -> float:
 def main() -> None:
     """Seal build/model into build/artifact."""
     options = settings.load()
-    prepare(options.train.threads)
+    prepare(options.training_threads)
     splits = Path("build") / "splits"
     digest = seal(
         Path("build") / "model",

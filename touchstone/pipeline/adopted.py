@@ -95,7 +95,7 @@ def run_benchmark(
     from touchstone.model.processor import prepare
     from touchstone.model.scoring import Scorer
 
-    prepare(settings.train.threads)
+    prepare(settings.training_threads)
     folder = artifact or root / "build" / "artifact"
     called = str(shown(folder.resolve(), root))
     if version is not None:

@@ -19,7 +19,6 @@ from touchstone.model.card import Card
 from touchstone.model.scores import Item, RawScore, as_item, centered, read_scores, scored_by
 from touchstone.registry import Version
 from touchstone.runtime import processes, progress
-from touchstone.runtime.parallel import threads_of
 from touchstone.serving import Client, temporary_endpoint
 from touchstone.settings import Settings
 from touchstone.settings.gates import Gates
@@ -84,7 +83,7 @@ def scored_offline(artifact: Path, reference: Path, settings: Settings) -> Itera
         texts, scores = Path(folder) / "texts.parquet", Path(folder) / "scores.parquet"
         command = [
             *(sys.executable, "-m", "touchstone.model.golden", *map(str, (artifact, reference, texts, scores))),
-            *("--count", str(settings.gates.parity_texts), "--threads", str(threads_of(settings.serve.threads))),
+            *("--count", str(settings.gates.parity_texts), "--threads", str(settings.serving_threads)),
         ]
         with processes.dialogue(command) as process:
 

@@ -55,7 +55,7 @@ def serve(
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stderr)
     logging.getLogger("touchstone").setLevel(logging.INFO)
     chosen = settings.serve
-    prepare(chosen.threads)
+    prepare(settings.serving_threads)
     live = Live(Registry.open(root), name, tokens_per_batch=chosen.tokens_per_batch)
     live.open()
     batcher = Batcher(chosen.tokens_per_batch, chosen.max_queued_tokens)

@@ -14,6 +14,7 @@ import yaml
 from pydantic import ValidationError, model_validator
 
 from touchstone.errors import SettingsError
+from touchstone.runtime.parallel import Threads, threads_of
 from touchstone.settings.checks import Audit, Import, Split, Validation
 from touchstone.settings.data import Data
 from touchstone.settings.gates import Gates
@@ -23,6 +24,9 @@ from touchstone.settings.seal import Seal
 from touchstone.settings.section import Section
 from touchstone.settings.serve import Serve
 from touchstone.settings.training import Train
+
+NARROW = 512
+"""Hidden size below which a model from scratch computes faster in one thread than two can agree on each product."""
 
 
 class Settings(Section):
@@ -62,6 +66,20 @@ class Settings(Section):
         if not self.name.replace("-", "").replace("_", "").replace(".", "").isalnum():
             raise ValueError(f"name {self.name!r} may hold letters, digits, '-', '_' and '.' only")
         return self
+
+    @property
+    def training_threads(self) -> int:
+        """What `train.threads` comes to here, for training and whatever scores with its settings."""
+        return self._threads(self.train.threads)
+
+    @property
+    def serving_threads(self) -> int:
+        """What `serve.threads` comes to here."""
+        return self._threads(self.serve.threads)
+
+    def _threads(self, setting: Threads) -> int:
+        narrow = self.model.kind == "scratch" and self.model.hidden < NARROW
+        return 1 if narrow and setting == "auto" else threads_of(setting)
 
 
 def project_root() -> Path:

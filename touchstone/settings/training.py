@@ -33,7 +33,8 @@ class Train(Section):
     """Of the backbone; bf16 is fp32 where the device has no instructions for it, and the log says so."""
     seed: int
     threads: PositiveInt | Literal["auto"]
-    """CPU threads of each process; "auto": its cores. The last digits of what is computed depend on their number."""
+    """CPU threads of each process; "auto": its cores, or one for a narrow model (docs/threads.md). The last digits of
+    what is computed depend on their number."""
     accelerate: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
     """Launch configuration: a file's stem in configs/accelerate/."""
     checkpoint_steps: NonNegativeInt

@@ -45,7 +45,7 @@ def train(settings: Settings, build: Path, events: Path | None = None, keep: Pat
         ModelError: the base can't be used.
         DataError: a set can't be read.
     """
-    prepare(settings.train.threads)
+    prepare(settings.training_threads)
     # accelerate counts one process on a CPU unless it is told that it is one.
     cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true" or not torch.cuda.is_available()
     world = PartialState(cpu=cpu, timeout=timedelta(seconds=settings.train.timeout_seconds))
