@@ -31,7 +31,8 @@ from touchstone.evaluation.baselines import LinearBaseline
 from touchstone.groups import Group, judged_pairs, read_parquet, write_parquet
 from touchstone.model.base import build_base
 from touchstone.model.network import load_reward_model
-from touchstone.model.scoring import as_item, raw_scores
+from touchstone.model.scores import as_item
+from touchstone.model.scoring import raw_scores
 from touchstone.settings import Settings, compose
 from touchstone.training.run import train
 

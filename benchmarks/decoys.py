@@ -26,7 +26,8 @@ from touchstone import statistics as st
 from touchstone.gate.probes import probing_groups, to_table, wins
 from touchstone.groups import Group, judged_pairs, read_parquet
 from touchstone.model.network import load_reward_model
-from touchstone.model.scoring import as_item, raw_scores
+from touchstone.model.scores import as_item
+from touchstone.model.scoring import raw_scores
 from touchstone.settings import Settings, compose
 from touchstone.training.run import train
 

@@ -33,7 +33,8 @@ from touchstone.gate.checks import Pairs
 from touchstone.gate.cross_fit import cross_fitted, pairs_of
 from touchstone.groups import judged_pairs, read_parquet
 from touchstone.model.base import pin
-from touchstone.model.scoring import Scorer, as_item
+from touchstone.model.scores import as_item
+from touchstone.model.scoring import Scorer
 from touchstone.model.sealing import seal
 from touchstone.settings import Settings, compose
 from touchstone.training.run import train

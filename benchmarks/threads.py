@@ -43,7 +43,8 @@ def measure(work: str, threads: int, seconds: float) -> float:
     from touchstone.model.base import new_network, preferred_texts, train_tokenizer, warm_up_loss
     from touchstone.model.network import RewardModel, rule_of
     from touchstone.model.processor import prepare
-    from touchstone.model.scoring import as_item, raw_scores_encoded
+    from touchstone.model.scores import as_item
+    from touchstone.model.scoring import raw_scores_encoded
     from touchstone.model.templating import encode_many
     from touchstone.settings import compose
 

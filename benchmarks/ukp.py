@@ -40,7 +40,8 @@ from touchstone.evaluation.baselines import LinearBaseline, longer_wins
 from touchstone.groups import Group, judged_pairs, write_parquet
 from touchstone.model.base import pin
 from touchstone.model.network import load_reward_model
-from touchstone.model.scoring import as_item, raw_scores
+from touchstone.model.scores import as_item
+from touchstone.model.scoring import raw_scores
 from touchstone.settings import Settings, compose
 from touchstone.training.run import train
 

@@ -17,7 +17,7 @@ import httpx
 from touchstone.errors import ServingError
 
 if TYPE_CHECKING:  # torch comes with it, and a client needs none
-    from touchstone.model.scoring import Item
+    from touchstone.model.scores import Item
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ from touchstone.evaluation.rows import differences
 from touchstone.gate.cross_fit import cross_fitted, pairs_of, read_pairs
 from touchstone.groups import Comparison, Completion, Group, Message, judged_pairs, make_group, write_parquet
 from touchstone.model.base import pin
-from touchstone.model.scoring import RawScore
+from touchstone.model.scores import RawScore
 from touchstone.pipeline import workspace
 from touchstone.settings import Settings, dump, load, parse
 

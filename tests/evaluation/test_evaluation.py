@@ -21,7 +21,7 @@ from touchstone.evaluation.baselines import baseline_differences
 from touchstone.evaluation.rows import differences, read_rows, score_rows, write_rows
 from touchstone.groups import Comparison, Completion, Group, Message, make_group, write_parquet
 from touchstone.model import sealing
-from touchstone.model.scoring import RawScore
+from touchstone.model.scores import RawScore
 from touchstone.runtime.files import canonical_json, digest_folder
 from touchstone.statistics import Floats
 

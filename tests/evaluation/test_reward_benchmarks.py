@@ -32,7 +32,7 @@ from touchstone.evaluation.benchmarks.intervals import interval, pseudo_values
 from touchstone.gate import judge
 from touchstone.groups import Group
 from touchstone.model import card
-from touchstone.model.scoring import RawScore
+from touchstone.model.scores import RawScore
 from touchstone.pipeline import adopted
 from touchstone.settings.data import BenchmarkData
 

@@ -21,7 +21,7 @@ from tests.worlds.evidence import LIMITS, good, pairs
 from touchstone.gate import checks
 from touchstone.gate.checks import Check, Completions, Pairs
 from touchstone.model.card import Centering
-from touchstone.model.scoring import Score
+from touchstone.model.scores import Score
 
 FILE = Path(__file__).with_name("gates_record.json")
 DIGITS = 7

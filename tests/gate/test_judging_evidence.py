@@ -14,7 +14,7 @@ from touchstone.gate import disagreements, leaks, probes, rows
 from touchstone.gate.checks import Check
 from touchstone.gate.disagreements import short_slices
 from touchstone.groups import Comparison, Completion, Group, Message, make_group
-from touchstone.model.scoring import RawScore
+from touchstone.model.scores import RawScore
 
 TAUGHT = frozenset({"ann"})
 

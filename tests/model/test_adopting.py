@@ -34,7 +34,8 @@ from touchstone.gate.checks import Verdict
 from touchstone.gate.record import Decision
 from touchstone.groups import Message, write_parquet
 from touchstone.model.adopting import Adopted, adopt, artifact_name
-from touchstone.model.scoring import Scorer, as_item
+from touchstone.model.scores import as_item
+from touchstone.model.scoring import Scorer
 from touchstone.model.templating import encode
 from touchstone.pipeline import candidates, workspace
 from touchstone.pipeline.adopted import register_artifact

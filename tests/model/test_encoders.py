@@ -27,7 +27,8 @@ from touchstone.groups import Comparison, Completion, Group, Message, make_group
 from touchstone.model.base import pin
 from touchstone.model.layout import make_batches, padded_batch, read_hidden, rewards, shares_prompt
 from touchstone.model.network import RewardModel, head_of, load_base, load_base_folder, load_reward_model, save
-from touchstone.model.scoring import Scorer, as_item, padded_scores, raw_scores
+from touchstone.model.scores import as_item
+from touchstone.model.scoring import Scorer, padded_scores, raw_scores
 from touchstone.model.sealing import seal
 from touchstone.model.templating import ScoringRule, encode, encode_many, scoring_rule
 from touchstone.runtime.files import digest_file

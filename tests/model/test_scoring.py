@@ -16,8 +16,8 @@ from tests.worlds.sealed import make_tiny_artifact, make_tiny_groups
 from touchstone.errors import ArtifactError, DataError
 from touchstone.groups import Group, Message, write_parquet
 from touchstone.model.score_files import Batching, main, rescore
-from touchstone.model.scores import RawScore, read_scores, tolerance, write_scores
-from touchstone.model.scoring import Scorer, as_item
+from touchstone.model.scores import RawScore, as_item, read_scores, tolerance, write_scores
+from touchstone.model.scoring import Scorer
 
 GROUPS = make_tiny_groups(12, seed=7, completions=(2, 3, 5))
 

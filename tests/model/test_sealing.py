@@ -21,7 +21,8 @@ from touchstone.errors import ArtifactError, ModelError
 from touchstone.groups import Comparison, Group, Message, make_group, set_digest
 from touchstone.model import card as cards
 from touchstone.model import sealing
-from touchstone.model.scoring import Scorer, as_item
+from touchstone.model.scores import as_item
+from touchstone.model.scoring import Scorer
 from touchstone.model.sealing import seal
 from touchstone.runtime.files import canonical_json, digest_file, digest_text
 

@@ -13,7 +13,8 @@ from tests.worlds.registered import NAME, open_registry, tiny_settings
 from tests.worlds.sealed import make_tiny_groups
 from touchstone.groups import Message
 from touchstone.model.network import load_base, save
-from touchstone.model.scoring import Scorer, as_item
+from touchstone.model.scores import as_item
+from touchstone.model.scoring import Scorer
 from touchstone.model.sealing import seal
 from touchstone.serving import temporary_endpoint
 

@@ -28,7 +28,8 @@ from touchstone import settings as settings_module
 from touchstone.errors import ServingError
 from touchstone.groups import Message, read_parquet
 from touchstone.model import templating
-from touchstone.model.scoring import Scorer, as_item
+from touchstone.model.scores import as_item
+from touchstone.model.scoring import Scorer
 from touchstone.registry import Registry
 from touchstone.serving import Client, temporary_endpoint
 from touchstone.serving.app import make_app
@@ -241,19 +242,6 @@ def test_a_taken_port_is_one_sentence_before_anything_is_loaded(tmp_path: Path) 
     assert errors.count("\n") == 1
     assert f"127.0.0.1:{port} (address already in use)" in errors
     assert not (tmp_path / "mlflow").exists()
-
-
-@pytest.mark.slow
-def test_it_ends_with_whoever_started_it(registry: Registry, tmp_path: Path) -> None:
-    process = start(registry.root, tmp_path / "params.yaml", "--port", "0", "--until-stdin-closes")
-    assert process.stdout is not None
-    assert process.stdin is not None
-    process.stdout.readline()
-    process.stdin.close()  # what the kernel does for a starter that was killed
-    assert process.wait(timeout=30) == 0
-    process.stdout.close()
-    assert process.stderr is not None
-    process.stderr.close()
 
 
 def test_a_reply_does_not_wait_for_an_acknowledgement() -> None:

@@ -16,11 +16,7 @@ from touchstone.model.card import Card, verify_digests
 from touchstone.model.layout import Batch, Precision, make_batches, padded_batch, rewards, shares_prompt
 from touchstone.model.network import RewardModel, load_reward_model
 from touchstone.model.processor import has_bf16
-from touchstone.model.scores import Item as Item
-from touchstone.model.scores import RawScore as RawScore
-from touchstone.model.scores import Score as Score
-from touchstone.model.scores import as_item as as_item
-from touchstone.model.scores import centered, tolerance
+from touchstone.model.scores import Item, RawScore, Score, centered, tolerance
 from touchstone.model.templating import EncodedGroup, ScoringRule, encode_many
 from touchstone.runtime.progress import progress
 

@@ -24,9 +24,6 @@ def main() -> None:
     parser.add_argument("--params", type=Path, help="settings (default: ROOT/params.yaml)")
     parser.add_argument("--host", help="address to listen on (default: serve.host)")
     parser.add_argument("--port", type=int, help="port to listen on, 0 for a free one (default: serve.port)")
-    parser.add_argument(
-        "--until-stdin-closes", action="store_true", help="end when whoever started this ends, even if it was killed"
-    )
     options = parser.parse_args()
     chosen = settings.load(options.params or options.root / "params.yaml")
     serve(
@@ -35,7 +32,6 @@ def main() -> None:
         name=options.name or chosen.name,
         host=options.host or chosen.serve.host,
         port=chosen.serve.port if options.port is None else options.port,
-        until_stdin_closes=options.until_stdin_closes,
     )
 
 

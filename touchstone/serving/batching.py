@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from touchstone.model.scoring import Score, Scorer
+from touchstone.model.scores import Score
+from touchstone.model.scoring import Scorer
 from touchstone.model.templating import EncodedGroup
 
 log = logging.getLogger(__name__)

@@ -20,15 +20,12 @@ GRACE_SECONDS = 20
 """How long requests under way may take to end after SIGTERM."""
 
 
-def serve(
-    root: Path, settings: Settings, *, name: str, host: str, port: int, until_stdin_closes: bool = False
-) -> None:
+def serve(root: Path, settings: Settings, *, name: str, host: str, port: int) -> None:
     """Serve a registered model until SIGTERM or Ctrl-C; prints where it listens and what it serves.
 
     Args:
         root: the project's root: where the registry is.
         port: 0 takes a free one.
-        until_stdin_closes: end, too, when standard input ends: whoever holds the other end may be killed.
 
     Raises:
         ServingError: the port is taken (found before anything is loaded), or there is nothing to serve.
@@ -38,8 +35,6 @@ def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
     listener = listen(host, port)
-    if until_stdin_closes:
-        threading.Thread(target=_end_with_stdin, name="stdin", daemon=True).start()
 
     # Load. Seconds of imports, so after the port is ours.
     import uvicorn
@@ -121,12 +116,6 @@ def _announce(name: str, versions: dict[str, int], listener: socket.socket) -> N
     served = ", ".join(f"{name}@{alias} version {version}" for alias, version in versions.items())
     address = f"[{host}]" if ":" in host else host
     print(f"Serving {served} on http://{address}:{port} (Ctrl-C stops)", flush=True)  # noqa: T201 - the command's output
-
-
-def _end_with_stdin() -> None:
-    while os.read(0, 4096):
-        pass
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from touchstone.errors import ModelError
-from touchstone.model.scoring import Item, Score, Scorer
+from touchstone.model.scores import Item, Score
+from touchstone.model.scoring import Scorer
 from touchstone.model.templating import EncodedGroup
 from touchstone.serving.batching import Batcher, EngineError, QueueFullError, Scores
 from touchstone.serving.live import Live, Served

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from touchstone.client import ScoreReply
 from touchstone.groups import Message, Role
-from touchstone.model.scoring import Item, Score
+from touchstone.model.scores import Item, Score
 from touchstone.serving.service import Service, Stamp
 from touchstone.serving.strict import Closed, StrictRoute
 
