@@ -182,7 +182,8 @@ def processor() -> str:
 def main() -> None:
     """Measure, print the table, write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=3, help="seeds 17, 18, ...")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[17, 18, 19])
+    parser.add_argument("--append", action="store_true", help="keep the result's runs of other seeds")
     parser.add_argument("--beside", type=Path, help="an older checkout to compare with")
     parser.add_argument("--steps-only", action="store_true", help="set both sides up once, unmeasured")
     parser.add_argument("--cores", type=int, help="processors left to both sides")
@@ -190,7 +191,11 @@ def main() -> None:
     options = parser.parse_args()
     checkouts = {NEW: ROOT} if options.beside is None else {OLD: options.beside.resolve(), NEW: ROOT}
     with conditions(options.cores, options.neighbour):
-        rows = measure(checkouts, range(17, 17 + options.runs), options.steps_only)
+        rows = measure(checkouts, options.seeds, options.steps_only)
+    name = "pipeline" + (f"_cores_{options.cores}" if options.cores else "") + ("_neighbour" * options.neighbour)
+    if options.append:
+        earlier = json.loads((RESULTS / f"{name}.json").read_text())["runs"]
+        rows = [*(row for row in earlier if row["seed"] not in options.seeds), *rows]
     result: dict[str, Any] = {
         "runs": rows,
         "median": {side: medians(rows, side) for side in checkouts},
@@ -198,7 +203,6 @@ def main() -> None:
         "hardware": {"processor": processor(), "cpu_count": os.cpu_count(), "python": platform.python_version()},
         "versions": {name: version(name) for name in LIBRARIES},
     }
-    name = "pipeline" + (f"_cores_{options.cores}" if options.cores else "") + ("_neighbour" * options.neighbour)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2, sort_keys=True) + "\n")
     new, old = result["median"][NEW], result["median"].get(OLD)
