@@ -41,8 +41,8 @@ def server(root: Path) -> Iterator[None]:
     application = ["--factory", "prefect.server.api.server:create_app"]
     place = ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error", "--lifespan", "on"]
     command = [sys.executable, "-m", "uvicorn", *application, *place]
-    own = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
-    env = {**os.environ, **own, **get_current_settings().to_environment_variables(exclude_unset=True)}
+    server_settings = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+    env = {**os.environ, **server_settings, **get_current_settings().to_environment_variables(exclude_unset=True)}
     log = Path(PREFECT_HOME.value()) / "server.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     url = f"http://127.0.0.1:{port}/api"

@@ -1,7 +1,7 @@
 """Evidence where the sets are too small to judge by: every comparison scored by a model that never saw its cluster.
 
-    found = cross_fit(build, settings, work)
-    write(found, work / "cross_fit.parquet")
+    result = cross_fit(build, settings, work)
+    write(result, work / "cross_fit.parquet")
 
 Everything judged is pooled (reference and canary stay apart) and cut into K folds of whole clusters. For each fold a
 model of the candidate's recipe learns from the other folds, by the product's own stages in fresh processes, and scores
@@ -66,7 +66,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, eq=False)
 class CrossFit:
-    """What the models of all folds said.
+    """Out-of-fold scores of every judged group: each by the model that did not learn from its fold.
 
     Attributes:
         groups: every judged group, set by set in the order of POOLED.
@@ -106,6 +106,7 @@ def cross_fit(build: Path, settings: Settings, work: Path, folds: int = FOLDS) -
             of another recipe, a stage failed, or something of a scored fold was about to be learnt from.
         ArtifactError, DataError: `build` or a finished fold can't be read.
     """
+    # Refuse a recipe whose models could have learnt from what they would score, or say nothing of the candidate.
     if settings.model.kind == "pretrained" and settings.model.keep_head:
         raise GateError(
             "model.keep_head continues from a reward model that may have learnt from these very comparisons, so "
@@ -117,6 +118,8 @@ def cross_fit(build: Path, settings: Settings, work: Path, folds: int = FOLDS) -
             f"{build / 'artifact'} was not trained by the recipe in the settings, whose models say nothing of it; "
             "judge a model from elsewhere with another gates.policy"
         )
+
+    # Pool the sets and cut them; work with the same key was done before, and goes on from its last finished fold.
     pool = [group for name in POOLED for group in read_parquet(_set(build, name)) if group.comparisons]
     folder = work / _key(candidate.digest, build, pool, settings, folds)
     folder.mkdir(parents=True, exist_ok=True)
@@ -124,23 +127,25 @@ def cross_fit(build: Path, settings: Settings, work: Path, folds: int = FOLDS) -
         families = join_near(pool, settings.split.near_duplicate, folder)
         fold_of = assign_folds(pool, families, folds, settings.gates.seed)
         divided = [divide(pool, fold_of, fold, families, settings) for fold in range(folds)]
-        missing = [fold for fold in range(folds) if not _kept(folder, fold).exists()]
+
+        # Train and score what is missing, then read all folds back.
+        missing = [fold for fold in range(folds) if not _finished(folder, fold).exists()]
         for fold in progress(missing, "cross-fit", folds, done=folds - len(missing)):
             _fit(build, settings, divided[fold], families, folder, fold)
-        found = [_read(_kept(folder, fold), parts) for fold, parts in enumerate(divided)]
+        results = [_read(_finished(folder, fold), parts) for fold, parts in enumerate(divided)]
     return CrossFit(
         groups=pool,
         fold_of=fold_of,
-        scores=_in_order(fold_of, [scores for _, scores in found]),
-        temperatures=[card.calibration.temperature for card, _ in found],
-        artifacts=[card.digest for card, _ in found],
+        scores=_in_order(fold_of, [scores for _, scores in results]),
+        temperatures=[card.calibration.temperature for card, _ in results],
+        artifacts=[card.digest for card, _ in results],
         baselines=_baselines(pool, fold_of, folds),
     )
 
 
-def write(found: CrossFit, path: Path) -> None:
+def write(result: CrossFit, path: Path) -> None:
     """Write one row per judged pair, with SCHEMA."""
-    pq.write_table(to_table(found), path, compression="zstd")
+    pq.write_table(to_table(result), path, compression="zstd")
 
 
 def join_near(pool: Sequence[Group], threshold: float, folder: Path) -> dict[str, str]:
@@ -155,10 +160,10 @@ def join_near(pool: Sequence[Group], threshold: float, folder: Path) -> dict[str
     write_parquet(path, pool)
     prompts = read_prompts(path)
     links = linked_clusters(prompts, path, threshold)
-    edges = np.array([(index, other) for index, others in links.items() for other in others], dtype=np.intp)
-    one, other = edges.reshape(-1, 2).T
+    edges = np.array([(later, earlier) for later, linked in links.items() for earlier in linked], dtype=np.intp)
+    later, earlier = edges.reshape(-1, 2).T
     size = len(prompts.clusters)
-    matrix = sparse.coo_matrix((np.ones(len(one)), (one, other)), shape=(size, size))
+    matrix = sparse.coo_matrix((np.ones(len(later)), (later, earlier)), shape=(size, size))
     _, labels = csgraph.connected_components(matrix, directed=False)
     first: dict[int, str] = {}
     return {
@@ -196,26 +201,29 @@ def divide(pool: Sequence[Group], fold_of: Sequence[int], fold: int, families: F
     Raises:
         GateError: the other folds hold too few clusters to part.
     """
-    others = [group for group, place in zip(pool, fold_of, strict=True) if place != fold]
-    sizes = _pairs_by_family(others, families)
+    # What there is outside of the fold, and which shares of it the candidate's own sets had.
+    other_groups = [group for group, place in zip(pool, fold_of, strict=True) if place != fold]
+    sizes = _pairs_by_family(other_groups, families)
     left = sorted(sizes, key=lambda family: digest_value([settings.gates.seed, fold, family]))
     names = ["calibration", "validation"] if settings.train.early_stopping_steps else ["calibration"]
     shares = settings.split.shares
-    whole = shares["train"] + sum(shares[name] for name in names)
+    total_share = shares["train"] + sum(shares[name] for name in names)
+
+    # Whole families in a hashed order, until each small set has its share of the pairs; the rest is for training.
     roles: dict[str, str] = {}
     for name in names:
-        wanted = max(1.0, shares[name] / whole * sizes.total())
-        taken = 0
-        while left and taken < wanted:
+        wanted = max(1.0, shares[name] / total_share * sizes.total())
+        picked = 0
+        while left and picked < wanted:
             roles[left[-1]] = name
-            taken += sizes[left.pop()]
+            picked += sizes[left.pop()]
     if not left:
         raise GateError(
             f"without fold {fold + 1} there are {len(sizes)} independent clusters, too few to train on some and to "
             f"keep others for {' and '.join(names)}; bring comparisons on other prompts"
         )
     by_role: dict[str, list[Group]] = {"train": [], "validation": [], "calibration": []}
-    for group in others:
+    for group in other_groups:
         by_role[roles.get(families[group.cluster_id], "train")].append(group)
     return Parts(
         train=[_without_held_out(group, settings.split) for group in by_role["train"]],
@@ -231,10 +239,10 @@ def check_apart(scored: Sequence[Group], learnt: Sequence[Group], families: Fami
     Raises:
         GateError: names the first group at fault.
     """
-    seen = {families[group.cluster_id] for group in learnt}
+    learnt_families = {families[group.cluster_id] for group in learnt}
     prompts = {normalised_prompt(group.prompt) for group in learnt}
     for group in scored:
-        if families[group.cluster_id] in seen or normalised_prompt(group.prompt) in prompts:
+        if families[group.cluster_id] in learnt_families or normalised_prompt(group.prompt) in prompts:
             raise GateError(f"group {group.id} would be scored by a model that has seen its prompt; this is a leak")
 
 
@@ -257,7 +265,8 @@ def _key(candidate: str, build: Path, pool: Sequence[Group], settings: Settings,
     )[:32]
 
 
-def _kept(folder: Path, fold: int) -> Path:
+def _finished(folder: Path, fold: int) -> Path:
+    """Where a finished fold's scores and card lie."""
     return folder / f"fold-{fold + 1}"
 
 
@@ -269,8 +278,10 @@ def _pairs_by_family(groups: Sequence[Group], families: Families) -> Counter[str
 
 
 def _without_held_out(group: Group, split: Split) -> Group:
-    kept = (edge for edge in group.comparisons if edge.annotator is None or not is_held_out(edge.annotator, split))
-    return replace(group, comparisons=tuple(kept))
+    comparisons = (
+        edge for edge in group.comparisons if edge.annotator is None or not is_held_out(edge.annotator, split)
+    )
+    return replace(group, comparisons=tuple(comparisons))
 
 
 def _fit(build: Path, settings: Settings, parts: Parts, families: Families, folder: Path, fold: int) -> None:
@@ -279,25 +290,25 @@ def _fit(build: Path, settings: Settings, parts: Parts, families: Families, fold
     A training that was killed goes on from its checkpoint.
     """
     place = folder / f"training-{fold + 1}"
-    learnt = ["train", "calibration", *(["validation"] if parts.validation else [])]
-    for name in learnt:
+    names = ["train", "calibration", *(["validation"] if parts.validation else [])]
+    for name in names:
         write_parquet(_set(place / "build", name), getattr(parts, name))
     shutil.copyfile(_set(build, "reference"), _set(place / "build", "reference"))
     write_parquet(place / "scored.parquet", parts.scored)
     (place / "params.yaml").write_text(dump(settings), encoding="utf-8")
     # From the files, because they are what the stages read.
-    seen = [group for name in learnt for group in read_parquet(_set(place / "build", name))]
-    check_apart(read_parquet(place / "scored.parquet"), seen, families)
+    learnt = [group for name in names for group in read_parquet(_set(place / "build", name))]
+    check_apart(read_parquet(place / "scored.parquet"), learnt, families)
     if settings.model.kind == "pretrained":
         shutil.copytree(build / "base", place / "build" / "base", dirs_exist_ok=True)
     for words, command in _stages(settings):
         _run(f"{words} fold {fold + 1}", command, place)
 
-    def fill(aside: Path) -> None:
-        shutil.copyfile(place / "build" / "artifact" / cards.FILE, aside / cards.FILE)
-        shutil.copyfile(place / SCORES, aside / SCORES)
+    def fill(partial: Path) -> None:
+        shutil.copyfile(place / "build" / "artifact" / cards.FILE, partial / cards.FILE)
+        shutil.copyfile(place / SCORES, partial / SCORES)
 
-    write_folder(_kept(folder, fold), fill)
+    write_folder(_finished(folder, fold), fill)
     shutil.rmtree(place)
 
 
@@ -346,22 +357,23 @@ def _run(what: str, command: list[str], place: Path) -> None:
         raise GateError(f"{what} failed: {finished.complaint} (all that it said: {log})")
 
 
-def _read(kept: Path, parts: Parts) -> tuple[cards.Card, Scores]:
+def _read(folder: Path, parts: Parts) -> tuple[cards.Card, Scores]:
     """Card and scores of a finished fold.
 
     Raises:
         GateError: they are not of this fold.
     """
-    card = cards.read(kept)
-    if scored_by(kept / SCORES) != card.digest or card.calibration.calibration_digest != set_digest(parts.calibration):
-        raise GateError(f"{kept} holds another model's scores; remove that folder and judge again")
-    return card, read_scores(kept / SCORES, parts.scored)
+    card = cards.read(folder)
+    calibrated_on = card.calibration.calibration_digest
+    if scored_by(folder / SCORES) != card.digest or calibrated_on != set_digest(parts.calibration):
+        raise GateError(f"{folder} holds another model's scores; remove that folder and judge again")
+    return card, read_scores(folder / SCORES, parts.scored)
 
 
 def _in_order(fold_of: Sequence[int], by_fold: Sequence[Sequence[Any]]) -> list[Any]:
-    """What was found for the groups fold by fold, in the order of the pool."""
-    left = [iter(found) for found in by_fold]
-    return [next(left[fold]) for fold in fold_of]
+    """What was computed for the groups fold by fold, in the order of the pool."""
+    remaining = [iter(values) for values in by_fold]
+    return [next(remaining[fold]) for fold in fold_of]
 
 
 def _baselines(pool: Sequence[Group], fold_of: Sequence[int], folds: int) -> dict[str, Floats]:
@@ -369,27 +381,30 @@ def _baselines(pool: Sequence[Group], fold_of: Sequence[int], folds: int) -> dic
     rewards: dict[str, list[list[list[float]]]] = {"longer_wins": [], "linear": []}
     for fold in range(folds):
         scored = [group for group, place in zip(pool, fold_of, strict=True) if place == fold]
-        others = [group for group, place in zip(pool, fold_of, strict=True) if place != fold]
-        rewards["longer_wins"].append(longer_wins(scored, others))
-        rewards["linear"].append(LinearBaseline.fit(others).score(scored))
-    found = {name: differences(pool, _in_order(fold_of, by_fold)) for name, by_fold in rewards.items()}
+        other_groups = [group for group, place in zip(pool, fold_of, strict=True) if place != fold]
+        rewards["longer_wins"].append(longer_wins(scored, other_groups))
+        rewards["linear"].append(LinearBaseline.fit(other_groups).score(scored))
+    baselines = {name: differences(pool, _in_order(fold_of, by_fold)) for name, by_fold in rewards.items()}
     if (gold := bayes_optimal(pool)) is not None:
-        found[BEST_POSSIBLE] = differences(pool, gold)
-    return found
+        baselines[BEST_POSSIBLE] = differences(pool, gold)
+    return baselines
 
 
-def to_table(found: CrossFit) -> pa.Table:
+def to_table(result: CrossFit) -> pa.Table:
+    """One row per judged pair, with SCHEMA."""
     folds = [
-        fold for group, fold in zip(found.groups, found.fold_of, strict=True) for _ in range(len(judged_pairs(group)))
+        fold
+        for group, fold in zip(result.groups, result.fold_of, strict=True)
+        for _ in range(len(judged_pairs(group)))
     ]
     records = [
         {
             "fold": fold + 1,
-            "artifact": found.artifacts[fold],
-            "temperature": found.temperatures[fold],
+            "artifact": result.artifacts[fold],
+            "temperature": result.temperatures[fold],
             **asdict(row),
-            **{name: float(values[place]) for name, values in found.baselines.items()},
+            **{name: float(values[place]) for name, values in result.baselines.items()},
         }
-        for place, (row, fold) in enumerate(zip(score_rows(found.groups, found.scores), folds, strict=True))
+        for place, (row, fold) in enumerate(zip(score_rows(result.groups, result.scores), folds, strict=True))
     ]
     return pa.Table.from_pylist(records, schema=SCHEMA)

@@ -134,10 +134,13 @@ def adopt(
         ArtifactError: it scores without spread, or otherwise than transformers does.
         DataError: a set is missing.
     """
+    # Find the checkpoint, and refuse what can't be sealed before its weights are loaded.
     calibration, reference = (read_parquet(splits / f"{name}.parquet") for name in ("calibration", "reference"))
     files, commit = _locate(model, revision, trust_remote_code)
     config = _inspect(files, model, trust_remote_code)
     limit = _limit(config, model, max_tokens, default_tokens)
+
+    # Lay out the folder that is sealed, and compare it with what transformers would make of the checkpoint.
     with TemporaryDirectory(prefix="touchstone-adopt-") as place:
         staged = Path(place)
         used = _stage(files, staged, config, model, commit, limit, template)
@@ -150,6 +153,8 @@ def adopt(
                 f"template of {model}: its tokenizer joins template and text, which the scoring rule keeps apart, so "
                 "rewards would be other ones; choose a template that ends in a control token or a new line"
             )
+
+        # Calibrate, centre and seal.
         digest = seal(
             staged,
             calibration,
@@ -207,6 +212,7 @@ def _inspect(files: Path, model: str, trust_remote_code: bool) -> PretrainedConf
     Raises:
         ModelError: says what it is instead, and what to do.
     """
+    # By the files: whole, in safetensors, and without code that nobody has allowed.
     if (files / "adapter_config.json").exists():
         raise ModelError(f"{model} holds an adapter, no whole model; merge it into its base first (merge_and_unload)")
     for pattern, what in (("config.json", "config"), ("tokenizer*", "tokenizer")):
@@ -227,6 +233,8 @@ def _inspect(files: Path, model: str, trust_remote_code: bool) -> PretrainedConf
         raise ModelError(
             f"the tokenizer of {model} needs code of its own, and an artifact holds none; convert it first"
         )
+
+    # By the configuration: a class that we score as transformers does, with the head where we look for it.
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(files, trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -306,6 +314,7 @@ def _stage(
     Returns:
         Which template it is.
     """
+    # Tokenizer, template and rule, from copies of the checkpoint's files; only what is written anew stays.
     for pattern in (*TOKENIZER_NAMES, "chat_template.jinja", "config.json"):
         for path in files.glob(pattern):
             (staged / path.name).write_bytes(path.read_bytes())
@@ -320,6 +329,8 @@ def _stage(
     for path in staged.iterdir():
         path.unlink()
     tokenizer.save_pretrained(staged)
+
+    # The configuration, with the rule and where the model is from; then links to the weights.
     values = _json(files / "config.json")
     values.pop("auto_map", None)
     values |= {
@@ -363,11 +374,11 @@ def _put_template(staged: Path, model: str, template: str) -> str:
 def _same_ids(files: Path, staged: Path, reference: Sequence[Group]) -> tuple[int, int]:
     """How many reference texts get the ids that transformers' own pipeline gives them, of how many."""
     stock: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(files)
-    own = load_tokenizer(staged, needs_pad=False)
-    if not own.chat_template:
+    tokenizer = load_tokenizer(staged, needs_pad=False)
+    if not tokenizer.chat_template:
         return 1, 1
-    stock.chat_template = own.chat_template
-    rule = scoring_rule(own, 10**9)
+    stock.chat_template = tokenizer.chat_template
+    rule = scoring_rule(tokenizer, 10**9)
     texts = [(group.prompt, completion.text) for group in reference for completion in group.completions]
     texts = texts[:: max(1, len(texts) // COMPARED_TEXTS)][:COMPARED_TEXTS]
     same = 0
@@ -375,7 +386,7 @@ def _same_ids(files: Path, staged: Path, reference: Sequence[Group]) -> tuple[in
         messages = [{"role": message.role, "content": message.content} for message in prompt]
         messages.append({"role": "assistant", "content": completion})
         text = stock.apply_chat_template(messages, tokenize=False, date_string="26 Jul 2024")
-        encoded = encode(own, rule, prompt, [completion])
+        encoded = encode(tokenizer, rule, prompt, [completion])
         same += stock(text, add_special_tokens=False)["input_ids"] == encoded.prompt(0) + encoded.completion_ids[0]
     return same, len(texts)
 
@@ -389,17 +400,17 @@ def _compare_with_own_code(files: Path, staged: Path, model: str) -> None:
     """
     plain = load_reward_model(staged)
     try:
-        own: Any = AutoModelForSequenceClassification.from_pretrained(
+        network: Any = AutoModelForSequenceClassification.from_pretrained(
             files, trust_remote_code=True, use_safetensors=True, dtype=torch.float32
         )
     except (OSError, ValueError, RuntimeError, ImportError, AttributeError) as error:
         raise ModelError(f"the code of {model} can't be run here: {_first_line(error)}") from error
-    own.train(False)
+    network.train(False)
     for kind, prompt, completion in FIXED_TEXTS:
         encoded = encode(plain.tokenizer, plain.rule, prompt, [completion])
         ids = torch.tensor([encoded.prompt(0) + encoded.completion_ids[0]])
         with torch.inference_mode():
-            answer = own(input_ids=ids, attention_mask=torch.ones_like(ids))
+            answer = network(input_ids=ids, attention_mask=torch.ones_like(ids))
         theirs = float(answer.logits.reshape(-1)[0])
         ours = raw_scores(plain, [(prompt, [completion])])[0][0].reward
         if not abs(theirs - ours) <= FP32_TOLERANCE:

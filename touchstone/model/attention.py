@@ -57,16 +57,16 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class _Tile:
-    """Queries [start, end) and the keys that they are multiplied with: [first, before) and [own, end).
+    """Queries [start, end) and the keys that they are multiplied with: [first, before) and [after, end).
 
-    Of these only the queries' own columns, [start, end), need a mask. Where the two ranges touch, `before` = `own`.
+    Of these only the queries' own columns, [start, end), need a mask. Where the two ranges touch, `before` = `after`.
     """
 
     start: int
     end: int
     first: int
     before: int
-    own: int
+    after: int
     keep: bool
 
 
@@ -117,7 +117,7 @@ class Packing:
         queries = slice(tile.start, tile.end)
         keys = torch.arange(tile.start, tile.end)
         if window is not None:
-            keys = torch.cat((torch.arange(tile.first, tile.before), torch.arange(tile.own, tile.end)))
+            keys = torch.cat((torch.arange(tile.first, tile.before), torch.arange(tile.after, tile.end)))
         key_segments, key_positions = segments[keys][None], positions[keys][None]
         visible = (key_segments == segments[queries, None]) | (key_segments == 0)
         visible &= key_positions <= positions[queries, None]
@@ -175,7 +175,7 @@ def attend(
     sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """What transformers calls in every layer.
+    """Attention as transformers calls it in every layer.
 
     Args:
         query: [1, H, T, D]; key, value: [1, key-value heads, T, D].
@@ -187,8 +187,8 @@ def attend(
     Raises:
         ModelError: the layer wants what is not computed here: capped scores, sinks, dropout.
     """
-    if asked := [name for name in ("softcap", "s_aux", "position_bias") if kwargs.get(name) is not None]:
-        raise ModelError(f"{type(module).__name__} asks for {', '.join(asked)}; packed rows don't have that")
+    if unsupported := [name for name in ("softcap", "s_aux", "position_bias") if kwargs.get(name) is not None]:
+        raise ModelError(f"{type(module).__name__} asks for {', '.join(unsupported)}; packed rows don't have that")
     if packing is None:
         return sdpa_attention_forward(
             module,
@@ -236,54 +236,56 @@ class _Tiled(torch.autograd.Function):
         heads, tokens, _ = query.shape
         # Memory as the layer wants it next: heads of one token side by side.
         out = value.new_empty((tokens, heads, value.shape[-1])).transpose(0, 1)
-        kept: list[Tensor] = []
+        remembered: list[Tensor] = []
         wants_gradient = any(ctx.needs_input_grad)
         for tile, probabilities in _probabilities(query, key, packing, scale, window):
             shares = probabilities.to(value.dtype)
-            if tile.before == tile.own:
+            if tile.before == tile.after:
                 out[:, tile.start : tile.end] = torch.bmm(shares, value[:, tile.first : tile.end])
             else:
                 width = tile.before - tile.first
                 prompt = torch.bmm(shares[:, :, :width], value[:, tile.first : tile.before])
-                own = value[:, tile.own : tile.end]
-                out[:, tile.start : tile.end] = torch.baddbmm(prompt, shares[:, :, width:], own)
+                completions = value[:, tile.after : tile.end]
+                out[:, tile.start : tile.end] = torch.baddbmm(prompt, shares[:, :, width:], completions)
             if wants_gradient and tile.keep:
-                kept.append(shares)
-        ctx.save_for_backward(query, key, value, *kept)
+                remembered.append(shares)
+        ctx.save_for_backward(query, key, value, *remembered)
         ctx.packing, ctx.scale, ctx.window = packing, scale, window
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
-        query, key, value, *kept = ctx.saved_tensors
+        query, key, value, *saved = ctx.saved_tensors
         packing, scale, window = ctx.packing, ctx.scale, ctx.window
         wide = torch.promote_types(value.dtype, torch.float32)
         of_query = torch.empty_like(query)
         # Many tiles add to a prompt's keys, so their sum is kept in fp32.
         of_key, of_value = (torch.zeros_like(part, dtype=wide) for part in (key, value))
-        remembered = iter(kept)
-        again = _probabilities(query, key, packing, scale, window, only_forgotten=True)
+        remembered = iter(saved)
+        recomputed = _probabilities(query, key, packing, scale, window, only_forgotten=True)
         for tile in packing.tiles:
-            shares = next(remembered) if tile.keep else next(again)[1].to(value.dtype)
-            own, width = slice(tile.start, tile.end), tile.before - tile.first
+            shares = next(remembered) if tile.keep else next(recomputed)[1].to(value.dtype)
+            queries, width = slice(tile.start, tile.end), tile.before - tile.first
             ranges = [
                 (slice(tile.first, tile.before), slice(0, width)),
-                (slice(tile.own, tile.end), slice(width, None)),
+                (slice(tile.after, tile.end), slice(width, None)),
             ]
-            if tile.before == tile.own:
+            if tile.before == tile.after:
                 ranges = [(slice(tile.first, tile.end), slice(None))]
-            of_out = gradient[:, own]
+            # Through the product with v, then through the softmax.
+            of_out = gradient[:, queries]
             of_shares = [torch.bmm(of_out, value[:, keys].transpose(1, 2)) for keys, _ in ranges]
             of_scores = torch.ops.aten._softmax_backward_data(
                 of_shares[0] if len(ranges) == 1 else torch.cat(of_shares, -1), shares, -1, shares.dtype
             ).mul_(scale)
+            # To every key that the tile saw, and to its queries.
             parts = []
             for keys, columns in ranges:
                 of_value[:, keys] += torch.bmm(shares[:, :, columns].transpose(1, 2), of_out)
-                of_key[:, keys] += torch.bmm(of_scores[:, :, columns].transpose(1, 2), query[:, own])
+                of_key[:, keys] += torch.bmm(of_scores[:, :, columns].transpose(1, 2), query[:, queries])
                 parts.append(torch.bmm(of_scores[:, :, columns], key[:, keys]))
-            of_query[:, own] = parts[0] if len(parts) == 1 else parts[0] + parts[1]
+            of_query[:, queries] = parts[0] if len(parts) == 1 else parts[0] + parts[1]
         return of_query, of_key.to(key.dtype), of_value.to(value.dtype), None, None, None
 
 
@@ -297,10 +299,10 @@ def _probabilities(
         if only_forgotten and tile.keep:
             continue
         queries = scaled[:, tile.start : tile.end]
-        if tile.before == tile.own:
+        if tile.before == tile.after:
             keys = wide_key[:, :, tile.first : tile.end]
         else:
-            keys = torch.cat((wide_key[:, :, tile.first : tile.before], wide_key[:, :, tile.own : tile.end]), -1)
+            keys = torch.cat((wide_key[:, :, tile.first : tile.before], wide_key[:, :, tile.after : tile.end]), -1)
         if mask.shape[-1] == keys.shape[-1]:
             scores = torch.baddbmm(mask, queries, keys)
         else:

@@ -77,10 +77,10 @@ def build_base(groups: Sequence[Group], model: ScratchModel, *, seed: int, threa
     network = new_network(tokenizer, model)
     warm_up(network, preferred_texts(groups, tokenizer, model), model, seed)
 
-    def fill(aside: Path) -> None:
-        network.save_pretrained(aside)
-        tokenizer.save_pretrained(aside)
-        write_json(aside / BASE_FILE, {"kind": "scratch", "threads": threads})
+    def fill(partial: Path) -> None:
+        network.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        write_json(partial / BASE_FILE, {"kind": "scratch", "threads": threads})
 
     write_folder(folder, fill)
 
@@ -138,11 +138,11 @@ def warm_up(network: Qwen3ForSequenceClassification, texts: Sequence[Text], mode
     Askell et al. 2021, section 4). Its head is where reward training starts.
     """
     matrices = [parameter for parameter in network.model.layers.parameters() if parameter.ndim == 2]
-    known = {id(parameter) for parameter in matrices}
-    others = [parameter for parameter in network.parameters() if id(parameter) not in known]
+    by_muon = {id(parameter) for parameter in matrices}
+    other_parameters = [parameter for parameter in network.parameters() if id(parameter) not in by_muon]
     # Muon for the matrices: the same loss as AdamW in about half the steps here.
     muon = Muon(matrices)
-    adamw = torch.optim.AdamW(others, betas=BETAS, weight_decay=0.0)
+    adamw = torch.optim.AdamW(other_parameters, betas=BETAS, weight_decay=0.0)
     network.train()
     attention.use(network)
     batches = islice(_endless(texts, model.warmup_tokens_per_step // 2, seed), model.warmup_steps)
@@ -184,10 +184,12 @@ def warm_up_loss(network: Qwen3ForSequenceClassification, texts: Sequence[Text])
     # The output embedding is the input's, as in a decoder with tied embeddings: the checkpoint holds no other.
     logits = hidden[before] @ network.model.embed_tokens.weight.T
     loss = nn.functional.cross_entropy(logits, batch.input_ids[0, before + 1])
-    own, another = network.score(hidden[batch.columns]).view(-1, 2).unbind(1)
-    differ = torch.tensor([prompt != other for (prompt, _), (other, _) in zip(texts, foreign, strict=True)])
+    own_scores, foreign_scores = network.score(hidden[batch.columns]).view(-1, 2).unbind(1)
+    differ = torch.tensor(
+        [prompt != foreign_prompt for (prompt, _), (foreign_prompt, _) in zip(texts, foreign, strict=True)]
+    )
     if differ.any():  # not so where all texts answer one prompt
-        loss = loss - nn.functional.logsigmoid(own - another)[differ].mean()
+        loss = loss - nn.functional.logsigmoid(own_scores - foreign_scores)[differ].mean()
     return loss
 
 
@@ -215,7 +217,7 @@ def pin(model: PretrainedModel, folder: Path) -> None:
         "revision": revision,
         "files": {name: digest_file(files / name) for name in names},
     }
-    write_folder(folder, lambda aside: write_json(aside / BASE_FILE, record))
+    write_folder(folder, lambda partial: write_json(partial / BASE_FILE, record))
 
 
 def fetch(repository: str, revision: str | None) -> Path:
@@ -282,9 +284,9 @@ def _endless(texts: Sequence[Text], tokens: int, seed: int) -> Iterator[list[int
     """Indices of texts in random order, cut into batches of at most `tokens`, padding included, epoch after epoch."""
     lengths = [len(prompt) + len(completion) for prompt, completion in texts]
     for epoch in count():
-        dice = random.Random(f"{seed}:{epoch}")  # noqa: S311 - an order, not a secret
+        generator = random.Random(f"{seed}:{epoch}")  # noqa: S311 - an order, not a secret
         order = list(range(len(texts)))
-        dice.shuffle(order)
+        generator.shuffle(order)
         batches: list[list[int]] = []
         for start in range(0, len(order), SORTED_WITHIN):
             batch: list[int] = []
@@ -294,7 +296,7 @@ def _endless(texts: Sequence[Text], tokens: int, seed: int) -> Iterator[list[int
                     batch = []
                 batch.append(index)
             batches.append(batch)
-        dice.shuffle(batches)
+        generator.shuffle(batches)
         yield from batches
 
 

@@ -43,12 +43,12 @@ class EncoderRewardModel(PreTrainedModel):
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__(config)
-        own: Any = config.backbone
-        self.encoder: Any = AutoModel.from_config(own)
+        backbone_config: Any = config.backbone
+        self.encoder: Any = AutoModel.from_config(backbone_config)
         if getattr(self.encoder, "pooler", None) is not None:
             self.encoder.pooler = None
-        self.score = nn.Linear(own.hidden_size, 1, bias=False)
-        self.has_types = getattr(own, "type_vocab_size", 0) >= 2
+        self.score = nn.Linear(backbone_config.hidden_size, 1, bias=False)
+        self.has_types = getattr(backbone_config, "type_vocab_size", 0) >= 2
         self.post_init()  # type: ignore[no-untyped-call]
 
     def pooled(self, input_ids: Tensor, attention_mask: Tensor, segments: Tensor) -> Tensor:
@@ -89,9 +89,9 @@ def with_head(backbone: PreTrainedModel, pad_token_id: int) -> EncoderRewardMode
 
 def longest_text(config: PretrainedConfig) -> int | None:
     """Most tokens that an encoder has positions for; None where they aren't a table that ends."""
-    own: Any = config.backbone if isinstance(config, EncoderConfig) else config
+    backbone_config: Any = config.backbone if isinstance(config, EncoderConfig) else config
     with torch.device("meta"):
-        backbone = AutoModel.from_config(own)
+        backbone = AutoModel.from_config(backbone_config)
     for name, module in backbone.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
             # RoBERTa and its kin count positions from behind their pad token's id.

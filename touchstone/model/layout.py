@@ -225,12 +225,12 @@ def _rows(item: int, group: EncodedGroup, token_budget: int, shared: bool) -> It
         row: list[int] = []
         length = prompt
         for completion in completions:
-            own = len(group.completion_ids[completion])
-            if row and not (shared and length + own <= token_budget):
+            size = len(group.completion_ids[completion])
+            if row and not (shared and length + size <= token_budget):
                 yield _Row(item, row, length)
                 row, length = [], prompt
             row.append(completion)
-            length += own
+            length += size
         yield _Row(item, row, length)
 
 
@@ -282,6 +282,7 @@ def _cuts(lengths: _Integers, counts: _Integers, token_budget: int) -> list[tupl
 
 def _pack(encoded: Sequence[EncodedGroup], rows: Sequence[_Row]) -> Batch:
     """Lay rows end to end."""
+    # Ids and positions of every token; a completion's positions go on from its prompt's end.
     ids: list[int] = []
     positions: list[int] = []
     spans: list[Span] = []
@@ -296,12 +297,13 @@ def _pack(encoded: Sequence[EncodedGroup], rows: Sequence[_Row]) -> Batch:
         ids += prompt_ids
         positions += range(prompt)
         for completion in row.completions:
-            own = group.completion_ids[completion]
-            ids += own
-            positions += range(prompt, prompt + len(own))
+            tokens = group.completion_ids[completion]
+            ids += tokens
+            positions += range(prompt, prompt + len(tokens))
             columns.append(len(ids) - 1)
             owners.append((row.item, completion))
-            separate += prompt + len(own)
+            separate += prompt + len(tokens)
+    # As one row of tensors.
     return Batch(
         input_ids=torch.tensor([ids]),
         position_ids=torch.tensor([positions]),

@@ -307,8 +307,8 @@ def _network_class(config: PretrainedConfig) -> Any:
 
 def _prepare(config: PretrainedConfig, pad_token_id: int | None) -> None:
     """Dropout off wherever a config keeps one; one regression label; the pad token that stock loaders look for."""
-    own: Any = config.backbone if isinstance(config, EncoderConfig) else config.get_text_config()
-    for part in (config, own):
+    backbone: Any = config.backbone if isinstance(config, EncoderConfig) else config.get_text_config()
+    for part in (config, backbone):
         for name, value in part.to_dict().items():
             if isinstance(value, float) and ("dropout" in name or name.endswith("pdrop")):
                 setattr(part, name, 0.0)

@@ -46,12 +46,12 @@ class RewardFunction:
             if not isinstance(completion, str):
                 raise DataError(f"row {row}: completion is not a text")
             messages = _messages(prompt, row)
-            together = items.setdefault(messages, [])  # completions of one prompt are computed together
-            places.append((messages, len(together)))
-            together.append(completion)
+            completions = items.setdefault(messages, [])  # those of one prompt are computed together
+            places.append((messages, len(completions)))
+            completions.append(completion)
         scores = dict(zip(items, self.scorer.score(list(items.items())), strict=True))
-        found = [scores[messages][index] for messages, index in places]
-        columns = {name: [getattr(score, name) for score in found] for name in COLUMNS}
+        ordered = [scores[messages][index] for messages, index in places]
+        columns = {name: [getattr(score, name) for score in ordered] for name in COLUMNS}
         return pd.DataFrame(columns, index=model_input.index)
 
 

@@ -135,10 +135,11 @@ def scoring_rule(tokenizer: PreTrainedTokenizerBase, max_tokens: int, pooling: P
     """
     pieces = _pieces(tokenizer)
     layout = pieces.layout(tokenizer, ("user", "assistant"), pooling)
-    taken = len(layout.anchor) + layout.kept + len(layout.closing)
-    if max_tokens <= taken:
+    minimum = len(layout.anchor) + layout.separator_length + len(layout.closing)
+    if max_tokens <= minimum:
         raise ModelError(
-            f"model.max_tokens ({max_tokens}) must exceed the {taken} tokens that the template itself writes; raise it"
+            f"model.max_tokens ({max_tokens}) must exceed the {minimum} tokens that the template itself writes; "
+            "raise it"
         )
     if pooling == "mean":
         around = {"before": layout.anchor, "between": layout.turns[0][1], "after": layout.closing, "turn": TURN}
@@ -196,7 +197,7 @@ def encode_many(
 def _fit(prompt_ids: list[int], contents: list[list[int]], layout: _Layout, max_tokens: int) -> EncodedGroup:
     """Apply the truncation rule, for each completion by itself."""
     left = max_tokens - len(layout.anchor)
-    room = left - layout.kept - len(layout.closing)
+    room = left - layout.separator_length - len(layout.closing)
     completion_ids = [content[:room] + layout.closing for content in contents]
     starts = [max(0, len(prompt_ids) + len(ids) - left) for ids in completion_ids]
     truncated = [start > 0 or len(content) > room for start, content in zip(starts, contents, strict=True)]
@@ -210,9 +211,9 @@ class _Layout:
     """What the template writes around the texts of one sequence of roles, as ids.
 
     `anchor` and `opening`, then for each of `turns` (index of the message, what follows it); after the completion
-    `closing`. However much is cut, `anchor` stays and so do the last `kept` ids in front of the completion.
-    `fronts` has, for each message and the completion, what the template writes in front of it and a tokenizer joins
-    with it: a space, or nothing.
+    `closing`. However much is cut, `anchor` stays, and so do the last `separator_length` ids in front of the
+    completion. `fronts` has, for each message and the completion, what the template writes in front of it and a
+    tokenizer joins with it: a space, or nothing.
     """
 
     opening: list[int]
@@ -220,7 +221,7 @@ class _Layout:
     closing: list[int]
     fronts: list[str]
     anchor: list[int] = field(default_factory=list)
-    kept: int = 0
+    separator_length: int = 0
 
 
 class _Pieces:
@@ -312,7 +313,7 @@ class _Pieces:
             closing=example.ids[ends[1] + 1 :],
             fronts=[""] * len(roles),
             anchor=example.ids[: starts[0]],
-            kept=len(separator),
+            separator_length=len(separator),
         )
 
 

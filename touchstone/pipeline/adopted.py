@@ -102,10 +102,10 @@ def run_benchmark(
         from touchstone.registry import Registry
 
         registry = Registry.open(root)
-        found = registry.version(settings.name, version)
-        if found is None:
+        registered = registry.version(settings.name, version)
+        if registered is None:
             raise RegistryError(f"{settings.name} has no version {version}; name a number or an alias that it has")
-        folder, called = registry.download(found), f"{found.name} version {found.version}"
+        folder, called = registry.download(registered), f"{registered.name} version {registered.version}"
     result = benchmarks.run(benchmark, data, root, Scorer.load(folder), model=called)
     target = root / "build" / "benchmarks" / benchmark
     benchmarks.write(result, target)

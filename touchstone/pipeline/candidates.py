@@ -149,8 +149,8 @@ def _from_build(root: Path, decision: Decision, stack: ExitStack) -> Run:
 @contextlib.contextmanager
 def _outputs(root: Path, commit: str, lock: Path, paths: Sequence[str]) -> Iterator[Path]:
     """A temporary worktree of a commit with some outputs of a dvc.lock in it."""
-    with tempfile.TemporaryDirectory(prefix="touchstone-") as aside:
-        worktree = Path(aside) / "version"
+    with tempfile.TemporaryDirectory(prefix="touchstone-") as scratch:
+        worktree = Path(scratch) / "version"
         try:
             workspace.create(root, worktree, commit)
             shutil.copyfile(lock, worktree / "dvc.lock")

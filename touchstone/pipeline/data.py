@@ -109,11 +109,11 @@ def _is_as_committed(root: Path) -> bool:
 def _check_source(folder: Path, data: Data) -> None:
     """data/source.json says what was imported; `path` loses its folders there, and a hub's revision is pinned."""
     try:
-        found = json.loads((folder / "data" / "source.json").read_text(encoding="utf-8"))["data"]
+        recorded = json.loads((folder / "data" / "source.json").read_text(encoding="utf-8"))["data"]
     except (OSError, ValueError, KeyError, TypeError):
         return  # not written by an import of ours; validation looks at the groups themselves
     named = {key: value for key, value in data.model_dump(mode="json").items() if key not in ("path", "revision")}
-    wrong = [key for key, value in named.items() if found.get(key) != value]
+    wrong = [key for key, value in named.items() if recorded.get(key) != value]
     if wrong:
         raise DataError(
             f"data/ was imported with other settings than params.yaml has now ({', '.join(wrong)}); "

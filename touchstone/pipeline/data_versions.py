@@ -74,8 +74,8 @@ def outputs(root: Path, version: str | None) -> Iterator[Path]:
     if version is None:
         raise PipelineError(f"build/{GROUPS} does not exist; run `dvc repro` first")
     commit = _commit(root, version)
-    with stopped_by_sigterm(), tempfile.TemporaryDirectory(prefix="touchstone-") as aside:
-        worktree = Path(aside) / "version"
+    with stopped_by_sigterm(), tempfile.TemporaryDirectory(prefix="touchstone-") as scratch:
+        worktree = Path(scratch) / "version"
         try:
             workspace.create(root, worktree, commit)
             _bring(worktree, version)

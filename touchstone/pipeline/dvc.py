@@ -47,9 +47,9 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """Ours, for DVC and its stages: no analytics, and the commands of this Python's environment found first."""
     binaries = str(Path(sys.executable).parent)
     # git sets these inside hooks and for aliases; they would lead DVC to another repository or index.
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    path = os.pathsep.join([binaries, kept.get("PATH", os.defpath)])
-    return {**kept, "PATH": path, "DVC_NO_ANALYTICS": "1", **(extra or {})}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    path = os.pathsep.join([binaries, inherited.get("PATH", os.defpath)])
+    return {**inherited, "PATH": path, "DVC_NO_ANALYTICS": "1", **(extra or {})}
 
 
 def repro(folder: Path, stage: str, *, log: Path, env: Mapping[str, str] | None = None) -> How:
@@ -220,8 +220,8 @@ def pointer_hash(pointer: Path) -> str | None:
         PipelineError: the file is not a pointer.
     """
     try:
-        found = yaml.safe_load(pointer.read_text(encoding="utf-8"))
-        return str(found["outs"][0]["md5"])
+        document = yaml.safe_load(pointer.read_text(encoding="utf-8"))
+        return str(document["outs"][0]["md5"])
     except FileNotFoundError:
         return None
     except (KeyError, IndexError, TypeError, yaml.YAMLError):

@@ -24,6 +24,7 @@ def followed(path: Path, receive: Callable[[Rows], object], seconds: float = 1.0
     """
     ended = threading.Event()
 
+    # A line counts once its end is written: what follows the last one waits for the next look.
     def follow() -> None:
         position, rest = 0, b""
         last = False

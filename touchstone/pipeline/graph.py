@@ -58,8 +58,8 @@ def read(pipeline: Path, params: Path) -> list[Stage]:
     loose = [_stage(str(name), _resolve(entry, values)) for name, entry in raw.items()]
     stages = []
     for stage in loose:
-        parents = tuple(other.name for other in loose if other is not stage and _feeds(other, stage.deps))
-        sources = tuple(dep for dep in stage.deps if not any(_feeds(other, (dep,)) for other in loose))
+        parents = tuple(feeder.name for feeder in loose if feeder is not stage and _feeds(feeder, stage.deps))
+        sources = tuple(dep for dep in stage.deps if not any(_feeds(feeder, (dep,)) for feeder in loose))
         stages.append(replace(stage, sources=sources, parents=parents))
     return _sort(stages)
 
@@ -104,7 +104,7 @@ def _load(path: Path) -> dict[str, Any]:
 def _resolve(value: Any, values: Mapping[str, Any]) -> Any:
     """`value` with every `${dotted.name}` replaced by what params.yaml holds, as DVC does."""
     if isinstance(value, str):
-        return _VARIABLE.sub(lambda found: str(lookup(values, found[1].strip())), value)
+        return _VARIABLE.sub(lambda match: str(lookup(values, match[1].strip())), value)
     if isinstance(value, list):
         return [_resolve(item, values) for item in value]
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""How a run begins: as a run, or as the outcome of the same run that had ended before.
+"""Opens a run, or gives the outcome of an earlier one with the same fingerprint.
 
 Without torch: that there is nothing to do is said at once.
 """
@@ -66,9 +66,9 @@ def earlier(draft: Draft) -> Outcome | None:
     ended = [record for record in ended if record["status"] == "finished"]
     name = draft.settings.name
     if ended and ended[0]["outcome"] == "blocked":
-        kept, reason = runs.folder_of(draft.root) / ended[0]["id"], ended[0]["reason"]
-        told = f"Nothing to do: the same data, code and parameters were blocked before.\n{reason}"
-        return Outcome(BLOCKED, "blocked", reason, f"{told}\n{places(kept)}", kept)
+        folder, reason = runs.folder_of(draft.root) / ended[0]["id"], ended[0]["reason"]
+        summary = f"Nothing to do: the same data, code and parameters were blocked before.\n{reason}"
+        return Outcome(BLOCKED, "blocked", reason, f"{summary}\n{places(folder)}", folder)
     if not os.environ.get("MLFLOW_TRACKING_URI") and not (draft.root / "mlflow" / "mlflow.db").exists():
         return None  # opening it would make it, and a plan must leave nothing behind
     from touchstone.registry import Registry  # seconds, and only needed from here on
@@ -81,9 +81,9 @@ def earlier(draft: Draft) -> Outcome | None:
     version = found[0].version
     now = "is the champion" if version == champion else f"was promoted before; the champion is version {champion}"
     reason = f"Nothing to do: {name} version {version} comes from the same data, code and parameters, and {now}."
-    folder = runs.folder_of(draft.root) / ended[0]["id"] if ended else None
-    told = f"{reason}\n{places(folder)}" if folder else reason
-    return Outcome(DONE, "nothing", reason, told, folder)
+    folder = runs.folder_of(draft.root) / ended[0]["id"]
+    summary = f"{reason}\n{places(folder)}"
+    return Outcome(DONE, "nothing", reason, summary, folder)
 
 
 def ended(run: Run) -> Outcome:

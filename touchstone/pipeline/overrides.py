@@ -26,26 +26,33 @@ def apply(current: Settings, overrides: list[str], configs: Path) -> Settings:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
+    # Which overrides choose a group, and which sections the choices speak of.
     try:
         parsed = OverridesParser.create().parse_overrides(overrides)
     except HydraException as error:
         raise SettingsError(f"overrides can't be read: {str(error).strip().splitlines()[0]}") from None
-    groups = {one.key_or_group for one in parsed if (configs / one.key_or_group).is_dir()}
+    groups = {override.key_or_group for override in parsed if (configs / override.key_or_group).is_dir()}
     sections = {section for group in groups for section in _sections(configs / group)}
-    composing = [one for one in parsed if one.key_or_group in groups or one.key_or_group.partition(".")[0] in sections]
+    composing = [
+        override
+        for override in parsed
+        if override.key_or_group in groups or override.key_or_group.partition(".")[0] in sections
+    ]
+
+    # Those sections composed anew, then single values into the others.
     values = current.model_dump(mode="json")
     if composing:
-        lines = [one.input_line or "" for one in composing]
+        lines = [override.input_line or "" for override in composing]
         composed = settings_module.compose(lines, configs).model_dump(mode="json")
         values |= {section: composed[section] for section in sections}
-    for one in parsed:
-        if one in composing:
+    for override in parsed:
+        if override in composing:
             continue
-        if not one.is_add() and not one.is_delete() and not one.is_sweep_override():
-            _put(values, one.key_or_group, one.value())
+        if not override.is_add() and not override.is_delete() and not override.is_sweep_override():
+            _put(values, override.key_or_group, override.value())
         else:
-            raise SettingsError(f"{one.input_line}: only group=choice and key=value can be given here")
-    if not any(one.key_or_group == "name" for one in parsed):
+            raise SettingsError(f"{override.input_line}: only group=choice and key=value can be given here")
+    if not any(override.key_or_group == "name" for override in parsed):
         values["name"] = current.name.removesuffix(current.data.name) + values["data"]["name"]
     return settings_module.parse(values)
 

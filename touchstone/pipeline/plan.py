@@ -72,8 +72,7 @@ def plan(root: Path, overrides: list[str], *, clean: bool = False) -> Plan:
     with runs.drafted(root, overrides, clean=clean) as draft:
         ended = opening.earlier(draft)
         label, commit, lock = _nearest(draft)
-        found = _stages(draft, commit, lock)
-        steps = [Step(name, reasons) for name, reasons in found.items()]
+        steps = [Step(name, reasons) for name, reasons in _stages(draft, commit, lock).items()]
         why = ("this fingerprint was not judged yet",)
         if ended is None:
             steps += [
@@ -121,32 +120,35 @@ def _stages(draft: Draft, commit: str | None, lock: Lock) -> dict[str, tuple[str
     """Reasons by stage, in order."""
     if not lock:
         return {stage.name: ("it never ran",) for stage in draft.stages}
+    # Put the nearest results into the worktree, and ask DVC what has changed since.
     data.bring(draft.root, draft.workspace, draft.settings)
     document = yaml.safe_dump({"schema": "2.0", "stages": lock}, sort_keys=False)
     (draft.workspace / "dvc.lock").write_text(document, encoding="utf-8")
     # Outputs that the cache has lost stay away, and DVC names them below.
     dvc.checkout(draft.workspace, *[stage.name for stage in draft.stages if stage.name in lock])
     status = dvc.status(draft.workspace)
+
+    # Say it stage by stage; one that would run makes those after it run.
     values = draft.settings.model_dump(mode="json")
     reasons: dict[str, tuple[str, ...]] = {}
     for stage in draft.stages:
         if stage.name not in lock:
             reasons[stage.name] = ("it never ran",)
             continue
-        found = [*_changed_params(stage, lock[stage.name], values)]
+        causes = [*_changed_params(stage, lock[stage.name], values)]
         facts = {
             key: value for fact in status.get(stage.name, []) if isinstance(fact, dict) for key, value in fact.items()
         }
         if "changed command" in status.get(stage.name, []):
-            found.append("its command changed")
+            causes.append("its command changed")
         for path in facts.get("changed deps", {}):
             if path in stage.sources:
-                found += _changed_files(draft, commit, path)
-        found += [f"{parent} would run" for parent in stage.parents if reasons[parent]]
+                causes += _changed_files(draft, commit, path)
+        causes += [f"{parent} would run" for parent in stage.parents if reasons[parent]]
         lost = [path for path in facts.get("changed outs", {}) if path not in stage.uncached]
-        if not found and lost:
-            found.append(f"the cache has lost {', '.join(lost)}")
-        reasons[stage.name] = tuple(found)
+        if not causes and lost:
+            causes.append(f"the cache has lost {', '.join(lost)}")
+        reasons[stage.name] = tuple(causes)
     return reasons
 
 

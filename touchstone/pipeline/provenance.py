@@ -50,12 +50,12 @@ def hash_of(lock: Lock, path: str) -> str | None:
 
 def unlinked(lock: Lock) -> list[str]:
     """Inputs of a stage that are not what an earlier stage of the same lock gave."""
-    given = {path: md5 for stage in lock.values() for path, md5 in stage["outs"].items()}
+    outputs = {path: md5 for stage in lock.values() for path, md5 in stage["outs"].items()}
     return [
-        f"dvc.lock: {name} took {path} as {md5[:12]}, and it was made as {given[path][:12]}"
+        f"dvc.lock: {name} took {path} as {md5[:12]}, and it was made as {outputs[path][:12]}"
         for name, stage in lock.items()
         for path, md5 in stage["deps"].items()
-        if given.get(path, md5) != md5
+        if outputs.get(path, md5) != md5
     ]
 
 

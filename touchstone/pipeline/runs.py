@@ -165,7 +165,7 @@ def drafted(root: Path, words: list[str], *, clean: bool = False) -> Iterator[Dr
     """
     root = root.resolve()
     runs = folder_of(root)
-    with _alone(runs / "lease"):
+    with _preparing(runs / "lease"):
         prune(root)
         new = runs / ".new"
         worktree = new / "workspace"
@@ -187,7 +187,8 @@ def drafted(root: Path, words: list[str], *, clean: bool = False) -> Iterator[Dr
 
 
 @contextlib.contextmanager
-def _alone(leases: Path) -> Iterator[None]:
+def _preparing(leases: Path) -> Iterator[None]:
+    """Hold the lease of preparations; waits while another process has it."""
     waited = False
     while True:
         with ExitStack() as stack:
@@ -211,8 +212,11 @@ def take(draft: Draft, stack: ExitStack) -> Run:
     """
     root, key = draft.root, draft.fingerprint
     runs = folder_of(root)
+    # The lease first: only its holder may make a folder for the fingerprint.
     what = f"a run of the same data, code and parameters (fingerprint {key[:12]})"
     stack.enter_context(lease.hold(runs / "lease", key, what))
+
+    # A folder with the record, named by the second and the fingerprint.
     started = datetime.now(UTC)
     stem = f"{started:%Y%m%dT%H%M%SZ}-{key[:8]}"
     name = next(n for n in (stem, *(f"{stem}-{i}" for i in range(2, 1000))) if not (runs / n).exists())
@@ -232,6 +236,8 @@ def take(draft: Draft, stack: ExitStack) -> Run:
             "seconds": {},
         },
     )
+
+    # The draft's worktree becomes the run's, and what stands in it the run's commit.
     workspace.move(root, draft.workspace, folder / "workspace")
     commit = workspace.commit(folder / "workspace", f"Run {name}", f"{workspace.REFS}/{name}")
     run = Run(root, name, key, commit, draft.settings, draft.stages)

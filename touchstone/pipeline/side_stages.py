@@ -48,7 +48,7 @@ class SideStages:
         main: the stages on the way to the artifact, in order.
         names: the others, in order.
         before_judging: those of them that the judge reads.
-        finished: those that somebody has waited for.
+        finished: those that `finish` has waited for.
     """
 
     def __init__(self, run: Run, stack: ExitStack) -> None:

@@ -125,7 +125,7 @@ def judge_build(
 
     Args:
         seeds: artifacts of the same recipe with other seeds.
-        build: another folder with artifact/ and splits/; nobody here knows what that artifact learned from.
+        build: another folder with artifact/ and splits/; what that artifact learned from is not known.
         output: where the record goes; default: build/decision.
 
     Raises:

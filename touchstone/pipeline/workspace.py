@@ -36,8 +36,8 @@ def git(folder: Path, *arguments: str, env: Mapping[str, str] | None = None) -> 
         ["git", *arguments], cwd=folder, env={**inherited, **(env or {})}, capture_output=True, text=True
     )
     if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()[-1]
-        raise PipelineError(f"git {arguments[0]} failed in {folder}: {said}")
+        complaint = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()[-1]
+        raise PipelineError(f"git {arguments[0]} failed in {folder}: {complaint}")
     return done.stdout.strip()
 
 
@@ -62,10 +62,10 @@ def snapshot(root: Path) -> str:
     parent = head(root)
     index = Path(git(root, "rev-parse", "--git-path", "index"))
     with tempfile.TemporaryDirectory(prefix="touchstone-") as folder:
-        own = Path(folder) / "index"
+        private_index = Path(folder) / "index"
         if (root / index).exists():  # its stat cache saves hashing every file again
-            shutil.copyfile(root / index, own)
-        env = {"GIT_INDEX_FILE": str(own), **_IDENTITY}
+            shutil.copyfile(root / index, private_index)
+        env = {"GIT_INDEX_FILE": str(private_index), **_IDENTITY}
         git(root, "add", "--all", env=env)
         tree = git(root, "write-tree", env=env)
         if tree == git(root, "rev-parse", f"{parent}^{{tree}}"):

@@ -61,7 +61,7 @@ def move(
 
 
 def finish(client: MlflowClient, path: Path, name: str) -> None:
-    """Make the move that the ledger has decided and nobody made; note what was moved behind its back."""
+    """Make a move that the ledger has decided and that was interrupted; note moves that it doesn't know."""
     history = [entry for entry in entries.read(path) if entry.name == name]
     decided = [entry for entry in history if isinstance(entry, AliasesDecided)]
     if not decided:

@@ -1,4 +1,4 @@
-"""Where MLflow's records lie: the tracking URI, the sqlite file's first moment, the one lock."""
+"""Where MLflow's records lie: the tracking URI, the initialisation of the sqlite file, the write lock."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def without_secrets(text: str) -> str:
 
 @contextlib.contextmanager
 def locked(root: Path) -> Iterator[None]:
-    """Hold the project's only right to write to the registry; not reentrant.
+    """Hold the registry's write lock, one per project; not reentrant.
 
     Raises:
         RegistryError: another process keeps it for too long.
@@ -62,7 +62,7 @@ def locked(root: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def wording(what: str) -> Iterator[None]:
-    """MLflow's exceptions as ours, with the first line of its message."""
+    """Turn MLflow's exceptions into RegistryError, with the first line of their message."""
     try:
         yield
     except MlflowException as error:

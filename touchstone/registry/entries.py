@@ -71,7 +71,7 @@ class ReleaseEvent(ledger.Event):
 
 
 class AliasesDecided(ReleaseEvent):
-    """Aliases are to move: this entry is the commit, whoever is killed before they have."""
+    """Aliases are to move: this entry is the commit, even if the process is killed before they have moved."""
 
     event: Literal["aliases"] = "aliases"
     moves: dict[str, Move]

@@ -74,7 +74,7 @@ def from_mlflow(version: ModelVersion) -> Version:
 
 
 def facts(sealed: Card) -> dict[str, str]:
-    """What gives a version's scores their meaning, as tags that a registry's page shows."""
+    """A version's centering and calibration, as tags that a registry's page shows."""
     centering, calibration = sealed.centering, sealed.calibration
     numbers = {
         "centering.mean": centering.mean,

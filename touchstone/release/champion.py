@@ -78,6 +78,7 @@ def release(
         RegistryError: the champion isn't the one that the decision compared with.
         ServingError: the endpoint didn't start, swap or answer, or answered as champion otherwise than before.
     """
+    # May it be released, and was it already?
     registry = Registry.open(root)
     registry.recover(version.name)
     admit(registry, version, decision, override)
@@ -85,12 +86,15 @@ def release(
     done = _released(registry, version)
     if done is not None and aliases.get("champion") == version.version:
         return done
+
+    # Show it to endpoints as challenger.
     artifact = registry.download(version)
     card = cards.verify_digests(artifact)
     groups = parity.read_reference(reference, card)
     why = _why(registry, version, decision, override)
     registry.set_alias(version.name, "challenger", version.version, aliases.get("challenger"), why)
-    # Two processes load the artifact side by side: one scores alone, the other serves.
+
+    # Compare, move, read back. Two processes load the artifact side by side: one scores alone, the other serves.
     with (
         parity.scored_offline(artifact, reference, settings) as offline,
         parity.aside(root, settings, version) as client,
@@ -104,6 +108,8 @@ def release(
         promote(registry, version, decision, override)
         client.wait_for("champion", version.version, parity.SWAP_SECONDS)
         scores = parity.read_back(client, card, version, settings.gates, "champion")
+
+    # Write down how it ended.
     previous = registry.aliases(version.name).get("previous")
     instead = f" instead of version {previous}" if previous is not None else ""
     how = f" by an override of the verdict {decision.verdict}" if override is not None else ""
@@ -111,8 +117,8 @@ def release(
     summary = (
         f"{version.name} version {version.version} is the champion{instead}{how}, served with its {scored} scores."
     )
-    found = Release(version.name, version.version, version.digest, True, summary, checks, previous, scores)
-    return _enter(registry, version, decision, found)
+    result = Release(version.name, version.version, version.digest, True, summary, checks, previous, scores)
+    return _enter(registry, version, decision, result)
 
 
 def admit(registry: Registry, version: Version | None, decision: Decision, override: Override | None = None) -> None:
@@ -126,11 +132,14 @@ def admit(registry: Registry, version: Version | None, decision: Decision, overr
             ledger doesn't know it, or its evidence gives another verdict or other checks.
         RegistryError: the champion isn't the one that it was compared with, or was set or taken away by hand.
     """
+    # Does the record stand: in the ledger, and as its evidence gives it? Once per digest and process.
     computed_here = None if decision.reused else decision.digest
     decision = record.verify_record(decision.path, judge.ledger_file(registry.root / "runs"))
     if decision.digest not in (computed_here, *_proven):
         _prove(decision)
     _proven.add(decision.digest)
+
+    # Does it, or a person, allow this very artifact to be promoted?
     name = decision.record.name
     what = f"{version.name} version {version.version}" if version else f"this candidate for {name}"
     if override is not None:
@@ -139,6 +148,8 @@ def admit(registry: Registry, version: Version | None, decision: Decision, overr
         raise GateError(f"{what} may not be promoted: the verdict is {decision.verdict}. {decision.summary}")
     if version is not None and (name, decision.artifact_digest) != (version.name, version.digest):
         raise GateError(f"the decision is about another artifact than {what}; judge this one")
+
+    # Is the champion still the one that it was compared with?
     champion = present_champion(registry, name)
     judged = decision.record.digests.champion
     if champion is not None and version is not None and champion.version == version.version:
@@ -180,9 +191,10 @@ def _prove(decision: Decision) -> None:
         GateError: they are not those of the record.
     """
     checks, verdict = judge.recompute(decision.path)
-    again = {check.name: canonical_json(check_to(check)) for check in checks}
+    recomputed = {check.name: canonical_json(check_to(check)) for check in checks}
     recorded = {check.name: canonical_json(check_to(check)) for check in decision.checks}
-    changed = sorted(name for name in again.keys() | recorded.keys() if again.get(name) != recorded.get(name))
+    names = recomputed.keys() | recorded.keys()
+    changed = sorted(name for name in names if recomputed.get(name) != recorded.get(name))
     if changed:
         raise GateError(f"{decision.path}: the evidence gives other checks ({', '.join(changed)}); judge again")
     if verdict is not decision.verdict:
@@ -216,22 +228,22 @@ def _refused(version: Version, aliases: dict[str, int], checks: tuple[Check, ...
     return Release(version.name, version.version, version.digest, False, summary, checks, aliases.get("champion"), ())
 
 
-def _enter(registry: Registry, version: Version, decision: Decision, found: Release) -> Release:
+def _enter(registry: Registry, version: Version, decision: Decision, result: Release) -> Release:
     """Write the outcome to the release ledger."""
-    outcome = Released if found.promoted else Refused
-    entry = outcome(
+    event = Released if result.promoted else Refused
+    entry = event(
         name=version.name,
         version=version.version,
         artifact=version.digest,
         decision=decision.digest,
-        summary=found.summary,
-        checks=tuple(check_to(check) for check in found.checks),
-        replaced=found.previous,
-        scores=found.scores,
+        summary=result.summary,
+        checks=tuple(check_to(check) for check in result.checks),
+        replaced=result.previous,
+        scores=result.scores,
         **stamp(),
     )
     entries.append(registry.ledger, entry)
-    return found
+    return result
 
 
 def _released(registry: Registry, version: Version) -> Release | None:

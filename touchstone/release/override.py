@@ -45,10 +45,10 @@ def check(what: str, decision: Decision) -> None:
         raise GateError(f"{what} may be promoted by its verdict: there is nothing to override; leave --override out")
     if decision.verdict is Verdict.ERROR:
         raise GateError(f"{what} has no verdict, so there is nothing to override; judge again. {decision.summary}")
-    found = {check.name: check for check in decision.checks}
+    checks = {check.name: check for check in decision.checks}
     for name in VETOES:
-        if name not in found or found[name].status not in ("pass", "warn"):
-            reason = found[name].reason if name in found else "It was not run."
+        if name not in checks or checks[name].status not in ("pass", "warn"):
+            reason = checks[name].reason if name in checks else "It was not run."
             raise GateError(f"{what} can't be promoted by an override either: its {name} is not sound. {reason}")
 
 

@@ -57,6 +57,7 @@ def publish(registry: Registry, name: str, number: int, repository: str, *, priv
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+    # What is published: verified, and allowed by its verdict or by a person.
     version = registry.version(name, number)
     if version is None:
         raise RegistryError(f"{name} has no version {number}")
@@ -69,11 +70,15 @@ def publish(registry: Registry, name: str, number: int, repository: str, *, priv
             f"{name} version {number} is not published: its verdict is {decision.verdict}; "
             "`touchstone promote --override` records a decision against it"
         )
+
+    # The files: the sealed artifact as it is, and its model card.
     params = registry.evidence(version, "params.yaml")
     licence = None if params is None else sources.about(settings.load(params).data.source).licence
     readme = model_card(version, sealed, decision, override, licence, repository)
     files = [CommitOperationAdd(file, artifact / file) for file in sorted({cards.FILE, *sealed.files})]
     files.append(CommitOperationAdd(CARD, readme.encode()))
+
+    # One commit, so that the hub never holds a part of it.
     hub = HfApi()
     try:
         url = hub.create_repo(repository, private=private, exist_ok=True)
@@ -83,8 +88,10 @@ def publish(registry: Registry, name: str, number: int, repository: str, *, priv
         message = f"{name} version {number}, artifact {version.digest[:12]}"
         commit = hub.create_commit(url.repo_id, [*files, *deletions], commit_message=message)
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise RegistryError(f"the hub did not take {repository}: {said}; `hf auth login`, or set HF_TOKEN") from error
+        complaint = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise RegistryError(
+            f"the hub did not take {repository}: {complaint}; `hf auth login`, or set HF_TOKEN"
+        ) from error
     return Published(url.repo_id, str(url), str(commit.oid), version.digest, len(files))
 
 
@@ -107,6 +114,7 @@ def model_card(
     repository: str,
 ) -> str:
     """The hub's README.md: what scores mean, how good they are, how to load them, what they are not."""
+    # The head that the hub reads, then the verdict, and who decided against it.
     lines = [
         "---",
         *([f"license: {LICENCES[licence]}"] if licence in LICENCES else []),
@@ -132,6 +140,8 @@ def model_card(
             "Checks that had not passed: " + ", ".join(check.name for check in override.not_passed) + ".",
             "",
         ]
+
+    # The evidence, then one part for each question that a user of the model has.
     lines += ["## How good it is", "", *_accuracies(decision.record.metrics), ""]
     lines += ["| check | status | what was found |", "|---|---|---|"]
     lines += [f"| {check.name.replace('_', ' ')} | {check.status} | {check.reason} |" for check in decision.checks]

@@ -59,6 +59,7 @@ def rollback(root: Path, settings: Settings, name: str, *, reason: str, to: int 
             or an alias moved this very moment.
         ServingError: the endpoint didn't start, or scored otherwise than was sealed.
     """
+    # From which version to which? Where an interrupted call has moved the aliases, this one does the rest.
     registry = Registry.open(root)
     registry.recover(name)
     history = registry.history(name)
@@ -69,19 +70,23 @@ def rollback(root: Path, settings: Settings, name: str, *, reason: str, to: int 
     if last and champion is not None and last[0].why.rollback is not None and to in (None, champion):
         done = next((e for e in history if isinstance(e, RolledBack) and e.entry == last[0].sequence), None)
         if done is not None:
-            told = f"nothing to do: {done.summary} Name another version to go on from here."
-            return Rollback(name, champion, None, False, told, done.scores)
+            message = f"nothing to do: {done.summary} Name another version to go on from here."
+            return Rollback(name, champion, None, False, message, done.scores)
         replaced, target, reason = last[0].moves["champion"].from_, champion, last[0].why.rollback
     elif to is not None and to == champion:
         _earlier_champion(registry, name, to, history)
         return Rollback(name, champion, None, False, f"nothing to do: {name} version {to} is the champion.", ())
     else:
         replaced, target = champion, to if to is not None else _previous(registry, name)
+
+    # Verify the target's bytes before anything moves.
     version = _earlier_champion(registry, name, target, history)
     try:
         card = cards.verify_digests(registry.download(version))
     except (ArtifactError, RegistryError) as error:
         raise ArtifactError(f"{name} can't be rolled back to version {target}: {error}; nothing was moved") from error
+
+    # Serve it as challenger, move, read back; an endpoint that scores otherwise leaves the aliases as they were.
     why = Why(rollback=reason, artifact=version.digest)
     challenger = registry.aliases(name).get("challenger")
     registry.set_alias(name, "challenger", target, challenger, why)
@@ -95,6 +100,8 @@ def rollback(root: Path, settings: Settings, name: str, *, reason: str, to: int 
         if registry.aliases(name).get("champion") != target:
             registry.set_alias(name, "challenger", challenger, target, why)
         raise
+
+    # Write down how it ended.
     source = "no champion" if replaced is None else f"version {replaced}"
     summary = f"{name} is rolled back from {source} to version {target}: {reason}"
     _enter(registry, version, replaced, entry, reason, summary, scores)

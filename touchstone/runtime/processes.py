@@ -41,8 +41,8 @@ class Finished:
     def complaint(self) -> str:
         """The command's own last sentence after `error:`, otherwise its last line."""
         lines = [line.strip() for line in self.output.splitlines() if line.strip()]
-        said = [line.partition(":")[2].strip() for line in lines if line.lower().startswith("error:")]
-        return (said or lines or [f"exit code {self.code}"])[-1 if not said else 0]
+        complaints = [line.partition(":")[2].strip() for line in lines if line.lower().startswith("error:")]
+        return (complaints or lines or [f"exit code {self.code}"])[-1 if not complaints else 0]
 
 
 @contextlib.contextmanager
@@ -136,7 +136,7 @@ class Dialogue:
     def finish(self, seconds: float | None = None) -> Finished:
         """Wait for its end; the output is what it wrote to stderr.
 
-        One that hasn't ended after so many seconds is as if it had failed without a word.
+        Exit code 1 where it hasn't ended after so many seconds.
         """
         try:
             code = self._process.wait(seconds)
@@ -173,7 +173,8 @@ def _supervised(
     source: int = subprocess.DEVNULL,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """The supervisor of a command; at the end its lifeline is cut, and its cleaning up awaited."""
-    lifeline, held = os.pipe()
+    # The supervisor inherits the read end only; when ours closes, even by SIGKILL, it kills what it started.
+    lifeline, our_end = os.pipe()
     os.set_inheritable(lifeline, True)
     supervisor = Path(__file__).with_name("supervisor.py")
     process: subprocess.Popen[bytes] | None = None
@@ -193,7 +194,7 @@ def _supervised(
             os.close(lifeline)
         yield process
     finally:
-        os.close(held)
+        os.close(our_end)
         if process is not None:
             _wait(process)
             for pipe in (process.stdin, process.stdout):
@@ -203,16 +204,16 @@ def _supervised(
 
 def _copy(output: IO[bytes], log: IO[str] | None, unechoed: frozenset[bytes] | None) -> str:
     """Pass the output on until its end; returns its lines as a person would have read them."""
-    kept: list[str] = []
+    lines_read: list[str] = []
     rest = pending = b""
     while chunk := _read(output):
         if unechoed is not None:
             pending = _echo(pending + chunk, unechoed)
         *lines, rest = (rest + chunk).split(b"\n")
-        _keep(lines, kept, log)
+        _keep(lines, lines_read, log)
     if rest:
-        _keep([rest], kept, log)
-    return "".join(kept)
+        _keep([rest], lines_read, log)
+    return "".join(lines_read)
 
 
 def _echo(text: bytes, unechoed: frozenset[bytes]) -> bytes:
@@ -235,9 +236,10 @@ def _as_read(line: bytes) -> str:
     return _CONTROL.sub("", line.decode(errors="replace")).rstrip("\r").rpartition("\r")[2] + "\n"
 
 
-def _keep(lines: list[bytes], kept: list[str], log: IO[str] | None) -> None:
+def _keep(lines: list[bytes], lines_read: list[str], log: IO[str] | None) -> None:
+    """Add lines as a person would have read them, and write them to the log."""
     texts = list(map(_as_read, lines))
-    kept.extend(texts)
+    lines_read.extend(texts)
     if log is not None and texts:
         log.write("".join(texts))
         log.flush()

@@ -1,4 +1,4 @@
-"""What every stage's command shares: one sentence for an expected error, one kind of progress bar."""
+"""What every stage's command shares: an expected error becomes one sentence and exit code 1."""
 
 from __future__ import annotations
 

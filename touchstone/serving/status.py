@@ -35,6 +35,7 @@ def router(service: Service) -> APIRouter:
             "troubles": dict(live.troubles),
         }
 
+    # For load balancers: alive, and able to score.
     @routes.get("/healthz", summary="Whether the process answers")
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
@@ -44,6 +45,7 @@ def router(service: Service) -> APIRouter:
         name, served = service.find(None)
         return {"status": "ready", "model": name, "version": str(served.version.version)}
 
+    # For people: a page that asks the endpoint's own routes.
     @routes.get("/", include_in_schema=False)
     async def people() -> HTMLResponse:
         return HTMLResponse(page, headers={"Content-Security-Policy": _PAGE_POLICY})

@@ -65,9 +65,9 @@ def wrap(model: RewardModel, train: Train) -> RewardModel:
     if train.precision == "bf16":
         shares_prompt(model)  # found out in fp32, which the narrowed layers no longer compute in
         for _, layer in _adapted(network):
-            own: Any = layer.get_base_layer()
-            if own.weight.is_floating_point():  # 4-bit weights are packed into bytes
-                own.weight.data = own.weight.data.to(torch.bfloat16)
+            base_layer: Any = layer.get_base_layer()
+            if base_layer.weight.is_floating_point():  # 4-bit weights are packed into bytes
+                base_layer.weight.data = base_layer.weight.data.to(torch.bfloat16)
     return model
 
 
@@ -127,18 +127,20 @@ def _adapted(network: PreTrainedModel) -> Iterator[tuple[str, LoraLayer]]:
 
 def _merged(layer: LoraLayer) -> nn.Module:
     """The plain layer, in fp32, whose weights are the adapted layer's own plus the adapter's product."""
-    own: Any = layer.get_base_layer()
+    base_layer: Any = layer.get_base_layer()
     (adapter,) = layer.lora_A
     with torch.no_grad():
         product: Tensor = layer.get_delta_weight(adapter).float()  # type: ignore[attr-defined]  # every kind of layer has it
-        weight: Tensor = own.weight
+        weight: Tensor = base_layer.weight
         if not weight.is_floating_point():
             from bitsandbytes.functional import dequantize_4bit
 
-            weight = dequantize_4bit(weight.data, own.weight.quant_state)
-            bias = own.bias
-            own = nn.Linear(own.in_features, own.out_features, bias=bias is not None, device="meta")
-            own.bias = bias
-        own.weight = nn.Parameter(weight.float() + product)
-    layer_without_adapter: nn.Module = own
+            weight = dequantize_4bit(weight.data, base_layer.weight.quant_state)
+            bias = base_layer.bias
+            base_layer = nn.Linear(
+                base_layer.in_features, base_layer.out_features, bias=bias is not None, device="meta"
+            )
+            base_layer.bias = bias
+        base_layer.weight = nn.Parameter(weight.float() + product)
+    layer_without_adapter: nn.Module = base_layer
     return layer_without_adapter

@@ -70,8 +70,8 @@ def embed(
     """
     train = settings.train
     everything = sum(len(group.comparisons) for group in groups) + 1
-    whole = train.model_copy(update={"epochs": 1, "comparisons_per_step": everything})
-    (step,) = make_steps(groups, settings.objective, whole)
+    single_step = train.model_copy(update={"epochs": 1, "comparisons_per_step": everything})
+    (step,) = make_steps(groups, settings.objective, single_step)
     budget = AUTO_TOKENS if train.tokens_per_microbatch == "auto" else train.tokens_per_microbatch
     shared = shares_prompt(model)
     model.network.train(False)
@@ -104,9 +104,12 @@ def fit(
     Returns:
         A row per iteration with the curve's keys; `learning_rate` is absent, `loss` is without the penalty.
     """
+    # Scale every dimension alike.
     spread = hidden.std(dim=0, correction=0)
     spread[spread == 0] = 1.0
     features = hidden / spread
+
+    # Minimise, with a row for each accepted point.
     rows: list[Row] = []
     latest: dict[str, Tensor] = {}
 
@@ -136,11 +139,13 @@ def fit(
         callback=note,
         options={"maxiter": ITERATIONS, "maxfun": 2 * ITERATIONS, "gtol": TOLERANCE, "ftol": 0.0},
     )
-    said = "the head converged" if result.status == 0 else "the head has NOT converged"
+
+    # Say how it ended, and fold the scale into the head.
+    message = "the head converged" if result.status == 0 else "the head has NOT converged"
     log.log(
         logging.INFO if result.status == 0 else logging.WARNING,
         "%s after %d iterations: loss %.6f, gradient norm %.1e",
-        *(said, result.nit, rows[-1]["loss"], rows[-1]["gradient_norm"]),
+        *(message, result.nit, rows[-1]["loss"], rows[-1]["gradient_norm"]),
     )
     with torch.no_grad():
         head.weight.copy_(torch.from_numpy(result.x).to(spread.device) / spread)

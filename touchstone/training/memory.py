@@ -157,13 +157,13 @@ def agree(run: Measured, accelerator: Accelerator) -> Measured:
 def batch_of(encoded: Sequence[EncodedGroup], tokens: int, *, shared: bool) -> Batch:
     """A batch of about `tokens` tokens of the longest groups, repeated where all of them together hold fewer."""
     longest = sorted(encoded, key=lambda group: group.shared_tokens, reverse=True)
-    taken: list[EncodedGroup] = []
-    held = 0
-    while held < 2 * tokens:  # enough for one batch that is full
-        group = longest[len(taken) % len(longest)]
-        taken.append(group)
-        held += group.shared_tokens
-    return max(make_batches(taken, tokens, shared=shared), key=lambda batch: batch.input_ids.numel())
+    picked: list[EncodedGroup] = []
+    picked_tokens = 0
+    while picked_tokens < 2 * tokens:  # enough for one batch that is full
+        group = longest[len(picked) % len(longest)]
+        picked.append(group)
+        picked_tokens += group.shared_tokens
+    return max(make_batches(picked, tokens, shared=shared), key=lambda batch: batch.input_ids.numel())
 
 
 def measure_cuda(model: nn.Module, batch: Batch, accelerator: Accelerator) -> Measured:

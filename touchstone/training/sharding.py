@@ -1,4 +1,4 @@
-"""What several ranks ask of the training loop, above all where the model is spread over them (FSDP2, ZeRO-3).
+"""Several ranks: padding micro-batches, exchange of gradients, gathering of spread weights (FSDP2, ZeRO-3).
 
 The weights of a spread model are gathered for each forward and backward, by all ranks together. So every rank must do
 the same passes in the same order, or they wait for one another for ever. Where each rank has the whole model, only the
@@ -62,9 +62,9 @@ def exchange(accelerator: Accelerator, model: nn.Module, *, last: bool) -> Itera
 
 
 def even(micros: Sequence[MicroBatch], accelerator: Accelerator) -> list[MicroBatch]:
-    """This rank's micro-batches, filled up to as many passes as the busiest rank has; every rank must call it.
+    """This rank's micro-batches, with padding up to as many passes as the busiest rank has; every rank must call it.
 
-    Where models are whole nothing is added. What is added weighs nothing, so no loss and no gradient changes.
+    Where models are whole nothing is added. A padding micro-batch weighs nothing, so no loss or gradient changes.
     """
     if not is_spread(accelerator):
         return list(micros)
@@ -81,14 +81,14 @@ def fill_up(micros: Sequence[MicroBatch], every: Sequence[Sequence[int]]) -> lis
         every: for each rank, the numbers of batches of its micro-batches in that order.
     """
     passes = [max(numbers) for numbers in zip_longest(*every, fillvalue=0)]
-    company = min(micros, key=lambda micro: (len(micro.batches), sum(batch.tokens for batch in micro.batches)))
-    idle = replace(
-        company,
-        weights=torch.zeros_like(company.weights),
-        rankings=tuple(replace(ranking, weight=0.0) for ranking in company.rankings),
+    smallest = min(micros, key=lambda micro: (len(micro.batches), sum(batch.tokens for batch in micro.batches)))
+    padding = replace(
+        smallest,
+        weights=torch.zeros_like(smallest.weights),
+        rankings=tuple(replace(ranking, weight=0.0) for ranking in smallest.rankings),
         counts=False,
     )
-    filled = [*micros, *[idle] * (len(passes) - len(micros))]
+    filled = [*micros, *[padding] * (len(passes) - len(micros))]
     # A batch more at the end moves no reward's place, and nobody reads its own.
     return [
         replace(micro, batches=micro.batches + micro.batches[-1:] * (number - len(micro.batches)))
@@ -103,14 +103,14 @@ def gather_weights(wrapped: nn.Module, accelerator: Accelerator) -> None:
     """
     bare = accelerator.unwrap_model(wrapped)
     if is_deepspeed(accelerator):
-        whole = accelerator.get_state_dict(wrapped)  # None on all ranks but the first
+        weights = accelerator.get_state_dict(wrapped)  # None on all ranks but the first
     elif is_fsdp(accelerator):
-        whole = {name: _whole(parameter) for name, parameter in bare.named_parameters()}
+        weights = {name: _whole(parameter) for name, parameter in bare.named_parameters()}
     else:
         return
     if not accelerator.is_main_process:
         return
-    for name, tensor in whole.items():
+    for name, tensor in weights.items():
         folder, _, leaf = name.rpartition(".")
         module = bare.get_submodule(folder)
         if leaf in module._parameters:
