@@ -21,6 +21,7 @@ from touchstone.gate import checks as gates
 from touchstone.gate import judge
 from touchstone.gate.case import Champion
 from touchstone.gate.checks import Check, Completions, Pairs, Verdict
+from touchstone.gate.leaks import near_duplicates_of, read_prompts
 from touchstone.gate.record import Decision
 from touchstone.groups import Comparison, Completion, Group, Message, make_group, read_parquet, write_parquet
 from touchstone.model.card import Centering
@@ -265,6 +266,27 @@ def test_near_copies_of_a_prompt_are_one_prompt_to_the_gate(tmp_path: Path) -> N
     evidence, compared = gates.evidence(candidate, champion, LIMITS), gates.champion(candidate, champion, FEW)
     assert (evidence.status, evidence.n, compared.n) == ("undecided", PROMPTS, PROMPTS)
     assert evidence.details["pairs"] == PROMPTS * COPIES
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_the_gate_finds_no_leak_in_what_the_split_made_nor_in_what_a_champion_learnt_from(
+    tmp_path: Path, copies: int
+) -> None:
+    shares = dict.fromkeys(SETS, 0.1) | {"train": 0.4}
+    how = Split(salt="s", near_duplicate=0.8, held_out_annotators=0.0, shares=shares)
+    first = [asked(number, copy) for number in range(200 * copies) for copy in range(copies)]
+    appended = [asked(number, copies) for number in range(0, 200 * copies, 4)]
+    prompts: dict[str, dict[str, list[tuple[Message, ...]]]] = {}
+    for version, groups in (("before", first), ("after", [*appended, *first])):
+        (tmp_path / version).mkdir()
+        write_parquet(tmp_path / "groups.parquet", groups)
+        split_groups(tmp_path / "groups.parquet", how, tmp_path / version)
+        prompts[version] = {name: read_prompts(tmp_path / version / f"{name}.parquet") for name in SETS}
+        train = prompts[version].pop("train")
+        assert not any(near_duplicates_of(train, prompts[version], 0.8).values())
+        prompts[version]["train"] = train
+    judged = {name: prompts["after"][name] for name in ("holdout", "confirm")}
+    assert near_duplicates_of(prompts["before"]["train"], judged, 0.8) == {"holdout": 0, "confirm": 0}
 
 
 def promoted(families: Callable[[int, int], str], draws: int = 250) -> float:
