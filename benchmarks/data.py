@@ -164,16 +164,17 @@ def judge(folder: Path, planted: dict[str, Any], groups: int) -> dict[str, Any]:
         places |= dict.fromkeys(pl.read_parquet(folder / f"build/splits/{name}.parquet", columns=["id"])["id"], name)
     ids = pl.read_parquet(folder / "build/groups.parquet", columns=["id"])["id"].to_list()
     kept = dict(zip((line for line in lines if line not in checked), ids, strict=True))
-    together = sum(places.get(kept[one]) == places.get(kept[other]) for one, other in planted["near"].items())
+    pairs = [(places.get(kept[one]), places.get(kept[other])) for one, other in planted["near"].items()]
+    apart = sum(None not in pair and pair[0] != pair[1] for pair in pairs)
     return {
         "planted": len(planted["faults"]),
         "found": len(right),
         "missed": dict(missed),
         "false": len(false),
         "contradicted": [2 * len(planted["contradicted"]), report["totals"]["contradicted_pairs"]],
-        "near_duplicates": [len(planted["near"]), together],
-        "clusters_joined": split["clusters_joined"],
-        "bridging": split["groups_set_aside"],
+        "near_duplicates": [len(planted["near"]), len(planted["near"]) - apart],
+        "joined": sum(counts["clusters"] - counts["families"] for counts in split["sets"].values()),
+        "near_duplicates_set_aside": split["groups_set_aside"],
     }
 
 

@@ -85,7 +85,8 @@ class Group:
 
     Attributes:
         id: content hash of axis, prompt and completion texts; labels don't enter it.
-        cluster_id: the unit of splitting and resampling: the prompt's hash, unless the source says otherwise.
+        cluster_id: the unit of splitting: the prompt's hash, unless the source says otherwise. In a set's file it is
+            the unit of resampling: the family, which is the clusters of the set that near duplicates join.
         prompt: chat messages before the completion.
         axis: what was judged (helpfulness, safety, ...).
         source: the source's name.

@@ -13,7 +13,7 @@ from touchstone.data import splits
 from touchstone.data.sources import sandbox
 from touchstone.gate import case, judge, record
 from touchstone.gate.fresh_scores import Job, Role, Scores, Scoring
-from touchstone.groups import Group, judged_pairs, read_parquet, set_digest, write_parquet
+from touchstone.groups import Group, judged_pairs, prompt_digest, read_parquet, set_digest, write_parquet
 from touchstone.model import card as cards
 from touchstone.model.card import Calibration, Card, Centering
 from touchstone.model.scores import RawScore
@@ -57,8 +57,8 @@ class World:
     """The world's sets in `build/splits`, and the gold reward of all texts.
 
     Attributes:
-        gold, safety: by (cluster, text): the gold reward, and whether the prompt belongs to the safety slice.
-        luck: by (cluster, text): columns of standard normal numbers, for the noise of models.
+        gold, safety: by (prompt, text): the gold reward, and whether the prompt belongs to the safety slice.
+        luck: by (prompt, text): columns of standard normal numbers, for the noise of models.
     """
 
     build: Path
@@ -76,7 +76,7 @@ class World:
         there, so that one temperature can fit both."""
 
         def reward(group: Group, text: str) -> float:
-            place = (group.cluster_id, text)
+            place = (prompt_digest(group.prompt), text)
             if place not in self.gold:
                 return NOBODY_SAID
             own, factor = safety if safety is not None and self.safety[place] else (sd, 1.0)
@@ -93,7 +93,9 @@ def make_world(folder: Path, settings: Settings, columns: int = 4) -> World:
     groups = list(sandbox.read(settings.data, ROOT))
     write_parquet(build / "groups.parquet", groups)
     splits.split_groups(build / "groups.parquet", settings.split, build / "splits")
-    places = [((group.cluster_id, text.text), text, group.axis) for group in groups for text in group.completions]
+    places = [
+        ((prompt_digest(group.prompt), text.text), text, group.axis) for group in groups for text in group.completions
+    ]
     luck = np.random.default_rng(settings.data.seed).normal(size=(len(places), columns))
     return World(
         build=build,

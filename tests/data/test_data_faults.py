@@ -162,9 +162,10 @@ def test_repeats_contradictions_and_near_duplicates_leak_into_no_other_set(tmp_p
     assert [(row.line, row.check) for row in outcome.set_aside] == [(561, "no_duplicate")]
     assert outcome.report["totals"]["contradicted_pairs"] == 2
     (tmp_path / "sets").mkdir()
-    split_groups(tmp_path / "kept.parquet", chosen.split, tmp_path / "sets")
+    summary = split_groups(tmp_path / "kept.parquet", chosen.split, tmp_path / "sets")
     places = {name: read_parquet(tmp_path / "sets" / f"{name}.parquet") for name in SETS}
-    assert sum(map(len, places.values())) == 561
+    assert sum(map(len, places.values())) + summary["groups_set_aside"] == 561
+    assert 0 < summary["groups_set_aside"] < 60
 
     def pieces(group: Group) -> set[tuple[str, ...]]:
         said = group.prompt[0].content.split()

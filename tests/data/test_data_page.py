@@ -154,10 +154,14 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, members in places.items():
         write_parquet(build / "splits" / f"{name}.parquet", members)
     counts = {
-        name: {"groups": len(g), "clusters": len(g), "completions": 2 * len(g), "comparisons": len(g), "pairs": len(g)}
+        name: {
+            **dict.fromkeys(("groups", "clusters", "families", "comparisons", "pairs"), len(g)),
+            "completions": 2 * len(g),
+            "set_aside": 3 * (name == "holdout"),
+        }
         for name, g in places.items()
     }
-    summary = {"sets": counts, "clusters_joined": 4, "groups_set_aside": 3, "comparisons_held_out": 0}
+    summary = {"sets": counts, "groups_set_aside": 3, "comparisons_held_out": 0}
     write_json(build / "splits" / "summary.json", summary)
     pl.DataFrame(
         [
@@ -168,7 +172,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ],
         schema=SCHEMA,
     ).write_parquet(build / "quarantine.parquet")
-    left = [row("groups.parquet", 20, kept[19].id, None, "bridges_sets", "near duplicates lie in two sets")]
+    left = [row("groups.parquet", 20, kept[19].id, None, "near_duplicate", "near duplicates lie in train")]
     pl.DataFrame(left, schema=SCHEMA).write_parquet(build / "splits" / "quarantine.parquet")
     checks = [{"check": "no_duplicate", "success": False, **CHECK}]
     personal = {"policy": "report", "found": {"email": 1}}
@@ -215,7 +219,7 @@ def test_the_first_sentence_says_what_came_what_was_kept_and_what_alarms(content
     text = Page(render(content)).text
     sentence = (
         "1,240 comparisons came in: 1,200 were kept and 40 (3.2%) set aside; 2 more rows could not be read; "
-        "3 kept groups fit into none of the seven sets; one alarm was raised."
+        "3 kept groups stay out of the sets, because another set nearly holds the same prompt; one alarm was raised."
     )
     assert text.startswith(f"Data: sandbox LOOK AT IT {sentence}")
 
@@ -234,7 +238,7 @@ def test_everything_that_was_found_stands_there(content: Content) -> None:
         "wins 57.0% of 900 decided pairs",
         "62.0% (57.2% to 66.6%)",
         "largest cluster 12.5% of the prompts",
-        "clusters that follow a near duplicate 4",
+        "groups of holdout set aside, nearly in a set before it 3",
         "Compared with nothing.",
     ):
         assert words in text
@@ -250,8 +254,8 @@ def test_what_was_set_aside_is_named_with_its_place_and_the_beginning_of_its_tex
     assert "groups.jsonl:1 group" in text
     assert "prompt: Write to [EMAIL] about it. xxx" in text
     assert "completion 2: '=HYPERLINK(0)" in text
-    (bridge,) = reasons["bridges_sets"].examples
-    assert bridge.excerpts[0] == ("prompt", "Question 21?")
+    (repeated,) = reasons["near_duplicate"].examples
+    assert repeated.excerpts[0] == ("prompt", "Question 21?")
     assert "jane.doe" not in render(content)
     assert all(sum(len(t) for _, t in e.excerpts) <= 203 for r in content.set_aside for e in r.examples)
 

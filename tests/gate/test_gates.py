@@ -231,8 +231,8 @@ def test_few_pairs_say_nothing_of_calibration() -> None:
 
 def test_scores_that_depend_on_batching_are_rejected() -> None:
     scores = np.linspace(-1, 1, 50)
-    same = gates.reload(scores, {"alone": scores + 9e-5, "in batches of 8": scores}, "fp32", 0.6, LIMITS)
-    moved = gates.reload(scores, {"alone": scores, "in batches of 8": scores + 2e-4}, "fp32", 0.6, LIMITS)
+    same = gates.reload(scores, {"alone": scores + 0.6 * 9e-5, "in batches of 8": scores}, "fp32", 0.6, LIMITS)
+    moved = gates.reload(scores, {"alone": scores, "in batches of 8": scores + 0.6 * 2e-4}, "fp32", 0.6, LIMITS)
     assert (same.status, moved.status) == ("pass", "fail")
     assert "in batches of 8" in moved.reason
 
@@ -355,6 +355,7 @@ def test_centering_needs_a_spread_and_a_precise_mean() -> None:
     assert gates.centering(CENTERING.model_copy(update={"se_mean": 0.0361}), LIMITS).status == "fail"
     assert gates.centering(CENTERING.model_copy(update={"sd": 0.0}), LIMITS).status == "fail"
     assert gates.centering(CENTERING.model_copy(update={"sd": 1e-7}), LIMITS).status == "fail"
+    assert gates.centering(CENTERING.model_copy(update={"mean": 0.0, "sd": 0.0}), LIMITS).status == "fail"
 
 
 # --- the verdict -----------------------------------------------------------------------------------------------------
@@ -428,13 +429,13 @@ def _parity(served: list[Score], **answered: str) -> Check:
 
 
 def test_an_endpoint_that_serves_what_was_judged_passes() -> None:
-    assert _parity([replace(score, reward=score.reward + 9e-5) for score in OFFLINE]).status == "pass"
+    assert _parity([replace(score, reward=score.reward + 0.6 * 9e-5) for score in OFFLINE]).status == "pass"
 
 
 @pytest.mark.parametrize(
     ("served", "words"),
     [
-        ([replace(s, reward=s.reward + 2e-4) for s in OFFLINE], "differs"),
+        ([replace(s, reward=s.reward + 0.6 * 2e-4) for s in OFFLINE], "differs"),
         ([replace(s, truncated=True) for s in OFFLINE[:1]] + OFFLINE[1:], "truncated"),
         ([replace(s, centered=s.centered + 0.03) for s in OFFLINE], "mean centred"),
         (OFFLINE[::-1], "order"),

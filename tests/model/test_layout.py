@@ -142,6 +142,7 @@ def test_nothing_gives_no_batches() -> None:
     assert make_batches([EncodedGroup([1], [], [], [])], 100) == []
 
 
+BLOOM = BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=2, n_head=4, num_labels=1, pad_token_id=0)
 GPT2 = GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, num_labels=1, pad_token_id=0)
 NEOX = GPTNeoXConfig(**{**SHAPE, "num_key_value_heads": 4}, rotary_pct=0.5)
 GEMMA3 = Gemma3TextConfig(**SHAPE, head_dim=8, query_pre_attn_scalar=8)
@@ -170,11 +171,7 @@ WINDOWS = ["sliding_attention", "full_attention"]
         ),
         # Capped scores, and ALiBi, which reads distances off a mask of two dimensions.
         (Gemma2Config(**SHAPE, head_dim=8, query_pre_attn_scalar=8), 200, False),
-        (
-            BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=2, n_head=4, num_labels=1, pad_token_id=0),
-            200,
-            False,
-        ),
+        (BLOOM, 200, False),
     ],
     ids=[
         *("qwen3", "qwen2", "llama", "mistral", "gemma3", "phi3", "gpt2", "gpt-neox"),
@@ -196,6 +193,17 @@ def test_every_decoder_gives_the_scores_of_one_by_one_scoring(
     # The attention of those that refuse computes its softmax in fp32 whatever it is given.
     for shared in {shares, False}:
         assert largest_difference(batched(model, groups, 150, shared), expected) < (1e-10 if shares else 1e-5)
+
+
+@pytest.mark.parametrize("unit", [1e-4, 1e4])
+@pytest.mark.parametrize(("config", "shares"), [(QWEN, True), (BLOOM, False)], ids=["qwen3", "bloom-alibi"])
+def test_who_can_share_a_prompt_does_not_depend_on_the_reward_s_unit(
+    config: PretrainedConfig, shares: bool, unit: float
+) -> None:
+    model = reward_model(config)
+    with torch.no_grad():
+        head_of(model.network).weight.mul_(unit)
+    assert shares_prompt(model) is shares
 
 
 def test_packed_rows_are_refused_before_a_network_is_known_to_take_them() -> None:

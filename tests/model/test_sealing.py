@@ -246,6 +246,20 @@ def test_rewards_without_spread_are_not_sealed_and_nothing_is_left(model: Path, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
 
 
+@pytest.mark.parametrize("unit", [1e-5, 1e5])
+def test_a_model_is_sealed_and_loaded_in_any_unit(model: Path, artifact: Path, tmp_path: Path, unit: float) -> None:
+    source = Path(shutil.copytree(model, tmp_path / "model"))
+    state = load_file(source / "model.safetensors")
+    state["score.weight"].mul_(unit)
+    save_file(state, source / "model.safetensors", HEADER)
+    make(source, tmp_path / "artifact")
+    before, after = Scorer.load(artifact), Scorer.load(tmp_path / "artifact")
+    assert after.card.centering.sd == pytest.approx(unit * before.card.centering.sd, rel=1e-4)
+    items = [as_item(group) for group in REFERENCE]
+    for row, other in zip(before.score(items), after.score(items), strict=True):
+        assert [score.centered for score in other] == pytest.approx([score.centered for score in row], abs=1e-3)
+
+
 def unlabelled() -> list[Group]:
     return [make_group(prompt=g.prompt, completions=g.completions, comparisons=[], source="test") for g in CALIBRATION]
 

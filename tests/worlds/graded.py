@@ -67,25 +67,38 @@ def make_set(name: str, count: int) -> list[Group]:
 CALIBRATION = make_set("calibration", SIZES["calibration"])
 
 
-def make_artifact(folder: Path, seed: int = 17, *, sd: float = 1.6, se: float = 0.01, max_tokens: int = 512) -> Path:
-    """A card without weights: all that the judge itself reads of an artifact."""
+def make_artifact(
+    folder: Path,
+    seed: int = 17,
+    *,
+    sd: float = 1.6,
+    se: float = 0.01,
+    max_tokens: int = 512,
+    unit: float = 1.0,
+    zero: float = 0.0,
+) -> Path:
+    """A card without weights: all that the judge itself reads of an artifact.
+
+    Args:
+        sd, se: of rewards in units of their own, which are `unit` each and counted from `zero`.
+    """
     folder.mkdir(parents=True)
     centering = Centering(
-        mean=0.0,
-        sd=sd,
-        median=0.0,
-        mad=1.0,
-        quantiles=[(0.001, -5.0), (0.5, 0.0), (0.999, 5.0)],
+        mean=zero,
+        sd=unit * sd,
+        median=zero,
+        mad=unit,
+        quantiles=[(level, zero + unit * value) for level, value in ((0.001, -5.0), (0.5, 0.0), (0.999, 5.0))],
         n=4000,
         n_prompts=2000,
-        se_mean=se,
+        se_mean=unit * se,
         reference_digest="r",
         reference_source={"test": {"unknown": 4000}},
         truncated_share=0.0,
         score_dtype="fp32",
     )
     calibration = Calibration(
-        temperature=1.0,
+        temperature=unit,
         temperature_at_bound=False,
         log_loss=0.5,
         pairs=len(CALIBRATION),

@@ -2,10 +2,14 @@
 
     python -m touchstone.data.splits    # build/groups.parquet -> build/splits/{<set>,quarantine}.parquet, summary.json
 
-A cluster's place depends on its id, the salt and the shares alone, unless its prompts are near duplicates of prompts
-that came before: then it goes where they are. Clusters are placed in the order in which they came, so whatever comes
-later moves none. A newcomer that is a near duplicate of clusters in two different sets would be a leak wherever it
-went: its groups are set aside.
+A cluster's place depends on its id, the salt and the shares (or `split.assign`) alone, so neither the order of the
+file nor what comes later moves it. Where near duplicates, or the same prompt under two cluster ids, have their places
+in different sets, the later one in the order of `SETS` gives way: its cluster is set aside. Training comes first in
+that order. So whatever is appended, no set that judges ever holds what nearly repeats a prompt that a model of an
+earlier version was trained on.
+
+Clusters of a set that near duplicates join, however long the chain, are one family: the unit that is resampled,
+weighed and counted. In the sets' files `cluster_id` is the family's, the smallest of its clusters' ids.
 
 Where `split.held_out_annotators` says so, the judgements of some annotators, chosen by the hash of their names, are
 kept out of `train`: they show whether a model serves people who didn't teach it.
@@ -15,18 +19,28 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+from scipy import sparse
+from scipy.sparse import csgraph
 
 from touchstone import settings as settings_module
-from touchstone.data.neighbours import Hashes, candidates, near_duplicates, sequences, signatures
+from touchstone.data.neighbours import (
+    Hashes,
+    Places,
+    near_duplicates,
+    sequences,
+    signatures,
+    text_digest,
+)
 from touchstone.data.prompts import dialogue_text, words_of
 from touchstone.errors import SplitError
 from touchstone.groups import (
@@ -78,19 +92,21 @@ def _position(name: str, split: Split) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """The distinct prompts of a file of groups, in the order in which they came.
+    """The distinct prompts of a file of groups, and which cluster has which.
 
     Attributes:
-        clusters: distinct cluster ids, in the order in which they came.
-        cluster_of: for each group, the index of its cluster.
-        prompt_of: for each group, the index of its prompt; prompts that differ in case and blanks alone are one.
+        clusters: distinct cluster ids.
+        cluster_of, prompt_of: for each group, the index of its cluster and of its prompt; prompts that differ in case
+            and blanks alone are one.
+        digests: for each prompt, its `text_digest`.
         keys: for each prompt, its `signatures`.
         first_group: for each prompt, the first group that has it.
     """
 
     clusters: list[str]
-    cluster_of: list[int]
-    prompt_of: list[int]
+    cluster_of: Places
+    prompt_of: Places
+    digests: Hashes
     keys: Hashes
     first_group: list[int]
 
@@ -122,38 +138,63 @@ def read_prompts(groups: Path) -> Prompts:
         keys.append(signed[new])
     if not cluster_of:
         raise SplitError(f"{groups} holds no groups, so every set would be empty; import and validate the data again")
-    return Prompts(list(clusters), cluster_of, prompt_of, np.concatenate(keys), first_group)
+    return Prompts(
+        clusters=list(clusters),
+        cluster_of=np.array(cluster_of, dtype=np.intp),
+        prompt_of=np.array(prompt_of, dtype=np.intp),
+        digests=np.array(list(prompts), dtype=np.uint64),
+        keys=np.concatenate(keys),
+        first_group=first_group,
+    )
 
 
 def fingerprints(table: pa.Table) -> tuple[list[str], list[int], Hashes]:
-    """For each group of a table: its cluster, 8 bytes of its prompt's digest, and the prompt's signature."""
+    """For each group of a table: its cluster, its prompt's digest, and the prompt's signature."""
     words = [words_of(dialogue_text(messages_of(prompt))) for prompt in table["prompt"].to_pylist()]
-    digests = [
-        int.from_bytes(hashlib.blake2b(" ".join(text).encode("utf-8"), digest_size=8).digest(), "little")
-        for text in words
-    ]
-    return table["cluster_id"].to_pylist(), digests, signatures(words)
+    return table["cluster_id"].to_pylist(), [text_digest(text) for text in words], signatures(words)
 
 
-def linked_clusters(prompts: Prompts, groups: Path, threshold: float) -> dict[int, set[int]]:
-    """For each cluster, the earlier ones with the same prompt or with a near duplicate of one of its prompts."""
-    clusters_of: dict[int, set[int]] = defaultdict(set)
-    for cluster, prompt in zip(prompts.cluster_of, prompts.prompt_of, strict=True):
-        clusters_of[prompt].add(cluster)
-    pairs = candidates(prompts.keys)
-    wanted = {prompts.first_group[prompt]: prompt for pair in pairs for prompt in pair}
-    near = near_duplicates(pairs, dict(_sets(groups, wanted)), threshold)
-    links: dict[int, set[int]] = defaultdict(set)
-    same = [(prompt, prompt) for prompt, clusters in clusters_of.items() if len(clusters) > 1]
-    for prompt_a, prompt_b in [*near, *same]:
-        for first in clusters_of[prompt_a]:
-            for second in clusters_of[prompt_b]:
-                if first != second:
-                    links[max(first, second)].add(min(first, second))
-    return links
+def near_prompts(prompts: Prompts, groups: Path, threshold: float, kinds: Places | None = None) -> Places:
+    """Pairs of prompts that are near duplicates, as indices, shape [pairs, 2].
+
+    Args:
+        groups: the file that the prompts were read from.
+        kinds: as for `near_duplicates`.
+    """
+
+    def read(numbers: Collection[int]) -> dict[int, frozenset[int]]:
+        return dict(_sequences(groups, {prompts.first_group[number]: number for number in numbers}))
+
+    near = near_duplicates(prompts.keys, prompts.digests, threshold, read, kinds)
+    return np.array(near, dtype=np.intp).reshape(-1, 2)
 
 
-def _sets(groups: Path, wanted: Mapping[int, int]) -> Iterator[tuple[int, frozenset[int]]]:
+def families(prompts: Prompts, near: Places, among: npt.NDArray[np.bool_] | None = None) -> list[str]:
+    """Each cluster's family: the smallest id of those that equal or nearly equal prompts join, however long the chain.
+
+    Args:
+        near: from `near_prompts`.
+        among: which clusters join, shape [clusters]; the others are alone. None: all.
+    """
+    count = len(prompts.clusters)
+    joins = np.ones(count, dtype=bool) if among is None else among
+    # Clusters and prompts are the nodes of one graph, prompts numbered after the clusters.
+    held = joins[prompts.cluster_of]
+    present = np.zeros(len(prompts.digests), dtype=bool)
+    present[prompts.prompt_of[held]] = True
+    linked = near[present[near].all(axis=1)]
+    starts = np.concatenate([prompts.cluster_of[held], count + linked[:, 0]])
+    ends = count + np.concatenate([prompts.prompt_of[held], linked[:, 1]])
+    size = count + len(present)
+    graph = sparse.coo_matrix((np.ones(len(starts), dtype=np.int8), (starts, ends)), shape=(size, size))
+    labels = csgraph.connected_components(graph, directed=False)[1][:count].tolist()
+    names: dict[int, str] = {}
+    for cluster, label in zip(prompts.clusters, labels, strict=True):
+        names[label] = min(cluster, names.get(label, cluster))
+    return [names[label] for label in labels]
+
+
+def _sequences(groups: Path, wanted: Mapping[int, int]) -> Iterator[tuple[int, frozenset[int]]]:
     """(prompt, its five-word sequences) for the groups that `wanted` names, with the prompt that each stands for."""
     start = 0
     for table in iterate_tables(groups, ["prompt"]) if wanted else ():
@@ -163,38 +204,76 @@ def _sets(groups: Path, wanted: Mapping[int, int]) -> Iterator[tuple[int, frozen
         start += table.num_rows
 
 
-def place(clusters: Sequence[str], links: Mapping[int, set[int]], split: Split) -> list[str | None]:
-    """Each cluster's set, None for one that would join two sets.
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where every cluster goes; one entry per cluster, in the order of `Prompts.clusters`.
+
+    Attributes:
+        homes: its own set.
+        claims: the first set with a prompt that is nearly one of the cluster's; its home where none comes before.
+        families: the family that it belongs to inside its set.
+    """
+
+    homes: list[str]
+    claims: list[str]
+    families: list[str]
+
+    @property
+    def sets(self) -> list[str | None]:
+        """The set that holds the cluster; None where it is set aside."""
+        return [home if home == claim else None for home, claim in zip(self.homes, self.claims, strict=True)]
+
+
+def place(prompts: Prompts, groups: Path, split: Split) -> Placement:
+    """Place clusters, and set those aside whose prompts nearly stand in a set that comes before theirs.
 
     Args:
-        clusters: ids in the order in which they came.
-        links: for a cluster's index, the indices of earlier ones that must lie in the same set.
+        groups: the file that the prompts were read from.
 
     Raises:
-        SplitError: `split.assign` names a cluster that is not there, or parts clusters that belong together.
+        SplitError: `split.assign` names a cluster that is not there, or one that would be set aside.
     """
-    if unknown := sorted(set(split.assign) - set(clusters)):
+    if unknown := sorted(set(split.assign) - set(prompts.clusters)):
         raise SplitError(
             f"split.assign names {len(unknown)} clusters that the data don't hold: {', '.join(unknown[:12])}; a "
             f"misspelt name would leave the real cluster to chance"
         )
-    places: list[str | None] = []
-    for index, cluster in enumerate(clusters):
-        linked_sets = {
-            name: neighbour for neighbour in sorted(links.get(index, ())) if (name := places[neighbour]) is not None
-        }
-        # By hand wins over near duplicates, but may not part them: that would be a leak between sets.
-        by_hand = split.assign.get(cluster)
-        if by_hand is not None and (elsewhere := sorted(set(linked_sets) - {by_hand})):
+    # Sets by their place in SETS: of each cluster, and the first that holds each prompt, itself or nearly.
+    homes = np.array([SETS.index(assign(cluster, split)) for cluster in prompts.clusters])
+    holders = _least(homes[prompts.cluster_of], prompts.prompt_of, len(prompts.digests))
+    near = near_prompts(prompts, groups, split.near_duplicate, holders)
+    nearest = holders.copy()
+    for prompt, twin in (near.T, near.T[::-1]):
+        np.minimum.at(nearest, prompt, holders[twin])
+
+    # What is nearly the same in a set before gives way. The rest of a set falls into families.
+    claims = _least(nearest[prompts.prompt_of], prompts.cluster_of, len(homes))
+    for cluster in np.flatnonzero(claims < homes):
+        if (name := prompts.clusters[cluster]) in split.assign:
             raise SplitError(
-                f"split.assign puts cluster {cluster} into {by_hand}, but its prompts are near duplicates of those of "
-                f"{clusters[linked_sets[elsewhere[0]]]} in {elsewhere[0]}; place both in one set"
+                f"split.assign puts cluster {name} into {SETS[homes[cluster]]}, but its prompts are near duplicates "
+                f"of those of {_twin(prompts, near, homes, cluster)} in {SETS[claims[cluster]]}; place both in one set"
             )
-        if by_hand is not None or not linked_sets:
-            places.append(assign(cluster, split))
-        else:
-            places.append(next(iter(linked_sets)) if len(linked_sets) == 1 else None)
-    return places
+    return Placement(
+        homes=[SETS[number] for number in homes],
+        claims=[SETS[number] for number in claims],
+        families=families(prompts, near, claims == homes),
+    )
+
+
+def _least(values: Places, owners: Places, count: int) -> Places:
+    """The least value of each owner, shape [count]; each has one."""
+    least = np.full(count, len(SETS), dtype=np.intp)
+    np.minimum.at(least, owners, values)
+    return least
+
+
+def _twin(prompts: Prompts, near: Places, homes: Places, cluster: int) -> str:
+    """The cluster with a prompt that is nearly one of this cluster's, in the first set that has one."""
+    mine = prompts.prompt_of[prompts.cluster_of == cluster]
+    alike = np.concatenate([mine, near[np.isin(near, mine).any(axis=1)].ravel()])
+    owners = np.setdiff1d(prompts.cluster_of[np.isin(prompts.prompt_of, alike)], [cluster])
+    return min((int(homes[owner]), prompts.clusters[owner]) for owner in owners)[1]
 
 
 def split_groups(groups: Path, split: Split, folder: Path) -> dict[str, Any]:
@@ -204,17 +283,18 @@ def split_groups(groups: Path, split: Split, folder: Path) -> dict[str, Any]:
         SplitError: a set is empty, or as `place`.
     """
     prompts = read_prompts(groups)
-    links = linked_clusters(prompts, groups, split.near_duplicate)
-    places = place(prompts.clusters, links, split)
-    names = [places[cluster] for cluster in prompts.cluster_of]
-    if empty := [name for name in SETS if name not in {*names}]:
+    placement = place(prompts, groups, split)
+    clusters = Counter(placement.sets)
+    if empty := [name for name in SETS if not clusters[name]]:
+        gone = f", and {clusters[None]} more are near duplicates of prompts in other sets" if clusters[None] else ""
         raise SplitError(
-            f"{len(places)} clusters leave these sets empty: {', '.join(empty)}. Bring more clusters, change "
-            f"split.shares, or place clusters by hand with split.assign"
+            f"{clusters.total() - clusters[None]} clusters leave these sets empty: {', '.join(empty)}{gone}. Bring "
+            f"more clusters, give rows that belong together one cluster_id, change split.shares, or place clusters by "
+            f"hand with split.assign"
         )
-    set_aside, held_out = _write(groups, names, split, folder)
+    set_aside, held_out = _write(groups, prompts, placement, split, folder)
     # Counted from the files as written, so that the summary is about what later stages read.
-    total = sum(-(-names.count(name) // PARQUET_BATCH) for name in SETS)
+    total = sum(-(-count_groups(folder / f"{name}.parquet") // PARQUET_BATCH) for name in SETS)
     counted = progress(
         ((name, counts) for name in SETS for counts in _counts(folder / f"{name}.parquet")), "count", total
     )
@@ -222,41 +302,61 @@ def split_groups(groups: Path, split: Split, folder: Path) -> dict[str, Any]:
     for name, counts in counted:
         sets[name].add(counts)
     return {
-        "sets": {name: counts.summary() for name, counts in sets.items()},
-        "clusters_joined": sum(bool(links.get(index)) and name is not None for index, name in enumerate(places)),
-        "groups_set_aside": set_aside,
+        "sets": {
+            name: {**counts.summary(), "clusters": clusters[name], "set_aside": set_aside[name]}
+            for name, counts in sets.items()
+        },
+        "groups_set_aside": set_aside.total(),
         "comparisons_held_out": held_out,
     }
 
 
-def _write(groups: Path, names: list[str | None], split: Split, folder: Path) -> tuple[int, int]:
-    """Write every group into the set that `names` gives it.
+def _write(
+    groups: Path, prompts: Prompts, placement: Placement, split: Split, folder: Path
+) -> tuple[Counter[str], int]:
+    """Write every group into its cluster's set, under its family's id.
 
-    Returns how many groups were set aside, and how many comparisons were kept out of `train`.
+    Returns how many groups were set aside, by the set that was their own, and how many comparisons were kept out of
+    `train`.
     """
-    set_aside: list[dict[str, Any]] = []
-    reason = "near duplicates of its prompts lie in two different sets"
+    quarantine: list[dict[str, Any]] = []
+    set_aside: Counter[str] = Counter()
+    sets = placement.sets
     held_out = start = 0
     with ExitStack() as stack:
         writers = {name: stack.enter_context(GroupWriter(folder / f"{name}.parquet")) for name in SETS}
-        for table in progress(iterate_tables(groups), "write sets", -(-len(names) // PARQUET_BATCH)):
-            here = names[start : start + table.num_rows]
+        total = -(-len(prompts.cluster_of) // PARQUET_BATCH)
+        for table in progress(iterate_tables(groups), "write sets", total):
+            clusters = prompts.cluster_of[start : start + table.num_rows].tolist()
+            names = [sets[cluster] for cluster in clusters]
+            named = _with_column(table, "cluster_id", [placement.families[cluster] for cluster in clusters])
             for name, writer in writers.items():
-                part = table.filter(pa.array([set_name == name for set_name in here]))
+                part = named.filter(pa.array([set_name == name for set_name in names]))
                 if name == "train" and split.held_out_annotators:
                     part, left_out = _without_held_out(part, split)
                     held_out += left_out
                 writer.add(part)
-            for number in [number for number, name in enumerate(here) if name is None]:
-                where = {
-                    "source_file": GROUPS.name,
-                    "line": start + number + 1,
-                    "group_id": table["id"][number].as_py(),
-                }
-                set_aside.append({**where, "check": "bridges_sets", "reason": reason})
+            for number in [number for number, name in enumerate(names) if name is None]:
+                home, claim = placement.homes[clusters[number]], placement.claims[clusters[number]]
+                set_aside[home] += 1
+                quarantine.append(
+                    {
+                        "source_file": GROUPS.name,
+                        "line": start + number + 1,
+                        "group_id": table["id"][number].as_py(),
+                        "check": "near_duplicate",
+                        "reason": f"its place is {home}, and near duplicates of its cluster's prompts lie in {claim}",
+                    }
+                )
             start += table.num_rows
-    write_quarantine(folder / "quarantine.parquet", set_aside)
-    return len(set_aside), held_out
+    write_quarantine(folder / "quarantine.parquet", quarantine)
+    return set_aside, held_out
+
+
+def _with_column(table: pa.Table, name: str, values: Sequence[Any]) -> pa.Table:
+    """The table with other values in one of its columns."""
+    field = ARROW_SCHEMA.field(name)
+    return table.set_column(table.schema.get_field_index(name), field, pa.array(values, type=field.type))
 
 
 def _without_held_out(table: pa.Table, split: Split) -> tuple[pa.Table, int]:
@@ -267,9 +367,7 @@ def _without_held_out(table: pa.Table, split: Split) -> tuple[pa.Table, int]:
         for edges in before
     ]
     left_out = sum(map(len, before)) - sum(map(len, comparisons))
-    place = table.schema.get_field_index("comparisons")
-    field = ARROW_SCHEMA.field("comparisons")
-    return table.set_column(place, field, pa.array(comparisons, type=field.type)), left_out
+    return _with_column(table, "comparisons", comparisons), left_out
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +375,7 @@ class _TableCounts:
     """What a table holds."""
 
     digests: list[str]
-    clusters: list[str]
+    families: list[str]
     completions: int
     comparisons: int
     pairs: int
@@ -291,7 +389,7 @@ def _count(table: pa.Table) -> _TableCounts:
     records = table.to_pylist()
     return _TableCounts(
         digests=[group_digest(record) for record in records],
-        clusters=table["cluster_id"].to_pylist(),
+        families=table["cluster_id"].to_pylist(),
         completions=sum(len(record["completions"]) for record in records),
         comparisons=sum(len(record["comparisons"]) for record in records),
         pairs=sum(len({frozenset((edge["i"], edge["j"])) for edge in record["comparisons"]}) for record in records),
@@ -303,19 +401,19 @@ class _Set:
     """A set's counts, added up table by table."""
 
     digests: list[str] = field(default_factory=list)
-    clusters: set[str] = field(default_factory=set)
+    families: set[str] = field(default_factory=set)
     counts: Counter[str] = field(default_factory=Counter)
 
     def add(self, table: _TableCounts) -> None:
         self.digests += table.digests
-        self.clusters.update(table.clusters)
+        self.families.update(table.families)
         self.counts.update(completions=table.completions, comparisons=table.comparisons, pairs=table.pairs)
 
     def summary(self) -> dict[str, Any]:
         """Counts and content digest."""
         return {
             "groups": len(self.digests),
-            "clusters": len(self.clusters),
+            "families": len(self.families),
             "completions": self.counts["completions"],
             "comparisons": self.counts["comparisons"],
             "pairs": self.counts["pairs"],
@@ -330,18 +428,22 @@ def print_summary(summary: dict[str, Any]) -> None:
 
     table = Table(title="Sets")
     table.add_column("set")
-    columns = ("groups", "clusters", "completions", "comparisons", "pairs")
+    columns = ("groups", "clusters", "families", "completions", "comparisons", "pairs", "set_aside")
     for column in columns:
-        table.add_column(column, justify="right")
+        table.add_column(column.replace("_", " "), justify="right")
     for name, counts in summary["sets"].items():
         table.add_row(name, *(f"{counts[column]:,}" for column in columns))
     console = Console(file=sys.stderr)
     console.print(table)
-    console.print(
-        f"{summary['clusters_joined']:,} clusters follow a near duplicate that came before; "
-        f"{summary['groups_set_aside']:,} groups set aside between two sets; "
-        f"{summary['comparisons_held_out']:,} comparisons of held-out annotators kept from training"
-    )
+    console.print("Families are independent prompts: clusters that near duplicates join count once.")
+    if summary["groups_set_aside"]:
+        console.print(
+            f"{summary['groups_set_aside']:,} groups were set aside: prompts that are nearly theirs lie in a set that "
+            f"comes before. Rows that belong together stay together if the source gives them one cluster_id, or "
+            f"split.assign one set."
+        )
+    if summary["comparisons_held_out"]:
+        console.print(f"{summary['comparisons_held_out']:,} comparisons of held-out annotators kept from training")
 
 
 def main() -> None:

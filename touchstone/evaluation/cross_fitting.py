@@ -20,15 +20,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock
-from scipy import sparse
-from scipy.sparse import csgraph
 
 from touchstone.data.prompts import normalised_prompt
-from touchstone.data.splits import is_held_out, linked_clusters, read_prompts
+from touchstone.data.splits import families as family_names
+from touchstone.data.splits import is_held_out, near_prompts, read_prompts
 from touchstone.errors import GateError
 from touchstone.evaluation.baselines import BEST_POSSIBLE, LinearBaseline, bayes_optimal, longer_wins
 from touchstone.evaluation.rows import ROW_SCHEMA, differences, score_rows
@@ -50,7 +48,7 @@ SCORES = "scores.parquet"
 
 Scores = list[list[RawScore]]
 Families = Mapping[str, str]
-"""Cluster -> the first cluster of those that near duplicates join."""
+"""Cluster -> the smallest id of the clusters that near duplicates join."""
 
 SCHEMA = pa.schema(
     [
@@ -151,7 +149,7 @@ def write(result: CrossFit, path: Path) -> None:
 def join_near(pool: Sequence[Group], threshold: float, folder: Path) -> dict[str, str]:
     """The families of clusters: those with near-duplicate prompts are one, however long the chain.
 
-    The split keeps near duplicates in one set, which is not enough here: folds cut through sets.
+    The split made families inside its sets, which is not enough here: folds cut through sets.
 
     Args:
         folder: for a copy of the pool, which is read in a stream.
@@ -159,17 +157,8 @@ def join_near(pool: Sequence[Group], threshold: float, folder: Path) -> dict[str
     path = folder / "groups.parquet"
     write_parquet(path, pool)
     prompts = read_prompts(path)
-    links = linked_clusters(prompts, path, threshold)
-    edges = np.array([(later, earlier) for later, linked in links.items() for earlier in linked], dtype=np.intp)
-    later, earlier = edges.reshape(-1, 2).T
-    size = len(prompts.clusters)
-    matrix = sparse.coo_matrix((np.ones(len(later)), (later, earlier)), shape=(size, size))
-    _, labels = csgraph.connected_components(matrix, directed=False)
-    first: dict[int, str] = {}
-    return {
-        cluster: first.setdefault(label, cluster)
-        for cluster, label in zip(prompts.clusters, labels.tolist(), strict=True)
-    }
+    near = near_prompts(prompts, path, threshold)
+    return dict(zip(prompts.clusters, family_names(prompts, near), strict=True))
 
 
 def assign_folds(pool: Sequence[Group], families: Families, folds: int, seed: int) -> list[int]:

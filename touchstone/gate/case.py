@@ -157,11 +157,15 @@ class _SetDigests(TypedDict):
 def _read_sets(splits: Path, card: Card) -> tuple[dict[str, list[Group]], _SetDigests]:
     """The sets WITH_LABELS and their digests, the same ones that the artifact was sealed with and the split made.
 
+    Groups come by their ids: the order of a file is nobody's evidence.
+
     Raises:
         GateError: a set holds no judged pair or was changed since, or the temperature was fitted on another one.
     """
     # Read.
-    groups = {name: read_parquet(splits / f"{name}.parquet") for name in WITH_LABELS}
+    groups = {
+        name: sorted(read_parquet(splits / f"{name}.parquet"), key=lambda group: group.id) for name in WITH_LABELS
+    }
     for name in groups:
         if not any(group.comparisons for group in groups[name]):
             raise GateError(f"{splits / name}.parquet holds no judged pair: nothing can be decided by it")

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 
-from touchstone.data.neighbours import candidates, near_duplicates, sequences, signatures
+from touchstone.data.neighbours import near_duplicates, sequences, signatures, text_digest
 from touchstone.data.prompts import dialogue_text, normalised_prompt, words_of
 from touchstone.groups import Group, Message, judged_pairs, messages_of
 from touchstone.runtime.files import digest_value
@@ -82,15 +83,25 @@ def near_duplicates_of(train: Prompts, others: Mapping[str, Prompts], threshold:
             owners[number].add(name)
             normalised[number, name].add(normalised_prompt(prompt))
 
-    # Other texts that are nearly a text of the training set.
+    # Other texts that are nearly a text of the training set. Sets are compared as the split compares them.
     words = [text.split(" ") for text in numbers]
-    pairs = [
-        (first, second)
-        for first, second in candidates(signatures(words))
-        if ("train" in owners[first]) != ("train" in owners[second])
-    ]
-    near = near_duplicates(pairs, {number: sequences(words[number]) for pair in pairs for number in pair}, threshold)
-    similar = {number for pair in near for number in pair if "train" not in owners[number]}
+    digests = np.array([text_digest(text) for text in words], dtype=np.uint64)
+    kinds = np.array(
+        [next(place for place, name in enumerate(("train", *others)) if name in owner) for owner in owners]
+    )
+    near = near_duplicates(
+        signatures(words),
+        digests,
+        threshold,
+        lambda numbers: {number: sequences(words[number]) for number in numbers},
+        kinds,
+    )
+    similar = {
+        number
+        for pair in near
+        for number in pair
+        if any("train" in owners[text] for text in pair) and "train" not in owners[number]
+    }
 
     # Equal texts in a prompt that training has not seen: under another system message, or in other roles.
     same_text = {

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import pstdev
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -36,7 +37,7 @@ from touchstone.model import base, card
 from touchstone.model.encoder import EncoderConfig, is_encoder
 from touchstone.model.layout import Precision
 from touchstone.model.network import head_of, load_reward_model, load_tokenizer, rule_of
-from touchstone.model.scores import FP32_TOLERANCE
+from touchstone.model.scores import tolerance
 from touchstone.model.scoring import raw_scores
 from touchstone.model.sealing import FIXED_TEXTS, seal
 from touchstone.model.templating import encode, scoring_rule
@@ -406,14 +407,15 @@ def _compare_with_own_code(files: Path, staged: Path, model: str) -> None:
     except (OSError, ValueError, RuntimeError, ImportError, AttributeError) as error:
         raise ModelError(f"the code of {model} can't be run here: {_first_line(error)}") from error
     network.train(False)
-    for kind, prompt, completion in FIXED_TEXTS:
+    rewards = [raw_scores(plain, [(prompt, [completion])])[0][0].reward for _, prompt, completion in FIXED_TEXTS]
+    limit = tolerance("fp32", pstdev(rewards))
+    for (kind, prompt, completion), ours in zip(FIXED_TEXTS, rewards, strict=True):
         encoded = encode(plain.tokenizer, plain.rule, prompt, [completion])
         ids = torch.tensor([encoded.prompt(0) + encoded.completion_ids[0]])
         with torch.inference_mode():
             answer = network(input_ids=ids, attention_mask=torch.ones_like(ids))
         theirs = float(answer.logits.reshape(-1)[0])
-        ours = raw_scores(plain, [(prompt, [completion])])[0][0].reward
-        if not abs(theirs - ours) <= FP32_TOLERANCE:
+        if not abs(theirs - ours) <= limit:
             raise ArtifactError(
                 f"the code of {model} gives {theirs:.6g} for the text '{kind}', and transformers' own class "
                 f"{ours:.6g}: the model needs its code, and an artifact holds none"

@@ -40,7 +40,8 @@ BATCH_TOKENS = 128
 """What starting another batch costs, in tokens: padding below it isn't worth a batch of its own."""
 
 PROBE_TOLERANCE = 1e-4
-"""Largest difference of rewards in fp32 between packed and separate rows that counts as none."""
+"""Largest difference of rewards in fp32 between packed and separate rows that counts as none, as a share of their
+range: a head may reward in any unit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,7 +341,8 @@ def _probe(model: RewardModel) -> bool:
             attention.use(network)
             together = rewards(model, packed)
         asked = packed.packing.windows if packed.packing else set()
-        allowed = torch.allclose(together, apart, rtol=0.0, atol=PROBE_TOLERANCE) and _windows(model) <= asked
+        tolerance = PROBE_TOLERANCE * float(apart.max() - apart.min())
+        allowed = torch.allclose(together, apart, rtol=0.0, atol=tolerance) and _windows(model) <= asked
     except Exception as error:  # any architecture's code may refuse packed rows in its own way
         log.info("packed rows refused: %s", error)
     finally:

@@ -24,7 +24,7 @@ Item = tuple[Sequence[Message], Sequence[str]]
 
 FP32_TOLERANCE = 1e-4
 BF16_TOLERANCE = 0.02
-"""In standard deviations of the reference rewards."""
+"""In standard deviations of the rewards: a reward's unit is nobody's choice, and means nothing."""
 
 SCORE_SCHEMA = pa.schema(
     [
@@ -95,9 +95,9 @@ def tolerance(precision: str, spread: float, *, fp32: float = FP32_TOLERANCE, bf
     Args:
         precision: fp32 or bf16, from the artifact's card.
         spread: standard deviation of the rewards.
-        fp32, bf16: the limit in fp32, and the one in bf16 as a share of the spread.
+        fp32, bf16: the limits, as shares of the spread.
     """
-    return fp32 if precision == "fp32" else bf16 * spread
+    return (fp32 if precision == "fp32" else bf16) * spread
 
 
 def write_scores(path: Path, groups: Sequence[Group], scores: Sequence[Sequence[RawScore]], artifact: str) -> None:

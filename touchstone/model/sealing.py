@@ -30,7 +30,7 @@ from touchstone.model.card import Calibration, Card, Centering, SelfTest, Turn
 from touchstone.model.layout import Precision
 from touchstone.model.network import RewardModel, load_reward_model
 from touchstone.model.processor import prepare
-from touchstone.model.scores import FP32_TOLERANCE, RawScore, as_item
+from touchstone.model.scores import RawScore, as_item, tolerance
 from touchstone.model.scoring import TOKEN_BUDGET, Scorer, raw_scores, to_device
 from touchstone.model.templating import encode
 from touchstone.runtime.files import digest_folder, write_folder
@@ -40,7 +40,8 @@ SIGNIFICANT_DIGITS = 9
 """Kept of every sealed number: what an fp32 reward holds."""
 
 MIN_SPREAD = 1e-6
-"""Standard deviation below which rewards differ by rounding only."""
+"""Standard deviation, as a share of the rewards' magnitude, below which they differ by rounding only: numbers of fp32
+lie 1.2e-7 of their size apart."""
 
 CHECKPOINT_NAMES = frozenset(
     {
@@ -138,7 +139,7 @@ def _check_stock(model: RewardModel, card: Card) -> None:
         ids = torch.tensor([encoded.prompt_ids + encoded.completion_ids[0]], device=model.device)
         with torch.inference_mode():
             stock = float(model.network(input_ids=ids, attention_mask=torch.ones_like(ids)).logits)
-        if abs(stock - own) > FP32_TOLERANCE:
+        if abs(stock - own) > tolerance("fp32", card.centering.sd):
             raise ArtifactError(
                 f"{type(model.network).__name__} as transformers runs it gives {stock:.6g} for the text "
                 f"'{vector.kind}', and our scoring rule {own:.6g}; its pooling is another one"
@@ -180,7 +181,7 @@ def _centering(reference: Sequence[Group], scores: Sequence[Sequence[RawScore]],
     clusters = [group.cluster_id for group in reference for _ in group.completions]
     if len(set(clusters)) < 2:
         raise ArtifactError(f"the reference set has {len(set(clusters))} prompt(s); centering needs at least two")
-    if rewards.std() <= MIN_SPREAD:
+    if st.relative_spread(float(rewards.mean()), float(rewards.std())) <= MIN_SPREAD:
         raise ArtifactError(
             f"rewards have no spread: all {len(rewards)} reference texts score {rewards[0]:.6g}, so they say nothing; "
             "look at the training curve, and at whether the model sees the completions"

@@ -9,7 +9,8 @@ from pydantic import Field, model_validator
 from touchstone.settings.section import PositiveInt, Section, Share
 
 SETS = ("train", "validation", "calibration", "holdout", "confirm", "reference", "canary")
-"""The seven sets, in the order in which a cluster's hash is laid against their shares."""
+"""The seven sets, in the order in which a cluster's hash is laid against their shares. Of near duplicates in two of
+them the earlier set keeps its own: what models learn from comes first, then what judges them."""
 
 
 class Import(Section):
@@ -51,7 +52,8 @@ class Split(Section):
 
     salt: str
     near_duplicate: Annotated[float, Field(gt=0, le=1)]
-    """Prompts whose sets of five-word sequences have at least this Jaccard similarity lie in one set."""
+    """Prompts whose sets of five-word sequences have at least this Jaccard similarity are near duplicates: in one set
+    they are one family, of two sets the later one gives way."""
     held_out_annotators: Annotated[float, Field(ge=0, lt=1)]
     """Share of the annotators whose judgements are kept from training, to see whether a model serves strangers too."""
     shares: dict[str, Share]

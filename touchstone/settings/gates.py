@@ -26,6 +26,7 @@ class Gates(Section):
 
     `policy` says what is asked of a candidate where there is a champion: strict, to be better; refresh, not to be
     worse by more than a margin; first_model, that there is none; small_data, to be better, and a person decides.
+    What is said of the size of rewards is in their standard deviations, `min_spread` in their root mean square.
     `slices` names the dimensions that the holdout is cut by, `critical_slices` single slices ("axis=safety") that
     must be shown to be no worse.
     """

@@ -53,6 +53,7 @@ from touchstone.statistics.rewards import (
     median_deviation,
     percentile,
     quantile_table,
+    relative_spread,
     within_correlation,
 )
 
@@ -93,6 +94,7 @@ __all__ = [
     "percentile",
     "probability",
     "quantile_table",
+    "relative_spread",
     "reliability",
     "sign_test",
     "spiegelhalter",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -16,21 +17,40 @@ QUANTILE_LEVELS = (0.001, 0.01, *(round(0.05 * step, 2) for step in range(1, 20)
 
 PERCENTILE_DIGITS = 12
 
+ROUNDING_DIGITS = 12
+"""Digits of a reward in the unit of the largest one: below them there is rounding only."""
+
 
 def within_correlation(values: ArrayLike, others: ArrayLike, clusters: Sequence[Hashable]) -> float | None:
-    """Spearman's rank correlation of two columns after taking each cluster's mean away; None if one has no spread."""
+    """Spearman's rank correlation of two columns after taking each cluster's mean away; None if one has no spread.
+
+    It is the same for columns in any unit.
+    """
     index, count = cluster_index(clusters)
     sizes = np.bincount(index, minlength=count)
-    centred = [
-        rows - (np.bincount(index, weights=rows, minlength=count) / sizes)[index]
-        for rows in (floats(values), floats(others))
-    ]
-    # Subtracting a mean leaves rounding noise where nothing varies, and ranks would make a signal of it.
-    first, second = (np.round(rows, 12) + 0.0 for rows in centred)
+
+    def centred(column: Floats) -> Floats:
+        # Subtracting a mean leaves rounding noise where nothing varies, and ranks would make a signal of it.
+        unit = float(np.abs(column).max(initial=0.0)) or 1.0
+        rows = column / unit
+        return (
+            np.round(rows - (np.bincount(index, weights=rows, minlength=count) / sizes)[index], ROUNDING_DIGITS) + 0.0
+        )
+
+    first, second = centred(floats(values)), centred(floats(others))
     if len(first) < 3 or np.ptp(first) == 0 or np.ptp(second) == 0:
         return None
     result: Any = stats.spearmanr(first, second)
     return float(result.statistic)
+
+
+def relative_spread(mean: float, sd: float) -> float:
+    """Standard deviation as a share of the rewards' magnitude, sd / sqrt(mean^2 + sd^2), from 0 to 1.
+
+    The same in any unit. 0 where all rewards are zero; near the precision of their numbers it is rounding.
+    """
+    magnitude = math.hypot(mean, sd)
+    return sd / magnitude if magnitude > 0 else 0.0
 
 
 def quantile_table(values: ArrayLike) -> list[tuple[float, float]]:

@@ -125,8 +125,8 @@ def _headline(content: Content) -> str:
     if content.unreadable:
         sentence += f"; {content.unreadable:,} more rows could not be read"
     if left_out := content.split["groups_set_aside"]:
-        groups = "one kept group fits" if left_out == 1 else f"{left_out:,} kept groups fit"
-        sentence += f"; {groups} into none of the seven sets"
+        groups = "one kept group stays" if left_out == 1 else f"{left_out:,} kept groups stay"
+        sentence += f"; {groups} out of the sets, because another set nearly holds the same prompt"
     raised = {0: "no alarm was raised", 1: "one alarm was raised"}.get(alarms, f"{alarms:,} alarms were raised")
     sentence += f"; {raised}."
     leaked = content.difference.leaked if content.difference is not None else 0

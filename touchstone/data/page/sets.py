@@ -28,7 +28,7 @@ class SetFacts:
     """What a set holds.
 
     Attributes:
-        counts: groups, clusters, completions, comparisons and pairs, from the split's summary.
+        counts: groups, clusters, families, completions, comparisons and pairs, from the split's summary.
         axes: groups by axis.
         sampled: groups whose tokens were counted: all, or the `SAMPLE` with the lowest ids (which are hashes).
         inputs: completions of these groups, each with its prompt.

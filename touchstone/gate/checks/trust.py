@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from touchstone import statistics
 from touchstone.gate.checks.check import Check, Details, Status
 from touchstone.gate.checks.pairs import Pairs
 from touchstone.model.card import Centering
@@ -63,7 +64,7 @@ def integrity(
         reason = (
             "The scores have no usable spread: a difference or their deviation is not finite, or no pair is decided."
         )
-    elif spread <= limits.min_spread:
+    elif statistics.relative_spread(float(rewards.mean()), spread) <= limits.min_spread:
         reason = f"The scores' standard deviation is {spread:.2g}: the model says the same of every text."
     elif left_out > limits.max_filtered_share:
         reason = f"{left_out:.1%} of the pairs were left out; at most {limits.max_filtered_share:.1%} may be."
@@ -213,7 +214,7 @@ def centering(stats: Centering, limits: Gates) -> Check:
         "truncated_share": stats.truncated_share,
     }
     status: Status = "fail"
-    if stats.sd <= limits.min_spread:
+    if statistics.relative_spread(stats.mean, stats.sd) <= limits.min_spread:
         reason = f"The reference rewards have a standard deviation of {stats.sd:.2g}: nothing can be centred by it."
         return Check("centering", status, reason, None, None, limits.max_centering_error, stats.n, details=details)
     reason = f"The reference mean rests on {stats.n} texts; its standard error is {ratio:.3f} standard deviations."
