@@ -17,6 +17,7 @@ from touchstone.gate.checks import Check, Pairs, Verdict
 from touchstone.groups import Message
 from touchstone.model.card import Centering
 from touchstone.settings.gates import Gates
+from touchstone.statistics import CalibrationMap
 
 BASELINES = {"longer_wins": 0.55, "linear": 0.60}
 
@@ -94,7 +95,7 @@ def test_labelled_ties_count_in_the_loss_and_not_in_the_accuracy() -> None:
     differences, clusters = world(1000)
     strengths = np.ones(1000)
     strengths[:200] = 0.5
-    mixed = Pairs(clusters, np.where(strengths == 0.5, 25.0, differences), strengths, 1.0)
+    mixed = Pairs(clusters, np.where(strengths == 0.5, 25.0, differences), strengths, CalibrationMap(1.0))
     alone = pairs(differences[200:], clusters[200:])
     first, second = (gates.floor(model, BASELINES, LIMITS) for model in (mixed, alone))
     assert first.value == second.value
