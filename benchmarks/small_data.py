@@ -91,8 +91,7 @@ def plain(build: Path) -> tuple[Pairs, dict[str, st.Floats]]:
         *((pair.strength, group.cluster_id) for group in sets["holdout"] for pair in judged_pairs(group)), strict=True
     )
     found = rows.differences(sets["holdout"], rewards)
-    temperature = scorer.card.calibration.temperature
-    return Pairs(clusters, found, np.array(strengths), temperature), baseline_differences(
+    return Pairs(clusters, found, np.array(strengths), scorer.card.calibration.map), baseline_differences(
         sets["holdout"], sets["train"], sets["calibration"]
     )
 
@@ -119,7 +118,7 @@ def summary(judged: Pairs, baselines: Mapping[str, st.Floats], settings: Setting
 
 
 def by_fold(found: CrossFit) -> list[dict[str, float]]:
-    """Pairs, accuracy and T of each fold's model."""
+    """Pairs, accuracy and calibration map of each fold's model."""
     judged = pairs_of(found)
     folds = np.array(
         [fold for group, fold in zip(found.groups, found.fold_of, strict=True) for _ in judged_pairs(group)]
@@ -130,9 +129,9 @@ def by_fold(found: CrossFit) -> list[dict[str, float]]:
         {
             "pairs": int((folds == fold).sum()),
             "accuracy": st.accuracy(credits[folds == fold], names[folds == fold].tolist()),
-            "temperature": temperature,
+            **calibration_map._asdict(),
         }
-        for fold, temperature in enumerate(found.temperatures)
+        for fold, calibration_map in enumerate(found.maps)
     ]
 
 

@@ -15,7 +15,7 @@ from touchstone.gate import case, judge, record
 from touchstone.gate.fresh_scores import Job, Role, Scores, Scoring
 from touchstone.groups import Group, judged_pairs, prompt_digest, read_parquet, set_digest, write_parquet
 from touchstone.model import card as cards
-from touchstone.model.card import Calibration, Card, Centering
+from touchstone.model.card import Calibration, CalibrationError, Card, Centering
 from touchstone.model.scores import RawScore
 from touchstone.settings import Settings, compose
 from touchstone.settings.checks import SETS
@@ -73,7 +73,7 @@ class World:
 
     def noisy(self, sd: float, *, column: int, safety: tuple[float, float] | None = None) -> Rewards:
         """Gold and noise; `safety` is another amount of noise in the safety slice, and what the sum is multiplied by
-        there, so that one temperature can fit both."""
+        there, so that one map can fit both."""
 
         def reward(group: Group, text: str) -> float:
             place = (prompt_digest(group.prompt), text)
@@ -107,7 +107,7 @@ def make_world(folder: Path, settings: Settings, columns: int = 4) -> World:
 
 
 def seal(folder: Path, world: World, rewards: Rewards, seed: int) -> Path:
-    """A card without weights: temperature and centering of these rewards, as sealing would compute them."""
+    """A card without weights: calibration map and centering of these rewards, as sealing would compute them."""
     calibration, reference = world.groups("calibration"), world.groups("reference")
     differences, strengths, clusters = [], [], []
     for group in calibration:
@@ -117,12 +117,12 @@ def seal(folder: Path, world: World, rewards: Rewards, seed: int) -> Path:
             differences.append(own[first] - own[second])
             strengths.append(pair.strength)
             clusters.append(group.cluster_id)
-    weights = st.cluster_weights(clusters)
-    temperature = st.fit_temperature(differences, strengths, weights)
+    fitted = st.fit_calibration_map(differences, strengths, clusters)
+    losses = st.pair_losses(differences, strengths, fitted.map)
     values = np.array([rewards(group, text.text) for group in reference for text in group.completions])
     owners = [group.cluster_id for group in reference for _ in group.completions]
     card = Card(
-        schema_version=1,
+        schema_version=2,
         rule={},
         centering=Centering(
             mean=float(values.mean()),
@@ -139,9 +139,11 @@ def seal(folder: Path, world: World, rewards: Rewards, seed: int) -> Path:
             score_dtype="fp32",
         ),
         calibration=Calibration(
-            temperature=temperature.value,
-            temperature_at_bound=temperature.at_bound,
-            log_loss=float((weights * st.pair_losses(differences, strengths, temperature.value)).sum()),
+            temperature=fitted.map.temperature,
+            noise_floor=fitted.map.noise_floor,
+            error=CalibrationError(**fitted.error._asdict()),
+            temperature_at_bound=fitted.at_bound,
+            log_loss=float((st.cluster_weights(clusters) * losses).sum()),
             pairs=len(clusters),
             n_prompts=len(set(clusters)),
             calibration_digest=set_digest(calibration),

@@ -11,9 +11,10 @@ from scipy.stats import multivariate_normal, norm
 
 from touchstone import statistics
 from touchstone.gate.checks import Pairs
+from touchstone.statistics import CalibrationMap
 
 LARGE = 100_000
-"""Pairs on which a world's temperature is fitted, so many that its error doesn't count."""
+"""Pairs on which a world's map is fitted, so many that its error doesn't count."""
 
 
 @dataclass(frozen=True)
@@ -50,20 +51,20 @@ def likeness(accuracy: float, disagreement: float) -> float:
 
 
 @cache
-def temperature(accuracy: float, ties: float) -> float:
-    """The T that fits a model of this accuracy where this share of the pairs are labelled ties."""
+def calibration_map(accuracy: float, ties: float) -> CalibrationMap:
+    """The map that fits a model of this accuracy where this share of the pairs are labelled ties."""
     dice, mean = np.random.default_rng(1), float(norm.ppf(accuracy))
     tied = dice.random(LARGE) < ties
     differences = 2 * mean * (np.where(tied, 0.0, mean) + dice.normal(size=LARGE))
     strengths = np.where(tied, 0.5, 1.0)
-    return statistics.fit_temperature(differences, strengths, np.ones(LARGE)).value
+    return statistics.fit_calibration_map(differences, strengths, np.arange(LARGE)).map
 
 
 def draw(world: World, prompts: int, gain: float, dice: np.random.Generator) -> tuple[Pairs, Pairs]:
     """Candidate and champion on freshly drawn prompts; the candidate's true accuracy is higher by `gain`.
 
-    Both are calibrated: of a normal D with mean m and variance 1, P(D > 0 given its size) = sigmoid(2 m |D|), and T
-    accounts for the labelled ties.
+    Both are calibrated: of a normal D with mean m and variance 1, P(D > 0 given its size) = sigmoid(2 m |D|), and the
+    map accounts for the labelled ties.
     """
     shape = (prompts, world.per_prompt)
     common = likeness(world.accuracy, world.disagreement)
@@ -76,6 +77,6 @@ def draw(world: World, prompts: int, gain: float, dice: np.random.Generator) -> 
         own = np.sqrt(1 - common) * dice.normal(size=(prompts, 1))
         mean = float(norm.ppf(accuracy))
         differences = 2 * mean * (np.where(tied, 0.0, mean) + easy + own)
-        return Pairs(clusters, differences.ravel(), strengths, temperature(accuracy, world.ties))
+        return Pairs(clusters, differences.ravel(), strengths, calibration_map(accuracy, world.ties))
 
     return model(world.accuracy + gain), model(world.accuracy)

@@ -46,6 +46,7 @@ from touchstone.model.base import pin
 from touchstone.model.scores import RawScore
 from touchstone.pipeline import workspace
 from touchstone.settings import Settings, dump, load, parse
+from touchstone.statistics import CalibrationMap
 
 WORDS = ["how", "do", "I", "boil", "an", "egg", "water", "capital", "France", "kings", "yolk", "soft", "bad"]
 
@@ -202,7 +203,7 @@ def make_found(groups: list[Group], rewards: Sequence[Sequence[float]], scales: 
             [RawScore(value * scales[fold], False, 3) for value in row]
             for row, fold in zip(rewards, fold_of, strict=True)
         ],
-        list(scales),
+        [CalibrationMap(scale) for scale in scales],
         [f"digest {fold}" for fold in range(len(scales))],
         {
             name: differences(groups, [[0.0] * len(group.completions) for group in groups])
@@ -218,7 +219,7 @@ def test_a_fold_s_scale_moves_nothing(scales: list[float], seed: int) -> None:
     dice = np.random.default_rng(seed)
     rewards = [dice.normal(size=len(group.completions)).tolist() for group in groups]
     plain, scaled = (pairs_of(make_found(groups, rewards, found)) for found in ((1.0, 1.0, 1.0), scales))
-    assert scaled.temperature == 1
+    assert scaled.calibration_map == CalibrationMap(1.0)
     np.testing.assert_allclose(scaled.differences, plain.differences)
     np.testing.assert_allclose(scaled.differences, differences(groups, rewards))
 

@@ -23,7 +23,7 @@ from touchstone.groups import Comparison, Completion, Group, Message, make_group
 from touchstone.model import sealing
 from touchstone.model.scores import RawScore
 from touchstone.runtime.files import canonical_json, digest_folder
-from touchstone.statistics import Floats
+from touchstone.statistics import CalibrationMap, Floats
 
 
 def group(name: str, texts: Sequence[str], edges: Sequence[tuple[int, int, float, float]], **rest: Any) -> Group:
@@ -100,9 +100,12 @@ def test_rows_survive_parquet(tmp_path: Path) -> None:
     assert read_rows(tmp_path / "rows.parquet") == rows
 
 
+PLAIN = CalibrationMap(1.0)
+
+
 def small(rewards: Sequence[Sequence[float]], **baselines: Floats) -> dict[str, Any]:
     rows = score_rows([PAIR, RANKED], scores(*rewards))
-    return e.measure(rows, {"longer_wins": np.array([-1.0, 1.0, 0.0, -1.0]), **baselines}, temperature=1.0)
+    return e.measure(rows, {"longer_wins": np.array([-1.0, 1.0, 0.0, -1.0]), **baselines}, PLAIN)
 
 
 def test_metrics_by_hand() -> None:
@@ -155,14 +158,14 @@ def test_a_reward_that_is_not_finite_is_an_error_that_names_the_group(bad: float
 def test_nothing_but_ties_is_an_error() -> None:
     tied = group("c", ["a", "b"], [(0, 1, 0, 0)])
     with pytest.raises(DataError, match="no comparison has a preferred side"):
-        e.measure(score_rows([tied], scores([1.0, 0.0])), {}, temperature=1.0)
+        e.measure(score_rows([tied], scores([1.0, 0.0])), {}, PLAIN)
 
 
 def test_a_model_that_knows_the_labels_odds_is_calibrated() -> None:
     groups, rewards, gold = random_set(3_000, seed=1)
-    found = e.measure(score_rows(groups, rewards), {"longer_wins": differences(groups, gold)}, 1.0)
+    found = e.measure(score_rows(groups, rewards), {"longer_wins": differences(groups, gold)}, PLAIN)
     assert found["slope"] == pytest.approx(1.0, abs=0.1)
-    assert found["calibration_error"] <= found["calibration_error_null_q95"] * 1.2
+    assert found["calibration_error"] <= found["calibration_error_null"] * 1.2
     assert found["accuracy_low"] < found["accuracy"] < found["accuracy_high"]
     assert found["accuracy"] == pytest.approx(found["baselines"]["longer_wins"]["accuracy"])
 
@@ -171,17 +174,18 @@ def test_an_overconfident_model_has_a_slope_below_one_and_the_same_accuracy() ->
     groups, rewards, _ = random_set(2_000, seed=2)
     _, loud, gold = random_set(2_000, seed=2, scale=3.0)
     baseline = {"longer_wins": differences(groups, gold)}
-    plain, shouting = (e.measure(score_rows(groups, r), baseline, 1.0) for r in (rewards, loud))
+    plain, shouting = (e.measure(score_rows(groups, r), baseline, PLAIN) for r in (rewards, loud))
     assert shouting["slope"] == pytest.approx(1 / 3, abs=0.05)
-    assert shouting["calibration_error"] > 3 * shouting["calibration_error_null_q95"]
+    assert shouting["calibration_error"] > 3 * shouting["calibration_error_null"]
     assert shouting["accuracy"] == plain["accuracy"]
 
 
 def test_the_order_of_rows_changes_no_metric() -> None:
     groups, rewards, gold = random_set(60, seed=3)
-    forward = e.measure(score_rows(groups, rewards), {"longer_wins": differences(groups, gold)}, 2.0)
+    floored = CalibrationMap(2.0, 0.05)
+    forward = e.measure(score_rows(groups, rewards), {"longer_wins": differences(groups, gold)}, floored)
     groups, rewards, gold = groups[::-1], rewards[::-1], gold[::-1]
-    backward = e.measure(score_rows(groups, rewards), {"longer_wins": differences(groups, gold)}, 2.0)
+    backward = e.measure(score_rows(groups, rewards), {"longer_wins": differences(groups, gold)}, floored)
     assert e.rounded(forward) == e.rounded(backward)
 
 
@@ -208,12 +212,12 @@ def test_metrics_table_and_pictures_of_a_real_size() -> None:
     groups, rewards, gold = random_set(400, seed=4)
     rows = score_rows(groups, rewards)
     baselines = {"longer_wins": np.zeros(400), "linear": np.ones(400), "bayes_optimal": differences(groups, gold)}
-    metrics = e.measure(rows, baselines, 1.0)
+    metrics = e.measure(rows, baselines, PLAIN)
     assert canonical_json(e.rounded(metrics))  # no NaN
     text = report.table(metrics)
     assert "longer wins" in text
     assert f"{metrics['accuracy']:.3f}" in text
-    pictures = report.draw(rows, metrics, 1.0, "validation")
+    pictures = report.draw(rows, metrics, PLAIN, "validation")
     assert set(pictures) == {"accuracy.png", "reliability.png", "margins.png", "length.png"}
     assert all(picture.startswith(b"\x89PNG") for picture in pictures.values())
 

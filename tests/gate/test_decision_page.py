@@ -20,7 +20,7 @@ from touchstone.gate.facts import Facts
 from touchstone.gate.page import pictures, render
 from touchstone.gate.page.bars import WIDTH, bar, scale
 from touchstone.gate.record import SCHEMA_VERSION, Digests, Record
-from touchstone.model.card import Centering
+from touchstone.model.card import CalibrationError, Centering
 from touchstone.settings import load as load_settings
 
 EVIL = "<script>alert('x')</script><img src=http://evil.example/x onerror=1>&\"\x1b[2J\u202e\x00\u2028\ud800\u05d0"
@@ -70,10 +70,12 @@ FACTS = Facts(
     first_model=False,
     precision="fp32",
     temperature=0.9,
-    temperature_fitted_on=400,
+    noise_floor=0.02,
+    calibration_error=CalibrationError(log_temperature=0.1, noise_floor=0.01, correlation=-0.5),
     max_tokens=512,
     champion_max_tokens=512,
     champion_temperature=1.1,
+    champion_noise_floor=0.0,
     centering=Centering(
         mean=-0.08,
         sd=1.3,
@@ -138,7 +140,7 @@ def make_record(**changes: Any) -> dict[str, Any]:
         "gap_closed": None,
         "length_correlation": None,
         "calibration_error": 0.031,
-        "calibration_error_null_q95": 0.042,
+        "calibration_error_null": 0.042,
         "margin": 0.8,
         "pairs": 1900,
         "clusters": 1203,
@@ -171,6 +173,7 @@ def make_record(**changes: Any) -> dict[str, Any]:
             "base": "scratch",
             "rule": {"pooling": "last", "max_tokens": 512},
             "temperature": 0.9,
+            "noise_floor": 0.02,
             "centering": {"mean": -0.08, "sd": 1.3, "n": 2144, "reference_source": {"policies": {"curt": 3}}},
             "files": {"model.safetensors": "9" * 64},
         },

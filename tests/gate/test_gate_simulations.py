@@ -33,10 +33,9 @@ def test_the_simulated_world_is_what_it_says(per_prompt: int) -> None:
         found = statistics.intraclass_correlation(credits - champion.credits()[0], clusters)
         assert found == pytest.approx(0.25, abs=0.06)
     # Calibrated at T = 1.
-    fit = statistics.fit_temperature(
-        np.abs(candidate.differences[candidate.decided]), credits, np.full(len(credits), 1 / len(credits))
-    )
-    assert fit.value == pytest.approx(1, abs=0.06)
+    fitted = statistics.fit_calibration_map(np.abs(candidate.differences[candidate.decided]), credits, clusters)
+    assert fitted.map.temperature == pytest.approx(1, abs=0.06)
+    assert fitted.map.noise_floor < 0.02
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from touchstone.gate.checks import Check, Pairs, Verdict
 from touchstone.groups import Message
 from touchstone.model.card import Centering
 from touchstone.settings.gates import Gates
+from touchstone.statistics import CalibrationMap
 
 BASELINES = {"longer_wins": 0.55, "linear": 0.60}
 
@@ -94,7 +95,7 @@ def test_labelled_ties_count_in_the_loss_and_not_in_the_accuracy() -> None:
     differences, clusters = world(1000)
     strengths = np.ones(1000)
     strengths[:200] = 0.5
-    mixed = Pairs(clusters, np.where(strengths == 0.5, 25.0, differences), strengths, 1.0)
+    mixed = Pairs(clusters, np.where(strengths == 0.5, 25.0, differences), strengths, CalibrationMap(1.0))
     alone = pairs(differences[200:], clusters[200:])
     first, second = (gates.floor(model, BASELINES, LIMITS) for model in (mixed, alone))
     assert first.value == second.value
@@ -176,54 +177,6 @@ def test_ties_of_the_model_warn_and_then_fail(ties: int, status: str) -> None:
     differences, clusters = world()
     differences[:ties] = 0
     assert gates.integrity(np.linspace(0, 1, 2000), 2000, pairs(differences, clusters), LIMITS).status == status
-
-
-# --- calibration -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("factor", "words"), [(3.0, "too sure"), (0.3, "too modest")])
-def test_wrong_probabilities_are_rejected_and_the_slope_says_how_wrong(factor: float, words: str) -> None:
-    differences, clusters = world(3000)
-    check = gates.calibration(pairs(factor * differences, clusters), LIMITS)
-    assert check.status == "fail"
-    assert words in check.reason
-    assert check.details["slope"] == pytest.approx(1 / factor, rel=0.15)
-    assert check.details["debiased_error"] > 0.05
-    assert abs(check.details["spiegelhalter_z"]) > 3
-    assert gates.verdict([check], []) is Verdict.REJECT
-
-
-def test_a_calibrated_model_shows_small_errors_and_a_full_table() -> None:
-    check = gates.calibration(good(clusters=4000), LIMITS)
-    assert check.status == "pass"
-    assert check.details["debiased_error"] < 0.03
-    assert abs(check.details["spiegelhalter_z"]) < 2.5
-    assert check.details["brier"] < 0.25
-    assert check.details["log_loss"] < np.log(2)
-    assert [set(row) for row in check.table] == [{"confidence", "accuracy", "low", "high", "count"}] * 15
-    assert sum(row["count"] for row in check.table) == 4000
-    inside = sum(row["low"] <= row["confidence"] <= row["high"] for row in check.table)
-    assert inside >= 12
-
-
-def test_calibration_allows_what_a_calibrated_model_reads_at_this_size() -> None:
-    """At 600 pairs 0.03 would reject nearly every calibrated model."""
-    found = [gates.calibration(good(clusters=600, seed=seed), LIMITS) for seed in range(20)]
-    assert all(check.threshold > 0.055 for check in found)
-    assert sum(check.status == "pass" for check in found) >= 17
-    large = gates.calibration(good(clusters=6000), LIMITS)
-    assert large.threshold == 0.03
-
-
-def test_an_unusual_temperature_warns() -> None:
-    differences, clusters = world(3000)
-    assert gates.calibration(pairs(9 * differences, clusters, 9.0), LIMITS).status == "warn"
-
-
-def test_few_pairs_say_nothing_of_calibration() -> None:
-    check = gates.calibration(good(clusters=50, per_cluster=9), LIMITS)
-    assert (check.status, check.n, check.needed) == ("undecided", 450, 6)
-    assert gates.calibration(good(clusters=500), LIMITS).status != "undecided"
 
 
 # --- reload, leakage, uses, centering --------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import pytest
 from tests.worlds.evidence import LIMITS, assert_finite
 from touchstone.gate import checks
 from touchstone.gate.checks import Check, Pairs
+from touchstone.statistics import CalibrationMap
 
 
 def noisy(
@@ -26,7 +27,7 @@ def noisy(
     strengths = np.where(tie, 0.5, 1.0)
     clusters = [f"c{i:05d}" for i in range(len(votes))]
     winners = np.maximum(right, votes - right).astype(float)
-    return Pairs(clusters, differences, strengths, 1.0), winners, votes - winners
+    return Pairs(clusters, differences, strengths, CalibrationMap(1.0)), winners, votes - winners
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
@@ -48,7 +49,7 @@ def test_ceilings_by_hand() -> None:
     for count, ceiling in ((1, 0.8), (2, 0.64 / 0.68), (3, 0.8**3 + 3 * 0.8**2 * 0.2)):
         # Pairs with many agreeing judges would change the agreement, so each count has a share that leaves it at 0.68.
         ours, theirs, strengths = judged(count)
-        model = Pairs([f"c{i:04d}" for i in range(len(ours))], np.ones(len(ours)), strengths, 1.0)
+        model = Pairs([f"c{i:04d}" for i in range(len(ours))], np.ones(len(ours)), strengths, CalibrationMap(1.0))
         check = checks.noise_ceiling(model, ours, theirs, LIMITS)
         assert check.details["agreement"] == pytest.approx(0.68)
         assert check.details["kappa"] == pytest.approx(0.36)

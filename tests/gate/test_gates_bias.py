@@ -14,6 +14,7 @@ from scipy.special import expit
 from tests.worlds.evidence import LIMITS, assert_finite, pairs
 from touchstone.gate import checks
 from touchstone.gate.checks import Check, Completions, Pairs
+from touchstone.statistics import CalibrationMap
 
 GROUPS = 1500
 
@@ -309,9 +310,9 @@ def test_probes_that_were_not_asked_are_undecided_or_an_error() -> None:
 
 
 def test_pairs_of_a_mask() -> None:
-    model = Pairs(["a", "b", "b"], np.array([1.0, 2.0, 3.0]), np.array([1.0, 0.5, 0.8]), 2.0)
+    model = Pairs(["a", "b", "b"], np.array([1.0, 2.0, 3.0]), np.array([1.0, 0.5, 0.8]), CalibrationMap(2.0, 0.1))
     part_of_it = model.where(np.array([False, True, True]))
-    assert (list(part_of_it.clusters), part_of_it.temperature) == (["b", "b"], 2.0)
+    assert (list(part_of_it.clusters), part_of_it.calibration_map) == (["b", "b"], CalibrationMap(2.0, 0.1))
     assert (part_of_it.differences.tolist(), part_of_it.strengths.tolist()) == ([2.0, 3.0], [0.5, 0.8])
     with pytest.raises(ValueError, match="mask"):
         model.where(np.array([True]))

@@ -15,6 +15,7 @@ from tests.worlds.evidence import LIMITS, assert_finite, good, pairs, world
 from touchstone.gate import checks
 from touchstone.gate.checks import Check, Pairs
 from touchstone.settings.gates import Gates
+from touchstone.statistics import CalibrationMap
 
 REFRESH = LIMITS.model_copy(update={"policy": "refresh"})
 SMALL = LIMITS.model_copy(update={"min_clusters": 2, "bootstrap_draws": 200})
@@ -285,10 +286,10 @@ def test_the_comparison_is_paired() -> None:
 
 def test_a_worse_log_loss_stops_a_refresh() -> None:
     old = good(clusters=4000)
-    check = champion(replace(old, temperature=0.5), old, REFRESH)
+    check = champion(replace(old, calibration_map=CalibrationMap(0.5)), old, REFRESH)
     assert check.status == "fail"
     assert check.details["loss_difference_upper_bound"] > check.details["loss_difference"] > 0.005
-    assert champion(old, replace(old, temperature=0.5), REFRESH).status == "pass"
+    assert champion(old, replace(old, calibration_map=CalibrationMap(0.5)), REFRESH).status == "pass"
 
 
 @pytest.mark.slow
@@ -503,7 +504,7 @@ def test_a_slice_in_which_every_prompt_got_worse_fails_without_any_spread() -> N
 def test_labelled_ties_are_in_no_slice() -> None:
     differences, clusters = world(600)
     strengths = np.where(np.arange(600) < 200, 0.5, 1.0)
-    model = Pairs(clusters, differences, strengths, 1.0)
+    model = Pairs(clusters, differences, strengths, CalibrationMap(1.0))
     check = checks.slices(model, model, cut(600, axis_safety=300, axis_other=300), [], LIMITS)
     assert (row(check, "axis=safety")["clusters"], row(check, "axis=other")["clusters"]) == (100, 300)
 

@@ -22,6 +22,7 @@ from touchstone.gate import checks
 from touchstone.gate.checks import Check, Completions, Pairs
 from touchstone.model.card import Centering
 from touchstone.model.scores import Score
+from touchstone.statistics import CalibrationMap, MapError
 
 FILE = Path(__file__).with_name("gates_record.json")
 DIGITS = 7
@@ -39,6 +40,7 @@ CENTERING = Centering(
     truncated_share=0.01,
     score_dtype="fp32",
 )
+PLAIN = CalibrationMap(1.0)
 FEW = LIMITS.model_copy(update={"min_clusters": 50, "bootstrap_draws": 500})
 
 
@@ -47,7 +49,13 @@ def several() -> Pairs:
     dice = np.random.default_rng(5)
     differences = dice.normal(0.8, 1.0, 900) + np.repeat(dice.normal(0, 0.5, 300), 3)
     strengths = np.where(np.arange(900) % 10 == 0, 0.5, np.where(np.arange(900) % 3 == 0, 0.75, 1.0))
-    return Pairs([f"c{place // 3:03d}" for place in range(900)], differences, strengths, 0.9, 400)
+    return Pairs(
+        [f"c{place // 3:03d}" for place in range(900)],
+        differences,
+        strengths,
+        CalibrationMap(0.9),
+        MapError(0.1, 0.0, 0.0),
+    )
 
 
 def worse(model: Pairs, count: int) -> Pairs:
@@ -124,7 +132,7 @@ def cases() -> dict[str, Callable[[], Check]]:
         ),
         "floor, inverted": lambda: checks.floor(worse(three, 900), {"longer_wins": 0.5, "linear": 0.5}, FEW),
         "floor, loss": lambda: checks.floor(
-            replace(three, temperature=0.05), {"longer_wins": 0.5, "linear": 0.5}, FEW
+            replace(three, calibration_map=CalibrationMap(0.05)), {"longer_wins": 0.5, "linear": 0.5}, FEW
         ),
         "champion, first": lambda: checks.champion(model, None, LIMITS),
         "champion, better": lambda: checks.champion(three, worse(three, 80), FEW),
@@ -139,13 +147,21 @@ def cases() -> dict[str, Callable[[], Check]]:
         "confirm, pass": lambda: checks.confirm(three, worse(three, 20), 0.6, FEW),
         "confirm, first": lambda: checks.confirm(three, None, 0.99, FEW),
         "calibration, three pairs each": lambda: checks.calibration(three, FEW),
-        "calibration, certain": lambda: checks.calibration(replace(model, temperature=0.9), LIMITS),
-        "calibration, too sure": lambda: checks.calibration(replace(three, temperature=0.2), FEW),
+        "calibration, certain": lambda: checks.calibration(
+            replace(model, calibration_map=CalibrationMap(0.9)), LIMITS
+        ),
+        "calibration, too sure": lambda: checks.calibration(replace(three, calibration_map=CalibrationMap(0.2)), FEW),
+        "calibration, with a floor": lambda: checks.calibration(
+            replace(three, calibration_map=CalibrationMap(0.7, 0.05), map_error=MapError(0.15, 0.02, -0.5)), FEW
+        ),
+        "calibration, perhaps too modest": lambda: checks.calibration(
+            replace(three, calibration_map=CalibrationMap(2.0), map_error=MapError(0.25, 0.0, 0.0)), FEW
+        ),
         "calibration, few": lambda: checks.calibration(
-            Pairs(three.clusters[:60], three.differences[:60], three.strengths[:60], 1.0), LIMITS
+            Pairs(three.clusters[:60], three.differences[:60], three.strengths[:60], PLAIN), LIMITS
         ),
         "calibration, two bins' worth": lambda: checks.calibration(
-            Pairs(three.clusters[:36], three.differences[:36], three.strengths[:36], 1.0),
+            Pairs(three.clusters[:36], three.differences[:36], three.strengths[:36], PLAIN),
             LIMITS.model_copy(update={"min_calibration_pairs": 1}),
         ),
         "slices, none": lambda: checks.slices(three, None, {}, [], FEW.model_copy(update={"critical_slices": []})),

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from sklearn.linear_model import LogisticRegression
 
 from touchstone import statistics as s
 
@@ -140,53 +139,6 @@ def test_sample_sizes_match_the_specification() -> None:
     assert s.needed_clusters(1_000, math.sqrt((0.2 - 1e-4) / 1_000), 0.01, alpha=0.05) == pytest.approx(12_360, abs=4)
 
 
-def test_probability_and_loss_have_their_closed_forms() -> None:
-    assert s.probability([0.0, math.log(3)], 1.0).tolist() == pytest.approx([0.5, 0.75])
-    assert s.pair_losses([0.0, math.log(3)], [1.0, 1.0], 1.0).tolist() == pytest.approx([math.log(2), math.log(4 / 3)])
-    assert np.isfinite(s.pair_losses([1e5, -1e5], [1.0, 0.5], 0.05)).all()
-
-
-def test_temperature_agrees_with_logistic_regression() -> None:
-    rng = np.random.default_rng(6)
-    differences = rng.normal(0, 4, 3_000)
-    labels = (rng.random(3_000) < s.probability(differences, 2.5)).astype(float)
-    weights = rng.random(3_000)
-    fitted = s.fit_temperature(differences, labels, weights)
-    model = LogisticRegression(C=np.inf, fit_intercept=False, tol=1e-10)
-    model.fit(differences[:, None], labels, sample_weight=weights)
-    assert fitted.value == pytest.approx(1 / model.coef_[0, 0], rel=1e-4)
-    assert fitted.value == pytest.approx(2.5, rel=0.1)
-    assert not fitted.at_bound
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    st.lists(st.tuples(st.floats(-20, 20), st.sampled_from([0.0, 0.5, 0.75, 1.0])), min_size=1, max_size=25),
-    st.floats(0.1, 10),
-)
-def test_no_other_temperature_is_better(pairs: list[tuple[float, float]], other: float) -> None:
-    differences, strengths = [d for d, _ in pairs], [q for _, q in pairs]
-    best = s.fit_temperature(differences, strengths, [1.0] * len(pairs)).value
-    assert s.TEMPERATURE_BOUNDS[0] <= best <= s.TEMPERATURE_BOUNDS[1]
-    losses = [s.pair_losses(differences, strengths, t).mean() for t in (best, other)]
-    assert losses[0] <= losses[1] + 1e-9
-
-
-def test_turning_pairs_round_changes_no_temperature() -> None:
-    differences, strengths = np.array([1.0, -2.0, 0.5, 3.0]), np.array([1.0, 0.75, 0.5, 1.0])
-    turned = s.fit_temperature(-differences, 1 - strengths, [1.0] * 4)
-    assert turned.value == pytest.approx(s.fit_temperature(differences, strengths, [1.0] * 4).value)
-
-
-@pytest.mark.parametrize(
-    ("differences", "bound"),
-    [([0.0, 0.0], 20.0), ([1.0, 2.0], 0.05), ([-1.0, -2.0], 20.0)],
-    ids=["tie", "right", "wrong"],
-)
-def test_temperature_says_when_it_is_at_a_bound(differences: list[float], bound: float) -> None:
-    assert s.fit_temperature(differences, [1.0, 1.0], [0.5, 0.5]) == (bound, True)
-
-
 def test_calibration_error_by_hand() -> None:
     confidence, correct = [0.6, 0.6, 0.9, 0.9], [1.0, 0.0, 1.0, 1.0]
     assert s.calibration_error(confidence, correct, bins=2) == pytest.approx(0.5 * 0.1 + 0.5 * 0.1)
@@ -213,22 +165,6 @@ def test_calibration_error_does_not_depend_on_the_order_of_rows(
 def test_a_constant_model_is_calibrated_only_if_it_is_right_half_the_time() -> None:
     assert s.calibration_error([0.5] * 40, [1.0, 0.0] * 20) == pytest.approx(0.0)
     assert s.calibration_error([0.5] * 40, [1.0] * 40) == pytest.approx(0.5)
-
-
-@pytest.mark.parametrize(("count", "mean", "q95"), [(500, 0.053, 0.073), (2_000, 0.026, 0.036)])
-def test_null_band_matches_the_specification(count: int, mean: float, q95: float) -> None:
-    rng = np.random.default_rng(7)
-    confidence = 0.5 + 0.5 * rng.random(count)
-    assert s.calibration_null(confidence) == pytest.approx(q95, rel=0.08)
-    errors = [s.calibration_error(confidence, rng.random(count) < confidence) for _ in range(100)]
-    assert np.mean(errors) == pytest.approx(mean, rel=0.08)
-
-
-def test_null_band_of_repeated_confidences_is_the_one_of_the_same_errors() -> None:
-    confidence = np.repeat([0.6, 0.8], 100)
-    rng = np.random.default_rng(8)
-    errors = [s.calibration_error(confidence, rng.random(200) < confidence) for _ in range(1_000)]
-    assert s.calibration_null(confidence) == pytest.approx(np.quantile(errors, 0.95), rel=0.1)
 
 
 def test_length_correlation_ignores_what_differs_between_prompts() -> None:

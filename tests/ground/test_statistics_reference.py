@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 import statsmodels.api as sm
@@ -12,18 +10,10 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import expit
 from sklearn.calibration import calibration_curve
-from sklearn.metrics import brier_score_loss
 
 from touchstone import statistics as s
 
 RNG = np.random.default_rng(11)
-
-
-def calibrated(count: int, strength: float = 1.5, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities and outcomes that come true exactly as often as they say."""
-    rng = np.random.default_rng(seed)
-    chances = expit(rng.normal(0, strength, count))
-    return chances, (rng.random(count) < chances).astype(float)
 
 
 @pytest.mark.parametrize("batch", [None, 7])
@@ -133,63 +123,6 @@ def test_reliability_is_scikit_learns_curve() -> None:
     assert [row.accuracy for row in table] == pytest.approx(accuracy, abs=1e-12)
     assert [row.confidence for row in table] == pytest.approx(mean, abs=1e-12)
     assert s.calibration_error(confidence, correct) == pytest.approx(np.abs(accuracy - mean).mean(), abs=1e-12)
-
-
-def test_brier_is_scikit_learns() -> None:
-    chances, outcomes = calibrated(500)
-    assert s.brier(chances, outcomes) == pytest.approx(brier_score_loss(outcomes, chances), abs=1e-12)
-    assert (s.brier([0.5, 0.5], [1.0, 0.0]), s.brier([1.0, 0.0], [1.0, 0.0])) == (0.25, 0.0)
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(st.floats(-8, 8).filter(lambda d: abs(d) > 1e-3), st.booleans()), min_size=2, max_size=30))
-def test_brier_and_spiegelhalter_do_not_depend_on_the_side_that_is_asked_for(pairs: list[tuple[float, bool]]) -> None:
-    differences = np.array([difference for difference, _ in pairs])
-    turned = np.array([side for _, side in pairs])
-    one = expit(differences), np.ones(len(pairs))
-    other = expit(np.where(turned, -differences, differences)), np.where(turned, 0.0, 1.0)
-    assert s.brier(*one) == pytest.approx(s.brier(*other))
-    assert s.spiegelhalter(*one) == pytest.approx(s.spiegelhalter(*other), rel=1e-9, abs=1e-9)
-
-
-def test_spiegelhalters_z_by_hand_and_by_simulation() -> None:
-    # (0.2 * -0.6 + -0.9 * -0.8) / sqrt(0.36 * 0.16 + 0.64 * 0.09)
-    by_hand = (0.2 * -0.6 + -0.9 * -0.8) / math.sqrt(0.36 * 0.16 + 0.64 * 0.09)
-    assert s.spiegelhalter([0.8, 0.9], [1.0, 0.0]) == pytest.approx(by_hand)
-    assert s.spiegelhalter([0.5, 1.0, 0.0], [1.0, 1.0, 1.0]) is None
-    drawn = [s.spiegelhalter(*calibrated(400, seed=seed)) for seed in range(400)]
-    assert abs(np.mean(drawn)) < 0.15
-    assert np.std(drawn) == pytest.approx(1.0, abs=0.1)
-    chances, outcomes = calibrated(2_000)
-    sharper = expit(2 * np.log(chances / (1 - chances)))
-    assert s.spiegelhalter(sharper, outcomes) > 5
-    assert s.spiegelhalter(0.25 + chances / 2, outcomes) < -5
-
-
-def test_the_debiased_error_reads_nothing_where_there_is_none_and_the_truth_where_there_is_some() -> None:
-    rng = np.random.default_rng(6)
-    confidence = 0.5 + 0.5 * rng.random(1_000)
-    squares, plain = [], []
-    for _ in range(200):
-        correct = rng.random(1_000) < confidence
-        plain.append(s.calibration_error(confidence, correct))
-        squares.append(s.debiased_calibration_error(confidence, correct) ** 2)
-    assert np.mean(plain) > 0.03
-    assert math.sqrt(np.mean(squares)) < 0.02
-    off = [s.debiased_calibration_error(confidence, rng.random(1_000) < confidence - 0.1) ** 2 for _ in range(100)]
-    assert math.sqrt(np.mean(off)) == pytest.approx(0.1, abs=0.005)
-
-
-def test_the_debiased_error_by_hand() -> None:
-    confidence, correct = [0.6, 0.6, 0.6, 0.9, 0.9, 0.9], [1.0, 0.0, 0.0, 1.0, 1.0, 1.0]
-    # Bins 0.6 against 1/3 and 0.9 against 1; the variance of a share of one third from three is 2/9 / 2.
-    by_hand = 0.5 * ((0.6 - 1 / 3) ** 2 - (1 / 3) * (2 / 3) / 2) + 0.5 * 0.1**2
-    assert by_hand < 0
-    assert s.debiased_calibration_error(confidence, correct, bins=2) == 0.0
-    wrong = [0.0, 0.0, 0.0, 1.0, 1.0, 1.0]
-    assert s.debiased_calibration_error(confidence, wrong, bins=2) == pytest.approx(math.sqrt(0.5 * (0.36 + 0.01)))
-    with pytest.raises(ValueError, match="too few"):
-        s.debiased_calibration_error(confidence, correct, bins=4)
 
 
 @given(st.lists(st.integers(0, 8), min_size=1, max_size=40), st.integers(1, 3), st.integers(0, 5))

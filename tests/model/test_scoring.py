@@ -103,10 +103,10 @@ def test_centering_changes_no_comparison(scorer: Scorer) -> None:
         assert np.argsort([s.reward for s in row]).tolist() == np.argsort([s.centered for s in row]).tolist()
 
 
-def test_probability_is_the_tempered_sigmoid(scorer: Scorer) -> None:
-    temperature = scorer.card.calibration.temperature
+def test_probability_is_the_tempered_sigmoid_above_the_noise_floor(scorer: Scorer) -> None:
+    temperature, floor = scorer.card.calibration.map
     assert scorer.probability(1.0, 1.0) == 0.5
-    assert scorer.probability(temperature * math.log(3), 0.0) == pytest.approx(0.75)
+    assert scorer.probability(temperature * math.log(3), 0.0) == pytest.approx((1 - 2 * floor) * 0.75 + floor)
     assert scorer.probability(2.0, -1.0) + scorer.probability(-1.0, 2.0) == pytest.approx(1.0)
 
 

@@ -17,8 +17,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tests.worlds.sealed import make_tiny_groups, make_tiny_model
+from touchstone import statistics
 from touchstone.errors import ArtifactError, ModelError
-from touchstone.groups import Comparison, Group, Message, make_group, set_digest
+from touchstone.groups import Comparison, Group, Message, judged_pairs, make_group, set_digest
 from touchstone.model import card as cards
 from touchstone.model import sealing
 from touchstone.model.scores import as_item
@@ -160,7 +161,7 @@ def break_card(folder: Path) -> None:
 
 def spoil_card(folder: Path) -> None:
     text = (folder / "reward.json").read_text()
-    (folder / "reward.json").write_text(text.replace('"schema_version": 1', '"schema_version": 1, "more": 2'))
+    (folder / "reward.json").write_text(text.replace('"schema_version": 2', '"schema_version": 2, "more": 2'))
 
 
 @pytest.mark.parametrize(
@@ -289,8 +290,14 @@ def test_a_weak_model_is_sealed_with_its_temperature_at_the_bound(model: Path, a
         against.append(make_group(prompt=group.prompt, completions=group.completions, comparisons=edges, source="t"))
     make(model, tmp_path / "weak", calibration=against)
     calibration = cards.read(tmp_path / "weak").calibration
-    assert calibration.temperature == 20.0
     assert calibration.temperature_at_bound
+    assert calibration.noise_floor == 0.0
+    differences, clusters = [], []
+    for group, row in zip(against, Scorer.load(tmp_path / "weak").raw(list(map(as_item, against))), strict=True):
+        for pair in judged_pairs(group):
+            differences.append(row[pair.first].reward - row[pair.second].reward)
+            clusters.append(group.cluster_id)
+    assert calibration.temperature == pytest.approx(20.0 * statistics.spread(differences, clusters))
 
 
 def test_a_folder_without_a_checkpoint_or_with_code_is_refused(model: Path, tmp_path: Path) -> None:

@@ -202,7 +202,7 @@ def test_a_blocked_version_is_published_only_after_an_override(
         f"| holdout | this model | {holdout.accuracy:.1%} | {holdout.accuracy_low:.1%} to ",
         f"| floor | {floor.status} | {floor.reason} |",
         f"(reward - {sealed.centering.mean:.4f}) / {sealed.centering.sd:.4f}",
-        f"{sealed.calibration.temperature:.4f})",
+        f"sigmoid((reward of A - reward of B) / {sealed.calibration.temperature:.4f})",
         f'snapshot_download("{REPOSITORY}"',
         version.digest,
     ):

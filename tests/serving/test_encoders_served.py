@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import httpx
@@ -57,5 +56,4 @@ def test_an_encoder_serves_its_offline_scores(tmp_path: Path) -> None:
             assert (served.truncated, served.tokens) == (score.truncated, score.tokens)
     assert reply.scores[-1][2].truncated
     ((first, second),) = offline.score([(asked, [pair["a"], pair["b"]])])
-    difference = (first.reward - second.reward) / offline.card.calibration.temperature
-    assert answer["probability"] == pytest.approx(1 / (1 + math.exp(-difference)), abs=1e-5)
+    assert answer["probability"] == pytest.approx(offline.probability(first.reward, second.reward), abs=1e-5)

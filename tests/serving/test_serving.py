@@ -87,9 +87,10 @@ def test_served_scores_are_the_offline_scores_stamped_with_their_version(endpoin
 
 def test_a_comparison_has_the_calibrated_probability(endpoint: Client) -> None:
     answer = post(endpoint, {"prompt": "2+2?", "a": "4", "b": "five"}, "/v1/compare").json()
-    temperature = Scorer.load(artifact(0)).card.calibration.temperature
+    temperature, floor = Scorer.load(artifact(0)).card.calibration.map
     difference = answer["a"]["reward"] - answer["b"]["reward"]
-    assert answer["probability"] == pytest.approx(1 / (1 + math.exp(-difference / temperature)), abs=1e-6)
+    chance = 1 / (1 + math.exp(-difference / temperature))
+    assert answer["probability"] == pytest.approx((1 - 2 * floor) * chance + floor, abs=1e-6)
     assert answer["version"] == 1
 
 
@@ -125,7 +126,7 @@ def test_models_say_what_is_served(endpoint: Client) -> None:
     champion = next(model for model in state["models"] if model["id"] == f"{NAME}@champion")
     assert (champion["version"], champion["digest"]) == (1, card.digest)
     assert champion["centering"]["mean"] == card.centering.mean
-    assert champion["temperature"] == card.calibration.temperature
+    assert (champion["temperature"], champion["noise_floor"]) == tuple(card.calibration.map)
     assert state["troubles"] == {}
     for path in ("/healthz", "/readyz", "/openapi.json", "/docs"):
         assert httpx.get(endpoint.url + path, trust_env=False).status_code == 200

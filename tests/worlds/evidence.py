@@ -8,6 +8,7 @@ from scipy.special import expit
 from tests.places import ROOT
 from touchstone import settings
 from touchstone.gate.checks import Check, Pairs
+from touchstone.statistics import CalibrationMap
 
 DEFAULTS = settings.load(ROOT / "params.yaml").gates
 LIMITS = DEFAULTS.model_copy(update={"bootstrap_draws": 1000})
@@ -25,7 +26,7 @@ def world(
 
 def pairs(differences: np.ndarray, clusters: list[str], temperature: float = 1.0) -> Pairs:
     """Pairs of full strength with those reward differences."""
-    return Pairs(clusters, np.asarray(differences, float), np.ones(len(clusters)), temperature)
+    return Pairs(clusters, np.asarray(differences, float), np.ones(len(clusters)), CalibrationMap(temperature))
 
 
 def good(**options: float) -> Pairs:

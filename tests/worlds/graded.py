@@ -13,7 +13,7 @@ from touchstone.gate import judge
 from touchstone.gate.fresh_scores import Job, Role, Scores
 from touchstone.groups import Comparison, Completion, Group, Message, make_group, set_digest
 from touchstone.model import card as cards
-from touchstone.model.card import Calibration, Card, Centering
+from touchstone.model.card import Calibration, CalibrationError, Card, Centering
 from touchstone.model.scores import RawScore
 from touchstone.runtime import ledger
 
@@ -99,6 +99,8 @@ def make_artifact(
     )
     calibration = Calibration(
         temperature=unit,
+        noise_floor=0.0,
+        error=CalibrationError(log_temperature=0.0, noise_floor=0.0, correlation=0.0),
         temperature_at_bound=False,
         log_loss=0.5,
         pairs=len(CALIBRATION),
@@ -106,7 +108,7 @@ def make_artifact(
         calibration_digest=set_digest(CALIBRATION),
     )
     card = Card(
-        schema_version=1,
+        schema_version=2,
         rule={"max_tokens": max_tokens},
         centering=centering,
         calibration=calibration,

@@ -94,6 +94,7 @@ def _adopted_words(adopted: Adopted, model: str, artifact: Path) -> str:
         "token ids": f"{adopted.same_ids:.1%} of {adopted.compared:,} reference texts as transformers writes them",
         "truncated": f"{adopted.truncated_share:.1%} of the reference texts",
         "temperature": f"{adopted.temperature:.3g}{bound if adopted.temperature_at_bound else ''}",
+        "noise floor": f"{adopted.noise_floor:.3g}",
         "next": f"touchstone judge --artifact {artifact}",
     }
     return "\n".join(f"{name:<12}{words}" for name, words in lines.items())

@@ -39,7 +39,7 @@ from touchstone.runtime.places import PACKAGE
 from touchstone.runtime.progress import progress
 from touchstone.settings import Settings, dump, project_root
 from touchstone.settings.checks import Split
-from touchstone.statistics import Floats
+from touchstone.statistics import CalibrationMap, Floats
 
 FOLDS = 5
 POOLED = ("train", "validation", "calibration", "holdout", "confirm")
@@ -55,11 +55,12 @@ SCHEMA = pa.schema(
         ("fold", pa.int32()),
         ("artifact", pa.string()),
         ("temperature", pa.float64()),
+        ("noise_floor", pa.float64()),
         *ROW_SCHEMA,
         *((name, pa.float64()) for name in BASELINES),
     ]
 )
-"""One judged pair: rewards by the model of its fold, that model's digest and T, and D of each baseline."""
+"""One judged pair: rewards by the model of its fold, that model's digest, T and e, and D of each baseline."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,14 +71,14 @@ class CrossFit:
         groups: every judged group, set by set in the order of POOLED.
         fold_of: per group, the fold it lies in.
         scores: per group one score per completion, by the model that did not see the group's fold.
-        temperatures, artifacts: by fold, T and digest of the model that scored it.
+        maps, artifacts: by fold, calibration map and digest of the model that scored it.
         baselines: D of every judged pair by baseline, fitted on the other folds too.
     """
 
     groups: list[Group]
     fold_of: list[int]
     scores: Scores
-    temperatures: list[float]
+    maps: list[CalibrationMap]
     artifacts: list[str]
     baselines: dict[str, Floats]
 
@@ -135,7 +136,7 @@ def cross_fit(build: Path, settings: Settings, work: Path, folds: int = FOLDS) -
         groups=pool,
         fold_of=fold_of,
         scores=_in_order(fold_of, [scores for _, scores in results]),
-        temperatures=[card.calibration.temperature for card, _ in results],
+        maps=[card.calibration.map for card, _ in results],
         artifacts=[card.digest for card, _ in results],
         baselines=_baselines(pool, fold_of, folds),
     )
@@ -390,7 +391,7 @@ def to_table(result: CrossFit) -> pa.Table:
         {
             "fold": fold + 1,
             "artifact": result.artifacts[fold],
-            "temperature": result.temperatures[fold],
+            **result.maps[fold]._asdict(),
             **asdict(row),
             **{name: float(values[place]) for name, values in result.baselines.items()},
         }

@@ -11,6 +11,7 @@ from touchstone import statistics
 from touchstone.groups import Group, judged_pairs
 from touchstone.model.scores import RawScore
 from touchstone.runtime.files import canonical_json, write_atomic
+from touchstone.statistics import CalibrationMap
 
 MOST_PROMPTS = 500
 """Of the list of what to label: more than anybody labels before asking again."""
@@ -27,7 +28,7 @@ def labels_to_collect(
     groups: Sequence[Group],
     scores: Rewards,
     champion: Rewards | None,
-    temperatures: tuple[float, float | None],
+    maps: tuple[CalibrationMap, CalibrationMap | None],
     short_slices: Collection[str],
 ) -> list[dict[str, Any]]:
     """The prompts whose labels would tell most about what is open, the most useful first.
@@ -39,12 +40,12 @@ def labels_to_collect(
     hundred has a fair sample of the list.
 
     Args:
-        temperatures: the candidate's T, and the champion's where there is one.
+        maps: the candidate's calibration map, and the champion's where there is one.
         short_slices: names of the slices that are undecided for want of prompts ("axis=safety").
     """
     entries: list[dict[str, Any]] = []
     for place, group in enumerate(groups):
-        values = list(_values(group, scores[place], champion[place] if champion is not None else None, temperatures))
+        values = list(_values(group, scores[place], champion[place] if champion is not None else None, maps))
         if values:
             missing = sorted(
                 name for name in short_slices if name == f"axis={group.axis}" or name == f"source={group.source}"
@@ -75,7 +76,7 @@ def _values(
     group: Group,
     candidate: Sequence[RawScore],
     champion: Sequence[RawScore] | None,
-    temperatures: tuple[float, float | None],
+    maps: tuple[CalibrationMap, CalibrationMap | None],
 ) -> Iterator[tuple[int, int, float]]:
     """(i, j, value from 0 to 1) of each pair worth a label."""
     judged = {(pair.first, pair.second): pair for pair in judged_pairs(group)}
@@ -84,18 +85,18 @@ def _values(
             pair = judged.get((i, j))
             if pair is not None and pair.wins_first + pair.wins_second + pair.ties >= SETTLED:
                 continue
-            probability = _chance(candidate, i, j, temperatures[0])
-            if champion is None or temperatures[1] is None:
+            probability = _chance(candidate, i, j, maps[0])
+            if champion is None or maps[1] is None:
                 if abs(probability - 0.5) <= UNDECIDED:
                     yield i, j, 1 - 2 * abs(probability - 0.5)
                 continue
-            champions = _chance(champion, i, j, temperatures[1])
+            champions = _chance(champion, i, j, maps[1])
             if (probability - 0.5) * (champions - 0.5) < 0:
                 yield i, j, abs(probability - champions)
 
 
-def _chance(scores: Sequence[RawScore], i: int, j: int, temperature: float) -> float:
-    return float(statistics.probability([scores[i].reward - scores[j].reward], temperature)[0])
+def _chance(scores: Sequence[RawScore], i: int, j: int, calibration_map: CalibrationMap) -> float:
+    return float(statistics.probability([scores[i].reward - scores[j].reward], calibration_map)[0])
 
 
 def _draw(group_id: str) -> str:

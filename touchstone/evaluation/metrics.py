@@ -25,22 +25,25 @@ DIGITS = 6
 
 
 def measure(
-    rows: Sequence[Row], baselines: Mapping[str, st.Floats], temperature: float, fitted_on: int | None = None
+    rows: Sequence[Row],
+    baselines: Mapping[str, st.Floats],
+    calibration_map: st.CalibrationMap,
+    map_error: st.MapError | None = None,
 ) -> dict[str, Any]:
     """Metrics of one model on one set; every mean is over clusters of the mean inside each.
 
     Args:
         baselines: from `baseline_differences`, for the same groups.
-        temperature: the sealed T.
-        fitted_on: how many pairs T was fitted on; None where T is known for certain.
+        calibration_map: the sealed one.
+        map_error: of the fitted map; None where it is known for certain.
 
     Returns:
         pairs (with a preferred side), labelled_ties, clusters, model_ties (share of pairs), truncated_share (of
         completions); accuracy with its 95% interval; margin (mean D, raw units), log_loss (labelled ties count with
-        q = 1/2), brier, calibration_error (over all pairs, as T was fitted) with the 95% quantile of its null, slope
-        (of the label on D/T: 1 is calibrated, below 1 overconfident), length_correlation (Spearman inside groups);
-        axes; baselines; gap_closed = (model - best baseline) / (bayes_optimal - best baseline). A number that can't be
-        computed is None and `missing` says why.
+        q = 1/2); brier, calibration_error with what a calibrated model reads (calibration_error_null) and slope, as in
+        `statistics.assess_calibration`; length_correlation (Spearman inside groups); axes; baselines; gap_closed =
+        (model - best baseline) / (bayes_optimal - best baseline). A number that can't be computed is None and
+        `missing` says why.
 
     Raises:
         DataError: no pair has a preferred side.
@@ -68,12 +71,9 @@ def measure(
         missing["length_correlation"] = "rewards or lengths don't vary inside any group"
     gap = _gap_closed(accuracy["accuracy"], {name: result["accuracy"] for name, result in beaten.items()}, missing)
 
-    # Refitting the temperature here tells the slope: the sealed one over the one that would fit this set best.
-    weights = st.cluster_weights([row.cluster_id for row in rows])
-    strengths = [row.strength for row in rows]
-    refit = st.fit_temperature(differences, strengths, weights)
-    confidence = st.probability(np.abs(differences), temperature)
-    error = 0.0 if fitted_on is None else st.temperature_error(differences, temperature, fitted_on)
+    strengths, all_clusters = [row.strength for row in rows], [row.cluster_id for row in rows]
+    losses = st.pair_losses(differences, strengths, calibration_map)
+    calibration = st.assess_calibration(differences, strengths, all_clusters, calibration_map, map_error)
     axes = sorted({row.axis for row in decided})
     return {
         **accuracy,
@@ -83,11 +83,11 @@ def measure(
         "model_ties": float((strict_differences == 0).mean()),
         "truncated_share": _truncated_share(rows),
         "margin": st.accuracy(strict_differences, clusters),
-        "log_loss": float((weights * st.pair_losses(differences, strengths, temperature)).sum()),
-        "brier": st.accuracy(np.square(st.probability(strict_differences, temperature) - 1.0), clusters),
-        "calibration_error": st.calibration_error(confidence, st.agreement(differences, strengths)),
-        "calibration_error_null_q95": st.calibration_null(confidence, seed=SEED, temperature_error=error),
-        "slope": temperature / refit.value,
+        "log_loss": float(st.cluster_means(losses, all_clusters).mean()),
+        "brier": calibration.brier,
+        "calibration_error": calibration.error,
+        "calibration_error_null": calibration.null,
+        "slope": calibration.slope.value,
         "length_correlation": correlation,
         "axes": {axis: _axis(decided, credits, axis) for axis in axes},
         "baselines": beaten,

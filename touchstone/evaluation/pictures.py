@@ -61,9 +61,9 @@ def reliability_diagram(
     """Confidence against accuracy in equal-mass bins with Wilson intervals, and below it how many pairs lie where.
 
     Args:
-        confidence: sigmoid(|D| / T) of each pair, 0.5 to 1.
-        correct: credit of each pair, 0, 0.5 or 1.
-        error, null_error: calibration error, and its 95% quantile if the model were perfectly calibrated.
+        confidence: P(|D|) of each pair, 0.5 to 1.
+        correct: share of each pair's judgements that went to the model's side, ties half.
+        error, null_error: calibration error, and what a perfectly calibrated model reads at most.
     """
     figure, (top, bottom) = figure_of(height=5.6, rows=2, sharex=True, height_ratios=[3, 1])
     paint_reliability(top, bottom, confidence, correct)

@@ -38,11 +38,13 @@ def evaluate_set(
     scores = scorer.raw([as_item(group) for group in groups], description=f"score {len(groups):,} groups")
     rows = score_rows(groups, scores)
     fitted = scorer.card.calibration
-    metrics = measure(rows, baseline_differences(groups, train, calibration), fitted.temperature, fitted.pairs)
+    metrics = measure(rows, baseline_differences(groups, train, calibration), fitted.map, fitted.map_error)
     return rows, {**metrics, "annotators": by_annotators(groups, scores, train)}
 
 
-def draw(rows: Sequence[Row], metrics: Mapping[str, Any], temperature: float, subject: str) -> dict[str, bytes]:
+def draw(
+    rows: Sequence[Row], metrics: Mapping[str, Any], calibration_map: st.CalibrationMap, subject: str
+) -> dict[str, bytes]:
     """The pictures of one evaluation, as PNG bytes by file name.
 
     Args:
@@ -50,7 +52,7 @@ def draw(rows: Sequence[Row], metrics: Mapping[str, Any], temperature: float, su
     """
     every = np.array([row.difference for row in rows])
     decided = np.array([row.difference for row in rows if row.chosen is not None])
-    confidence = st.probability(np.abs(every), temperature)
+    confidence = st.probability(np.abs(every), calibration_map)
     rewards, tokens, _ = zip(*completions(rows).values(), strict=True)
     accuracies = {MODEL: metrics, **metrics["baselines"]}
     pairs = f"{metrics['pairs']:,} {subject} comparisons"
@@ -67,7 +69,7 @@ def draw(rows: Sequence[Row], metrics: Mapping[str, Any], temperature: float, su
             confidence,
             st.agreement(every, [row.strength for row in rows]),
             error=metrics["calibration_error"],
-            null_error=metrics["calibration_error_null_q95"],
+            null_error=metrics["calibration_error_null"],
             subject=pairs,
         ),
         "margins.png": margin_histogram(decided, subject=pairs),
@@ -92,7 +94,7 @@ def table(metrics: Mapping[str, Any]) -> str:
         people = f"{result['pairs']:,} pairs judged by {result['annotators']} annotators {name} in training"
         lines.append(f"{'by annotators ' + name:<24}{result['accuracy']:>9.3f}   {people}")
     lines.append("")
-    null = f"(a perfect model: up to {metrics['calibration_error_null_q95']:.3f} by chance)"
+    null = f"(a perfect model: up to {metrics['calibration_error_null']:.3f} by chance)"
     notes = {"calibration_error": null, "log_loss": "(guessing: 0.693)", "slope": "(calibrated: 1)"}
     for key in ("gap_closed", "log_loss", "calibration_error", "slope", "margin", "length_correlation"):
         value, note = metrics[key], notes.get(key, "")
@@ -113,7 +115,7 @@ def main() -> None:
     )
     scorer = Scorer.load(build / "artifact")
     rows, metrics = evaluate_set(scorer, validation, train, calibration)
-    pictures = draw(rows, metrics, scorer.card.calibration.temperature, "validation")
+    pictures = draw(rows, metrics, scorer.card.calibration.map, "validation")
 
     def fill(folder: Path) -> None:
         write_rows(folder / "rows.parquet", rows)

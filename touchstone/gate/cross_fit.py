@@ -16,13 +16,13 @@ from touchstone.evaluation.rows import ROW_SCHEMA, Row
 from touchstone.gate import checks
 from touchstone.gate.checks import Check, Pairs
 from touchstone.settings.gates import Gates
-from touchstone.statistics import Floats
+from touchstone.statistics import CalibrationMap, Floats
 
 
 def pairs_of(fit: CrossFit) -> Pairs:
-    """Every judged pair, D divided by the T of the model that scored it, so that T = 1 for all.
+    """Every judged pair, D as log odds by the map of the model that scored it.
 
-    Each model has a scale of its own: D of two models are in different units, and D / T are log odds in both.
+    Each model has a scale and a noise floor of its own: D of two models are in different units, log odds are not.
     """
     return _pairs(to_table(fit))
 
@@ -51,5 +51,12 @@ def cross_fitted(pairs: Pairs, baselines: Mapping[str, Floats], limits: Gates) -
 
 def _pairs(table: pa.Table) -> Pairs:
     rows = [Row(**row) for row in table.select(ROW_SCHEMA.names).to_pylist()]
-    differences = np.array([row.difference for row in rows]) / table["temperature"].to_numpy()
-    return Pairs([row.cluster_id for row in rows], differences, np.array([row.strength for row in rows]), 1.0)
+    differences = np.empty(len(rows))
+    # One map for each fold.
+    maps = list(zip(table["temperature"].to_pylist(), table["noise_floor"].to_pylist(), strict=True))
+    for fitted in sorted(set(maps)):
+        places = [place for place, own in enumerate(maps) if own == fitted]
+        rewards = [rows[place].difference for place in places]
+        differences[places] = statistics.log_odds(rewards, CalibrationMap(*fitted))
+    strengths = np.array([row.strength for row in rows])
+    return Pairs([row.cluster_id for row in rows], differences, strengths, CalibrationMap(1.0))

@@ -15,22 +15,27 @@ from touchstone.gate.checks import Check
 from touchstone.gate.rows import Rows
 from touchstone.groups import Group
 from touchstone.runtime.files import write_json
+from touchstone.statistics import CalibrationMap
 
 WORST = 20
 
 
 def write_disagreements(
-    path: Path, groups: Sequence[Group], rows: Rows, temperature: float, other: float | None
+    path: Path,
+    groups: Sequence[Group],
+    rows: Rows,
+    calibration_map: CalibrationMap,
+    champion_map: CalibrationMap | None,
 ) -> None:
     """Write the pairs where the candidate is surest that the label is wrong, the surest first.
 
     Args:
         rows: of these groups.
-        temperature, other: the candidate's T, and the champion's where there is one.
+        calibration_map, champion_map: the candidate's, and the champion's where there is one.
     """
-    pairs, champion = rows.candidate(temperature), rows.champion(other)
+    pairs, champion = rows.candidate(calibration_map), rows.champion(champion_map)
     known = {group.id: group for group in groups}
-    chances = statistics.probability(pairs.differences, temperature)
+    chances = statistics.probability(pairs.differences, calibration_map)
     wrong = np.flatnonzero(pairs.decided & np.isfinite(pairs.differences) & (pairs.differences < 0))
     order = wrong[np.lexsort((wrong, pairs.differences[wrong]))][:WORST]
     plain = rows.plain()

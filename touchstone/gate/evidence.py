@@ -90,11 +90,9 @@ def score_holdout(case: Case, work: Path, score: Scoring, baselines: Mapping[str
     pq.write_table(texts, work / TEXTS, compression="zstd")
     (work / TRAIN_PROMPTS).write_text("".join(f"{prompt}\n" for prompt in sorted(case.prompts["train"])))
     _write_rows(case, work, "holdout", candidate, champion, baselines)
-    champion_temperature = case.champion_card.calibration.temperature if case.champion_card else None
+    champion_map = case.champion_card.calibration.map if case.champion_card else None
     held_out = rows.read(work / ROWS, "holdout")
-    disagreements.write_disagreements(
-        work / DISAGREEMENTS, groups, held_out, case.card.calibration.temperature, champion_temperature
-    )
+    disagreements.write_disagreements(work / DISAGREEMENTS, groups, held_out, case.card.calibration.map, champion_map)
     return Scored(candidate, champion)
 
 

@@ -31,8 +31,8 @@ def examine(folder: Path, facts: Facts, limits: Gates) -> list[Check]:
     """Every check on the holdout, from the evidence in `folder`; all run, whatever the others say."""
     # Read.
     held_out = rows.read(folder / ROWS, "holdout")
-    candidate = held_out.candidate(facts.temperature, facts.temperature_fitted_on)
-    champion = held_out.champion(facts.champion_temperature)
+    candidate = held_out.candidate(facts.calibration_map, facts.map_error)
+    champion = held_out.champion(facts.champion_map)
     texts = pq.read_table(folder / TEXTS, schema=TEXTS_SCHEMA)
     rewards = _column(texts, "reward")
     with np.errstate(invalid="ignore", over="ignore"):
@@ -82,7 +82,7 @@ def examine_confirm(folder: Path, facts: Facts, on_holdout: Sequence[Check], lim
     if facts.failed_confirm_before:
         return Check("confirm", "fail", "This candidate failed on the reserved set before: there is no second try.")
     reserved = rows.read(folder / ROWS, "confirm")
-    candidate, champion = reserved.candidate(facts.temperature), reserved.champion(facts.champion_temperature)
+    candidate, champion = reserved.candidate(facts.calibration_map), reserved.champion(facts.champion_map)
     floor = next(check for check in on_holdout if check.name == "floor")
     return checks.run("confirm", lambda: checks.confirm(candidate, champion, floor.threshold or 1.0, limits))
 

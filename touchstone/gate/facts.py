@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
-from touchstone.model.card import Centering
+from touchstone.model.card import CalibrationError, Centering
+from touchstone.statistics import CalibrationMap, MapError
 
 
 class Part(BaseModel):
@@ -18,6 +19,11 @@ class Part(BaseModel):
     )
 
 
+def absent(value: object) -> bool:
+    """Whether a field that only some records have is left out: records without it are spelled as they ever were."""
+    return value is None
+
+
 class Facts(Part):
     """The record's `facts`: with the evidence and the thresholds all that a verdict is computed from.
 
@@ -26,9 +32,11 @@ class Facts(Part):
         adopted: the candidate was trained elsewhere, on what nobody here knows.
         first_model: there is no champion.
         precision: of the candidate's scores.
-        temperature, temperature_fitted_on: the candidate's T, and how many pairs it was fitted on.
+        temperature, noise_floor, calibration_error: the candidate's calibration map and its error. None: the record is
+            older than noise floors, or the artifact is; then the floor is 0 and the error counts as none.
+        temperature_fitted_on: of older records, how many pairs T was fitted on.
         max_tokens, champion_max_tokens: where each model cuts a text; None where its rule has no limit.
-        champion_temperature: the champion's T; None where there is none.
+        champion_temperature, champion_noise_floor: the champion's map; None where there is none.
         centering: the candidate's statistics of the reference set.
         holdout_texts: completions of the holdout.
         pairs_without_judgement: judged pairs of the holdout in which nobody's judgement counts.
@@ -49,10 +57,13 @@ class Facts(Part):
     first_model: bool
     precision: Literal["fp32", "bf16"]
     temperature: float
-    temperature_fitted_on: int
+    noise_floor: float | None = Field(default=None, exclude_if=absent)
+    calibration_error: CalibrationError | None = Field(default=None, exclude_if=absent)
+    temperature_fitted_on: int | None = Field(default=None, exclude_if=absent)
     max_tokens: int | None
     champion_max_tokens: int | None
     champion_temperature: float | None
+    champion_noise_floor: float | None = Field(default=None, exclude_if=absent)
     centering: Centering
     holdout_texts: int
     pairs_without_judgement: int
@@ -66,3 +77,20 @@ class Facts(Part):
     holdout_uses: int
     look: int
     failed_confirm_before: bool
+
+    @property
+    def calibration_map(self) -> CalibrationMap:
+        """The candidate's."""
+        return CalibrationMap(self.temperature, self.noise_floor or 0.0)
+
+    @property
+    def map_error(self) -> MapError | None:
+        """Of the candidate's map; None where nobody knows it."""
+        return None if self.calibration_error is None else self.calibration_error.map_error
+
+    @property
+    def champion_map(self) -> CalibrationMap | None:
+        """The champion's; None where there is no champion."""
+        if self.champion_temperature is None:
+            return None
+        return CalibrationMap(self.champion_temperature, self.champion_noise_floor or 0.0)

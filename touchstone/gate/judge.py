@@ -299,7 +299,7 @@ def _measure(rows: Rows, facts: Facts) -> Metrics | None:
     if not rows.table.num_rows:
         return None
     try:
-        measured = measure(rows.plain(), rows.baselines(), facts.temperature, facts.temperature_fitted_on)
+        measured = measure(rows.plain(), rows.baselines(), facts.calibration_map, facts.map_error)
     except TouchstoneError:  # scores that aren't finite: the checks say so, and there is nothing to measure
         return None
     return Metrics.model_validate(rounded(measured))
@@ -308,17 +308,15 @@ def _measure(rows: Rows, facts: Facts) -> Metrics | None:
 def _draw(held_out: Rows, decided: Record) -> dict[str, bytes]:
     if decided.metrics.holdout is None:
         return {}
-    champion = held_out.champion(decided.facts.champion_temperature)
+    champion = held_out.champion(decided.facts.champion_map)
     return pictures(held_out.plain(), None if champion is None else champion.differences, decided)
 
 
 def _labels(case: Case, scored: Scored, results: Sequence[Check]) -> list[dict[str, Any]]:
-    temperatures = (
-        case.card.calibration.temperature,
-        case.champion_card.calibration.temperature if case.champion_card else None,
-    )
+    champion_map = case.champion_card.calibration.map if case.champion_card else None
+    maps = (case.card.calibration.map, champion_map)
     short = disagreements.short_slices(results)
-    return labelling.labels_to_collect(case.groups["holdout"], scored.candidate, scored.champion, temperatures, short)
+    return labelling.labels_to_collect(case.groups["holdout"], scored.candidate, scored.champion, maps, short)
 
 
 def _model(case: Case, settings: Settings) -> JudgedModel:
@@ -326,6 +324,7 @@ def _model(case: Case, settings: Settings) -> JudgedModel:
         base=getattr(settings.model, "base", settings.model.kind),
         rule=case.card.rule,
         temperature=case.card.calibration.temperature,
+        noise_floor=case.card.calibration.noise_floor,
         centering=case.card.centering.model_dump(mode="json", exclude={"quantiles"}),
         files=case.card.files,
     )

@@ -20,12 +20,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import PlainSerializer, PlainValidator
+from pydantic import Field, PlainSerializer, PlainValidator
 
 from touchstone.errors import GateError
 from touchstone.gate import holdout_ledger
 from touchstone.gate.checks import Check, Verdict
-from touchstone.gate.facts import Facts, Part
+from touchstone.gate.facts import Facts, Part, absent
 from touchstone.runtime.files import digest_file, digest_value, pretty_json, write_atomic
 from touchstone.settings.gates import Gates, Policy
 
@@ -84,7 +84,11 @@ class AxisAccuracy(Part):
 
 
 class Metrics(Accuracy):
-    """What `evaluation.metrics.measure` gives for one set, and explains."""
+    """What `evaluation.metrics.measure` gives for one set, and explains.
+
+    Attributes:
+        calibration_error_null_q95: of older records, another null: it took correlated pairs for independent ones.
+    """
 
     pairs: int
     labelled_ties: int
@@ -95,13 +99,19 @@ class Metrics(Accuracy):
     log_loss: float
     brier: float
     calibration_error: float
-    calibration_error_null_q95: float
+    calibration_error_null: float | None = Field(default=None, exclude_if=absent)
+    calibration_error_null_q95: float | None = Field(default=None, exclude_if=absent)
     slope: float
     length_correlation: float | None
     axes: dict[str, AxisAccuracy]
     baselines: dict[str, Accuracy]
     gap_closed: float | None
     missing: dict[str, str]
+
+    @property
+    def null_error(self) -> float:
+        """The calibration error that a calibrated model reads at most, by the null of the record's time."""
+        return self.calibration_error_null or self.calibration_error_null_q95 or 0.0
 
 
 class SetMetrics(Part):
@@ -191,6 +201,7 @@ class JudgedModel(Part):
     base: str
     rule: dict[str, Any]
     temperature: float
+    noise_floor: float | None = Field(default=None, exclude_if=absent)
     centering: dict[str, Any]
     files: dict[str, str]
 

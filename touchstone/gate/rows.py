@@ -20,7 +20,7 @@ from touchstone.evaluation.rows import ROW_SCHEMA, Row, score_rows
 from touchstone.gate.checks import Pairs
 from touchstone.groups import Group, JudgedPair, Message, judged_pairs
 from touchstone.model.scores import RawScore
-from touchstone.statistics import Floats
+from touchstone.statistics import CalibrationMap, Floats, MapError
 
 BASELINES = ("longer_wins", "linear", BEST_POSSIBLE)
 """Columns with a baseline's D."""
@@ -123,13 +123,15 @@ class Rows:
 
     table: pa.Table
 
-    def candidate(self, temperature: float, fitted_on: int | None = None) -> Pairs:
+    def candidate(self, calibration_map: CalibrationMap, map_error: MapError | None = None) -> Pairs:
         """The candidate's pairs."""
-        return self._pairs("reward_first", "reward_second", temperature, fitted_on)
+        return self._pairs("reward_first", "reward_second", calibration_map, map_error)
 
-    def champion(self, temperature: float | None) -> Pairs | None:
+    def champion(self, calibration_map: CalibrationMap | None) -> Pairs | None:
         """The champion's pairs; None where there is no champion."""
-        return None if temperature is None else self._pairs("champion_first", "champion_second", temperature, None)
+        if calibration_map is None:
+            return None
+        return self._pairs("champion_first", "champion_second", calibration_map, None)
 
     def baselines(self) -> dict[str, Floats]:
         """D of every pair by baseline; without the best possible one where nobody knows it."""
@@ -155,12 +157,12 @@ class Rows:
             pc.fill_null(pc.equal(self.table["chosen"], self.table["second"]), False).to_numpy(), dtype=bool
         )
 
-    def _pairs(self, first: str, second: str, temperature: float, fitted_on: int | None) -> Pairs:
+    def _pairs(self, first: str, second: str, calibration_map: CalibrationMap, map_error: MapError | None) -> Pairs:
         # Two infinities give NaN here: the checks see it and stop.
         with np.errstate(invalid="ignore"):
             differences = (self.column(first) - self.column(second)) * np.where(self.swapped, -1.0, 1.0)
         clusters = self.table["cluster_id"].to_pylist()
-        return Pairs(clusters, differences, self.column("strength"), temperature, fitted_on)
+        return Pairs(clusters, differences, self.column("strength"), calibration_map, map_error)
 
     def slices(self, dimensions: Sequence[str]) -> dict[str, Mask]:
         """Which pairs lie in which slice, by "dimension=value"; a pair may lie in several of one dimension.

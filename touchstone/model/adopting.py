@@ -103,6 +103,7 @@ class Adopted:
     same_ids: float
     truncated_share: float
     temperature: float
+    noise_floor: float
     temperature_at_bound: bool
 
 
@@ -178,6 +179,7 @@ def adopt(
         same_ids=same / compared,
         truncated_share=sealed.centering.truncated_share,
         temperature=sealed.calibration.temperature,
+        noise_floor=sealed.calibration.noise_floor,
         temperature_at_bound=sealed.calibration.temperature_at_bound,
     )
 

@@ -10,11 +10,12 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from touchstone.errors import ArtifactError
 from touchstone.groups import Message
 from touchstone.runtime.files import digest_file, digest_value, write_json
+from touchstone.statistics import CalibrationMap, MapError
 
 FILE = "reward.json"
 
@@ -61,21 +62,48 @@ class Centering(_Part):
     score_dtype: Literal["fp32", "bf16"]
 
 
+class CalibrationError(_Part):
+    """Standard errors of the fitted T (of its logarithm) and e, and their correlation; clusters count, not pairs."""
+
+    log_temperature: float
+    noise_floor: float
+    correlation: float
+
+    @property
+    def map_error(self) -> MapError:
+        """As the statistics take it."""
+        return MapError(self.log_temperature, self.noise_floor, self.correlation)
+
+
 class Calibration(_Part):
-    """T of P(A beats B) = sigmoid((r_A - r_B) / T), fitted on the calibration set.
+    """T and e of P(A beats B) = (1 - 2e) sigmoid((r_A - r_B) / T) + e, fitted on the calibration set.
 
     Attributes:
+        noise_floor: e; cards of version 1 have none, which is 0.
+        error: of the fit; None in cards of version 1.
         temperature_at_bound: the search ended at a limit: rewards say nothing there, or labels have no noise.
         log_loss: mean over clusters on the calibration set itself, so an optimistic number.
         calibration_digest: digest of the set's content (groups.set_digest).
     """
 
-    temperature: float
+    temperature: float = Field(gt=0)
+    noise_floor: float = Field(default=0.0, ge=0, lt=0.5)
+    error: CalibrationError | None = None
     temperature_at_bound: bool
     log_loss: float
     pairs: int
     n_prompts: int
     calibration_digest: str
+
+    @property
+    def map(self) -> CalibrationMap:
+        """What turns a difference of rewards into a probability."""
+        return CalibrationMap(self.temperature, self.noise_floor)
+
+    @property
+    def map_error(self) -> MapError | None:
+        """The error of `map`; None where nobody knows it."""
+        return None if self.error is None else self.error.map_error
 
 
 class Turn(_Part):
@@ -105,7 +133,7 @@ class SelfTest(_Part):
 
 
 class Card(_Part):
-    """The whole `reward.json`.
+    """The whole `reward.json`. Version 1 had no noise floor and no error of the temperature.
 
     Attributes:
         rule: the scoring rule as plain JSON (templating.ScoringRule reads it).
@@ -113,7 +141,7 @@ class Card(_Part):
         files: SHA-256 of every other file, by POSIX path.
     """
 
-    schema_version: Literal[1]
+    schema_version: Literal[1, 2]
     rule: dict[str, Any]
     centering: Centering
     calibration: Calibration
@@ -127,8 +155,8 @@ class Card(_Part):
         return digest_value(self.to_json())
 
     def to_json(self) -> dict[str, Any]:
-        """The card as plain JSON values."""
-        return self.model_dump(mode="json")
+        """The card as plain JSON values, with the keys that it was read or made with: they are what is digested."""
+        return self.model_dump(mode="json", exclude_unset=True)
 
 
 def read(folder: Path) -> Card:
@@ -159,7 +187,7 @@ def _faults(error: ValidationError | UnicodeDecodeError) -> str:
 
 def write(card: Card, folder: Path) -> None:
     """Write `reward.json`, atomically."""
-    write_json(folder / FILE, json.loads(card.model_dump_json()))
+    write_json(folder / FILE, card.to_json())
 
 
 def adopted(folder: Path) -> bool:

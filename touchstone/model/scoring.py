@@ -207,8 +207,8 @@ class Scorer:
         return centered(score, self.card.centering)
 
     def probability(self, reward_a: float, reward_b: float) -> float:
-        """Calibrated P(A beats B) = sigmoid((r_A - r_B) / T)."""
-        return float(st.probability([reward_a - reward_b], self.card.calibration.temperature)[0])
+        """Calibrated P(A beats B) by the sealed map of the difference of rewards."""
+        return float(st.probability([reward_a - reward_b], self.card.calibration.map)[0])
 
 
 def to_device(model: RewardModel) -> None:

@@ -1,4 +1,4 @@
-"""Weights into a sealed artifact: temperature, centering statistics, self-test vectors, one digest over everything.
+"""Weights into a sealed artifact: calibration map, centering statistics, self-test vectors, one digest over all.
 
     python -m touchstone.model.sealing           # build/model + calibration + reference sets -> build/artifact
 
@@ -26,7 +26,7 @@ from touchstone import statistics as st
 from touchstone.errors import ArtifactError
 from touchstone.groups import Group, Message, judged_pairs, read_parquet, set_digest
 from touchstone.model import card as cards
-from touchstone.model.card import Calibration, Card, Centering, SelfTest, Turn
+from touchstone.model.card import Calibration, CalibrationError, Card, Centering, SelfTest, Turn
 from touchstone.model.layout import Precision
 from touchstone.model.network import RewardModel, load_reward_model
 from touchstone.model.processor import prepare
@@ -82,7 +82,7 @@ def seal(
     token_budget: int = TOKEN_BUDGET,
     folder: Path,
 ) -> str:
-    """Seal a checkpoint: copy it, fit T on `calibration`, centre on `reference`, digest everything, load it again.
+    """Seal a checkpoint: copy it, fit its map on `calibration`, centre on `reference`, digest all, load it again.
 
     Args:
         model_folder: a checkpoint with its tokenizer, as `model.save` writes it.
@@ -109,7 +109,7 @@ def seal(
             for name, groups in (("calibration", calibration), ("reference", reference))
         ]
         sealed = Card(
-            schema_version=1,
+            schema_version=2,
             rule=model.rule.to_json(),
             centering=_centering(reference, scored[1], precision),
             calibration=_calibration(calibration, scored[0]),
@@ -216,13 +216,14 @@ def _calibration(calibration: Sequence[Group], scores: Sequence[Sequence[RawScor
         raise ArtifactError(
             "the calibration set holds no comparison, so there is no temperature; give it more clusters"
         )
-    weights = st.cluster_weights(clusters)
-    temperature = st.fit_temperature(differences, strengths, weights)
-    losses = st.pair_losses(differences, strengths, temperature.value)
+    fitted = st.fit_calibration_map(differences, strengths, clusters)
+    losses = st.pair_losses(differences, strengths, fitted.map)
     return Calibration(
-        temperature=_keep(temperature.value),
-        temperature_at_bound=temperature.at_bound,
-        log_loss=_keep((weights * losses).sum()),
+        temperature=_keep(fitted.map.temperature),
+        noise_floor=_keep(fitted.map.noise_floor),
+        error=CalibrationError(**{name: _keep(value) for name, value in fitted.error._asdict().items()}),
+        temperature_at_bound=fitted.at_bound,
+        log_loss=_keep((st.cluster_weights(clusters) * losses).sum()),
         pairs=len(clusters),
         n_prompts=len(set(clusters)),
         calibration_digest=set_digest(calibration),

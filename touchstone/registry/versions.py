@@ -83,6 +83,7 @@ def facts(sealed: Card) -> dict[str, str]:
         "centering.n_prompts": centering.n_prompts,
         "centering.se_mean": centering.se_mean,
         "temperature": calibration.temperature,
+        "noise_floor": calibration.noise_floor,
     }
     shown = {f"touchstone.{key}": f"{value:.6g}" for key, value in numbers.items()}
     return {**shown, "touchstone.centering.reference_digest": centering.reference_digest}

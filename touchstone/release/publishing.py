@@ -171,11 +171,13 @@ def _accuracies(metrics: SetMetrics) -> list[str]:
 
 def _meaning(sealed: Card) -> list[str]:
     centering, calibration = sealed.centering, sealed.calibration
+    chance = f"sigmoid((reward of A - reward of B) / {calibration.temperature:.4f})"
+    if calibration.noise_floor:
+        chance = f"{1 - 2 * calibration.noise_floor:.4f} {chance} + {calibration.noise_floor:.4f}"
     return [
         f"- Centred reward: (reward - {centering.mean:.4f}) / {centering.sd:.4f}, from {centering.n:,} reference "
         f"texts of {centering.n_prompts:,} prompts (standard error of the mean {centering.se_mean:.4f}).",
-        "- Probability that people prefer A to B: sigmoid((reward of A - reward of B) / "
-        f"{calibration.temperature:.4f}), fitted on {calibration.pairs:,} pairs.",
+        f"- Probability that people prefer A to B: {chance}, fitted on {calibration.pairs:,} pairs.",
         f"- Precision of the scores: {centering.score_dtype}. The same numbers stand in `{cards.FILE}`.",
     ]
 

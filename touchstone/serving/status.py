@@ -61,6 +61,7 @@ def _describe(model: str, served: Served) -> dict[str, Any]:
         "digest": served.version.digest,
         "centering": {key: getattr(card.centering, key) for key in _CENTERING},
         "temperature": card.calibration.temperature,
+        "noise_floor": card.calibration.noise_floor,
         "precision": card.centering.score_dtype,
         "max_tokens": served.scorer.model.rule.max_tokens,
     }

@@ -1,26 +1,37 @@
 """Statistics of clustered comparisons: the cluster (usually the prompt) is resampled and counted, not the pair.
 
 Symbols as in the gate's specification: D is a difference of rewards, c the credit of a pair, G the number of
-clusters, T the temperature, q the strength of a label. All arrays are one-dimensional float64 unless said otherwise.
+clusters, T the temperature, e the noise floor, q the strength of a label. All arrays are one-dimensional float64
+unless said otherwise.
 """
 
 from touchstone.statistics.arrays import Floats
 from touchstone.statistics.calibration import (
     CALIBRATION_BINS,
-    TEMPERATURE_BOUNDS,
+    CALIBRATION_LEVEL,
     CalibrationBin,
-    Temperature,
+    CalibrationScores,
+    Slope,
     agreement,
+    assess_calibration,
     brier,
     calibration_error,
     calibration_null,
+    calibration_slope,
     debiased_calibration_error,
-    fit_temperature,
-    pair_losses,
-    probability,
     reliability,
     spiegelhalter,
-    temperature_error,
+)
+from touchstone.statistics.calibration_map import (
+    TEMPERATURE_BOUNDS,
+    CalibrationMap,
+    FittedMap,
+    MapError,
+    fit_calibration_map,
+    log_odds,
+    pair_losses,
+    probability,
+    spread,
 )
 from touchstone.statistics.clusters import (
     LOGIT_BOUND,
@@ -59,22 +70,29 @@ from touchstone.statistics.rewards import (
 
 __all__ = [
     "CALIBRATION_BINS",
+    "CALIBRATION_LEVEL",
     "LOGIT_BOUND",
     "PERCENTILE_DIGITS",
     "QUANTILE_LEVELS",
     "TEMPERATURE_BOUNDS",
     "CalibrationBin",
+    "CalibrationMap",
+    "CalibrationScores",
+    "FittedMap",
     "Floats",
     "Interval",
     "Logit",
-    "Temperature",
+    "MapError",
+    "Slope",
     "accuracy",
     "accuracy_interval",
     "agreement",
+    "assess_calibration",
     "bootstrap_mean_interval",
     "brier",
     "calibration_error",
     "calibration_null",
+    "calibration_slope",
     "clopper_pearson_upper",
     "cluster_means",
     "cluster_weights",
@@ -82,9 +100,10 @@ __all__ = [
     "clustered_standard_error",
     "credit",
     "debiased_calibration_error",
-    "fit_temperature",
+    "fit_calibration_map",
     "holm",
     "intraclass_correlation",
+    "log_odds",
     "mcnemar",
     "median_deviation",
     "minimum_detectable_effect",
@@ -98,9 +117,9 @@ __all__ = [
     "reliability",
     "sign_test",
     "spiegelhalter",
+    "spread",
     "standard_error",
     "t_mean_interval",
-    "temperature_error",
     "wilson_interval",
     "within_correlation",
     "worse_than",

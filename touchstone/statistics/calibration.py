@@ -1,28 +1,40 @@
-"""Temperature, and whether a probability is to be taken at its word."""
+"""Whether a probability is to be taken at its word: bins, errors and scores of a calibration map on judged pairs.
+
+Outcomes are shares of judgements, labelled ties half, as the map was fitted to; rows of one cluster may be correlated
+in any way; the error of the fitted map is part of every band and interval.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, special
+from scipy import stats
 
-from touchstone.statistics.arrays import BOOTSTRAP_CELLS, Floats, floats
-
-TEMPERATURE_BOUNDS = (0.05, 20.0)
-"""Outside of it a temperature says that rewards carry no information, or that the labels have no noise."""
+from touchstone.statistics.arrays import Floats, cluster_index, floats
+from touchstone.statistics.calibration_map import (
+    CalibrationMap,
+    MapError,
+    covariance,
+    fit_temperature,
+    map_slopes,
+    probability,
+    spread,
+)
+from touchstone.statistics.clusters import Interval, cluster_means, cluster_weights, standard_error
 
 CALIBRATION_BINS = 15
 
+CALIBRATION_LEVEL = 0.98
+"""Of the null band of the calibration error and of the slope's interval: a calibrated model lies beyond one of the two
+in 3% of all sets at most (benchmarks/gate/calibration.py)."""
 
-class Temperature(NamedTuple):
-    """T, and whether the search ended at one of TEMPERATURE_BOUNDS."""
-
-    value: float
-    at_bound: bool
+NULL_DRAWS = 10_000
+NULL_SEED = 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,51 +46,83 @@ class CalibrationBin:
     count: int
 
 
-def probability(differences: ArrayLike, temperature: float) -> Floats:
-    """P(the first beats the second) = sigmoid(D / T)."""
-    return np.asarray(special.expit(floats(differences) / temperature), dtype=np.float64)
+class Slope(NamedTuple):
+    """The slope of outcomes on a map: 1 is calibrated, below 1 too sure, above 1 too modest.
 
-
-def pair_losses(differences: ArrayLike, strengths: ArrayLike, temperature: float) -> Floats:
-    """-[q log p + (1 - q) log(1 - p)] of each pair, p = sigmoid(D / T); finite for any D."""
-    scaled = floats(differences) / temperature
-    return np.asarray(np.logaddexp(0.0, scaled) - floats(strengths) * scaled, dtype=np.float64)
-
-
-def fit_temperature(differences: ArrayLike, strengths: ArrayLike, weights: ArrayLike) -> Temperature:
-    """The T inside TEMPERATURE_BOUNDS that minimises the weighted mean of `pair_losses`.
-
-    The loss is convex in 1/T, so the root of its slope is the minimum, found to the last digits; at a bound
-    where the slope doesn't change its sign. Differences that are all zero end at the upper bound.
+    Attributes:
+        interval: at CALIBRATION_LEVEL; None where the pairs, or those that the map was fitted on, bound it nowhere.
     """
-    rows, labels, shares = floats(differences), floats(strengths), floats(weights)
 
-    def slope(inverse: float) -> float:
-        return float((shares * rows * (special.expit(inverse * rows) - labels)).sum())
+    value: float
+    interval: Interval | None
 
-    lowest, highest = 1 / TEMPERATURE_BOUNDS[1], 1 / TEMPERATURE_BOUNDS[0]
-    if slope(lowest) >= 0:
-        return Temperature(TEMPERATURE_BOUNDS[1], True)
-    if slope(highest) <= 0:
-        return Temperature(TEMPERATURE_BOUNDS[0], True)
-    return Temperature(1 / float(optimize.brentq(slope, lowest, highest, xtol=1e-13)), False)
+
+class CalibrationScores(NamedTuple):
+    """What `assess_calibration` finds; each number has a function of its own that explains it."""
+
+    error: float
+    null: float
+    debiased_error: float | None
+    slope: Slope
+    brier: float
+    spiegelhalter: float | None
+
+
+class _BinSums(NamedTuple):
+    """Equal-mass bins by confidence: by cluster and bin, and by bin and parameter of the map.
+
+    Attributes:
+        residuals: sums of outcome minus confidence, shape (G, bins).
+        pairs: how many pairs, shape (G, bins).
+        slopes: of the sums of confidence in log T and e, shape (bins, 2).
+    """
+
+    residuals: Floats
+    pairs: Floats
+    slopes: Floats
+
+
+def assess_calibration(
+    differences: ArrayLike,
+    strengths: ArrayLike,
+    clusters: Sequence[Hashable],
+    calibration_map: CalibrationMap,
+    map_error: MapError | None = None,
+) -> CalibrationScores:
+    """All numbers of calibration of one model on one set: whoever shows one of them shows this one.
+
+    Args:
+        differences: D, positive where the model agrees with the preferred side.
+        strengths: share of the judgements for the preferred side.
+        map_error: of the fitted map; None where the map is known for certain.
+    """
+    rows, labels = floats(differences), floats(strengths)
+    confidence = probability(np.abs(rows), calibration_map)
+    return CalibrationScores(
+        error=calibration_error(confidence, agreement(rows, labels)),
+        null=calibration_null(rows, labels, clusters, calibration_map, map_error),
+        debiased_error=debiased_calibration_error(rows, labels, clusters, calibration_map),
+        slope=calibration_slope(rows, labels, clusters, calibration_map, map_error),
+        brier=brier(probability(rows, calibration_map), labels, clusters),
+        spiegelhalter=spiegelhalter(rows, labels, clusters, calibration_map, map_error),
+    )
 
 
 def _bin_edges(count: int, bins: int) -> NDArray[np.intp]:
-    """Start of each of at most `bins` runs of equal length (to one) over `count` sorted rows."""
+    """Start of each of at most `bins` runs of equal length (to one) over `count` sorted rows, and the end."""
     bins = min(bins, count)
-    return np.asarray([count * number // bins for number in range(bins)], dtype=np.intp)
+    return np.asarray([count * number // bins for number in range(bins + 1)], dtype=np.intp)
 
 
 def _share_ties(sorted_confidence: Floats, outcomes: Floats) -> Floats:
-    """Outcomes (..., n) with the mean of its run in place of each value whose confidence is repeated.
+    """Outcomes (n,) with the mean of its run in place of each value whose confidence is repeated.
 
     Which of several equal confidences falls into which bin would otherwise depend on the order of rows.
     """
     starts = np.flatnonzero(np.diff(sorted_confidence, prepend=-np.inf))
     sizes = np.diff(starts, append=len(sorted_confidence))
-    means = np.add.reduceat(outcomes, starts, axis=-1) / sizes
-    return np.asarray(np.repeat(means, sizes, axis=-1), dtype=np.float64)
+    means = np.add.reduceat(outcomes, starts) / sizes
+    return np.asarray(np.repeat(means, sizes), dtype=np.float64)
 
 
 def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = CALIBRATION_BINS) -> list[CalibrationBin]:
@@ -87,18 +131,17 @@ def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = CALIBRATI
     order = np.argsort(kappa, kind="stable")
     kappa = kappa[order]
     outcomes = _share_ties(kappa, floats(correct)[order])
-    edges = [*_bin_edges(len(kappa), bins), len(kappa)]
     return [
         CalibrationBin(float(kappa[low:high].mean()), float(outcomes[low:high].mean()), int(high - low))
-        for low, high in pairwise(edges)
+        for low, high in pairwise(_bin_edges(len(kappa), bins))
     ]
 
 
 def calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: int = CALIBRATION_BINS) -> float:
-    """ECE = sum_b (n_b / n) * |mean confidence_b - accuracy_b| over equal-mass bins.
+    """ECE = sum_b (n_b / n) * |mean confidence_b - accuracy_b| over equal-mass bins; every pair counts once.
 
-    Takes the confidence form: kappa = sigmoid(|D| / T) against "the model agrees with the label" (1/2 for a model's
-    tie). With the chosen one always first a constant model would look perfect.
+    Takes the confidence form: kappa = P(|D|) against "the model agrees with the label" (1/2 for a model's tie). With
+    the chosen one always first a constant model would look perfect.
     """
     table = reliability(confidence, correct, bins)
     total = sum(row.count for row in table)
@@ -108,7 +151,7 @@ def calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: int = CAL
 def agreement(differences: ArrayLike, strengths: ArrayLike) -> Floats:
     """Share of a pair's judgements that went to the side which the model prefers, ties counted half; 1/2 for D = 0.
 
-    What P(A beats B) = sigmoid(D / T) foretells where T was fitted on the same shares.
+    What the calibration map foretells where it was fitted on the same shares.
 
     Args:
         differences: D, positive where the model agrees with the preferred side.
@@ -117,85 +160,165 @@ def agreement(differences: ArrayLike, strengths: ArrayLike) -> Floats:
     return np.asarray(0.5 + np.sign(floats(differences)) * (floats(strengths) - 0.5), dtype=np.float64)
 
 
-def temperature_error(differences: ArrayLike, temperature: float, fitted_on: int) -> float:
-    """Standard error of log T where T was fitted on so many pairs like these: 1 / sqrt(n * mean((D/T)^2 p (1 - p))).
-
-    The expected information of a logistic regression without intercept (McCullagh and Nelder 1989, section 4.4).
-    """
-    scaled = floats(differences) / temperature
-    chance = special.expit(scaled)
-    information = float((np.square(scaled) * chance * (1 - chance)).mean())
-    return float(1 / np.sqrt(fitted_on * information)) if information > 0 else 0.0
-
-
 def calibration_null(
-    confidence: ArrayLike,
+    differences: ArrayLike,
+    strengths: ArrayLike,
+    clusters: Sequence[Hashable],
+    calibration_map: CalibrationMap,
+    map_error: MapError | None = None,
     *,
     bins: int = CALIBRATION_BINS,
-    draws: int = 1_000,
-    level: float = 0.95,
-    seed: int = 17,
-    temperature_error: float = 0.0,
+    level: float = CALIBRATION_LEVEL,
 ) -> float:
-    """The quantile `level` of `calibration_error` if the confidences were right.
+    """The quantile `level` of `calibration_error` if the map were right, but for its error.
 
-    Consistency resampling: outcomes drawn from Bernoulli(kappa), as in Broecker and Smith 2007.
-
-    Args:
-        temperature_error: standard error of log T. The right confidences are those of the right T, which lies so far
-            from the fitted one: without it a perfect model fails more often the fewer pairs T was fitted on.
+    The sum of outcome minus confidence in each bin is then normal around zero. Its covariance between bins is that of
+    the clusters' own sums (Liang and Zeger 1986), so that correlated pairs and shares of several votes count as what
+    they are, plus what the error of the fitted map moves a bin by (delta method). The quantile is that of NULL_DRAWS
+    draws of such sums. (Drawing outcomes from Bernoulli(kappa), Broecker and Smith 2007, takes pairs of one prompt for
+    independent ones, and shares of votes for single votes.)
     """
-    kappa = np.sort(floats(confidence))
-    edges = _bin_edges(len(kappa), bins)
-    rng = np.random.default_rng(seed)
-    expected = np.add.reduceat(kappa, edges)
-    log_odds = special.logit(kappa)
-    errors: list[Floats] = []
-    step = max(1, BOOTSTRAP_CELLS // len(kappa))
-    for start in range(0, draws, step):
-        count = min(step, draws - start)
-        right = kappa
-        if temperature_error > 0:
-            right = special.expit(log_odds * np.exp(temperature_error * rng.standard_normal((count, 1))))
-        drawn = rng.random((count, len(kappa))) < right
-        observed = np.add.reduceat(_share_ties(kappa, drawn.astype(np.float64)), edges, axis=1)
-        errors.append(np.abs(observed - expected).sum(axis=1) / len(kappa))
-    return float(np.quantile(np.concatenate(errors), level))
+    sums = _sum_bins(differences, strengths, clusters, calibration_map, bins)
+    count = len(sums.residuals)
+    spreads = sums.residuals.T @ sums.residuals * count / max(1, count - 1)
+    spreads += sums.slopes @ covariance(map_error) @ sums.slopes.T
+    # Draw.
+    values, vectors = np.linalg.eigh(spreads)
+    roots = vectors * np.sqrt(np.clip(values, 0.0, None))
+    drawn = np.random.default_rng(NULL_SEED).standard_normal((NULL_DRAWS, len(values))) @ roots.T
+    return float(np.quantile(np.abs(drawn).sum(axis=1) / sums.pairs.sum(), level))
 
 
-def debiased_calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: int = CALIBRATION_BINS) -> float:
+def _sum_bins(
+    differences: ArrayLike,
+    strengths: ArrayLike,
+    clusters: Sequence[Hashable],
+    calibration_map: CalibrationMap,
+    bins: int,
+) -> _BinSums:
+    chances, variance, slopes = map_slopes(np.abs(floats(differences)), calibration_map)
+    residuals = agreement(differences, strengths) - chances
+    order = np.argsort(chances, kind="stable")
+    shares = np.empty((len(order), min(bins, len(order))))
+    shares[order] = _bin_shares(chances[order], bins)
+    index, count = cluster_index(clusters)
+
+    def by_cluster(values: Floats) -> Floats:
+        columns = [np.bincount(index, weights=column, minlength=count) for column in values.T]
+        return np.stack(columns, axis=1)
+
+    return _BinSums(
+        residuals=by_cluster(shares * residuals[:, None]),
+        pairs=by_cluster(shares),
+        slopes=shares.T @ (slopes * variance[:, None]),
+    )
+
+
+def _bin_shares(sorted_confidence: Floats, bins: int) -> Floats:
+    """How much of each row lies in each bin, shape (n, bins); rows of equal confidence alike, as in `_share_ties`."""
+    edges = _bin_edges(len(sorted_confidence), bins)
+    starts = np.flatnonzero(np.diff(sorted_confidence, prepend=-np.inf))
+    ends = np.append(starts[1:], len(sorted_confidence))
+    inside = np.minimum(ends[:, None], edges[1:]) - np.maximum(starts[:, None], edges[:-1])
+    shares = np.clip(inside, 0, None) / (ends - starts)[:, None]
+    return np.asarray(np.repeat(shares, ends - starts, axis=0), dtype=np.float64)
+
+
+def calibration_slope(
+    differences: ArrayLike,
+    strengths: ArrayLike,
+    clusters: Sequence[Hashable],
+    calibration_map: CalibrationMap,
+    map_error: MapError | None = None,
+    *,
+    level: float = CALIBRATION_LEVEL,
+) -> Slope:
+    """T over the T' that fits these pairs best through the map's own floor, every cluster counting once.
+
+    Without a floor: Cox's slope (1958), the logistic regression of the outcome on the log odds without intercept. The
+    interval holds the slopes that the data don't contradict (Fieller 1954): s is contradicted where (slope - s)^2
+    exceeds z^2 times the variance of slope - s, which is that of 1/T' (clustered) and s^2 times that of log T. An
+    error of the floor moves T and T' alike, and only what it moves them apart counts.
+    """
+    rows, labels = floats(differences), floats(strengths)
+    unit, weights = spread(rows, clusters), cluster_weights(clusters)
+    if unit == 0:
+        return Slope(0.0, None)
+    temperature, _ = fit_temperature(rows / unit, labels, weights, calibration_map.noise_floor)
+    slope = calibration_map.temperature / (unit * temperature)
+    # The variance of log T' at this floor, and by how much T' follows the floor.
+    chances, variance, slopes = map_slopes(rows / unit, CalibrationMap(temperature, calibration_map.noise_floor))
+    index, count = cluster_index(clusters)
+    information = slopes.T @ (slopes * (weights * variance)[:, None])
+    if count < 2 or information[0, 0] <= 0:
+        return Slope(slope, None)
+    scores = np.bincount(index, weights=weights * (labels - chances) * slopes[:, 0], minlength=count)
+    refitted = np.square(scores).sum() * count / (count - 1) / information[0, 0] ** 2
+    along = np.array([1.0, information[0, 1] / information[0, 0]])
+    fitted = float(along @ covariance(map_error) @ along)
+    # (slope - s)^2 <= z^2 (slope^2 refitted + s^2 fitted), solved for s.
+    z = stats.norm.ppf((1 + level) / 2)
+    square = 1 - z**2 * fitted
+    if square <= 0:
+        return Slope(slope, None)
+    root = slope * np.sqrt(max(0.0, 1 - square * (1 - z**2 * refitted)))
+    return Slope(slope, Interval(float((slope - root) / square), float((slope + root) / square)))
+
+
+def debiased_calibration_error(
+    differences: ArrayLike,
+    strengths: ArrayLike,
+    clusters: Sequence[Hashable],
+    calibration_map: CalibrationMap,
+    *,
+    bins: int = CALIBRATION_BINS,
+) -> float | None:
     """Root mean square calibration error, cleared of what a finite sample adds by itself.
 
-    sqrt(max(0, sum_b (n_b / n) * ((mean confidence_b - accuracy_b)^2 - accuracy_b (1 - accuracy_b) / (n_b - 1)))):
-    Kumar, Liang and Ma 2019, section 5, the debiased estimator of the squared error. Unlike `calibration_error` it
-    squares, and reads about 0 for a calibrated model however few pairs there are.
+    The squared error of each bin from products of residuals of different clusters alone, weighted by n_b / n; below
+    zero it is 0. With one vote a pair and one pair a cluster that is the debiased estimator of Kumar, Liang and Ma
+    2019, section 5: (mean confidence_b - accuracy_b)^2 - accuracy_b (1 - accuracy_b) / (n_b - 1). Unlike
+    `calibration_error` it squares, and reads about 0 for a calibrated model however few pairs there are.
 
-    Raises:
-        ValueError: a bin would hold fewer than two pairs.
+    Returns:
+        None where a bin holds pairs of one cluster only.
     """
-    table = reliability(confidence, correct, bins)
-    if min(row.count for row in table) < 2:
-        raise ValueError(f"{sum(row.count for row in table)} pairs are too few for {bins} bins of two or more")
-    total = sum(row.count for row in table)
-    squares = [
-        row.count
-        / total
-        * ((row.confidence - row.accuracy) ** 2 - row.accuracy * (1 - row.accuracy) / (row.count - 1))
-        for row in table
-    ]
-    return float(np.sqrt(max(0.0, sum(squares))))
+    sums = _sum_bins(differences, strengths, clusters, calibration_map, bins)
+    pairs = sums.pairs.sum(axis=0)
+    products = np.square(pairs) - np.square(sums.pairs).sum(axis=0)
+    if (products <= 0).any():
+        return None
+    squares = (np.square(sums.residuals.sum(axis=0)) - np.square(sums.residuals).sum(axis=0)) / products
+    return float(np.sqrt(max(0.0, (pairs * squares).sum() / pairs.sum())))
 
 
-def brier(probabilities: ArrayLike, outcomes: ArrayLike) -> float:
-    """Mean of (p - y)^2 over pairs (Brier 1950): 0 is perfect, 0.25 is what 50:50 gets."""
-    return float(np.square(floats(probabilities) - floats(outcomes)).mean())
+def brier(probabilities: ArrayLike, outcomes: ArrayLike, clusters: Sequence[Hashable]) -> float:
+    """Mean over clusters of the mean of (p - y)^2 (Brier 1950): 0 is perfect, 0.25 is what 50:50 gets for whole votes.
 
-
-def spiegelhalter(probabilities: ArrayLike, outcomes: ArrayLike) -> float | None:
-    """Z = sum (y - p)(1 - 2p) / sqrt(sum (1 - 2p)^2 p (1 - p)): Spiegelhalter 1986; beyond +-1.96 p is not calibrated.
-
-    Negative where p is too modest, positive where it is too sure. None where every p is 0, 1/2 or 1.
+    Args:
+        outcomes: share of the judgements for the side that p is about.
     """
-    p, y = floats(probabilities), floats(outcomes)
-    variance = float((np.square(1 - 2 * p) * p * (1 - p)).sum())
-    return float(((y - p) * (1 - 2 * p)).sum() / np.sqrt(variance)) if variance > 0 else None
+    return float((cluster_weights(clusters) * np.square(floats(probabilities) - floats(outcomes))).sum())
+
+
+def spiegelhalter(
+    differences: ArrayLike,
+    strengths: ArrayLike,
+    clusters: Sequence[Hashable],
+    calibration_map: CalibrationMap,
+    map_error: MapError | None = None,
+) -> float | None:
+    """Z of the mean over clusters of (y - p)(1 - 2p), by its clustered standard error and the map's error.
+
+    Spiegelhalter's statistic (1986) as a robust score test (Boos 1992): p (1 - p) is the variance of one vote, and
+    overstates that of a share of several. Beyond +-1.96 p is not calibrated: negative where it is too modest,
+    positive where it is too sure. None where every p is 0, 1/2 or 1, or there are fewer than two clusters.
+    """
+    rows, labels = floats(differences), floats(strengths)
+    chances, variance, slopes = map_slopes(rows, calibration_map)
+    means = cluster_means((labels - chances) * (1 - 2 * chances), clusters)
+    if len(means) < 2:
+        return None
+    moved = (cluster_weights(clusters) * (1 - 2 * chances) * variance) @ slopes
+    square = standard_error(means) ** 2 + float(moved @ covariance(map_error) @ moved)
+    return float(means.mean() / np.sqrt(square)) if square > 0 else None

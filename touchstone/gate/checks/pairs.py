@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from touchstone import statistics
-from touchstone.statistics import Floats, Interval
+from touchstone.statistics import CalibrationMap, Floats, Interval, MapError
 
 LEVEL = 0.90
 """Of two-sided intervals: their ends are the one-sided 95% bounds."""
@@ -28,15 +28,15 @@ class Pairs:
         clusters: cluster of each pair.
         differences: D = s(preferred) - s(other); for a labelled tie s(first) - s(second).
         strengths: share of the judgements for the preferred side; 0.5 for a labelled tie.
-        temperature: the model's own T.
-        fitted_on: how many pairs T was fitted on; None where T is known for certain.
+        calibration_map: the model's own.
+        map_error: of the fitted map; None where the map is known for certain.
     """
 
     clusters: Sequence[str]
     differences: Floats
     strengths: Floats
-    temperature: float
-    fitted_on: int | None = None
+    calibration_map: CalibrationMap
+    map_error: MapError | None = None
 
     @property
     def decided(self) -> NDArray[np.bool_]:
@@ -52,7 +52,7 @@ class Pairs:
         if mask.shape != self.differences.shape:
             raise ValueError(f"a mask of shape {mask.shape} for {len(self.differences)} pairs")
         clusters = [name for name, taken in zip(self.clusters, mask, strict=True) if taken]
-        return Pairs(clusters, self.differences[mask], self.strengths[mask], self.temperature, self.fitted_on)
+        return Pairs(clusters, self.differences[mask], self.strengths[mask], self.calibration_map, self.map_error)
 
     def credits(self) -> tuple[Floats, list[str]]:
         """Credit and cluster of each decided pair.
@@ -91,7 +91,7 @@ class Pairs:
         """
         if not np.isfinite(self.differences).all():
             raise ValueError("a reward difference is not finite: it has no loss")
-        losses = statistics.pair_losses(self.differences, self.strengths, self.temperature)
+        losses = statistics.pair_losses(self.differences, self.strengths, self.calibration_map)
         return statistics.cluster_means(losses, self.clusters)
 
 

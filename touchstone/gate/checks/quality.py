@@ -106,55 +106,86 @@ def floor(pairs: Pairs, baselines: Mapping[str, float], limits: Gates) -> Check:
 def calibration(pairs: Pairs, limits: Gates) -> Check:
     """Whether 80% means 80%.
 
-    The confidence form: kappa = sigmoid(|D| / T) against the share of judgements for the model's side, labelled ties
-    included, which is what T was fitted to. Fails where the error of 15 equal-mass bins lies above the limit and above
-    the 95% quantile of what a perfectly calibrated model reads at this number of pairs, T being fitted, or where the
-    slope (logistic regression of the outcome on D / T without intercept, 1 if the temperature is right) lies outside
-    its limits. Every pair counts once here, also several of one prompt.
+    The confidence form: kappa = P(|D|) by the model's map against the share of judgements for the model's side,
+    labelled ties included, which is what the map was fitted to. Fails only where the pairs show that the map is wrong:
+    where the error of 15 equal-mass bins lies above the limit and above what a calibrated model reads on such pairs
+    (`statistics.calibration_null`), or where all slopes in the interval lie outside their limits
+    (`statistics.calibration_slope`). Undecided where the slope lies outside its limits and the interval doesn't hold
+    1: something is wrong, and it isn't known how much.
 
     Returns:
         The check; its table holds one row per bin: confidence, accuracy, low and high (Wilson, 95%), count.
     """
-    _, clusters = pairs.credits()
-    differences, gaps = pairs.differences[pairs.decided], np.abs(pairs.differences)
-    correct = statistics.agreement(pairs.differences, pairs.strengths)
-    count = len(correct)
+    losses = pairs.losses()
+    gaps, correct = np.abs(pairs.differences), statistics.agreement(pairs.differences, pairs.strengths)
+    count, prompts = len(correct), len(losses)
     if count < limits.min_calibration_pairs:
         reason = f"{count} judged pairs are too few to check probabilities: {limits.min_calibration_pairs} are needed."
-        prompts = len(set(clusters))
-        more = math.ceil(prompts * limits.min_calibration_pairs / count) - prompts
-        return Check("calibration", "undecided", reason, n=count, needed=more)
-    confidence = statistics.probability(gaps, pairs.temperature)
-    chances = statistics.probability(differences, pairs.temperature)
-    error = statistics.calibration_error(confidence, correct)
-    unsure = 0.0
-    if pairs.fitted_on is not None:
-        unsure = statistics.temperature_error(gaps, pairs.temperature, pairs.fitted_on)
-    null = statistics.calibration_null(confidence, seed=limits.seed, temperature_error=unsure)
-    threshold = max(limits.max_calibration_error, null)
-    fit = statistics.fit_temperature(gaps / pairs.temperature, correct, np.full(count, 1 / count))
-    slope = 1 / fit.value
-    enough = count >= 2 * statistics.CALIBRATION_BINS
-    details: Details = {
-        "slope": slope,
-        "temperature": pairs.temperature,
-        "calibration_error_of_a_calibrated_model": null,
-        "standard_error_of_log_temperature": unsure,
-        "debiased_error": statistics.debiased_calibration_error(confidence, correct) if enough else None,
-        # The preferred side always won, so its outcome is 1; neither number depends on which side is asked for.
-        "brier": statistics.brier(chances, np.ones(len(chances))),
-        "spiegelhalter_z": statistics.spiegelhalter(chances, np.ones(len(chances))),
-        "log_loss": float(pairs.losses().mean()),
-    }
+        short = math.ceil(prompts * limits.min_calibration_pairs / count) - prompts
+        return Check("calibration", "undecided", reason, n=count, needed=short)
+
+    # Measure.
+    fitted = pairs.calibration_map
+    found = statistics.assess_calibration(pairs.differences, pairs.strengths, pairs.clusters, fitted, pairs.map_error)
+    slope, interval = found.slope
+    spread = statistics.spread(pairs.differences, pairs.clusters)
+    threshold = max(limits.max_calibration_error, found.null)
+    details = _calibration_details(pairs, found, spread, float(losses.mean()))
+
+    # Decide.
+    low, high = limits.min_calibration_slope, limits.max_calibration_slope
+    beyond = interval is not None and (interval.high < low or interval.low > high)
+    unlike = interval is None or not interval.low <= 1 <= interval.high
+    sure = "too sure" if slope < 1 else "too modest"
+    bounds = "" if interval is None else f" ({interval.low:.2f} to {interval.high:.2f})"
+    reason = f"The calibration error is {found.error:.3f} (at most {threshold:.3f}), the slope {slope:.2f}{bounds}."
     status: Status = "pass"
-    reason = f"The calibration error is {error:.3f} (at most {threshold:.3f}), the slope {slope:.2f}."
-    if error > threshold or not limits.min_calibration_slope <= slope <= limits.max_calibration_slope:
-        sure = "too sure" if slope < 1 else "too modest"
+    more: int | None = None
+    if found.error > threshold or beyond:
         status, reason = "fail", f"{reason} Probabilities are not to be taken at their word: the model is {sure}."
-    elif not limits.min_temperature <= pairs.temperature <= limits.max_temperature:
-        status, reason = "warn", f"{reason} The temperature, {pairs.temperature:.2f}, is unusual."
-    table = tuple(_bin(row) for row in statistics.reliability(confidence, correct))
-    return Check("calibration", status, reason, error, None, threshold, count, details=details, table=table)
+    elif unlike and not low <= slope <= high:
+        status, reason = "undecided", f"{reason} The model seems {sure}; there are too few prompts to say how much."
+        more = _more_prompts(prompts, slope, interval, low if slope < 1 else high)
+    elif not limits.min_temperature * spread <= fitted.temperature <= limits.max_temperature * spread:
+        status = "warn"
+        reason = (
+            f"{reason} Its temperature, {fitted.temperature:.2g} where rewards differ by {spread:.2g}, is unusual."
+        )
+    table = tuple(_bin(row) for row in statistics.reliability(statistics.probability(gaps, fitted), correct))
+    return Check(
+        "calibration", status, reason, found.error, None, threshold, count, more, details=details, table=table
+    )
+
+
+def _calibration_details(pairs: Pairs, found: statistics.CalibrationScores, spread: float, log_loss: float) -> Details:
+    fitted, error, interval = pairs.calibration_map, pairs.map_error, found.slope.interval
+    return {
+        "slope": found.slope.value,
+        "slope_low": None if interval is None else interval.low,
+        "slope_high": None if interval is None else interval.high,
+        "temperature": fitted.temperature,
+        "temperature_in_spreads": fitted.temperature / spread if spread > 0 else None,
+        "noise_floor": fitted.noise_floor,
+        "standard_error_of_log_temperature": None if error is None else error.log_temperature,
+        "standard_error_of_noise_floor": None if error is None else error.noise_floor,
+        "calibration_error_of_a_calibrated_model": found.null,
+        "debiased_error": found.debiased_error,
+        "brier": found.brier,
+        "spiegelhalter_z": found.spiegelhalter,
+        "log_loss": log_loss,
+    }
+
+
+def _more_prompts(prompts: int, slope: float, interval: Interval | None, limit: float) -> int | None:
+    """How many more prompts bring the interval's end that lies beyond the limit to it, at least 1; None without one.
+
+    Its distance from the slope shrinks with the square root of their number: new prompts lie in the calibration set
+    too, where the map is fitted again.
+    """
+    if interval is None or slope == limit:
+        return None
+    width = (interval.high if slope < limit else interval.low) - slope
+    return max(1, math.ceil(prompts * (width / (limit - slope)) ** 2) - prompts)
 
 
 def _bin(row: statistics.CalibrationBin) -> Details:

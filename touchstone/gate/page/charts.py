@@ -13,7 +13,7 @@ from touchstone.evaluation.pictures import paint_lengths, paint_margins, paint_r
 from touchstone.evaluation.rows import Row, completions
 from touchstone.gate.record import Record
 from touchstone.pages.svg import figure, svg
-from touchstone.statistics import Floats
+from touchstone.statistics import CalibrationMap, Floats
 
 WIDTH = 4.3
 """Inches: on a telephone the words keep about the size that they have here."""
@@ -27,29 +27,29 @@ def pictures(rows: Sequence[Row], champion_differences: Floats | None, record: R
     Args:
         rows: the candidate's rows of the holdout.
         champion_differences: D of the same rows, signed like `Row.difference`, shape (rows,); None without a champion.
-        record: for both temperatures.
+        record: for both calibration maps.
     """
     if record.metrics.holdout is None:
         return {}
-    temperature = record.facts.temperature
+    fitted, champion_map = record.facts.calibration_map, record.facts.champion_map
     decided = np.array([row.chosen is not None for row in rows], dtype=bool)
     differences = np.array([row.difference for row in rows], dtype=np.float64)
     champion_log_odds = None
     # A champion whose scores aren't finite is an error of its check: there is nothing to draw beside the candidate.
     if champion_differences is not None and np.isfinite(champion_differences).all():
-        assert record.facts.champion_temperature is not None  # noqa: S101  a champion has one
-        champion_log_odds = champion_differences[decided] / record.facts.champion_temperature
+        assert champion_map is not None  # noqa: S101  a champion has one
+        champion_log_odds = statistics.log_odds(champion_differences[decided], champion_map)
     rewards, tokens, _ = zip(*completions(rows).values(), strict=True)
     return {
-        "reliability.svg": _reliability(differences, np.array([row.strength for row in rows]), temperature),
-        "margins.svg": _margins(differences[decided] / temperature, champion_log_odds),
+        "reliability.svg": _reliability(differences, np.array([row.strength for row in rows]), fitted),
+        "margins.svg": _margins(statistics.log_odds(differences[decided], fitted), champion_log_odds),
         "length.svg": _lengths(tokens, rewards),
     }
 
 
-def _reliability(differences: Floats, strengths: Floats, temperature: float) -> bytes:
+def _reliability(differences: Floats, strengths: Floats, calibration_map: CalibrationMap) -> bytes:
     drawn, (top, bottom) = figure(WIDTH, 4.2, ratios=(3.0, 1.0))
-    confidence = statistics.probability(np.abs(differences), temperature)
+    confidence = statistics.probability(np.abs(differences), calibration_map)
     paint_reliability(top, bottom, confidence, statistics.agreement(differences, strengths))
     for axis in (top.yaxis, bottom.xaxis):
         axis.set_major_formatter(PercentFormatter(1, decimals=0))

@@ -129,7 +129,7 @@ def figures(
     Args:
         measured: on the holdout.
     """
-    error, null = measured.calibration_error, measured.calibration_error_null_q95
+    error, null = measured.calibration_error, measured.null_error
     yield (
         "reliability.svg",
         "Can its probabilities be believed?",
