@@ -4,7 +4,7 @@ Symbols as in the gate's specification: D is a difference of rewards, c the cred
 clusters, T the temperature, q the strength of a label. All arrays are one-dimensional float64 unless said otherwise.
 """
 
-from touchstone.statistics.arrays import Floats
+from touchstone.statistics.arrays import Clusters, Floats
 from touchstone.statistics.calibration import (
     CALIBRATION_BINS,
     TEMPERATURE_BOUNDS,
@@ -39,8 +39,9 @@ from touchstone.statistics.clusters import (
     intraclass_correlation,
     mcnemar,
     minimum_detectable_effect,
-    needed_clusters,
+    more_clusters,
     one_per_cluster,
+    paired_interval,
     sign_test,
     standard_error,
     t_mean_interval,
@@ -54,6 +55,7 @@ from touchstone.statistics.rewards import (
     percentile,
     quantile_table,
     within_correlation,
+    within_correlation_error,
 )
 
 __all__ = [
@@ -63,6 +65,7 @@ __all__ = [
     "QUANTILE_LEVELS",
     "TEMPERATURE_BOUNDS",
     "CalibrationBin",
+    "Clusters",
     "Floats",
     "Interval",
     "Logit",
@@ -87,9 +90,10 @@ __all__ = [
     "mcnemar",
     "median_deviation",
     "minimum_detectable_effect",
-    "needed_clusters",
+    "more_clusters",
     "one_per_cluster",
     "pair_losses",
+    "paired_interval",
     "percentile",
     "probability",
     "quantile_table",
@@ -101,5 +105,6 @@ __all__ = [
     "temperature_error",
     "wilson_interval",
     "within_correlation",
+    "within_correlation_error",
     "worse_than",
 ]
