@@ -132,9 +132,8 @@ def _champion(held_out: Rows, candidate: Pairs, champion: Pairs | None, facts: F
     }
     reason = check.reason
     if facts.max_tokens != facts.champion_max_tokens:
-        reason += (
-            f" The candidate reads {facts.max_tokens} tokens of a text, the champion {facts.champion_max_tokens}."
-        )
+        windows = f"The candidate reads {facts.max_tokens} tokens of a text, the champion {facts.champion_max_tokens}"
+        reason += f" {windows}."
     return replace(check, reason=reason, details={**check.details, **details})
 
 

@@ -88,7 +88,7 @@ def _sizes(record: Record) -> list[dict[str, Any]]:
 
 
 def _luck(record: Record) -> float | None:
-    """The chance that luck alone promoted a candidate on this lineage of holdouts; None where equal models may pass."""
+    """The chance that luck promoted a candidate on this lineage of holdouts; None where equal models shall pass."""
     return lineage_chance(record.ledger.uses) if record.policy in ("strict", "small_data") else None
 
 
