@@ -9,7 +9,7 @@ Those that depend on texts and processes (leakage, probes, reload ...) are not: 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -99,25 +99,26 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Drawn:
-    """A set of drawn prompts with both models' reward differences; arrays by pair.
+    """A set of drawn prompts with the reward differences of candidates and champion; arrays by pair.
 
     Attributes:
         clusters: number of each pair's prompt, or of its family.
         places: which pairs of the shape these are.
-        numbers: how often its prompt came up before: the same prompt drawn twice is two prompts.
+        numbers: number of each pair's prompt, every copy a prompt of its own.
+        candidates: one row for each, shape (candidates, pairs).
     """
 
     clusters: Numbers
     places: Numbers
     numbers: Numbers
     strengths: Floats
-    candidate: Floats
+    candidates: Floats
     champion: Floats
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One simulated decision: its verdict, and what each check found."""
+    """One simulated decision: its verdict, and what each check found up to the first that failed."""
 
     verdict: Verdict
     checks: tuple[Check, ...]
@@ -172,8 +173,8 @@ def likeness(accuracy: float, discordance: float) -> float:
     return float(optimize.brentq(excess, 0.0, 0.99999))
 
 
-def draw(shape: Shape, world: World, prompts: int, gain: float, dice: np.random.Generator) -> Drawn:
-    """Freshly drawn prompts; the candidate is right more often than the champion by `gain`."""
+def draw(shape: Shape, world: World, prompts: int, gains: Sequence[float], dice: np.random.Generator) -> Drawn:
+    """Freshly drawn prompts; each candidate is right more often than the champion by its gain."""
     # Which prompts, and whether their labels are right.
     chosen = dice.integers(0, shape.prompts, prompts)
     sizes = shape.starts[chosen + 1] - shape.starts[chosen]
@@ -198,26 +199,26 @@ def draw(shape: Shape, world: World, prompts: int, gain: float, dice: np.random.
         places=places[copied],
         numbers=(owners[copied] + prompts * (np.arange(len(copied)) // len(owners))).astype(np.intp),
         strengths=np.where(tied, 0.5, 1.0)[copied],
-        candidate=differences(world.accuracy + gain)[copied],
+        candidates=np.stack([differences(world.accuracy + gain)[copied] for gain in gains]),
         champion=differences(world.accuracy)[copied],
     )
 
 
-def seal(drawn: Drawn) -> tuple[tuple[float, int], tuple[float, int]]:
-    """What sealing fits on a calibration set, for the candidate and for the champion: T, and on how many pairs."""
+def seal(drawn: Drawn) -> tuple[float, float, int]:
+    """What sealing fits on a calibration set: T of the first candidate and of the champion, and on how many pairs."""
     weights = statistics.cluster_weights(drawn.clusters)
-    count = len(weights)
-    return (
-        (statistics.fit_temperature(drawn.candidate, drawn.strengths, weights).value, count),
-        (statistics.fit_temperature(drawn.champion, drawn.strengths, weights).value, count),
-    )
+    temperatures = [
+        statistics.fit_temperature(differences, drawn.strengths, weights).value
+        for differences in (drawn.candidates[0], drawn.champion)
+    ]
+    return temperatures[0], temperatures[1], len(weights)
 
 
-def pairs_of(drawn: Drawn, sealed: tuple[tuple[float, int], tuple[float, int]]) -> tuple[Pairs, Pairs]:
-    """The pairs as the gate has them of both models."""
-    (temperature, fitted_on), (other, _) = sealed
+def pairs_of(drawn: Drawn, sealed: tuple[float, float, int], candidate: int = 0) -> tuple[Pairs, Pairs]:
+    """A candidate's pairs and the champion's, as the gate has them."""
+    temperature, other, fitted_on = sealed
     return (
-        Pairs(drawn.clusters, drawn.candidate, drawn.strengths, temperature, fitted_on),
+        Pairs(drawn.clusters, drawn.candidates[candidate], drawn.strengths, temperature, fitted_on),
         Pairs(drawn.clusters, drawn.champion, drawn.strengths, other),
     )
 
@@ -236,30 +237,37 @@ def judge(
     Under the policy first_model the candidate is judged alone, and `gain` counts from `world.accuracy` all the same.
     """
     # Draw, and seal.
-    sealed = seal(draw(shape, world, sizes.calibration, gain, dice))
-    drawn = draw(shape, world, sizes.holdout, gain, dice)
+    sealed = seal(draw(shape, world, sizes.calibration, [gain], dice))
+    drawn = draw(shape, world, sizes.holdout, [gain], dice)
     candidate, other = pairs_of(drawn, sealed)
     champion = None if limits.policy == "first_model" else other
     masks = {name: mask[drawn.places] for name, mask in shape.masks.items()}
 
-    # Every check on the holdout, then the repeat where they have passed.
-    results = [
-        checks.run("evidence", lambda: checks.evidence(candidate, champion, limits)),
-        checks.run("floor", lambda: checks.floor(candidate, _baselines(shape, world, drawn), limits)),
-        checks.run("champion", lambda: checks.champion(candidate, champion, limits, look)),
-        checks.run("calibration", lambda: checks.calibration(candidate, limits)),
-        checks.run("slices", lambda: checks.slices(candidate, champion, masks, shape.absent, limits)),
-        checks.run("length", lambda: _length(shape, drawn, candidate, limits)),
-    ]
+    # Every check on the holdout, the dearest last: after a fail none of the others changes the verdict.
+    on_holdout: dict[str, Callable[[], Check]] = {
+        "champion": lambda: checks.champion(candidate, champion, limits, look),
+        "slices": lambda: checks.slices(candidate, champion, masks, shape.absent, limits),
+        "evidence": lambda: checks.evidence(candidate, champion, limits),
+        "floor": lambda: checks.floor(candidate, _baselines(shape, world, drawn), limits),
+        "length": lambda: _length(shape, drawn, candidate, limits),
+        "calibration": lambda: checks.calibration(candidate, limits),
+    }
+    results: dict[str, Check] = {}
+    for name, check in on_holdout.items():
+        results[name] = checks.run(name, check)
+        if results[name].status == "fail":
+            return Outcome(Verdict.REJECT, tuple(results.values()))
     if (person := checks.unattended(limits)) is not None:
-        results.append(person)
-    if checks.verdict(results, ()) is Verdict.PROMOTE:
-        again, before = pairs_of(draw(shape, world, sizes.confirm, gain, dice), sealed)
-        threshold = results[1].threshold or 1.0
-        results.append(
-            checks.run("confirm", lambda: checks.confirm(again, before if champion else None, threshold, limits))
+        results[person.name] = person
+
+    # The repeat on the reserved set, where they have passed.
+    if checks.verdict(list(results.values()), ()) is Verdict.PROMOTE:
+        again, before = pairs_of(draw(shape, world, sizes.confirm, [gain], dice), sealed)
+        threshold = results["floor"].threshold or 1.0
+        results["confirm"] = checks.run(
+            "confirm", lambda: checks.confirm(again, before if champion else None, threshold, limits)
         )
-    return Outcome(checks.verdict(results, ()), tuple(results))
+    return Outcome(checks.verdict(list(results.values()), ()), tuple(results.values()))
 
 
 def decide(
