@@ -256,7 +256,7 @@ def test_a_candidate_that_fails_on_the_reserved_set_is_rejected_and_has_no_secon
 
 
 def mistaken(rule: Rule, *numbers: int) -> Rule:
-    """The rule, but on the reserved set what the labels say, and the opposite of it in the questions of these numbers."""
+    """The rule, but on the reserved set what the labels say, and the opposite in the questions of these numbers."""
 
     def reward(group: Group, place: int) -> float:
         kind, _, number = group.prompt[0].content.split()
