@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from tests.worlds.evidence import LIMITS, assert_finite, assert_just_enough, good, pairs, world
+from tests.worlds.evidence import DEFAULTS, LIMITS, assert_finite, assert_just_enough, good, pairs, world
 from touchstone.gate import checks
 from touchstone.gate.checks import Check, Pairs
 from touchstone.settings.gates import Gates
@@ -77,10 +77,10 @@ def test_a_set_that_would_have_shown_two_points_and_shows_none_is_a_fail() -> No
     assert "large enough" in check.reason
 
 
-@pytest.mark.parametrize(("better", "worse"), [(32, 18), (50, 33)])
+@pytest.mark.parametrize(("better", "worse"), [(37, 22), (92, 67)])
 def test_bounds_on_different_sides_of_nothing_are_undecided_however_large_the_set(better: int, worse: int) -> None:
     old = good(clusters=3000)
-    check = champion(flip(old, worse, better), old)
+    check = champion(flip(old, worse, better), old, DEFAULTS)
     assert (check.interval[0] > 0) != (check.details["lower_bound_by_t"] > 0)
     assert check.details["detectable_difference"] < 0.02
     assert check.status == "undecided"
@@ -255,8 +255,9 @@ def test_the_same_model_again_is_a_refresh() -> None:
 
 
 def test_an_unclear_difference_is_undecided_and_says_how_many_more() -> None:
-    old = good(clusters=1000)
-    candidate = flip(old, 100, 100)
+    place = np.arange(1000)
+    names = [f"c{number:04d}" for number in place]
+    candidate, old = pairs(np.where(place < 100, -1.0, 1.0), names), pairs(np.where(place >= 900, -1.0, 1.0), names)
     check = champion(candidate, old, REFRESH)
     assert (check.status, check.value) == ("undecided", 0)
     # Counted from the margin, where an equal model has 0.01; the log loss may ask for more.

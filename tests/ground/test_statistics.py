@@ -61,15 +61,6 @@ def test_bootstrap_agrees_with_the_normal_interval_on_many_values() -> None:
     assert np.allclose(student, stats.t.interval(0.95, 3_999, values.mean(), stats.sem(values)))
 
 
-@pytest.mark.parametrize("level", [0.9, 0.95, 0.999])
-def test_the_bootstrap_is_scipys_bca(level: float) -> None:
-    values = np.random.default_rng(8).exponential(size=60)
-    found = stats.bootstrap(
-        (values,), np.mean, confidence_level=level, n_resamples=800, method="BCa", rng=np.random.default_rng(SEED)
-    ).confidence_interval
-    assert s.bootstrap_mean_interval(values, level, 800, SEED) == pytest.approx((found.low, found.high), rel=1e-12)
-
-
 def test_few_distinct_values_are_drawn_by_their_counts_and_give_the_same_distribution() -> None:
     values = np.random.default_rng(9).choice([-1.0, 0.0, 0.5, 1.0], 1_500, p=[0.05, 0.8, 0.05, 0.1])
     found = stats.bootstrap(
