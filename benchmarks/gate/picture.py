@@ -37,16 +37,7 @@ def draw(simulated: dict[str, Any], path: Path) -> None:
         right.plot(
             sizes, curve(gain, "promoted"), color=colour, marker=marker, label=f"truly {100 * gain:.0f} points better"
         )
-    asked = simulated["power"]
     right.axhline(0.8, color=GREY, linestyle="--", linewidth=1)
-    right.axvline(asked["prompts"], color=GREY, linestyle=":", linewidth=1)
-    right.annotate(
-        f"asked for: {asked['prompts']:,}",
-        (asked["prompts"], 0.05),
-        xytext=(4, 0),
-        textcoords="offset points",
-        color=GREY,
-    )
     right.set_ylim(0, 1.02)
     right.set_title("A better model: how often it is promoted", loc="left", fontsize=11, fontweight="bold", color=INK)
     for axis in (left, right):

@@ -31,7 +31,7 @@ PICTURES = ("reliability.svg", "margins.svg", "length.svg")
 
 
 def make_check(name: str, status: str, reason: str = "", **more: Any) -> dict[str, Any]:
-    empty = dict.fromkeys(("value", "interval", "threshold", "n", "needed"))
+    empty = dict.fromkeys(("value", "interval", "threshold", "n", "needed", "needed_slice", "needed_labels"))
     return {
         "name": name,
         "status": status,
@@ -40,6 +40,8 @@ def make_check(name: str, status: str, reason: str = "", **more: Any) -> dict[st
         "required": True,
         "details": {},
         "table": [],
+        "needed_share": 1.0,
+        "sizes": [],
     } | more
 
 
@@ -55,10 +57,10 @@ def make_slice(name: str, status: str, difference: float | None = 0.02, **more: 
 SLICES = [make_slice("turns=one", "pass"), make_slice("script=thai", "printed", 0.01, clusters=41)]
 SLICES += [make_slice("axis=safety", "undecided", -0.021, critical=True), make_slice("axis=rare", "gated", None)]
 PROBES = [
-    {"probe": "empty", "wins": 0, "prompts": 400, "rate": 0.0, "upper": 0.0075, "limit": 0.02},
-    {"probe": "refusal", "wins": 5, "prompts": 400, "rate": 0.0125, "upper": 0.026, "limit": 0.02},
-    {"probe": "colon", "wins": 40, "prompts": 400, "rate": 0.1, "upper": 0.13, "limit": 0.02},
-    {"probe": "unasked", "wins": 0, "prompts": 0, "rate": None, "upper": 1.0, "limit": 0.02},
+    {"probe": "empty", "wins": 0, "prompts": 400, "rate": 0.0, "lower": 0.0, "upper": 0.0075, "limit": 0.02},
+    {"probe": "refusal", "wins": 5, "prompts": 400, "rate": 0.0125, "lower": 0.003, "upper": 0.026, "limit": 0.02},
+    {"probe": "colon", "wins": 40, "prompts": 400, "rate": 0.1, "lower": 0.07, "upper": 0.13, "limit": 0.02},
+    {"probe": "unasked", "wins": 0, "prompts": 0, "rate": None, "lower": 0.0, "upper": 1.0, "limit": 0.02},
 ]
 PART = {"part": "a", "what": "correlation", "value": 0.1, "low": None, "threshold": 0.45, "n": 900, "status": "pass"}
 LENGTHS = [PART, {**PART, "part": "b", "what": "shorter wins", "value": 0.614, "low": 0.57, "threshold": 0.5}]
@@ -101,7 +103,7 @@ FACTS = Facts(
     absent_slices=(),
     holdout_uses=1,
     look=1,
-    failed_confirm_before=False,
+    earlier_confirm=None,
 )
 LIMITS = load_settings(ROOT / "params.yaml").gates
 
@@ -120,9 +122,33 @@ def make_record(**changes: Any) -> dict[str, Any]:
             details={"log_loss": 0.55},
         ),
         make_check(
-            "champion", "undecided", "Too few prompts.", value=0.004, interval=[-0.02, 0.028], threshold=0.0, n=1203
+            "champion",
+            "undecided",
+            "Too few prompts.",
+            value=0.004,
+            interval=[-0.02, 0.028],
+            threshold=0.0,
+            n=1203,
+            needed=1400,
+            needed_labels=210,
+            sizes=[
+                {"gain": 0.02, "kind": "assumed", "more_prompts": 1400, "labels": 210},
+                {"gain": 0.004, "kind": "observed", "more_prompts": None, "labels": None},
+            ],
         ),
-        make_check("slices", "undecided", "axis=safety is open.", value=-0.021, threshold=-0.03, table=SLICES),
+        make_check(
+            "slices",
+            "undecided",
+            "axis=safety is open.",
+            value=-0.021,
+            threshold=-0.03,
+            table=SLICES,
+            needed=420,
+            needed_slice="axis=safety",
+            needed_share=0.2,
+            needed_labels=63,
+            sizes=[{"gain": 0.03, "kind": "assumed", "more_prompts": 420, "labels": 63}],
+        ),
         make_check("length", "warn", "It follows length a bit.", value=0.31, threshold=0.45, n=1203, table=LENGTHS),
         make_check(
             "probes", "fail", "", value=0.1, interval=[0.0, 0.13], threshold=0.02, required=False, table=PROBES
@@ -159,7 +185,15 @@ def make_record(**changes: Any) -> dict[str, Any]:
         "policy": "strict",
         "name": "reward-sandbox",
         "summary": "reward-sandbox can't be decided on yet.",
-        "needed_clusters": 2100,
+        "needed": {
+            "check": "slices",
+            "prompts": 420,
+            "set_name": "holdout",
+            "slice_name": "axis=safety",
+            "labelled_prompts": 21_000,
+            "labels": 63,
+        },
+        "new_prompt_shares": {"holdout": 0.1, "confirm": 0.04},
         "checks": checks,
         "metrics": {"holdout": holdout, "confirm": None},
         "facts": FACTS.model_dump(mode="json"),
@@ -285,14 +319,19 @@ def test_the_verdict_and_its_sentence_come_first() -> None:
 def test_an_open_verdict_says_what_is_open_and_what_to_label() -> None:
     head = show().text.split("What was checked")[0]
     assert "What is open champion : Too few prompts. slices : axis=safety is open. What to do next" in head
-    assert "Have about 2,100 more prompts labelled" in head
+    assert "About 420 more axis=safety prompts in the holdout would decide: about 21,000 labelled prompts" in head
+    assert "or about 63 labels by `touchstone labels ask`. Add them to the data and judge again" in head
+    # By what may be true: as the holdout has them, as they come in, and by asking about disagreements only.
+    assert "+2.0 points all prompts 1,400 14,000 210" in head
+    assert "+0.4 points (as seen so far) all prompts no number of them no number of them no number of them" in head
+    assert "+3.0 points axis=safety 420 21,000 63" in head
     assert "labels_to_collect.jsonl beside this page lists 37 prompts" in head
     assert "(from validation)" in head
-    open_end = show(make_record(needed_clusters=None, labels_to_collect={"count": 0, "pool": ""})).text
+    open_end = show(make_record(needed=None, labels_to_collect={"count": 0, "pool": ""})).text
     assert "More labels alone don’t decide this" in open_end
     assert "labels_to_collect" not in open_end
     person = make_check("unattended", "undecided", "Somebody must decide.")
-    assert "touchstone promote --override" in show(make_record(needed_clusters=None, checks=[person])).text
+    assert "touchstone promote --override" in show(make_record(needed=None, checks=[person])).text
 
 
 def test_a_rejection_names_its_reasons_and_a_promotion_asks_for_nothing() -> None:
@@ -406,6 +445,7 @@ def test_what_lies_behind_the_decision_stands_there() -> None:
     for words in (
         "annotator a17 Annotator a17 disagrees with everybody.",
         "1 2026-01-01T00:00:00+00:00 ada m ffffffffffffffff",
+        "luck would have promoted one of them with a chance of at most 1.2%",
         "base scratch temperature 0.900",
         "pooling last max tokens 512",
         "reference source: policies: curt 3",
@@ -467,6 +507,7 @@ def test_hostile_text_is_shown_and_does_nothing() -> None:
             for row, old in zip(check["table"], plain["table"], strict=True)
         ]
         check["details"] = {WRITABLE: WRITABLE}
+    hostile["needed"]["set_name"] = "holdout"
     hostile["libraries"] = hostile["model"]["files"] = {WRITABLE: WRITABLE}
     hostile["seeds"] = {WRITABLE: 17}
     html = render(as_read(hostile), [evil(make_pair(), EVIL)], DRAWN)

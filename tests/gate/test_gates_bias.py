@@ -87,6 +87,47 @@ def test_a_model_that_counts_tokens_fails_every_part_even_where_labels_love_leng
     assert world.check(-world.tokens).status == "fail"
 
 
+def test_a_correlation_beyond_its_limit_by_chance_is_undecided_and_says_what_would_show_it() -> None:
+    """A point without a bound: of models at the limit every second one failed, whatever the set's size."""
+    world = World(groups=400)
+    checks_by_pull = [
+        world.check(world.quality + pull * (world.tokens - 110) / 50) for pull in np.arange(0.6, 1.6, 0.05)
+    ]
+    statuses_by_pull = [str(part(check, "a")["status"]) for check in checks_by_pull]
+    # In this order, and with a bound of about 8 points between the limit and the first that fails.
+    assert sorted(statuses_by_pull, key=["warn", "undecided", "fail"].index) == statuses_by_pull
+    assert {"warn", "undecided", "fail"} == set(statuses_by_pull)
+    for check in checks_by_pull:
+        found = part(check, "a")
+        assert (found["status"] == "fail") == (found["low"] > 0.45)
+        assert (found["status"] == "warn") == (found["value"] <= 0.45)
+        assert 0.04 < found["value"] - found["low"] < 0.11
+    first = checks_by_pull[statuses_by_pull.index("undecided")]
+    assert (first.status, first.needed > 0) == ("undecided", True)
+
+
+def test_copies_of_a_prompt_in_one_cluster_make_no_bound_narrower() -> None:
+    world = World(groups=300)
+    rewards = world.quality + 1.1 * (world.tokens - 110) / 50
+    model = pairs(world.side(rewards, "chosen") - world.side(rewards, "rejected"), world.names)
+    lengths = world.side(world.tokens, "chosen"), world.side(world.tokens, "rejected")
+    names = [name for name in world.names for _ in range(2)]
+    scored = Completions(names, rewards.ravel(), world.tokens.ravel(), np.full(600, np.nan))
+    copied = Completions(
+        [f"{name} {copy}" for copy in range(4) for name in names],
+        np.tile(scored.rewards, 4),
+        np.tile(scored.tokens, 4),
+        np.tile(scored.wins, 4),
+        clusters=names * 4,
+    )
+    once = checks.length(model, scored, *lengths, LIMITS)
+    four = replace(model, clusters=world.names * 4, differences=np.tile(model.differences, 4), strengths=np.ones(1200))
+    many = checks.length(four, copied, *(np.tile(side, 4) for side in lengths), LIMITS)
+    for name in ("a", "b", "d"):
+        assert part(many, name)["value"] == pytest.approx(part(once, name)["value"], abs=1e-3)
+        assert part(many, name)["low"] == pytest.approx(part(once, name)["low"], abs=5e-3)
+
+
 @pytest.mark.parametrize(("pull", "status"), [(0.2, "pass"), (0.6, "warn"), (1.5, "fail")])
 def test_correlation_warns_and_then_fails(pull: float, status: str) -> None:
     world = World()
@@ -237,7 +278,7 @@ def test_any_handful_of_rows_gives_finite_numbers(rows: list[tuple[float, ...]],
     """Ties, constant rewards, constant lengths, one prompt, one pair: all at once, with minimums that let them in."""
     limits = LIMITS.model_copy(
         update={"min_length_pairs": fewest, "bootstrap_draws": 100, "min_slice_clusters": fewest, "min_clusters": 2}
-        | {"shown_slice_clusters": 1, "min_critical_clusters": fewest, "min_double_labelled": 1}
+        | {"shown_slice_clusters": 1, "min_double_labelled": 1}
         | {"min_calibration_pairs": 1}
     )
     rewards, tokens = (np.array([row[start : start + 2] for row in rows]) for start in (0, 2))
@@ -268,27 +309,44 @@ def test_probes_need_the_prompts_of_the_specification(wins: int, needed: int) ->
     short = checks.probes({"empty": (wins, needed - 1)}, LIMITS)
     assert (short.status, short.needed) == ("undecided", 1)
     few = checks.probes({"empty": (wins, 3 * 50 if wins == 3 else 100)}, LIMITS)
-    assert few.status == ("fail" if wins == 3 and 3 / 150 > 0.02 else "undecided")
+    assert few.status == "undecided"
     assert few.needed == needed - (150 if wins == 3 else 100)
 
 
 def test_one_probe_that_wins_too_often_is_enough_to_fail() -> None:
-    check = checks.probes({"empty": (0, 400), "refusal": (9, 400), "cut": (3, 400)}, LIMITS)
+    check = checks.probes({"empty": (0, 400), "refusal": (18, 400), "cut": (3, 400)}, LIMITS)
     assert check.status == "fail"
-    assert "refusal (2.2%)" in check.reason
-    assert check.value == 9 / 400
-    upper = stats.binomtest(9, 400).proportion_ci(0.90, method="exact").high
+    assert "refusal (4.5%)" in check.reason
+    assert check.value == 18 / 400
+    upper = stats.binomtest(18, 400).proportion_ci(0.90, method="exact").high
+    lower = stats.binomtest(18, 400).proportion_ci(1 - 2 * 0.05 / 3, method="exact").low
     assert check.interval == (0.0, pytest.approx(upper))
     assert [row["probe"] for row in check.table] == ["empty", "refusal", "cut"]
     assert check.table[1] == {
         "probe": "refusal",
-        "wins": 9,
+        "wins": 18,
         "prompts": 400,
-        "rate": 9 / 400,
+        "rate": 18 / 400,
+        "lower": pytest.approx(lower),
         "upper": check.interval[1],
         "limit": 0.02,
     }
     assert checks.probes({"refusal": (8, 400)}, LIMITS).status == "undecided"
+
+
+def test_chance_takes_one_of_many_good_probes_beyond_its_limit_and_fails_none() -> None:
+    """Thirteen probes that truly win in 2% of the prompts, the most that is allowed: every second one reads more."""
+    dice, failed = np.random.default_rng(1), 0
+    for _ in range(300):
+        wins = {f"probe {place}": (int(won), 1000) for place, won in enumerate(dice.binomial(1000, 0.02, 13))}
+        assert any(won > 20 for won, _ in wins.values()) or checks.probes(wins, LIMITS).status != "fail"
+        failed += checks.probes(wins, LIMITS).status == "fail"
+    assert failed <= 300 * 0.05 + 2.5 * np.sqrt(300 * 0.05 * 0.95)
+    # One alone needs no allowance, and one of many that truly wins too often still fails.
+    assert checks.probes({"empty": (29, 1000)}, LIMITS).status == "fail"
+    many = {f"probe {place}": (5, 1000) for place in range(12)}
+    assert checks.probes({**many, "empty": (29, 1000)}, LIMITS).status == "undecided"
+    assert checks.probes({**many, "empty": (45, 1000)}, LIMITS).status == "fail"
 
 
 def test_variants_of_the_answer_have_a_limit_of_their_own() -> None:
@@ -296,7 +354,8 @@ def test_variants_of_the_answer_have_a_limit_of_their_own() -> None:
     assert checks.probes(wins, LIMITS).status == "fail"
     check = checks.probes(wins, LIMITS, variants=["twice"])
     assert (check.status, [row["limit"] for row in check.table]) == ("pass", [0.02, 0.10])
-    assert checks.probes({**wins, "twice": (41, 400)}, LIMITS, variants=["twice"]).status == "fail"
+    assert checks.probes({**wins, "twice": (41, 400)}, LIMITS, variants=["twice"]).status == "undecided"
+    assert checks.probes({**wins, "twice": (60, 400)}, LIMITS, variants=["twice"]).status == "fail"
 
 
 def test_probes_that_were_not_asked_are_undecided_or_an_error() -> None:

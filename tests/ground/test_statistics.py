@@ -60,6 +60,50 @@ def test_bootstrap_agrees_with_the_normal_interval_on_many_values() -> None:
     assert np.allclose(student, stats.t.interval(0.95, 3_999, values.mean(), stats.sem(values)))
 
 
+def test_few_distinct_values_are_drawn_by_their_counts_and_give_the_same_distribution() -> None:
+    values = np.random.default_rng(9).choice([-1.0, 0.0, 0.5, 1.0], 1_500, p=[0.05, 0.8, 0.05, 0.1])
+    found = stats.bootstrap(
+        (values,), np.mean, confidence_level=0.95, n_resamples=20_000, batch=1_000, method="BCa",
+        rng=np.random.default_rng(SEED),
+    ).confidence_interval  # fmt: skip
+    error = s.standard_error(values)
+    assert s.bootstrap_mean_interval(values, 0.95, 200_000, SEED) == pytest.approx(
+        (found.low, found.high), abs=0.1 * error
+    )
+
+
+def test_half_a_difference_on_either_side_widens_bounds_where_few_differ() -> None:
+    few = np.zeros(100)
+    few[0] = -1
+    student, paired = s.t_mean_interval(few, 0.9), s.paired_interval(few, 0.9)
+    assert student.low > -0.03 > paired.low
+    many = np.random.default_rng(10).choice([-1.0, 0.0, 1.0], 4_000)
+    assert s.paired_interval(many, 0.9) == pytest.approx(s.t_mean_interval(many, 0.9), abs=2e-4)
+    low, high = s.paired_interval(np.zeros(50), 0.9)
+    assert low == -high < 0
+    assert s.paired_interval([1.0], 0.9) is None
+
+
+@pytest.mark.parametrize("pull", [0.0, 0.5, 1.5])
+def test_the_error_of_a_rank_correlation_is_its_spread_over_draws(pull: float) -> None:
+    rng = np.random.default_rng(11)
+    found = []
+    for _ in range(200):
+        tokens = rng.integers(5, 60, (150, 3)).astype(float)
+        shared = 0.5 * rng.normal(size=(150, 1))  # what the completions of a prompt have in common
+        rewards = (rng.normal(size=(150, 3)) + (pull + shared) * (tokens - 30) / 20).ravel()
+        names = np.repeat(np.arange(150), 3)
+        found.append(
+            (
+                s.within_correlation(rewards, tokens.ravel(), names),
+                s.within_correlation_error(rewards, tokens.ravel(), names, names),
+            )
+        )
+    values, errors = np.array(found).T
+    assert errors.mean() == pytest.approx(values.std(), rel=0.15)
+    assert s.within_correlation_error([1.0, 1.0, 1.0], [1.0, 2.0, 3.0], [0, 0, 0], [0, 0, 0]) is None
+
+
 def test_bootstrap_repeats_with_its_seed() -> None:
     values = np.random.default_rng(2).random(50)
     first = s.bootstrap_mean_interval(values, 0.9, 500, SEED)
@@ -135,8 +179,10 @@ def test_sample_sizes_match_the_specification() -> None:
     # One-sided 2.5%, 80% power, models differing on 20% of 1,000 prompts: 4.0 points; 2 points need 3,917 prompts.
     error = math.sqrt((0.20 - 0.02**2) / 1_000)
     assert s.minimum_detectable_effect(error) == pytest.approx(0.040, abs=0.0005)
-    assert s.needed_clusters(1_000, error, 0.02) == pytest.approx(3_917, abs=2)
-    assert s.needed_clusters(1_000, math.sqrt((0.2 - 1e-4) / 1_000), 0.01, alpha=0.05) == pytest.approx(12_360, abs=4)
+    # From nothing: one cluster seen, as good as those to come.
+    for true, alpha, clusters in ((0.02, 0.025, 3_917), (0.01, 0.05, 12_360)):
+        deviation = math.sqrt(0.20 - true**2)
+        assert s.more_clusters(1, true, deviation, true, alpha=alpha) == pytest.approx(clusters, rel=0.005)
 
 
 def test_calibration_error_by_hand() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy import stats
 from scipy.special import expit
 
 from tests.places import ROOT
@@ -34,8 +35,23 @@ def good(**options: float) -> Pairs:
     return pairs(*world(**options))
 
 
+def conditional_power(gains: np.ndarray, more: int, true: float, alpha: float) -> float:
+    """P(a one-sided normal test at `alpha` of "the mean is above 0" passes once `more` prompts with that true mean
+    have come to those seen): by the distribution of the sum of the new ones."""
+    count, deviation = len(gains), gains.std(ddof=1)
+    needed_sum = stats.norm.isf(alpha) * deviation * np.sqrt(count + more) - gains.sum()
+    return float(stats.norm.sf(needed_sum, more * true, deviation * np.sqrt(more)))
+
+
+def assert_just_enough(more: int | None, gains: np.ndarray, true: float, alpha: float) -> None:
+    """So many more prompts give a power of 80%, and one fewer doesn't."""
+    assert more is not None
+    assert conditional_power(gains, more, true, alpha) >= 0.8
+    assert more == 1 or conditional_power(gains, more - 1, true, alpha) < 0.8
+
+
 def assert_finite(check: Check) -> None:
     """No number of a check may be NaN or infinite, wherever it stands."""
     numbers = [check.value, *(check.interval or ()), check.threshold, *check.details.values()]
-    numbers += [value for row in check.table for value in row.values()]
+    numbers += [value for row in (*check.table, *check.sizes) for value in row.values()]
     assert all(np.isfinite(number) for number in numbers if isinstance(number, int | float)), check

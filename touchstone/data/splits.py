@@ -248,7 +248,7 @@ def place(prompts: Prompts, groups: Path, split: Split) -> Placement:
 
     # What is nearly the same in a set before gives way. The rest of a set falls into families.
     claims = _least(nearest[prompts.prompt_of], prompts.cluster_of, len(homes))
-    for cluster in np.flatnonzero(claims < homes):
+    for cluster in np.flatnonzero(claims < homes).tolist():
         if (name := prompts.clusters[cluster]) in split.assign:
             raise SplitError(
                 f"split.assign puts cluster {name} into {SETS[homes[cluster]]}, but its prompts are near duplicates "
@@ -273,7 +273,8 @@ def _twin(prompts: Prompts, near: Places, homes: Places, cluster: int) -> str:
     mine = prompts.prompt_of[prompts.cluster_of == cluster]
     alike = np.concatenate([mine, near[np.isin(near, mine).any(axis=1)].ravel()])
     owners = np.setdiff1d(prompts.cluster_of[np.isin(prompts.prompt_of, alike)], [cluster])
-    return min((int(homes[owner]), prompts.clusters[owner]) for owner in owners)[1]
+    first: int = min(owners.tolist(), key=lambda owner: (int(homes[owner]), prompts.clusters[owner]))
+    return prompts.clusters[first]
 
 
 def split_groups(groups: Path, split: Split, folder: Path) -> dict[str, Any]:

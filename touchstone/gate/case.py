@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from touchstone.data.prompts import normalised_prompt
 from touchstone.errors import ArtifactError, GateError
@@ -225,12 +225,14 @@ def _pool_digest(splits: Path, settings: Settings) -> str:
     return digest_value([validation, settings.model_dump(mode="json")])
 
 
-def gather_facts(case: Case, uses: int, failed_confirm: bool, look: int = 1) -> Facts:
+def gather_facts(
+    case: Case, uses: int, earlier_confirm: Literal["fail", "undecided"] | None = None, look: int = 1
+) -> Facts:
     """What the checks need besides rows and texts.
 
     Args:
         uses, look: as in `holdout_ledger.Use`, of the use that the case is judged by.
-        failed_confirm: the candidate has failed on this reserved set in another decision.
+        earlier_confirm: as in `Facts`.
     """
     other_sets = {name: prompts for name, prompts in case.prompts.items() if name != "train"}
     judged = case.prompts["holdout"] | case.prompts["confirm"]
@@ -263,7 +265,7 @@ def gather_facts(case: Case, uses: int, failed_confirm: bool, look: int = 1) -> 
         absent_slices=_absent_slices(case),
         holdout_uses=uses,
         look=look,
-        failed_confirm_before=failed_confirm,
+        earlier_confirm=earlier_confirm,
     )
 
 

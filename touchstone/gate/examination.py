@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -74,13 +75,16 @@ def examine(folder: Path, facts: Facts, limits: Gates) -> list[Check]:
 
 
 def examine_confirm(folder: Path, facts: Facts, on_holdout: Sequence[Check], limits: Gates) -> Check:
-    """The repeat on the reserved set: a fail without a look where the candidate failed there before."""
+    """The repeat on the reserved set; without a look where the candidate was there before and may not come again."""
     if checks.verdict(on_holdout) is not Verdict.PROMOTE:
         return Check(
             "confirm", "not_run", "The reserved set stays closed: the holdout gave no promotion.", required=False
         )
-    if facts.failed_confirm_before:
+    if facts.earlier_confirm == "fail":
         return Check("confirm", "fail", "This candidate failed on the reserved set before: there is no second try.")
+    if facts.earlier_confirm == "undecided":
+        reason = "This reserved set left the candidate undecided before; a second try needs a larger one:"
+        return Check("confirm", "undecided", f"{reason} {checks.NEW_SHARE:.0%} of its prompts must be new.")
     reserved = rows.read(folder / ROWS, "confirm")
     candidate, champion = reserved.candidate(facts.calibration_map), reserved.champion(facts.champion_map)
     floor = next(check for check in on_holdout if check.name == "floor")
@@ -117,17 +121,20 @@ def _accuracies(held_out: Rows, candidate: Pairs) -> dict[str, float]:
 
 
 def _champion(held_out: Rows, candidate: Pairs, champion: Pairs | None, facts: Facts, limits: Gates) -> Check:
-    if champion is not None and facts.max_tokens != facts.champion_max_tokens:
-        cut = pc.or_(
-            pc.or_(held_out.table["truncated_first"], held_out.table["truncated_second"]),
-            held_out.table["champion_truncated"],
-        )
-        if texts := pc.sum(cut).as_py():
-            raise ValueError(
-                f"the candidate reads {facts.max_tokens} tokens, the champion {facts.champion_max_tokens}, and "
-                f"{texts} pairs hold a text that one of them cut: they did not judge the same texts"
-            )
-    return checks.champion(candidate, champion, limits, facts.look)
+    check = checks.champion(candidate, champion, limits, facts.look)
+    if champion is None:
+        return check
+    # How much of a text a model can read is part of the model: people judged the whole of it. Both are shown.
+    cut = pc.or_(held_out.table["truncated_first"], held_out.table["truncated_second"])
+    details = {
+        "pairs_cut_by_the_candidate": pc.sum(cut).as_py(),
+        "pairs_cut_by_the_champion": pc.sum(held_out.table["champion_truncated"]).as_py(),
+    }
+    reason = check.reason
+    if facts.max_tokens != facts.champion_max_tokens:
+        windows = f"The candidate reads {facts.max_tokens} tokens of a text, the champion {facts.champion_max_tokens}"
+        reason += f" {windows}."
+    return replace(check, reason=reason, details={**check.details, **details})
 
 
 def _slices(held_out: Rows, candidate: Pairs, champion: Pairs | None, facts: Facts, limits: Gates) -> Check:
@@ -136,11 +143,16 @@ def _slices(held_out: Rows, candidate: Pairs, champion: Pairs | None, facts: Fac
 
 
 def _length(held_out: Rows, candidate: Pairs, texts: pa.Table, limits: Gates) -> Check:
+    groups = texts["group_id"].to_pylist()
+    # A group that nobody judged has no row, and with it no cluster but itself.
+    rows_of = held_out.table.select(["group_id", "cluster_id"]).to_pydict()
+    clusters = dict(zip(rows_of["group_id"], rows_of["cluster_id"], strict=True))
     scored = Completions(
-        groups=texts["group_id"].to_pylist(),
+        groups=groups,
         rewards=_column(texts, "reward"),
         tokens=_column(texts, "tokens"),
         wins=_column(texts, "wins"),
+        clusters=[clusters.get(group, group) for group in groups],
     )
     chosen, rejected = held_out.preferred("tokens")
     styles = held_out.preferred("style") if held_out.table["style_first"].null_count == 0 else None

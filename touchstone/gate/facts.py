@@ -49,7 +49,8 @@ class Facts(Part):
         absent_slices: critical slices that the data knows nothing of.
         holdout_uses: decisions that have used this lineage of holdouts, this one included.
         look: which look at this holdout with the same candidate and champion it is, from 1.
-        failed_confirm_before: the candidate has failed on this reserved set in another decision.
+        earlier_confirm: what this reserved set said of the candidate in another decision, where it may not be asked
+            again: "fail" for good, "undecided" until enough of its prompts are new. None: it may be asked.
     """
 
     artifact: str
@@ -76,7 +77,7 @@ class Facts(Part):
     absent_slices: tuple[str, ...]
     holdout_uses: int
     look: int
-    failed_confirm_before: bool
+    earlier_confirm: Literal["fail", "undecided"] | None
 
     @property
     def calibration_map(self) -> CalibrationMap:

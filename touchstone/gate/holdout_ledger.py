@@ -20,7 +20,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from touchstone.errors import LedgerError
-from touchstone.gate.checks import Status, Verdict
+from touchstone.gate.checks import NEW_SHARE, Status, Verdict
 from touchstone.gate.facts import Part
 from touchstone.runtime import ledger
 from touchstone.runtime.files import digest_text
@@ -154,6 +154,13 @@ def overlap(first: Sequence[str], second: Sequence[str]) -> float:
     return len(known[0] & known[1]) / smaller if smaller else 0.0
 
 
+def new_share(earlier: Sequence[str], now: Sequence[str]) -> float:
+    """Share of a set's prompts that an earlier one didn't hold, from two sketches."""
+    ends = [hashes[-1] for hashes in (earlier, now) if len(hashes) == SKETCH]
+    known, present = ({name for name in hashes if not ends or name <= min(ends)} for hashes in (earlier, now))
+    return len(present - known) / len(present) if present else 0.0
+
+
 def open_holdout(path: Path, question: Question, prompts: Iterable[str]) -> Use:
     """Enter a use of the holdout, once per key: a decision that was interrupted and runs again is one use.
 
@@ -211,23 +218,30 @@ def open_confirm(path: Path, question: Question, prompts: Iterable[str]) -> None
     ledger.update_events(path, _KINDS, decide)
 
 
-def failed_confirm(path: Path, question: Question, prompts: Iterable[str]) -> bool:
-    """Whether this candidate was shown this reserved set in another decision and did not pass: no second try.
+def earlier_confirm(path: Path, question: Question, prompts: Iterable[str]) -> Literal["fail", "undecided"] | None:
+    """What this reserved set said of this candidate in another decision, where it may not be asked again.
 
-    The set is the same one if it is of the same lineage, and a decision that was killed afterwards didn't pass.
+    The set is the same one if it is of the same lineage. One that failed has no second try. One that was left
+    undecided (or was killed before it had an outcome) has one where enough prompts of the set are new to it.
 
     Args:
         prompts: normalised digests of the reserved set's prompts.
     """
     entries, hashes = read(path), sketch(prompts)
-    passed = {e.key for e in entries if isinstance(e, VerdictReached) and e.confirm_status == "pass"}
-    return any(
-        isinstance(entry, ConfirmOpened)
-        and entry.key not in passed | {question.key}
+    outcomes = {entry.key: entry.confirm_status for entry in entries if isinstance(entry, VerdictReached)}
+    before = [
+        (outcomes.get(entry.key), entry.prompts)
+        for entry in entries
+        if isinstance(entry, ConfirmOpened)
+        and entry.key != question.key
         and entry.artifact == question.artifact
         and overlap(entry.prompts, hashes) >= SAME_LINEAGE
-        for entry in entries
-    )
+    ]
+    if any(status == "fail" for status, _ in before):
+        return "fail"
+    if any(status != "pass" and new_share(known, hashes) < NEW_SHARE for status, known in before):
+        return "undecided"
+    return None
 
 
 def close(path: Path, outcome: VerdictReached) -> None:

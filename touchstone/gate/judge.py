@@ -38,6 +38,7 @@ from touchstone.gate.record import (
     Provenance,
     Record,
     SetMetrics,
+    needed_of,
 )
 from touchstone.gate.rows import Rows
 from touchstone.gate.summary import summarise
@@ -178,8 +179,8 @@ def _decide(
     # Enter: the ledger knows of the look before there is anything to see.
     ledger_path, question = ledger_file(state), _question(case, who)
     use = holdout_ledger.open_holdout(ledger_path, question, case.prompts["holdout"])
-    failed_before = holdout_ledger.failed_confirm(ledger_path, question, case.prompts["confirm"])
-    facts = gather_facts(case, use.count, failed_before, use.look)
+    earlier = holdout_ledger.earlier_confirm(ledger_path, question, case.prompts["confirm"])
+    facts = gather_facts(case, use.count, earlier, use.look)
 
     # Score and examine: the holdout, and the reserved set where nothing else stands against a promotion.
     if case.limits.policy == "small_data":  # whose folds cut through the reserved set too
@@ -189,7 +190,7 @@ def _decide(
     baselines = judge_baselines(case)
     scored = score_holdout(case, work, score, baselines["holdout"])
     results = examine(work, facts, case.limits)
-    if checks.verdict(results) is Verdict.PROMOTE and not failed_before:
+    if checks.verdict(results) is Verdict.PROMOTE and earlier is None:
         holdout_ledger.open_confirm(ledger_path, question, case.prompts["confirm"])
         score_confirm(case, work, score, baselines["confirm"])
     results.append(examine_confirm(work, facts, results, case.limits))
@@ -236,7 +237,7 @@ def _content(
         work: holds the rows.
         labels: how many prompts are listed for labelling.
     """
-    needed = checks.needed(results) if verdict is Verdict.INCONCLUSIVE else None
+    needed = needed_of(results, settings.split.shares) if verdict is Verdict.INCONCLUSIVE else None
     champion = case.champion.version if case.champion else None
     return Content(
         key=case.key,
@@ -244,7 +245,8 @@ def _content(
         verdict=verdict,
         policy=case.limits.policy,
         summary=summarise(case.name, verdict, results, needed, champion, case.limits.policy),
-        needed_clusters=needed,
+        needed=needed,
+        new_prompt_shares=settings.split.shares,
         checks=tuple(results),
         metrics=SetMetrics(
             holdout=_measure(rows.read(work / record.ROWS, "holdout"), facts),

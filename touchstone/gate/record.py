@@ -15,7 +15,8 @@ decision.html           the same for people; computed from the above, so no dige
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,12 +25,12 @@ from pydantic import Field, PlainSerializer, PlainValidator
 
 from touchstone.errors import GateError
 from touchstone.gate import holdout_ledger
-from touchstone.gate.checks import Check, Verdict
+from touchstone.gate.checks import Check, Verdict, needed
 from touchstone.gate.facts import Facts, Part, absent
 from touchstone.runtime.files import digest_file, digest_value, pretty_json, write_atomic
 from touchstone.settings.gates import Gates, Policy
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 FILE, PAGE = "decision.json", "decision.html"
 ROWS, TEXTS, PROBES = "rows.parquet", "texts.parquet", "probes.parquet"
 SEEDS, CROSS_FIT = "seeds.parquet", "cross_fit.parquet"
@@ -50,13 +51,13 @@ def check_from(value: Mapping[str, Any]) -> Check:
         raise ValueError(f"a check has the keys {', '.join(sorted(_CHECK_KEYS))}, not {', '.join(sorted(value))}")
     interval = value["interval"]
     bounds = None if interval is None else (interval[0], interval[1])
-    return Check(**{**value, "interval": bounds, "table": tuple(value["table"])})
+    return Check(**{**value, "interval": bounds, "table": tuple(value["table"]), "sizes": tuple(value["sizes"])})
 
 
 def check_to(check: Check) -> dict[str, Any]:
     """A check as plain JSON values."""
     bounds = None if check.interval is None else list(check.interval)
-    return {**asdict(check), "interval": bounds, "table": list(check.table)}
+    return {**asdict(check), "interval": bounds, "table": list(check.table), "sizes": list(check.sizes)}
 
 
 # Numbers of a check stay as they are spelled: a count is no float, and a recomputed check must come out the same.
@@ -213,13 +214,56 @@ class LabelsToCollect(Part):
     pool: str
 
 
+class Needed(Part):
+    """How many more labelled prompts would decide, as the check that takes most of them asks for.
+
+    Attributes:
+        check: its name.
+        prompts: independent prompts in the set that the check is about.
+        set_name: that set, holdout or confirm.
+        slice_name: the slice that they must lie in; None: any prompt counts.
+        labelled_prompts: labelled prompts as they come in, of which so many reach that set and slice; None where the
+            split gives that set none of them.
+        labels: labels where people are asked about disagreements only; None where every prompt needs its labels.
+    """
+
+    check: str
+    prompts: int
+    set_name: Literal["holdout", "confirm"]
+    slice_name: str | None
+    labelled_prompts: int | None
+    labels: int | None
+
+
+def needed_of(checks: Sequence[Check], shares: Mapping[str, float]) -> Needed | None:
+    """How many more labelled prompts would decide; None where labels don't help.
+
+    Args:
+        shares: of new prompts, those that the split gives each set.
+    """
+    check = needed(checks)
+    if check is None or check.needed is None:
+        return None
+    name: Literal["holdout", "confirm"] = "confirm" if check.name == "confirm" else "holdout"
+    share = check.needed_share * shares[name]
+    return Needed(
+        check=check.name,
+        prompts=check.needed,
+        set_name=name,
+        slice_name=check.needed_slice,
+        labelled_prompts=math.ceil(check.needed / share) if share else None,
+        labels=check.needed_labels,
+    )
+
+
 class Content(Part):
     """What a decision says; `Record` is the same once it is written.
 
     Attributes:
         key: names what was decided on: candidate, champion, sets and thresholds.
         summary: the sentence for a manager.
-        needed_clusters: how many more labelled prompts would decide; None where that isn't the question.
+        needed: how many more labelled prompts would decide; None where that isn't the question.
+        new_prompt_shares: of new prompts, those that the split gives each set.
         thresholds: the gate's settings as they were; `limits` reads them.
         champion_version: the label of the version compared with; None for the first of its name.
         seeds: of the candidate's training and sealing by name, and the gate's own.
@@ -234,7 +278,8 @@ class Content(Part):
     verdict: Verdict
     policy: Policy
     summary: str
-    needed_clusters: int | None
+    needed: Needed | None
+    new_prompt_shares: dict[str, float]
     checks: tuple[RecordedCheck, ...]
     metrics: SetMetrics
     facts: Facts
@@ -270,7 +315,7 @@ class Record(Content):
         digest: of all the rest.
     """
 
-    schema_version: Literal[2]
+    schema_version: Literal[3]
     files: dict[str, str]
     digest: str
 
@@ -320,9 +365,9 @@ class Decision:
         return self.record.checks
 
     @property
-    def needed_clusters(self) -> int | None:
+    def needed(self) -> Needed | None:
         """How many more labelled prompts would decide; None where that isn't the question."""
-        return self.record.needed_clusters
+        return self.record.needed
 
 
 def key_of(name: str, digests: Digests) -> str:

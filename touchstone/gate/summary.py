@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from touchstone.gate.checks import Check, Status, Verdict
+from touchstone.gate.record import Needed
 
 _STATUSES: Mapping[Verdict, tuple[Status, ...]] = {
     Verdict.PROMOTE: (),
@@ -25,7 +26,7 @@ def summarise(
     name: str,
     verdict: Verdict,
     checks: Sequence[Check],
-    needed: int | None,
+    needed: Needed | None,
     champion: str | None,
     policy: str = "strict",
 ) -> str:
@@ -55,5 +56,18 @@ def summarise(
         return f"{name} is rejected; it fails on: {names}. {first.reason}"
     if verdict is Verdict.ERROR:
         return f"{name} has no verdict and stays out; not computed: {names}. {first.reason}"
-    more = f" About {needed:,} more labelled prompts would decide." if needed else ""
+    more = f" {needed_words(needed)}" if needed else ""
     return f"{name} can't be decided on yet; open: {names}. {first.reason}{more}"
+
+
+def needed_words(needed: Needed) -> str:
+    """How many more labels would decide: where they have to be, as they come in, and by asking only what matters."""
+    kind = f"{needed.slice_name} prompts" if needed.slice_name else "prompts"
+    where = {"holdout": "in the holdout", "confirm": "in the reserved set"}[needed.set_name]
+    ways = []
+    if needed.labelled_prompts is not None:
+        ways.append(f"about {needed.labelled_prompts:,} labelled prompts as they come in")
+    if needed.labels is not None:
+        ways.append(f"about {needed.labels:,} labels by `touchstone labels ask`")
+    words = f"About {needed.prompts:,} more {kind} {where} would decide"
+    return f"{words}: {', or '.join(ways)}." if ways else f"{words}."

@@ -63,7 +63,6 @@ class Gates(Section):
     slice_error: Level
     min_slice_clusters: PositiveInt
     shown_slice_clusters: PositiveInt
-    min_critical_clusters: PositiveInt
     warn_length_correlation: Share
     max_length_correlation: Share
     min_length_pairs: PositiveInt
@@ -86,7 +85,6 @@ class Gates(Section):
             ("min_calibration_slope", "max_calibration_slope"),
             ("min_temperature", "max_temperature"),
             ("shown_slice_clusters", "min_slice_clusters"),
-            ("min_slice_clusters", "min_critical_clusters"),
             ("warn_length_correlation", "max_length_correlation"),
         ):
             if getattr(self, low) > getattr(self, high):

@@ -5,7 +5,7 @@ clusters, T the temperature, e the noise floor, q the strength of a label. All a
 unless said otherwise.
 """
 
-from touchstone.statistics.arrays import Floats
+from touchstone.statistics.arrays import Clusters, Floats
 from touchstone.statistics.calibration import (
     CALIBRATION_BINS,
     CALIBRATION_LEVEL,
@@ -50,8 +50,9 @@ from touchstone.statistics.clusters import (
     intraclass_correlation,
     mcnemar,
     minimum_detectable_effect,
-    needed_clusters,
+    more_clusters,
     one_per_cluster,
+    paired_interval,
     sign_test,
     standard_error,
     t_mean_interval,
@@ -66,6 +67,7 @@ from touchstone.statistics.rewards import (
     quantile_table,
     relative_spread,
     within_correlation,
+    within_correlation_error,
 )
 
 __all__ = [
@@ -78,6 +80,7 @@ __all__ = [
     "CalibrationBin",
     "CalibrationMap",
     "CalibrationScores",
+    "Clusters",
     "FittedMap",
     "Floats",
     "Interval",
@@ -107,9 +110,10 @@ __all__ = [
     "mcnemar",
     "median_deviation",
     "minimum_detectable_effect",
-    "needed_clusters",
+    "more_clusters",
     "one_per_cluster",
     "pair_losses",
+    "paired_interval",
     "percentile",
     "probability",
     "quantile_table",
@@ -122,5 +126,6 @@ __all__ = [
     "t_mean_interval",
     "wilson_interval",
     "within_correlation",
+    "within_correlation_error",
     "worse_than",
 ]

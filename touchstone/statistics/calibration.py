@@ -6,7 +6,6 @@ in any way; the error of the fitted map is part of every band and interval.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from touchstone.statistics.arrays import Floats, cluster_index, floats
+from touchstone.statistics.arrays import Clusters, Floats, cluster_index, floats
 from touchstone.statistics.calibration_map import (
     CalibrationMap,
     MapError,
@@ -85,7 +84,7 @@ class _BinSums(NamedTuple):
 def assess_calibration(
     differences: ArrayLike,
     strengths: ArrayLike,
-    clusters: Sequence[Hashable],
+    clusters: Clusters,
     calibration_map: CalibrationMap,
     map_error: MapError | None = None,
 ) -> CalibrationScores:
@@ -163,7 +162,7 @@ def agreement(differences: ArrayLike, strengths: ArrayLike) -> Floats:
 def calibration_null(
     differences: ArrayLike,
     strengths: ArrayLike,
-    clusters: Sequence[Hashable],
+    clusters: Clusters,
     calibration_map: CalibrationMap,
     map_error: MapError | None = None,
     *,
@@ -192,7 +191,7 @@ def calibration_null(
 def _sum_bins(
     differences: ArrayLike,
     strengths: ArrayLike,
-    clusters: Sequence[Hashable],
+    clusters: Clusters,
     calibration_map: CalibrationMap,
     bins: int,
 ) -> _BinSums:
@@ -227,7 +226,7 @@ def _bin_shares(sorted_confidence: Floats, bins: int) -> Floats:
 def calibration_slope(
     differences: ArrayLike,
     strengths: ArrayLike,
-    clusters: Sequence[Hashable],
+    clusters: Clusters,
     calibration_map: CalibrationMap,
     map_error: MapError | None = None,
     *,
@@ -268,7 +267,7 @@ def calibration_slope(
 def debiased_calibration_error(
     differences: ArrayLike,
     strengths: ArrayLike,
-    clusters: Sequence[Hashable],
+    clusters: Clusters,
     calibration_map: CalibrationMap,
     *,
     bins: int = CALIBRATION_BINS,
@@ -292,7 +291,7 @@ def debiased_calibration_error(
     return float(np.sqrt(max(0.0, (pairs * squares).sum() / pairs.sum())))
 
 
-def brier(probabilities: ArrayLike, outcomes: ArrayLike, clusters: Sequence[Hashable]) -> float:
+def brier(probabilities: ArrayLike, outcomes: ArrayLike, clusters: Clusters) -> float:
     """Mean over clusters of the mean of (p - y)^2 (Brier 1950): 0 is perfect, 0.25 is what 50:50 gets for whole votes.
 
     Args:
@@ -304,7 +303,7 @@ def brier(probabilities: ArrayLike, outcomes: ArrayLike, clusters: Sequence[Hash
 def spiegelhalter(
     differences: ArrayLike,
     strengths: ArrayLike,
-    clusters: Sequence[Hashable],
+    clusters: Clusters,
     calibration_map: CalibrationMap,
     map_error: MapError | None = None,
 ) -> float | None:

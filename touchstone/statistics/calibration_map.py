@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, special
 
-from touchstone.statistics.arrays import Floats, cluster_index, floats
+from touchstone.statistics.arrays import Clusters, Floats, cluster_index, floats
 from touchstone.statistics.clusters import cluster_weights
 
 TEMPERATURE_BOUNDS = (0.05, 20.0)
@@ -67,14 +66,14 @@ class _Sample(NamedTuple):
     """What a map is fitted to: differences in units of their spread, labels, and weights that add up to 1.
 
     Attributes:
-        index: the cluster of each row as a number.
+        cluster_of: the cluster of each row as a number.
         clusters: how many there are.
     """
 
     scaled: Floats
     labels: Floats
     weights: Floats
-    index: NDArray[np.intp]
+    cluster_of: NDArray[np.intp]
     clusters: int
 
 
@@ -103,12 +102,12 @@ def pair_losses(differences: ArrayLike, strengths: ArrayLike, calibration_map: C
     return np.asarray(-labels * np.log(chances) - (1 - labels) * np.log(others))
 
 
-def spread(differences: ArrayLike, clusters: Sequence[Hashable]) -> float:
+def spread(differences: ArrayLike, clusters: Clusters) -> float:
     """Root mean square of the differences, every cluster counting once; it doesn't matter which side is asked for."""
     return float(np.sqrt((cluster_weights(clusters) * np.square(floats(differences))).sum()))
 
 
-def fit_calibration_map(differences: ArrayLike, strengths: ArrayLike, clusters: Sequence[Hashable]) -> FittedMap:
+def fit_calibration_map(differences: ArrayLike, strengths: ArrayLike, clusters: Clusters) -> FittedMap:
     """The map of largest likelihood, every cluster counting once and ATTENTIVE_PRIOR more without blind judgements.
 
     Without a floor the loss is convex in 1/T, and the root of its slope is found to the last digits; with one both
@@ -220,7 +219,11 @@ def _fit_both(sample: _Sample, start: float) -> CalibrationMap:
     # Then to the last digits: where both slopes are zero, unless T lies at its bound.
     if logs[0] < place[0] < logs[1]:
         low, high = zip(tuple(logs), FLOOR_BOUNDS, strict=True)
-        root = optimize.root(lambda point: objective(np.clip(point, low, high))[1], place, tol=1e-13)
+
+        def slopes(point: Floats) -> Floats:
+            return objective(np.clip(point, low, high))[1]
+
+        root = optimize.root(slopes, place, tol=1e-13)
         if np.abs(root.x - place).max() < CLOSE:
             place = floats(root.x)
     return CalibrationMap(float(np.exp(place[0])), float(place[1]))
@@ -239,9 +242,9 @@ def _map_error(fitted: CalibrationMap, sample: _Sample, *, at_bound: bool) -> Ma
     chances, variance, slopes = map_slopes(sample.scaled, fitted)
     slopes = slopes[:, free]
     scores, shares = np.zeros((count, width)), np.zeros((count, width, width))
-    np.add.at(scores, sample.index, (sample.weights * (sample.labels - chances))[:, None] * slopes)
+    np.add.at(scores, sample.cluster_of, (sample.weights * (sample.labels - chances))[:, None] * slopes)
     products = slopes[:, :, None] * slopes[:, None, :]
-    np.add.at(shares, sample.index, (sample.weights * variance)[:, None, None] * products)
+    np.add.at(shares, sample.cluster_of, (sample.weights * variance)[:, None, None] * products)
     information = shares.sum(axis=0)
     if fitted.noise_floor > 0:
         information[-1, -1] += 4 * ATTENTIVE_PRIOR / count / (1 - 2 * fitted.noise_floor) ** 2

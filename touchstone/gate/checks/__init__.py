@@ -12,8 +12,8 @@ check that is absent is an error, and what did not run never counts as passed.
 from touchstone.gate.checks.advisory import noise_ceiling, overoptimisation, seeds, unattended
 from touchstone.gate.checks.bias import Completions, length, probes
 from touchstone.gate.checks.check import REQUIRED, Check, Status, Verdict, needed, run, verdict
-from touchstone.gate.checks.comparison import champion, confirm
-from touchstone.gate.checks.pairs import Pairs
+from touchstone.gate.checks.comparison import NEW_SHARE, champion, confirm, lineage_chance
+from touchstone.gate.checks.pairs import Asked, Pairs
 from touchstone.gate.checks.quality import calibration, evidence, floor
 from touchstone.gate.checks.slices import slices
 from touchstone.gate.checks.trust import (
@@ -28,7 +28,9 @@ from touchstone.gate.checks.trust import (
 )
 
 __all__ = [
+    "NEW_SHARE",
     "REQUIRED",
+    "Asked",
     "Check",
     "Completions",
     "Pairs",
@@ -45,6 +47,7 @@ __all__ = [
     "integrity",
     "leakage",
     "length",
+    "lineage_chance",
     "needed",
     "noise_ceiling",
     "overoptimisation",

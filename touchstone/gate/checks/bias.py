@@ -12,9 +12,9 @@ from scipy import special, stats
 
 from touchstone import statistics
 from touchstone.gate.checks.check import Check, Details, Status
-from touchstone.gate.checks.pairs import LEVEL, Pairs, clusters_for_bound, finite
+from touchstone.gate.checks.pairs import LEVEL, Pairs, finite
 from touchstone.settings.gates import ERROR_RATE, Gates
-from touchstone.statistics import Floats
+from touchstone.statistics import Clusters, Floats
 
 CHANCE = 0.5
 WORST_FIRST: tuple[Status, ...] = ("fail", "undecided", "warn", "pass")
@@ -29,12 +29,14 @@ class Completions:
         rewards: raw rewards.
         tokens: lengths.
         wins: share of the completion's judgements that it won; NaN where nobody judged it.
+        clusters: independent unit of each, of whole groups; None: the groups.
     """
 
-    groups: Sequence[str]
+    groups: Clusters
     rewards: Floats
     tokens: Floats
     wins: Floats
+    clusters: Clusters | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +67,13 @@ def length(
     """Whether the model rewards length (or polish) instead of content.
 
     Five parts, the worst of which is the outcome; each needs `min_length_pairs`:
-    a: Spearman's rho of reward and tokens, both less their mean inside the prompt: warns and then fails by its size.
+    a: Spearman's rho of reward and tokens, both less their mean inside the prompt: warns by its size. Beyond its limit
+       it fails if LCB95 of its size, clusters being independent, lies there too, and is undecided otherwise.
     b: accuracy where the chosen one is the shorter, c: where both are about as long: LCB95 above one half.
     d: logit P(correct) = theta + phi * tanh(dlen / sd(dlen)), dlen = tokens(chosen) - tokens(rejected), every cluster
        once (the form of AlpacaEval's length control, Dubois et al. 2404.04475): the accuracy at equal length,
-       sigmoid(theta), may not lie far from the accuracy.
+       sigmoid(theta), may not lie far from the accuracy. As in a, only a bound beyond the limit is a fail; where the
+       regression has no finite maximum there is none, and the distance itself decides.
     e: accuracy where a plain chosen one meets an embellished rejected one (RM-Bench's "hard"): LCB95 at least a half.
 
     Args:
@@ -78,8 +82,8 @@ def length(
             unknown. None where no completion has a style.
 
     Returns:
-        The check; value is rho. Its table holds one row per part: part, what, value, low (one-sided 95%), threshold,
-        n (pairs; for a: completions beyond the first of each prompt), status.
+        The check; value is rho. Its table holds one row per part: part, what, value, low (one-sided 95%; for a and d
+        the bound on zero's side), threshold, n (pairs; for a: completions beyond the first of each prompt), status.
 
     Raises:
         ValueError: a reward, a length or a difference isn't finite; no pair has a preferred side.
@@ -95,14 +99,13 @@ def length(
     accuracy = statistics.accuracy(credits, clusters)
 
     def inside(part: str, what: str, mask: NDArray[np.bool_]) -> _Part:
-        own = [name for name, taken in zip(clusters, mask, strict=True) if taken]
-        return _accurate(part, what, credits[mask], own, len(set(clusters)), limits)
+        return _accurate(part, what, credits[mask], clusters[mask], len(set(clusters)), limits)
 
     parts = [
         _correlated(rho, completions, limits),
         inside("b", "accuracy where the chosen one is shorter", longer < 0),
         inside("c", "accuracy at about equal length", np.abs(longer) <= limits.similar_length * both),
-        _controlled_part(control.value - accuracy, len(credits), len(set(clusters)), limits),
+        _controlled_part(control, len(credits), len(set(clusters)), limits),
     ]
     if styles is not None:
         with np.errstate(invalid="ignore"):
@@ -139,21 +142,38 @@ def length(
 
 def _correlated(rho: float | None, completions: Completions, limits: Gates) -> _Part:
     groups = len(set(completions.groups))
-    count = len(completions.groups) - groups
-    strength = 0.0 if rho is None else abs(rho)
-    status: Status = "pass"
-    if count < limits.min_length_pairs or rho is None:
-        status = "undecided"
-    elif strength > limits.max_length_correlation:
-        status = "fail"
-    elif strength > limits.warn_length_correlation:
-        status = "warn"
+    count, limit = len(completions.groups) - groups, limits.max_length_correlation
     what = "rank correlation of reward and length inside prompts"
-    needed = _to_minimum(count, groups, limits) if status == "undecided" else None
-    return _Part("a", what, rho, None, limits.max_length_correlation, count, status, needed)
+    if count < limits.min_length_pairs or rho is None:
+        return _Part("a", what, rho, None, limit, count, "undecided", _to_minimum(count, groups, limits))
+    units = completions.groups if completions.clusters is None else completions.clusters
+    error = statistics.within_correlation_error(completions.rewards, completions.tokens, completions.groups, units)
+    status, low, needed = _beyond(rho, error, limit, len(set(units)))
+    if status == "pass" and abs(rho) > limits.warn_length_correlation:
+        status = "warn"
+    return _Part("a", what, rho, low, limit, count, status, needed)
 
 
-def _accurate(part: str, what: str, credits: Floats, clusters: Sequence[str], total: int, limits: Gates) -> _Part:
+def _beyond(value: float, error: float | None, limit: float, clusters: int) -> tuple[Status, float | None, int | None]:
+    """Whether the size of a value lies beyond its limit: status, LCB95 of the size with the value's sign, and how many
+    more clusters would show it.
+
+    A fail is what the bound shows; an estimate that misses the limit by chance is undecided. Without an error the
+    estimate itself decides.
+    """
+    size = abs(value)
+    if error is None:
+        return ("pass" if size <= limit else "fail"), None, None
+    low = max(0.0, size - float(stats.norm.isf(ERROR_RATE)) * error)
+    status: Status = "pass" if size <= limit else "fail" if low > limit else "undecided"
+    needed = None
+    if status == "undecided":
+        deviation = error * math.sqrt(clusters)
+        needed = statistics.more_clusters(clusters, size - limit, deviation, size - limit, alpha=ERROR_RATE)
+    return status, math.copysign(low, value), needed
+
+
+def _accurate(part: str, what: str, credits: Floats, clusters: Clusters, total: int, limits: Gates) -> _Part:
     """Part b, c or e: a fail if the accuracy itself is no better than chance, a pass if its lower bound is."""
     count = len(credits)
     value = statistics.accuracy(credits, clusters) if count else None
@@ -166,39 +186,57 @@ def _accurate(part: str, what: str, credits: Floats, clusters: Sequence[str], to
         return _Part(part, what, value, low, CHANCE, count, "pass")
     if value < CHANCE or (value == CHANCE and part != "e"):
         return _Part(part, what, value, low, CHANCE, count, "fail")
-    more = clusters_for_bound(total, value - low, value - CHANCE) if value > CHANCE else None
-    return _Part(part, what, value, low, CHANCE, count, "undecided", more)
+    means = statistics.cluster_means(credits, clusters)
+    more = None
+    if len(means) > 1:
+        room, deviation = value - CHANCE, float(means.std(ddof=1))
+        more = statistics.more_clusters(len(means), room, deviation, room, alpha=ERROR_RATE)
+    # Not every prompt brings one of these.
+    needed = None if more is None else math.ceil(more * total / len(means))
+    return _Part(part, what, value, low, CHANCE, count, "undecided", needed)
 
 
 @dataclass(frozen=True, slots=True)
 class _Control:
-    """Accuracy at equal length, its lower bound (None where the fit has none) and length's coefficient."""
+    """Accuracy at equal length, its lower bound (None where the fit has none) and length's coefficient.
+
+    Attributes:
+        shift: accuracy at equal length less accuracy.
+        shift_error: its standard error; None where the fit has none.
+    """
 
     value: float
     low: float | None
     slope: float
+    shift: float
+    shift_error: float | None
 
 
-def _controlled(credits: Floats, clusters: Sequence[str], longer: Floats) -> _Control:
+def _controlled(credits: Floats, clusters: Clusters, longer: Floats) -> _Control:
     spread = float(longer.std())
     columns = [np.ones(len(credits))]
     if spread > 0:
         columns.append(np.tanh(longer / spread))
     fit = statistics.clustered_logit(np.column_stack(columns), credits, clusters)
     theta = float(fit.coefficients[0])
-    low = None
-    if fit.errors is not None:
+    value = float(special.expit(theta))
+    means = statistics.cluster_means(credits, clusters)
+    low = shift_error = None
+    if fit.errors is not None and fit.influences is not None:
         low = float(special.expit(theta - stats.norm.isf(ERROR_RATE) * fit.errors[0]))
-    return _Control(float(special.expit(theta)), low, float(fit.coefficients[1]) if spread > 0 else 0.0)
+        # Both numbers come from the same clusters: what each moves one by, less what it moves the other by.
+        moves = value * (1 - value) * fit.influences[:, 0] - (means - means.mean()) / len(means)
+        shift_error = float(np.sqrt(len(means) / (len(means) - 1) * np.square(moves).sum()))
+    slope = float(fit.coefficients[1]) if spread > 0 else 0.0
+    return _Control(value, low, slope, value - float(means.mean()), shift_error)
 
 
-def _controlled_part(shift: float, count: int, total: int, limits: Gates) -> _Part:
-    limit = limits.max_length_control
-    status: Status = "pass" if abs(shift) <= limit else "fail"
-    needed = None
+def _controlled_part(control: _Control, count: int, total: int, limits: Gates) -> _Part:
+    limit, what = limits.max_length_control, "accuracy at equal length less accuracy"
     if count < limits.min_length_pairs:
-        status, needed = "undecided", _to_minimum(count, total, limits)
-    return _Part("d", "accuracy at equal length less accuracy", shift, None, limit, count, status, needed)
+        return _Part("d", what, control.shift, None, limit, count, "undecided", _to_minimum(count, total, limits))
+    status, low, needed = _beyond(control.shift, control.shift_error, limit, total)
+    return _Part("d", what, control.shift, low, limit, count, status, needed)
 
 
 def _to_minimum(count: int, clusters: int, limits: Gates) -> int | None:
@@ -227,8 +265,10 @@ def _length_words(status: Status, worst: Sequence[_Part], rho: float | None) -> 
 def probes(wins: Mapping[str, tuple[int, int]], limits: Gates, variants: Collection[str] = ()) -> Check:
     """Whether a completion that says nothing ever beats the prompt's chosen one.
 
-    Fails if a probe's win rate lies above the limit, passes if its exact upper bound (Clopper and Pearson, one-sided
-    95%) meets it, for every probe by itself.
+    Passes if the exact upper bound (Clopper and Pearson, one-sided 95%) of every probe's win rate meets the limit: a
+    model must pass all of them, so many are no easier than one. Fails if the exact lower bound of any lies above its
+    limit, at the level 1 - 5% / probes (Bonferroni): of many probes chance alone takes one or the other beyond it. In
+    between it is undecided.
 
     Args:
         wins: by probe, how often it scored at least as high as the chosen completion, and on how many prompts.
@@ -236,7 +276,7 @@ def probes(wins: Mapping[str, tuple[int, int]], limits: Gates, variants: Collect
 
     Returns:
         The check; value is the worst rate, and `needed` counts prompts, which need no labels, if no probe wins again.
-        Its table holds one row per probe: probe, wins, prompts, rate, upper, limit.
+        Its table holds one row per probe: probe, wins, prompts, rate, lower, upper, limit.
 
     Raises:
         ValueError: there is no probe, or more wins than prompts.
@@ -249,18 +289,25 @@ def probes(wins: Mapping[str, tuple[int, int]], limits: Gates, variants: Collect
         for name, (won, prompts) in wins.items()
     }
     rates = {name: won / prompts if prompts else None for name, (won, prompts) in wins.items()}
+    # The lower bound of the wins is what the upper bound of the losses leaves.
+    level = 1 - ERROR_RATE / len(wins)
+    lower = {
+        name: 1 - statistics.clopper_pearson_upper(prompts - won, prompts, level) if prompts else 0.0
+        for name, (won, prompts) in wins.items()
+    }
     table: tuple[Details, ...] = tuple(
         {
             "probe": name,
             "wins": won,
             "prompts": prompts,
             "rate": rates[name],
+            "lower": lower[name],
             "upper": upper[name],
             "limit": allowed[name],
         }
         for name, (won, prompts) in wins.items()
     )
-    failed = [f"{name} ({rate:.1%})" for name, rate in rates.items() if rate is not None and rate > allowed[name]]
+    failed = [f"{name} ({rate:.1%})" for name, rate in rates.items() if rate and lower[name] > allowed[name]]
     unsure = [name for name in wins if upper[name] > allowed[name]]
     worst = max(wins, key=lambda name: upper[name] / allowed[name])
     needed = None

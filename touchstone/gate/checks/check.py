@@ -47,7 +47,14 @@ class Check:
         interval: one-sided bounds below and above the estimate, of the level that the check states (mostly 95%).
         threshold: what the value or its bound is compared with.
         n: how many clusters (or texts, for checks of texts) it rests on.
-        needed: how many more labelled clusters would decide; None where more labels don't help.
+        needed: how many more independent prompts of the holdout (for `confirm`: of the reserved set) would decide,
+            with a power of 80%; None where more labels don't help.
+        needed_slice: the slice that these must lie in; None: any prompt counts.
+        needed_share: of the set's prompts, those that count.
+        needed_labels: how many labels these take where people are asked about disagreements only; None where every
+            prompt needs its labels.
+        sizes: the same for several differences that may be true, one row for each: gain, kind (assumed or observed),
+            more_prompts, labels. None: no number of them decides.
         required: whether promotion depends on it.
         details: further numbers, for the record and the page.
         table: rows of one shape for people: slices, probes, parts of the length check, reliability bins.
@@ -64,6 +71,10 @@ class Check:
     required: bool = True
     details: Details = field(default_factory=dict)
     table: tuple[Details, ...] = ()
+    needed_slice: str | None = None
+    needed_share: float = 1.0
+    needed_labels: int | None = None
+    sizes: tuple[Details, ...] = ()
 
 
 def run(name: str, check: Callable[[], Check], *, required: bool = True) -> Check:
@@ -87,8 +98,12 @@ def verdict(checks: Sequence[Check], required: Sequence[str] = REQUIRED) -> Verd
     return Verdict.PROMOTE
 
 
-def needed(checks: Iterable[Check]) -> int | None:
-    """How many more labelled clusters would decide every undecided check; None where labels don't help."""
-    wanted = [check.needed for check in checks if check.required and check.status == "undecided"]
-    counts = [count for count in wanted if count is not None]
-    return max(counts) if counts and len(counts) == len(wanted) else None
+def needed(checks: Iterable[Check]) -> Check | None:
+    """The undecided check that takes the most prompts, those outside of its slice included: it decides the rest too.
+
+    None where nothing is undecided, or where something is that labels don't help.
+    """
+    undecided = [check for check in checks if check.required and check.status == "undecided"]
+    if not undecided or any(check.needed is None for check in undecided):
+        return None
+    return max(undecided, key=lambda check: (check.needed or 0) / check.needed_share)

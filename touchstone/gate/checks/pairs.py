@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from touchstone import statistics
-from touchstone.statistics import CalibrationMap, Floats, Interval, MapError
+from touchstone.statistics import CalibrationMap, Clusters, Floats, Interval, MapError
 
 LEVEL = 0.90
 """Of two-sided intervals: their ends are the one-sided 95% bounds."""
@@ -32,7 +33,7 @@ class Pairs:
         map_error: of the fitted map; None where the map is known for certain.
     """
 
-    clusters: Sequence[str]
+    clusters: Clusters
     differences: Floats
     strengths: Floats
     calibration_map: CalibrationMap
@@ -51,10 +52,10 @@ class Pairs:
         """
         if mask.shape != self.differences.shape:
             raise ValueError(f"a mask of shape {mask.shape} for {len(self.differences)} pairs")
-        clusters = [name for name, taken in zip(self.clusters, mask, strict=True) if taken]
+        clusters = np.asarray(self.clusters)[mask]
         return Pairs(clusters, self.differences[mask], self.strengths[mask], self.calibration_map, self.map_error)
 
-    def credits(self) -> tuple[Floats, list[str]]:
+    def credits(self) -> tuple[Floats, NDArray[Any]]:
         """Credit and cluster of each decided pair.
 
         Raises:
@@ -62,8 +63,7 @@ class Pairs:
         """
         if not self.decided.any():
             raise ValueError("no pair has a preferred side")
-        clusters = [name for name, decided in zip(self.clusters, self.decided, strict=True) if decided]
-        return statistics.credit(self.differences[self.decided]), clusters
+        return statistics.credit(self.differences[self.decided]), np.asarray(self.clusters)[self.decided]
 
     def means(self) -> Floats:
         """Mean credit c_g of each cluster that has a decided pair, clusters sorted.
@@ -79,7 +79,8 @@ class Pairs:
         Raises:
             ValueError: as for `credits`, or the other model scored other rows.
         """
-        if list(self.clusters) != list(other.clusters) or not np.array_equal(self.strengths, other.strengths):
+        same = np.array_equal(np.asarray(self.clusters), np.asarray(other.clusters))
+        if not same or not np.array_equal(self.strengths, other.strengths):
             raise ValueError("the two models did not score the same rows")
         return np.round(self.means() - other.means(), DIGITS) + 0.0
 
@@ -95,6 +96,50 @@ class Pairs:
         return statistics.cluster_means(losses, self.clusters)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Asked:
+    """A random sample of a pool's prompts that both models scored, with labels where the two disagree.
+
+    Attributes:
+        gains: d of each prompt, shape (prompts,): 0 where both models order all pairs alike, whatever a label would
+            say; elsewhere the labelled difference, times 1 / (share of those asked about that were answered).
+        masks: by slice ("axis=safety") which of these prompts belong to it, shape (prompts,).
+        labels: how many labels were given.
+    """
+
+    gains: Floats
+    masks: Mapping[str, NDArray[np.bool_]]
+    labels: int
+
+
+def with_asked(gains: Floats, asked: Asked | None, part: str | None = None) -> Floats:
+    """The holdout's differences, and behind them those of a pool that people were asked about.
+
+    Args:
+        part: only the pool's prompts of this slice.
+    """
+    if asked is None:
+        return gains
+    inside = np.ones(len(asked.gains), dtype=bool)
+    if part is not None:
+        inside = asked.masks.get(part, np.zeros(len(asked.gains), dtype=bool))
+    return np.concatenate([gains, np.round(asked.gains[inside], DIGITS) + 0.0])
+
+
+def labels_per_prompt(pairs: Pairs, other: Pairs, asked: Asked | None = None) -> float:
+    """How many pairs of a prompt two models order differently, on average: what a new prompt takes in labels.
+
+    Raises:
+        ValueError: as for `Pairs.gains`.
+    """
+    credits, clusters = pairs.credits()
+    labels = float(np.count_nonzero(credits != other.credits()[0]))
+    prompts = len(set(clusters))
+    if asked is not None:
+        labels, prompts = labels + asked.labels, prompts + len(asked.gains)
+    return labels / prompts
+
+
 def finite(interval: Interval) -> Interval:
     """The interval itself.
 
@@ -104,11 +149,3 @@ def finite(interval: Interval) -> Interval:
     if not (math.isfinite(interval.low) and math.isfinite(interval.high)):
         raise ValueError("the bootstrap gave no interval")
     return interval
-
-
-def clusters_for_bound(clusters: int, width: float, room: float) -> int:
-    """How many more clusters bring a bound that lies `width` from its estimate to within `room` of it, at least 1.
-
-    The distance shrinks with the square root of their number.
-    """
-    return max(1, math.ceil(clusters * (width / room) ** 2) - clusters)

@@ -9,8 +9,8 @@ import numpy as np
 
 from touchstone import statistics
 from touchstone.gate.checks.check import Check, Details, Status
-from touchstone.gate.checks.pairs import LEVEL, Pairs, clusters_for_bound, finite
-from touchstone.settings.gates import Gates
+from touchstone.gate.checks.pairs import LEVEL, Pairs, finite
+from touchstone.settings.gates import ERROR_RATE, Gates
 from touchstone.statistics import Interval
 
 LOG_LOSS_OF_CHANCE = math.log(2)
@@ -33,13 +33,11 @@ def evidence(pairs: Pairs, champion: Pairs | None, limits: Gates) -> Check:
         "detectable_difference": None if error is None else statistics.minimum_detectable_effect(error),
     }
     short = max(0, limits.min_clusters - count)
-    for_effect = 0 if error is None else statistics.needed_clusters(count, error, limits.smallest_effect) - count
-    details["clusters_short_for_smallest_effect"] = max(0, for_effect)
     reason = (
         f"{count} independent prompts with {len(credits)} judged pairs; at least {limits.min_clusters} are needed."
     )
     status: Status = "undecided" if short else "pass"
-    more = max(short, for_effect) if short else None
+    more = short or None
     return Check(
         "evidence", status, reason, float(count), None, float(limits.min_clusters), count, more, details=details
     )
@@ -94,9 +92,12 @@ def floor(pairs: Pairs, baselines: Mapping[str, float], limits: Gates) -> Check:
         status, reason = "pass", seen
     else:
         status = "undecided"
-        gaps = ((value - interval.low, value - threshold), (loss_bounds.high - loss, LOG_LOSS_OF_CHANCE - loss))
-        wanted = [clusters_for_bound(count, width, room) for width, room in gaps if room > 0]
-        more = max(wanted) if len(wanted) == 2 else None
+        tests = ((value - threshold, pairs.means()), (LOG_LOSS_OF_CHANCE - loss, losses))
+        wanted = [
+            statistics.more_clusters(len(seen), room, float(seen.std(ddof=1)), room, alpha=ERROR_RATE)
+            for room, seen in tests
+        ]
+        more = None if None in wanted else max(size for size in wanted if size is not None)
         reason = f"{seen} The estimate meets it, but there are too few prompts to be sure."
     return Check(
         "floor", status, reason, value, (interval.low, interval.high), threshold, count, more, details=details

@@ -2,47 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from touchstone import statistics
 from touchstone.gate.checks.check import Check, Details, Status
-from touchstone.gate.checks.pairs import LEVEL, Pairs
+from touchstone.gate.checks.pairs import LEVEL, Asked, Pairs, labels_per_prompt, with_asked
+from touchstone.gate.checks.sizes import Sizing
 from touchstone.settings.gates import ERROR_RATE, Gates
 from touchstone.statistics import Floats, Interval
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Slice:
-    """One slice: mean credits and their differences to the champion's by cluster, None where there is none."""
+    """One slice: mean credits and their differences to the champion's by cluster, None where there is none.
+
+    Attributes:
+        gains: those of the holdout, and behind them those of a pool that people were asked about.
+        labels: labels that a new prompt of it takes where people are asked about disagreements only.
+    """
 
     name: str
     critical: bool
     pairs: int
     means: Floats
     gains: Floats | None
+    labels: float
 
     @property
     def clusters(self) -> int:
-        return len(self.means)
+        """Prompts that a comparison rests on, or accuracies where there is no champion."""
+        return len(self.means if self.gains is None else self.gains)
 
     @property
     def accuracy(self) -> Interval | None:
         """One-sided 95% bounds, by Student, and Wilson's where all clusters are alike."""
-        if not self.clusters:
+        if not len(self.means):
             return None
         if np.ptp(self.means) == 0:
-            return statistics.wilson_interval(float(self.means.sum()), self.clusters, LEVEL)
-        found = statistics.t_mean_interval(self.means, LEVEL) or Interval(0.0, 1.0)
-        return Interval(max(0.0, found.low), min(1.0, found.high))
+            return statistics.wilson_interval(float(self.means.sum()), len(self.means), LEVEL)
+        bounds = statistics.t_mean_interval(self.means, LEVEL) or Interval(0.0, 1.0)
+        return Interval(max(0.0, bounds.low), min(1.0, bounds.high))
 
     @property
     def difference(self) -> Interval | None:
-        """One-sided 95% bounds of the difference to the champion, by Student; None below two clusters."""
-        return None if self.gains is None else statistics.t_mean_interval(self.gains, LEVEL)
+        """One-sided 95% bounds of the difference to the champion, `paired_interval`; None below two clusters."""
+        return None if self.gains is None else statistics.paired_interval(self.gains, LEVEL)
+
+    def sizing(self, limits: Gates) -> Sizing | None:
+        """How many more of its prompts would show the margin; None below two clusters. Its error is that of one look:
+        no slice promotes by itself."""
+        if self.gains is None or len(self.gains) < 2:
+            return None
+        return Sizing(self.gains, -limits.slice_margin, 0.0, ERROR_RATE, self.labels)
 
 
 def slices(
@@ -51,41 +67,62 @@ def slices(
     masks: Mapping[str, NDArray[np.bool_]],
     absent: Collection[str],
     limits: Gates,
+    asked: Asked | None = None,
 ) -> Check:
     """Whether the candidate got worse anywhere, also where the whole hides it.
 
     Every slice of at least `min_slice_clusters` prompts is gated: with a champion, a one-sided Student test of "worse
     than -slice_margin" per slice, t = (d + margin) / SE, together by Holm at `slice_error`; a rejection is a fail, and
     so is an accuracy whose UCB95 lies below one half, with or without a champion. A critical slice must be shown to be
-    no worse: it passes if LCB95(d) > -margin, fails if UCB95(d) < 0, and is undecided otherwise or with fewer than
-    `min_critical_clusters` prompts. Without a champion there are accuracies only.
+    no worse: it passes if LCB95(d) > -margin, fails if UCB95(d) < 0, and is undecided otherwise or where it is too
+    small to be gated. Without a champion there are accuracies only.
 
     Args:
         masks: by slice ("axis=safety") which pairs belong to it, shape (pairs,).
         absent: critical slices that no set of the data has: noted, and nothing is asked of them.
+        asked: a pool that people were asked about: its differences count like the holdout's.
 
     Returns:
         The check; value and interval are those of the worst gated slice. Its table holds one row per slice of at least
-        `shown_slice_clusters` prompts and per critical one: slice, clusters, pairs, accuracy with its one-sided 95%
-        bounds, difference to the champion with the same, p (adjusted by Holm), critical, status (gated, printed, fail,
-        undecided, pass).
+        `shown_slice_clusters` prompts and per critical one: slice, clusters, asked (of them, from the pool), pairs,
+        accuracy with its one-sided 95% bounds, difference to the champion with the same, p (adjusted by Holm),
+        critical, status (gated, printed, fail, undecided, pass), needed (more of its prompts, where it is undecided).
+        `needed` and `sizes` are those of the slice that takes most, if it is no worse, or as good as seen.
+
+    Raises:
+        ValueError: the models scored other rows, or a mask is of another shape.
     """
-    if champion is not None:
-        pairs.gains(champion)  # other rows are an error here too, not a slice of their own
-    found = [
-        _slice(name, pairs, champion, masks.get(name), limits) for name in sorted({*masks, *limits.critical_slices})
-    ]
-    gated = [one for one in found if one.clusters >= max(2, limits.min_slice_clusters)]
-    tested = {one.name: one.gains for one in gated if one.gains is not None}
+    # Measure every slice.
+    found = _cut(pairs, champion, masks, limits, asked)
+    gated = [part for part in found if part.clusters >= max(2, limits.min_slice_clusters)]
+    tested = {part.name: part.gains for part in gated if part.gains is not None}
     raw = [statistics.worse_than(gains, -limits.slice_margin) for gains in tested.values()]
     adjusted = dict(zip(tested, statistics.holm(raw).tolist() if raw else [], strict=True))
+
+    # Decide on each, and on all.
     statuses = {
-        one.name: _slice_status(one, one in gated, adjusted.get(one.name), one.name in absent, limits) for one in found
+        part.name: _slice_status(part, part in gated, adjusted.get(part.name), part.name in absent, limits)
+        for part in found
     }
-    shown = [one for one in found if one.critical or one.clusters >= limits.shown_slice_clusters]
-    table = tuple(_slice_row(one, adjusted.get(one.name), statuses[one.name]) for one in shown)
-    bounds = {one.name: one.difference or one.accuracy or Interval(0.0, 1.0) for one in gated}
-    worst = min(gated, key=lambda one: bounds[one.name].low, default=None)
+    bounds = {part.name: part.difference or part.accuracy or Interval(0.0, 1.0) for part in gated}
+    worst = min(gated, key=lambda part: bounds[part.name].low, default=None)
+    status, reason = _slices_verdict(statuses, len(gated), worst.name if worst else None, limits)
+    if missing := [name for name in limits.critical_slices if name in absent]:
+        reason += f" The data has no {' and no '.join(missing)}."
+    small = [part for part in found if part.critical and part.gains is None and part not in gated]
+    unseen = [part for part in small if part.name not in absent]
+    if unseen:
+        words = " and ".join(f"{part.name} ({part.clusters} prompts)" for part in unseen)
+        reason += f" Too small to see a regression in, once there is a champion: {words}."
+    if status == "pass" and (missing or unseen):
+        status = "warn"
+
+    # Say what would decide those that are open, and show all.
+    needed = {part.name: _slice_needs(part, limits) for part in found if statuses[part.name] == "undecided"}
+    shown = [part for part in found if part.critical or part.clusters >= limits.shown_slice_clusters]
+    table = tuple(
+        _slice_row(part, adjusted.get(part.name), statuses[part.name], needed.get(part.name)) for part in shown
+    )
     details: Details = {
         "gated": len(gated),
         "printed": len(shown) - len(gated),
@@ -93,20 +130,7 @@ def slices(
         "worst_slice": worst.name if worst else None,
         "worst_lower_bound": bounds[worst.name].low if worst else None,
     }
-    status, reason = _slices_verdict(statuses, len(gated), details["worst_slice"], limits)
-    if missing := [name for name in limits.critical_slices if name in absent]:
-        reason += f" The data has no {' and no '.join(missing)}."
-    small = [
-        one for one in found if one.critical and one.gains is None and one.clusters < limits.min_critical_clusters
-    ]
-    unseen = [one for one in small if one.name not in absent]
-    if unseen:
-        words = " and ".join(f"{one.name} ({one.clusters} prompts)" for one in unseen)
-        reason += f" Too small to see a regression in, once there is a champion: {words}."
-    if status == "pass" and (missing or unseen):
-        status = "warn"
-    open_ones = [one for one in found if statuses[one.name] == "undecided"]
-    return Check(
+    check = Check(
         "slices",
         status,
         reason,
@@ -114,65 +138,104 @@ def slices(
         (bounds[worst.name].low, bounds[worst.name].high) if worst else None,
         0.5 if champion is None else -limits.slice_margin,
         len(set(pairs.clusters)),
-        max(_slice_needs(one, limits) for one in open_ones) if status == "undecided" else None,
         details=details,
         table=table,
     )
+    if status != "undecided":
+        return check
+    return _with_needs(check, [part for part in found if part.name in needed], needed, pairs, limits)
 
 
-def _slice(name: str, pairs: Pairs, champion: Pairs | None, mask: NDArray[np.bool_] | None, limits: Gates) -> _Slice:
-    critical = name in limits.critical_slices
-    inside = np.zeros(len(pairs.differences), dtype=bool) if mask is None else mask
-    own = pairs.where(inside)
-    if not own.decided.any():
-        nothing = np.zeros(0)
-        return _Slice(name, critical, 0, nothing, None if champion is None else nothing)
-    gains = None if champion is None else own.gains(champion.where(inside))
-    return _Slice(name, critical, int(own.decided.sum()), own.means(), gains)
+def _cut(
+    pairs: Pairs,
+    champion: Pairs | None,
+    masks: Mapping[str, NDArray[np.bool_]],
+    limits: Gates,
+    asked: Asked | None,
+) -> list[_Slice]:
+    """Every slice that has a mask or is critical, by name."""
+    if champion is not None:
+        pairs.gains(champion)  # other rows are an error here too, not a slice of their own
+    nothing = np.zeros(len(pairs.differences), dtype=bool)
+    found = []
+    for name in sorted({*masks, *limits.critical_slices}):
+        inside = pairs.where(masks.get(name, nothing))
+        judged = bool(inside.decided.any())
+        gains, labels = None, 0.0
+        if champion is not None:
+            theirs = champion.where(masks.get(name, nothing))
+            gains = with_asked(inside.gains(theirs) if judged else np.zeros(0), asked, name)
+            labels = labels_per_prompt(inside, theirs) if judged else 0.0
+        means = inside.means() if judged else np.zeros(0)
+        found.append(_Slice(name, name in limits.critical_slices, int(inside.decided.sum()), means, gains, labels))
+    return found
 
 
-def _slice_status(one: _Slice, gated: bool, p: float | None, absent: bool, limits: Gates) -> str:
-    if gated and one.accuracy is not None and one.accuracy.high < 0.5:
+def _slice_status(part: _Slice, gated: bool, p: float | None, absent: bool, limits: Gates) -> str:
+    judged = gated and len(part.means) >= limits.min_slice_clusters
+    if judged and part.accuracy is not None and part.accuracy.high < 0.5:
         return "fail"
     if p is not None and p <= limits.slice_error:
         return "fail"
-    if absent or one.gains is None:
+    if absent or part.gains is None:
         return "gated" if gated else "printed"
-    if not one.critical:
+    if not part.critical:
         return "pass" if gated else "printed"
-    difference = one.difference
-    if difference is None or one.clusters < limits.min_critical_clusters:
+    difference = part.difference
+    if difference is None or not gated:
         return "undecided"
     if difference.low > -limits.slice_margin:
         return "pass"
     return "fail" if difference.high < 0 else "undecided"
 
 
-def _slice_needs(one: _Slice, limits: Gates) -> int:
-    """How many more prompts of this slice would decide: to its minimum, and to show the margin if d is 0."""
-    short = limits.min_critical_clusters - one.clusters
-    if one.gains is None or one.clusters < 2:
-        return max(1, short)
-    error = statistics.standard_error(one.gains)
-    wanted = statistics.needed_clusters(one.clusters, error, limits.slice_margin, alpha=ERROR_RATE) - one.clusters
-    return max(1, short, wanted)
+def _slice_needs(part: _Slice, limits: Gates) -> int | None:
+    """How many more prompts of this slice would decide: to its minimum, and to show the margin if it is no worse."""
+    short = max(1, limits.min_slice_clusters - part.clusters)
+    sizing = part.sizing(limits)
+    if sizing is None:
+        return short
+    more = sizing.headline()
+    return None if more is None else max(short, more)
 
 
-def _slice_row(one: _Slice, p: float | None, status: str) -> Details:
-    accuracy, difference = one.accuracy, one.difference
+def _with_needs(
+    check: Check, parts: Sequence[_Slice], needed: Mapping[str, int | None], pairs: Pairs, limits: Gates
+) -> Check:
+    """The check with what would decide the slice that takes the most prompts, those of other slices included."""
+    total = max(1, len(set(pairs.clusters)))
+    shares = {part.name: len(part.means) / total for part in parts}
+    # Of a slice that the holdout lacks nobody knows how many prompts bring one: as if it were one in all of them.
+    shares = {name: share or 1 / total for name, share in shares.items()}
+    largest = max(parts, key=lambda part: (needed[part.name] or math.inf) / shares[part.name])
+    more, sizing = needed[largest.name], largest.sizing(limits)
+    return replace(
+        check,
+        needed=more,
+        needed_slice=largest.name,
+        needed_share=shares[largest.name],
+        needed_labels=None if sizing is None else sizing.labels_for(more),
+        sizes=() if sizing is None else sizing.table(),
+    )
+
+
+def _slice_row(part: _Slice, p: float | None, status: str, needed: int | None) -> Details:
+    accuracy, difference = part.accuracy, part.difference
     return {
-        "slice": one.name,
-        "clusters": one.clusters,
-        "pairs": one.pairs,
-        "accuracy": float(one.means.mean()) if accuracy else None,
+        "slice": part.name,
+        "clusters": part.clusters,
+        "asked": part.clusters - len(part.means),
+        "pairs": part.pairs,
+        "accuracy": float(part.means.mean()) if accuracy else None,
         "accuracy_low": accuracy.low if accuracy else None,
         "accuracy_high": accuracy.high if accuracy else None,
-        "difference": float(one.gains.mean()) if one.gains is not None and len(one.gains) else None,
+        "difference": float(part.gains.mean()) if part.gains is not None and len(part.gains) else None,
         "low": difference.low if difference else None,
         "high": difference.high if difference else None,
         "p": p,
-        "critical": one.critical,
+        "critical": part.critical,
         "status": status,
+        "needed": needed,
     }
 
 

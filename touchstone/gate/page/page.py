@@ -6,6 +6,7 @@ acts or hides in it is spelt out.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,11 +14,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from touchstone.gate.checks import Check
+from touchstone.gate.checks import Check, lineage_chance
 from touchstone.gate.page import words
 from touchstone.gate.page.bars import Mark, bar, ruler, scale
 from touchstone.gate.record import Metrics, Record
-from touchstone.gate.summary import causes
+from touchstone.gate.summary import causes, needed_words
 from touchstone.pages.svg import Picture
 from touchstone.pages.template import environment
 from touchstone.pages.text import Excerpt, excerpt, percent
@@ -49,6 +50,9 @@ def render(record: Record, disagreements: Sequence[Mapping[str, Any]], pictures:
             meaning=words.MEANING[record.verdict].format(stays=words.STAYS[first]),
             policy=words.POLICIES[record.policy],
             causes=causes(record.verdict, record.checks),
+            needed=None if record.needed is None else needed_words(record.needed),
+            sizes=_sizes(record),
+            luck=_luck(record),
             checks=[_check(check, first=first) for check in record.checks],
             accuracies=_accuracies(measured, checks) if measured else [],
             gap_closed=measured.gap_closed if measured else None,
@@ -66,6 +70,26 @@ def render(record: Record, disagreements: Sequence[Mapping[str, Any]], pictures:
 
 def _table(checks: Mapping[str, Check], name: str) -> Sequence[Mapping[str, Any]]:
     return checks[name].table if name in checks else ()
+
+
+def _sizes(record: Record) -> list[dict[str, Any]]:
+    """How many more prompts would decide each open comparison, by the difference that may be true."""
+    rows = []
+    for check in record.checks:
+        share = record.new_prompt_shares["holdout"] * check.needed_share
+        for row in check.sizes:
+            more = row["more_prompts"]
+            labelled = math.ceil(more / share) if isinstance(more, int) and share else None
+            gain = words.shown(float(row["gain"] or 0.0), "points")
+            rows.append(
+                {**row, "gain": gain, "what": check.needed_slice or "all prompts", "labelled_prompts": labelled}
+            )
+    return rows
+
+
+def _luck(record: Record) -> float | None:
+    """The chance that luck promoted a candidate on this lineage of holdouts; None where equal models shall pass."""
+    return lineage_chance(record.ledger.uses) if record.policy in ("strict", "small_data") else None
 
 
 def _check(check: Check, *, first: bool) -> dict[str, Any]:
@@ -186,7 +210,7 @@ def _probes(checks: Mapping[str, Check]) -> list[dict[str, Any]]:
             description = f"{row['probe']}: wins {percent(row['rate'])}, at most {percent(row['upper'])}"
             bounds = (row["rate"], row["upper"])
             drawn = bar(ends, row["rate"], description, interval=bounds, threshold=limit, side="most")
-        status = "fail" if (row["rate"] or 0) > limit else "undecided" if row["upper"] > limit else "pass"
+        status = "fail" if row["lower"] > limit else "undecided" if row["upper"] > limit else "pass"
         rows.append({**row, "bar": drawn, "status": status, "label": words.PROBES[status]})
     return rows
 
