@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from touchstone.model.layout import Batch, make_batches, padded_tokens
 from touchstone.model.templating import EncodedGroup
 from touchstone.settings.objective import Objective
 from touchstone.settings.training import Train
-from touchstone.training.agreement import curriculum, selected, selects
+from touchstone.training.agreement import curriculum, has_decoy, selected, selects
 from touchstone.training.ranking import RankList, rank_lists
 
 
@@ -34,6 +34,7 @@ class Pair:
         weight: what the comparison weighs in the loss.
         agreement: the judgements' share for the preferred side, ties counted half; then the source's margin, 0 without
             one, whether the loss uses it or not.
+        decoy: one of the two is a text that nobody judged.
     """
 
     chosen: int
@@ -44,6 +45,7 @@ class Pair:
     margin: float
     weight: float
     agreement: tuple[float, float]
+    decoy: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +75,16 @@ class Step:
 
     Attributes:
         comparisons: their number; those without a winner count where the objective uses them.
-        weight: sum of the weights of the loss's elements, by which the sum of their losses is divided.
+        weight: sum of the weights of the loss's elements.
+        divisor: by which the sum of the elements' weighted losses is divided before its gradient is taken. With
+            weighting=comparison the step's own weight; with weighting=group the mean weight of all steps, so that a
+            group's part in all of them together doesn't depend on how many others share its steps.
     """
 
     chunks: tuple[Chunk, ...]
     comparisons: int
     weight: float
+    divisor: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +112,7 @@ class MicroBatch:
         wins, losses, ties: [N] float32, shares of the judgements seen from `chosen`, adding up to 1.
         margins: [N] float32.
         weights: [N] float32; all 0 for a padding micro-batch.
+        decoys: [N] bool: one of the two sides is a decoy.
         rankings: what plackett_luce learns; empty for any other objective. Their weights are 0 as those above.
         groups: per comparison, the index of its group.
         counts: False for a padding micro-batch, which a rank computes only because every rank must take part in the
@@ -120,6 +127,7 @@ class MicroBatch:
     ties: Tensor
     margins: Tensor
     weights: Tensor
+    decoys: Tensor
     rankings: tuple[Ranking, ...]
     groups: list[int]
     counts: bool
@@ -145,7 +153,7 @@ def used_pairs(group: Group, objective: Objective) -> tuple[Pair, ...]:
     if objective.use_margin and any(pair.margin is None for pair in judged):
         raise TrainingError(f"objective.use_margin is on, but a comparison of group {group.id} has no margin")
     each = 1 / len(judged) if objective.weighting == "group" and judged else 1.0
-    return tuple(_pair(pair, objective, each) for pair in judged)
+    return tuple(_pair(pair, objective, each, has_decoy(group, pair)) for pair in judged)
 
 
 def left_out(groups: Sequence[Group], objective: Objective) -> int:
@@ -160,6 +168,7 @@ def make_steps(groups: Sequence[Group], objective: Objective, train: Train) -> l
     A group stays together unless it has more comparisons than a step; then it is cut, its comparisons shuffled
     first, so that no chunk is all about one completion. Rankings are never cut: such a group is a step of its own.
     With agreement=bucket an epoch goes through bucket after bucket, and a group stays together inside a bucket.
+    With weighting=group all steps have one divisor (`Step.divisor`).
 
     Raises:
         TrainingError: nothing to learn from, or as `used_pairs`.
@@ -194,6 +203,9 @@ def make_steps(groups: Sequence[Group], objective: Objective, train: Train) -> l
             step.append(chunk)
             count += len(chunk.pairs)
         steps.append(_step(step))
+    if objective.weighting == "group":
+        divisor = sum(step.weight for step in steps) / len(steps)
+        return [replace(step, divisor=divisor) for step in steps]
     return steps
 
 
@@ -280,6 +292,7 @@ def _micro_batch(batches: tuple[Batch, ...], members: Sequence[Chunk], counts: b
         ties,
         margins,
         weights,
+        torch.tensor([pair.decoy for pair in pairs]),
         tuple(rankings),
         groups,
         counts,
@@ -343,7 +356,7 @@ def _usable(group: Group, objective: Objective) -> list[JudgedPair]:
     return [pair for pair in _judged(group) if uses_ties or pair.chosen is not None]
 
 
-def _pair(pair: JudgedPair, objective: Objective, weight: float) -> Pair:
+def _pair(pair: JudgedPair, objective: Objective, weight: float, decoy: bool) -> Pair:
     """The comparison seen from its winner's side."""
     chosen, rejected = (pair.first, pair.second) if pair.chosen in (None, pair.first) else (pair.second, pair.first)
     if objective.labels == "votes":
@@ -356,7 +369,7 @@ def _pair(pair: JudgedPair, objective: Objective, weight: float) -> Pair:
     margin = pair.margin if objective.use_margin and pair.margin is not None else 0.0
     if objective.agreement == "weight":
         weight *= 2 * pair.strength - 1
-    return Pair(chosen, rejected, wins, losses, ties, margin, weight, (pair.strength, pair.margin or 0.0))
+    return Pair(chosen, rejected, wins, losses, ties, margin, weight, (pair.strength, pair.margin or 0.0), decoy)
 
 
 def _step(chunks: Sequence[Chunk]) -> Step:
@@ -366,7 +379,8 @@ def _step(chunks: Sequence[Chunk]) -> Step:
         known = of_group.get(chunk.group)
         of_group[chunk.group] = chunk if known is None else Chunk(chunk.group, known.pairs + chunk.pairs)
     merged = tuple(of_group.values())
-    return Step(merged, sum(len(chunk.pairs) for chunk in merged), sum(chunk.weight for chunk in merged))
+    weight = sum(chunk.weight for chunk in merged)
+    return Step(merged, sum(len(chunk.pairs) for chunk in merged), weight, divisor=weight)
 
 
 def _pieces(chunk: Chunk) -> int:
