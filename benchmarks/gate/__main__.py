@@ -6,9 +6,10 @@
 
 Four parts. `simulations`: two models of known accuracy on 2,000 drawn sets, 6 and 15 judged pairs per prompt, through
 the gate's own functions: how often an equal model is promoted, how often a better one is at the size that the gate
-asks for, and whether its intervals hold the truth as often as they claim. `known_bad`: ten models that must be judged
-rightly for the right reason. `releases`: twenty decisions, computed again from their records, and single bytes
-changed in all of them. `cost`: seconds and memory of one judgement of 10,000 comparisons with scores given.
+asks for, and whether its intervals hold the truth as often as they claim. `known_bad`: twelve models that must be
+judged rightly for the right reason; one of them is the sandbox's gold reward, which must be promoted. `releases`:
+twenty decisions, computed again from their records, and single bytes changed in all of them. `cost`: seconds and memory
+of one judgement of 10,000 comparisons with scores given.
 
 Writes results/gate.json and gate.svg. The exit code is 1 where a promise is broken.
 """
@@ -114,6 +115,9 @@ def last_line(whole: dict[str, Any]) -> str:
         "power": f"{simulated['power']['promoted']:.4f}" if simulated else "-",
         "coverage": f"{simulated['coverage']['shares']['difference, BCa 95%']:.4f}" if simulated else "-",
         "known_bad": known_bad.score(judged["models"]) if judged else "-",
+        "gold": "-"
+        if judged is None or known_bad.gold(judged["models"]) is None
+        else known_bad.gold(judged["models"]),
         "seconds": spent["seconds"] if spent else "-",
     }
     return "RESULT " + " ".join(f"{name}={value}" for name, value in values.items())

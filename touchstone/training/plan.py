@@ -6,6 +6,7 @@ the same with any number of processes, and its number is all that is needed to r
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -76,9 +77,8 @@ class Step:
     Attributes:
         comparisons: their number; those without a winner count where the objective uses them.
         weight: sum of the weights of the loss's elements.
-        divisor: by which the sum of the elements' weighted losses is divided before its gradient is taken. With
-            weighting=comparison the step's own weight; with weighting=group the mean weight of all steps, so that a
-            group's part in all of them together doesn't depend on how many others share its steps.
+        divisor: by which the sum of the elements' weighted losses is divided before its gradient is taken: the step's
+            weight, or with weighting=group the mean weight of all steps.
     """
 
     chunks: tuple[Chunk, ...]
@@ -133,6 +133,9 @@ class MicroBatch:
     counts: bool
 
 
+ROUNDING = 1e-9
+"""Relative error of sums of weights."""
+
 _Part = tuple[int, tuple[Pair, ...]]
 """A group's index, and comparisons of it."""
 
@@ -165,10 +168,15 @@ def left_out(groups: Sequence[Group], objective: Objective) -> int:
 def make_steps(groups: Sequence[Group], objective: Objective, train: Train) -> list[Step]:
     """Every optimizer step of every epoch, in order.
 
-    A group stays together unless it has more comparisons than a step; then it is cut, its comparisons shuffled
-    first, so that no chunk is all about one completion. Rankings are never cut: such a group is a step of its own.
+    With weighting=comparison a step has at most `comparisons_per_step` comparisons. A group stays together unless it
+    has more; then it is cut, its comparisons shuffled first, so that no chunk is all about one completion.
+
+    With weighting=group a step has so many comparisons on average, and all steps have about the same weight, so that a
+    group has the same part in an epoch whatever its size: steps cut by their number would leave a large group alone
+    in its steps, and a mean over a step (or a limit on its gradient's norm) would then let it count several times. A
+    group is cut only if it weighs more than a step; rankings are never cut.
+
     With agreement=bucket an epoch goes through bucket after bucket, and a group stays together inside a bucket.
-    With weighting=group all steps have one divisor (`Step.divisor`).
 
     Raises:
         TrainingError: nothing to learn from, or as `used_pairs`.
@@ -190,19 +198,11 @@ def make_steps(groups: Sequence[Group], objective: Objective, train: Train) -> l
     steps: list[Step] = []
     for epoch in range(train.epochs):
         shuffled = random.Random(f"{train.seed}:{epoch}")  # noqa: S311  the plan must be reproducible
-        chunks: list[Chunk] = []
-        for parts in _in_order(pairs, rankings, objective, shuffled):
-            chunks += _chunks(parts, rankings, size, shuffled)
-        # Fill steps in order: a chunk that would exceed a step begins the next one.
-        step: list[Chunk] = []
-        count = 0
-        for chunk in chunks:
-            if step and count + len(chunk.pairs) > size:
-                steps.append(_step(step))
-                step, count = [], 0
-            step.append(chunk)
-            count += len(chunk.pairs)
-        steps.append(_step(step))
+        lists = _in_order(pairs, rankings, objective, shuffled)
+        if objective.weighting == "group":
+            steps += _steps_by_weight(lists, rankings, size, shuffled)
+        else:
+            steps += _steps_by_number(lists, size, shuffled)
     if objective.weighting == "group":
         divisor = sum(step.weight for step in steps) / len(steps)
         return [replace(step, divisor=divisor) for step in steps]
@@ -328,21 +328,62 @@ def _together(parts: Sequence[_Part]) -> list[_Part]:
     return [(number, tuple(of_group[number])) for number in sorted(of_group)]
 
 
-def _chunks(
-    parts: Sequence[_Part], rankings: Sequence[tuple[RankList, ...]], size: int, shuffled: random.Random
-) -> list[Chunk]:
-    """The parts, cut where they exceed a step, in random order."""
-    chunks = []
-    for number, of_part in parts:
-        if rankings[number]:
-            chunks.append(Chunk(number, of_part, rankings[number]))
-            continue
-        cut = list(of_part)
-        if len(cut) > size:
-            shuffled.shuffle(cut)
-        chunks += [Chunk(number, tuple(cut[start : start + size])) for start in range(0, len(cut), size)]
-    shuffled.shuffle(chunks)
-    return chunks
+def _steps_by_number(lists: Sequence[Sequence[_Part]], size: int, shuffled: random.Random) -> list[Step]:
+    """Steps of at most `size` comparisons, the parts of each list in random order."""
+    # Cut what exceeds a step.
+    chunks: list[Chunk] = []
+    for parts in lists:
+        of_list = []
+        for number, of_part in parts:
+            cut = list(of_part)
+            if len(cut) > size:
+                shuffled.shuffle(cut)
+            of_list += [Chunk(number, tuple(cut[start : start + size])) for start in range(0, len(cut), size)]
+        shuffled.shuffle(of_list)
+        chunks += of_list
+    # Fill steps in order: a chunk that would exceed a step begins the next one.
+    steps: list[Step] = []
+    step: list[Chunk] = []
+    count = 0
+    for chunk in chunks:
+        if step and count + len(chunk.pairs) > size:
+            steps.append(_step(step))
+            step, count = [], 0
+        step.append(chunk)
+        count += len(chunk.pairs)
+    return [*steps, _step(step)]
+
+
+def _steps_by_weight(
+    lists: Sequence[Sequence[_Part]],
+    rankings: Sequence[tuple[RankList, ...]],
+    size: int,
+    shuffled: random.Random,
+) -> list[Step]:
+    """Steps of about the same weight and of `size` comparisons on average, the parts of each list in random order.
+
+    There are fewer of them, and larger ones, where a single comparison or ranking would weigh more than a step.
+    """
+    chunks_of = [[Chunk(number, part, rankings[number]) for number, part in parts if part] for parts in lists]
+    chunks = [chunk for of_list in chunks_of for chunk in of_list]
+    total = sum(chunk.weight for chunk in chunks)
+    largest = max(chunk.weight if chunk.rankings else max(p.weight for p in chunk.pairs) for chunk in chunks)
+    wanted = math.ceil(sum(len(chunk.pairs) for chunk in chunks) / size)
+    count = max(1, min(wanted, int(total / largest * (1 + ROUNDING))))
+    weight = total / count
+    # Lay all of it on one line, whole where it fits a step, and cut the line: each piece lies where its middle does.
+    filled: list[list[Chunk]] = [[] for _ in range(count)]
+    before = 0.0
+    for of_list in chunks_of:
+        shuffled.shuffle(of_list)
+        for chunk in of_list:
+            pieces = [chunk]
+            if not chunk.rankings and chunk.weight > weight * (1 + ROUNDING):
+                pieces = [Chunk(chunk.group, (pair,)) for pair in shuffled.sample(chunk.pairs, len(chunk.pairs))]
+            for piece in pieces:
+                filled[min(count - 1, int((before + piece.weight / 2) / weight))].append(piece)
+                before += piece.weight
+    return [_step(step) for step in filled if step]
 
 
 def _judged(group: Group) -> list[JudgedPair]:
@@ -373,7 +414,7 @@ def _pair(pair: JudgedPair, objective: Objective, weight: float, decoy: bool) ->
 
 
 def _step(chunks: Sequence[Chunk]) -> Step:
-    """One chunk per group: where a bucket ends, a step may meet the same group twice."""
+    """One chunk per group: a step may meet a group in several pieces."""
     of_group: dict[int, Chunk] = {}
     for chunk in chunks:
         known = of_group.get(chunk.group)
