@@ -7,9 +7,9 @@
 Four parts. `simulations`: two models of known accuracy on 2,000 drawn sets, 6 and 15 judged pairs per prompt, through
 the gate's own functions: how often an equal model is promoted, how often a better one is at the size that the gate
 asks for, and whether its intervals hold the truth as often as they claim. `known_bad`: twelve models that must be
-judged rightly for the right reason; one of them is the sandbox's gold reward, which must be promoted. `releases`:
-twenty decisions, computed again from their records, and single bytes changed in all of them. `cost`: seconds and memory
-of one judgement of 10,000 comparisons with scores given.
+judged rightly for the right reason; one is the sandbox's gold reward, which must be promoted. `releases`: twenty
+decisions, computed again from their records, and single bytes changed in all of them. `cost`: seconds and memory of
+one judgement of 10,000 comparisons with scores given.
 
 Writes results/gate.json and gate.svg. The exit code is 1 where a promise is broken.
 """
