@@ -23,7 +23,7 @@ import numpy as np
 
 from benchmarks.agreement import LIBRARIES, RESULTS, ROOT, SEED, credits, lay
 from touchstone import statistics as st
-from touchstone.gate.probes import probing_groups, to_table, wins
+from touchstone.gate import probes
 from touchstone.groups import Group, judged_pairs, read_parquet
 from touchstone.model.network import load_reward_model
 from touchstone.model.scores import as_item
@@ -41,13 +41,14 @@ def configure(groups: int, rate: float, seed: int) -> Settings:
     return compose([f"data.groups={groups}", *run], ROOT / "configs")
 
 
-def measure(build: Path, holdout: list[Group]) -> dict[str, Any]:
+def measure(build: Path, holdout: list[Group], safety_axes: list[str]) -> dict[str, Any]:
     """Accuracy, and each probe's win rate, of the model in build/model."""
     model = load_reward_model(build / "model")
     rewards = [[score.reward for score in row] for row in raw_scores(model, [as_item(group) for group in holdout])]
     clusters = [group.cluster_id for group in holdout for pair in judged_pairs(group) if pair.chosen is not None]
-    probing = probing_groups(holdout, PROMPTS)
-    found = wins(to_table(probing, raw_scores(model, [as_item(group) for group in probing])))
+    questions = probes.questions(holdout, PROMPTS, safety_axes)
+    table = probes.to_table(questions, raw_scores(model, [as_item(question.group) for question in questions]))
+    found = probes.of_all_axes(probes.wins(table))
     return {
         "accuracy": st.accuracy(credits(holdout, rewards)["labels"], clusters),
         "probes": {name: won / prompts for name, (won, prompts) in found.items()},
@@ -64,14 +65,16 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="touchstone-decoys-") as folder:
         build = Path(folder)
-        lay(configure(arguments.groups, 0.0, SEED), build)
+        settings = configure(arguments.groups, 0.0, SEED)
+        axes = settings.gates.safety_axes
+        lay(settings, build)
         holdout = read_parquet(build / "splits" / "holdout.parquet")
         for seed in range(SEED, SEED + arguments.seeds):
             for rate in RATES:
                 began = time.monotonic()
                 train(configure(arguments.groups, rate, seed), build)
                 seconds = time.monotonic() - began
-                rows.append({"rate": rate, "seed": seed, "seconds": seconds, **measure(build, holdout)})
+                rows.append({"rate": rate, "seed": seed, "seconds": seconds, **measure(build, holdout, axes)})
                 worst = max(rows[-1]["probes"].values())
                 print(f"rate {rate:g}, seed {seed}: accuracy {rows[-1]['accuracy']:.3f}, worst probe {worst:.1%}")
     means = {

@@ -31,6 +31,7 @@ LAYERS = (
     ("touchstone.data.page",),  # counts tokens with the model's tokenizer; no other part of data knows the model
     ("touchstone.data", "touchstone.training", "touchstone.registry", "touchstone.client", "touchstone.pyfunc"),
     ("touchstone.model",),
+    ("touchstone.refusals",),
     ("touchstone.groups",),
     ("touchstone.pages",),
     ("touchstone.settings", "touchstone.statistics"),
@@ -199,7 +200,7 @@ def _rooms_used(room: str) -> set[str]:
 
 def test_the_house_stays_small() -> None:
     arrows = [(room, used) for room in ROOMS for used in _rooms_used(room)]
-    assert len(ROOMS) <= 23, "a new wing needs a reason in docs/decisions"
+    assert len(ROOMS) <= 24, "a new wing needs a reason in docs/decisions"
     assert len(arrows) <= 115, f"{len(arrows)} arrows between rooms; cut one before another is added"
 
 

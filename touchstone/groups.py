@@ -66,7 +66,7 @@ class Comparison:
     Attributes:
         i, j: indices into the group's completions, i != j.
         wins_i, wins_j, ties: counts (or weights) of judgements.
-        margin: how much better the preferred one is, in the source's units; None if unknown.
+        margin: how much better the edge's preferred one is, in the source's units and at least 0; None if unknown.
         annotator: hashed identity of the judge; None if unknown or aggregated.
     """
 
@@ -105,7 +105,10 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class JudgedPair:
-    """All judgements of one pair of completions, added up; `first` < `second`."""
+    """All judgements of one pair of completions, added up; `first` < `second`.
+
+    `margin` is how much better the preferred one is, at least 0; None where nobody said. See `judged_pairs`.
+    """
 
     first: int
     second: int
@@ -168,10 +171,15 @@ def make_group(
 def judged_pairs(group: Group) -> list[JudgedPair]:
     """One row per pair of completions that somebody compared, edges added up, ordered by (first, second).
 
-    The pair's margin is the mean of the margins given, counted from the preferred side.
+    The pair's margin is the mean of its edges' margins, counted from the pair's preferred side: an edge that prefers
+    the other side counts against it, one that prefers neither counts as 0, and each weighs as much as its judgements.
+    Edges that prefer a side and have no margin are left out of the mean. It is 0 where neither side is preferred, and
+    where the fewer who prefer the other side say so by more: the label stands, and no lead is claimed for it. None
+    where no edge has a margin.
     """
     totals: dict[tuple[int, int], list[float]] = {}
-    margins: dict[tuple[int, int], list[float]] = {}
+    leads: dict[tuple[int, int], list[float]] = {}
+    with_margin: set[tuple[int, int]] = set()
     for edge in group.comparisons:
         forward = edge.i < edge.j
         pair = (edge.i, edge.j) if forward else (edge.j, edge.i)
@@ -181,14 +189,26 @@ def judged_pairs(group: Group) -> list[JudgedPair]:
         total[1] += wins[1]
         total[2] += edge.ties
         if edge.margin is not None:
-            margins.setdefault(pair, []).append(edge.margin)
+            with_margin.add(pair)
+        if edge.margin is not None or wins[0] == wins[1]:
+            judgements = wins[0] + wins[1] + edge.ties
+            lead = leads.setdefault(pair, [0.0, 0.0])
+            lead[0] += judgements * _sign(*wins) * (edge.margin or 0.0)
+            lead[1] += judgements
     pairs = []
     for first, second in sorted(totals):
         wins_first, wins_second, ties = totals[first, second]
-        given = margins.get((first, second))
-        margin = sum(given) / len(given) if given else None
+        lead_sum, judgements = leads.get((first, second), (0.0, 0.0))
+        margin = None
+        if (first, second) in with_margin and judgements:
+            margin = max(0.0, _sign(wins_first, wins_second) * lead_sum / judgements)
         pairs.append(JudgedPair(first, second, wins_first, wins_second, ties, margin))
     return pairs
+
+
+def _sign(first: float, second: float) -> int:
+    """1 where the first has more, -1 where the second has, else 0."""
+    return (first > second) - (first < second)
 
 
 def best_completion(group: Group) -> int | None:

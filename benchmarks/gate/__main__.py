@@ -7,7 +7,8 @@
 Four parts. `simulations`: two models with a known truth on drawn sets, through the gate's own checks, none switched
 off and no threshold moved: how often an equal model is promoted, how often one that is better by three points is, how
 often a truly better one is rejected, the power at the sizes that the gate asks for, and whether its intervals hold the
-truth as often as they claim. `known_bad`: models that must be judged rightly for the right reason. `releases`: twenty
+truth as often as they claim. `known_bad`: twelve models that must be judged rightly
+for the right reason; one is the sandbox's gold reward, which must be promoted. `releases`: twenty
 decisions, computed again from their records, and single bytes changed in all of them. `cost`: seconds and memory of
 one judgement of 10,000 comparisons with scores given.
 
@@ -184,13 +185,13 @@ def promote3_of(simulated: dict[str, Any]) -> float:
 def last_line(whole: dict[str, Any]) -> str:
     """The numbers in one line; a dash for what wasn't measured."""
     simulated, judged, spent = whole.get("simulations"), whole.get("known_bad"), whole.get("cost")
-    gold = whole.get("gold")
+    gold = known_bad.gold(judged["models"]) if judged else None
     worst = max(row["promoted"] for row in simulated["false_promotion"].values()) if simulated else 0.0
     values = {
         "false_promotion": f"{worst:.4f}" if simulated else "-",
         "promote3": f"{promote3_of(simulated):.4f}" if simulated else "-",
         "false_reject": f"{simulated['false_reject']:.4f}" if simulated else "-",
-        "gold": gold["promoted"] if gold else "-",
+        "gold": "-" if gold is None else gold,
         "families": f"{simulated['families']['promoted']:.4f}" if simulated else "-",
         "known_bad": known_bad.score(judged["models"]) if judged else "-",
         "seconds": spent["seconds"] if spent else "-",

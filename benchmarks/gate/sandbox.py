@@ -11,12 +11,14 @@ import numpy as np
 from touchstone import statistics as st
 from touchstone.data import splits
 from touchstone.data.sources import sandbox
+from touchstone.data.sources.sandbox_world import HARMFUL
 from touchstone.gate import case, judge, record
 from touchstone.gate.fresh_scores import Job, Role, Scores, Scoring
 from touchstone.groups import Group, judged_pairs, prompt_digest, read_parquet, set_digest, write_parquet
 from touchstone.model import card as cards
 from touchstone.model.card import Calibration, CalibrationError, Card, Centering
 from touchstone.model.scores import RawScore
+from touchstone.refusals import is_refusal
 from touchstone.settings import Settings, compose
 from touchstone.settings.checks import SETS
 from touchstone.settings.data import SandboxData
@@ -25,6 +27,19 @@ from touchstone.statistics import Floats
 ROOT = Path(__file__).resolve().parents[2]
 NOBODY_SAID = -12.0
 """Reward of a text that is no answer of the world, such as a probe: below all gold rewards."""
+
+
+def asks_for_harm(group: Group) -> bool:
+    """Whether a prompt of the sandbox asks for something harmful."""
+    return group.axis == "safety" and any(f" {verb} the " in group.prompt[-1].content for verb in HARMFUL)
+
+
+def unsaid(group: Group, text: str) -> float:
+    """Gold reward of a text that no policy of the world wrote: a refusal's where the prompt is a request."""
+    if group.axis == "safety" and is_refusal(text):
+        return float(sandbox.SAFE if asks_for_harm(group) else sandbox.FUSSY)
+    return NOBODY_SAID
+
 
 Place = tuple[str, str]
 Rewards = Callable[[Group, str], float]
@@ -57,14 +72,13 @@ class World:
     """The world's sets in `build/splits`, and the gold reward of all texts.
 
     Attributes:
-        gold, safety: by (prompt, text): the gold reward, and whether the prompt belongs to the safety slice.
+        gold: by (prompt, text): the gold reward.
         luck: by (prompt, text): columns of standard normal numbers, for the noise of models.
     """
 
     build: Path
     settings: Settings
     gold: dict[Place, float]
-    safety: dict[Place, bool]
     luck: dict[Place, Floats]
 
     def groups(self, name: str) -> list[Group]:
@@ -77,9 +91,9 @@ class World:
 
         def reward(group: Group, text: str) -> float:
             place = (prompt_digest(group.prompt), text)
+            own, factor = safety if safety is not None and group.axis == "safety" else (sd, 1.0)
             if place not in self.gold:
-                return NOBODY_SAID
-            own, factor = safety if safety is not None and self.safety[place] else (sd, 1.0)
+                return factor * unsaid(group, text)
             return factor * (self.gold[place] + own * float(self.luck[place][column]))
 
         return reward
@@ -93,16 +107,13 @@ def make_world(folder: Path, settings: Settings, columns: int = 4) -> World:
     groups = list(sandbox.read(settings.data, ROOT))
     write_parquet(build / "groups.parquet", groups)
     splits.split_groups(build / "groups.parquet", settings.split, build / "splits")
-    places = [
-        ((prompt_digest(group.prompt), text.text), text, group.axis) for group in groups for text in group.completions
-    ]
+    places = [((prompt_digest(group.prompt), text.text), text) for group in groups for text in group.completions]
     luck = np.random.default_rng(settings.data.seed).normal(size=(len(places), columns))
     return World(
         build=build,
         settings=settings,
-        gold={place: text.ratings["gold"] for place, text, _ in places},
-        safety={place: axis == "safety" for place, _, axis in places},
-        luck={place: row for (place, _, _), row in zip(places, luck, strict=True)},
+        gold={place: text.ratings["gold"] for place, text in places},
+        luck={place: row for (place, _), row in zip(places, luck, strict=True)},
     )
 
 

@@ -57,10 +57,15 @@ def make_slice(name: str, status: str, difference: float | None = 0.02, **more: 
 SLICES = [make_slice("turns=one", "pass"), make_slice("script=thai", "printed", 0.01, clusters=41)]
 SLICES += [make_slice("axis=safety", "undecided", -0.021, critical=True), make_slice("axis=rare", "gated", None)]
 PROBES = [
-    {"probe": "empty", "wins": 0, "prompts": 400, "rate": 0.0, "lower": 0.0, "upper": 0.0075, "limit": 0.02},
-    {"probe": "refusal", "wins": 5, "prompts": 400, "rate": 0.0125, "lower": 0.003, "upper": 0.026, "limit": 0.02},
-    {"probe": "colon", "wins": 40, "prompts": 400, "rate": 0.1, "lower": 0.07, "upper": 0.13, "limit": 0.02},
-    {"probe": "unasked", "wins": 0, "prompts": 0, "rate": None, "lower": 0.0, "upper": 1.0, "limit": 0.02},
+    {"probe": name, "axis": axis, "wins": wins, "prompts": prompts, "rate": rate, "upper": upper, "limit": 0.02}
+    | {"lower": lower, "status": outcome}
+    for name, axis, wins, prompts, rate, lower, upper, outcome in (
+        ("empty", None, 0, 400, 0.0, 0.0, 0.0075, "pass"),
+        ("refusal", None, 5, 400, 0.0125, 0.003, 0.026, "undecided"),
+        ("colon", None, 40, 400, 0.1, 0.07, 0.13, "fail"),
+        ("unasked", None, 0, 0, None, 0.0, 1.0, "undecided"),
+        ("colon", "safety", 8, 80, 0.1, 0.03, 0.17, "pass"),
+    )
 ]
 PART = {"part": "a", "what": "correlation", "value": 0.1, "low": None, "threshold": 0.45, "n": 900, "status": "pass"}
 LENGTHS = [PART, {**PART, "part": "b", "what": "shorter wins", "value": 0.614, "low": 0.57, "threshold": 0.5}]
@@ -398,6 +403,7 @@ def test_probes_and_the_parts_of_the_length_check_stand_there() -> None:
         "empty within the limit 0 of 400 0.8%",
         "refusal too few prompts 5 of 400 2.6%",
         "colon wins too often 40 of 400 13.0%",
+        "colon on safety within the limit 8 of 80 17.0%",
         "unasked too few prompts 0 of 0 100%",
         "correlation pass 0.100 within ±0.450 900",
         "shorter wins pass 61.4% 57.0% at least 50.0% 900",
@@ -502,8 +508,9 @@ def test_hostile_text_is_shown_and_does_nothing() -> None:
     hostile = evil(record, WRITABLE) | {name: record[name] for name in ("verdict", "policy", "facts", "thresholds")}
     for check, plain in zip(hostile["checks"], record["checks"], strict=True):
         check |= {name: plain[name] for name in ("name", "status")}
+        ours = {"part"} if check["name"] == "length" else {"status"} if check["name"] == "probes" else set()
         check["table"] = [
-            {**row, "part": old["part"]} if "part" in old else row
+            row | {name: value for name, value in old.items() if name in ours}
             for row, old in zip(check["table"], plain["table"], strict=True)
         ]
         check["details"] = {WRITABLE: WRITABLE}

@@ -438,6 +438,9 @@ def test_an_endpoint_that_does_not_answer_is_an_error(served: list[Score]) -> No
         ("probe_prompts", 148),
         ("max_probe_win_rate", 0.0),
         ("max_probe_win_rate", 0.001),
+        ("max_refusal_loss_rate", 0.0),
+        ("max_refusal_loss_rate", 1.0),
+        ("safety_axes", ["safety", "safety"]),
     ],
 )
 def test_a_threshold_that_compares_with_nothing_is_a_settings_error(name: str, value: float | None) -> None:

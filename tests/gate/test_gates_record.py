@@ -187,6 +187,20 @@ def cases() -> dict[str, Callable[[], Check]]:
         "probes, pass": lambda: checks.probes(many, LIMITS),
         "probes, unsure": lambda: checks.probes(wins, LIMITS, ["twice"]),
         "probes, fail": lambda: checks.probes({**wins, "colon": (40, 400), "dot": (20, 400)}, LIMITS),
+        "probes, one axis": lambda: checks.probes(
+            many, LIMITS, by_axis={("empty", "safety"): (9, 60), ("refusal", "help"): (1, 340)}
+        ),
+        "probes, a refusal hardly asked": lambda: checks.probes(
+            {**many, "refusal": (1, 40)}, LIMITS, conditional=["refusal"]
+        ),
+        "refusals, pass": lambda: checks.refusals({"safety": (1, 60)}, LIMITS, on_safety_axes=True),
+        "refusals, few": lambda: checks.refusals({"safety": (0, 5)}, LIMITS, on_safety_axes=True),
+        "refusals, unsure": lambda: checks.refusals({"safety": (14, 60)}, LIMITS, on_safety_axes=True),
+        "refusals, fail": lambda: checks.refusals(
+            {"safety": (50, 60), "toxicity": (7, 9)}, LIMITS, on_safety_axes=True
+        ),
+        "refusals, none preferred": lambda: checks.refusals({}, LIMITS, on_safety_axes=True),
+        "refusals, no such axis": lambda: checks.refusals({}, LIMITS, on_safety_axes=False),
         "noise ceiling": lambda: checks.noise_ceiling(three, votes, none, FEW),
         "noise ceiling, too good": lambda: checks.noise_ceiling(
             replace(three, differences=np.abs(three.differences)), votes, none * 2, FEW

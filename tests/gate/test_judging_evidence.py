@@ -80,26 +80,82 @@ def test_a_pair_with_the_other_label_is_found_whatever_its_order() -> None:
 def test_probes_are_made_from_the_best_completion_and_lose_only_below_it() -> None:
     asked = group("How many?", "one two three four", "five", edges=(Comparison(0, 1, 0.0, 1.0),))
     undecided = group("And now?", edges=(Comparison(0, 1, 0.0, 0.0, ties=1.0),))
-    (probing,) = probes.probing_groups([asked, undecided], 10)
-    written = dict(zip([*probes.PROBES, *probes.VARIANTS], probing.completions[1:], strict=True))
-    assert probing.completions[0].text == "five"
+    (question,) = probes.questions([asked, undecided], 10, SAFETY)
+    written = dict(zip(question.probes, question.group.completions[1:], strict=True))
+    assert list(written) == [*probes.PROBES, *probes.VARIANTS]
+    assert question.must_lose
+    assert question.group.completions[0].text == "five"
     assert written["the question again"].text == "How many?"
     assert written["the answer twice"].text == "five five"
-    assert probing.comparisons == ()
+    assert question.group.comparisons == ()
     rewards = [1.0] + [0.5] * len(written)
     rewards[1], rewards[2], rewards[3] = 1.0, 2.0, float("nan")
-    found = probes.wins(probes.to_table([probing], scored([probing], tuple(rewards))))
+    asked_of = probes.to_table([question], scored([question.group], tuple(rewards)))
+    found = probes.wins(asked_of)
     names = list(written)
-    assert {name for name, (won, _) in found.items() if won} == set(names[:3])
+    assert {key for key, (won, _) in found.items() if won} == {(name, "helpfulness") for name in names[:3]}
     assert {prompts for _, prompts in found.values()} == {1}
+    assert probes.losses(asked_of) == {}
 
 
 def test_as_many_prompts_are_probed_as_asked_for_spread_over_the_set() -> None:
     groups = [group(f"Question {number}?") for number in range(1_000)]
-    found = probes.probing_groups(groups, 100)
+    found = probes.questions(groups, 100, SAFETY)
     assert len(found) == 100
-    assert found[-1].prompt[0].content == "Question 990?"
-    assert len(probes.probing_groups(groups[:7], 100)) == 7
+    assert found[-1].group.prompt[0].content == "Question 990?"
+    assert len(probes.questions(groups[:7], 100, SAFETY)) == 7
+
+
+SAFETY = ["safety"]
+NO = "I will not help with the door."
+
+
+def test_no_probe_that_refuses_is_asked_where_a_refusal_may_be_right() -> None:
+    """Neither the plain one, nor the people's own refusal given twice or in half."""
+    refused = group("How do I break it?", "Take a crowbar.", NO, edges=(Comparison(0, 1, 0, 1),), axis="safety")
+    harmless = group("How do I paint it?", "Take a brush.", NO, axis="safety")
+    elsewhere = group("How do I sell it?", "Put it online.", NO, edges=(Comparison(0, 1, 0, 1),))
+    same_prompt = group("How do I paint it?", "Take a roller.", "Take a brush.")
+    helpful = group("How do I get up?", "Slowly.", "No idea.")
+    asked = {
+        question.group.prompt[0].content: question.probes
+        for question in probes.questions([refused, harmless, elsewhere, same_prompt, helpful], 10, SAFETY)
+        if question.must_lose
+    }
+    plain = {*probes.PROBES, *probes.VARIANTS} - {probes.REFUSAL}
+    assert set(asked["How do I paint it?"]) == plain
+    assert set(asked["How do I break it?"]) == set(asked["How do I sell it?"]) == plain - {"the answer twice"}
+    assert set(asked["How do I get up?"]) == plain | {probes.REFUSAL}
+
+
+def test_where_people_preferred_a_refusal_a_plain_one_must_not_lose_to_what_they_preferred_it_to() -> None:
+    edges = (Comparison(0, 1, 0, 1), Comparison(1, 2, 1, 0), Comparison(0, 2, 1, 0))
+    refused = group("How do I break it?", "Take a crowbar.", NO, "Kick it.", edges=edges, axis="safety")
+    harmless = group("How do I paint it?", "Take a brush.", NO, axis="safety")
+    elsewhere = group("How do I sell it?", "Put it online.", NO, edges=(Comparison(0, 1, 0, 1),))
+    groups = [refused, harmless, elsewhere]
+    (question,) = [found for found in probes.questions(groups, 10, SAFETY) if not found.must_lose]
+    assert [text.text for text in question.group.completions] == [
+        "Take a crowbar.",
+        "I'm sorry, but I can't help with that request.",
+    ]
+    for refusal, lost in ((0.4, 1), (0.5, 0), (0.6, 0), (float("nan"), 1)):
+        table_of = probes.to_table([question], scored([question.group], (0.5, refusal)))
+        assert probes.losses(table_of) == {("refusal", "safety"): (lost, 1)}
+        assert probes.wins(table_of) == {}
+
+
+def test_each_prompt_is_asked_once_however_many_groups_it_has() -> None:
+    refused = [
+        group("How do I break it?", f"Take {tool}.", NO, edges=(Comparison(0, 1, 0, 1),), axis="safety")
+        for tool in ("a crowbar", "an axe", "dynamite")
+    ]
+    assert [question.must_lose for question in probes.questions(refused, 10, SAFETY)] == [True, False]
+
+
+def test_counts_of_all_axes_add_up() -> None:
+    counts = {("empty", "a"): (1, 10), ("empty", "b"): (2, 5), ("colon", "a"): (0, 10)}
+    assert probes.of_all_axes(counts) == {"empty": (3, 15), "colon": (0, 10)}
 
 
 # --- slices ----------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from touchstone.errors import SettingsError, TrainingError
 from touchstone.groups import Comparison, Group, judged_pairs, write_parquet
 from touchstone.settings import Settings, compose
 from touchstone.training.agreement import for_evaluation
+from touchstone.training.decoys import is_decoy, with_decoys
 from touchstone.training.objective import total_loss
 from touchstone.training.plan import MicroBatch, Pair, left_out, make_steps, micro_batches, share_of, used_pairs
 from touchstone.training.run import train
@@ -95,6 +96,23 @@ def test_hard_negatives_compare_a_winner_with_the_best_that_it_beats() -> None:
     assert sides(used_pairs(group_of("equal", 4, equal), objective)) == [(3, 1)]
     pair = group_of("pair", 2, [Comparison(1, 0, 1, 0), Comparison(1, 0, 1, 0)])
     assert used_pairs(pair, objective) == used_pairs(pair, KEEP)
+
+
+@pytest.mark.parametrize("policy", ["hard_negatives", "filter"])
+def test_decoys_stay_whatever_judges_agreed_on(policy: str) -> None:
+    """They have no rank among what people judged, and nobody disagreed on them."""
+    objective = SETTINGS[policy].objective
+    ranking = group_of("ranking", 4, [Comparison(i, j, 1, 0) for j in range(4) for i in range(j)])
+    pair = group_of("pair", 2, [Comparison(0, 1, 1, 0)])
+    contested = group_of("contested", 2, [Comparison(0, 1, 3, 2)])
+    groups = [VOTED, ranking, pair, contested]
+    for before, after in zip(groups, with_decoys(groups, 2.0, 17, []), strict=True):
+        judged, learned = used_pairs(before, objective), used_pairs(after, objective)
+        assert sides([pair for pair in learned if not pair.decoy]) == sides(judged)
+        decoys = [place for place, completion in enumerate(after.completions) if is_decoy(completion)]
+        assert [pair.rejected for pair in learned if pair.decoy] == decoys
+        assert len(decoys) == 2
+    assert left_out(with_decoys(groups, 2.0, 17, []), objective) == left_out(groups, objective)
 
 
 @given(st.integers(0, 10_000))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from tests.places import CONFIGS
 from tests.worlds.comparisons import compared, encode, group_of, random_groups
 from touchstone.errors import TrainingError
-from touchstone.groups import Comparison, judged_pairs
+from touchstone.groups import Comparison, Group, judged_pairs
 from touchstone.model.templating import EncodedGroup
 from touchstone.settings import Settings, compose
 from touchstone.training.plan import make_steps, micro_batches, share_of, used_pairs
@@ -49,7 +50,65 @@ def test_every_comparison_is_in_one_step_of_each_epoch(objective: str, seed: int
     for step in steps:
         assert step.comparisons == sum(len(chunk.pairs) for chunk in step.chunks)
         assert step.weight == pytest.approx(sum(chunk.weight for chunk in step.chunks))
-        assert step.comparisons <= size or (objective == "plackett_luce" and len(step.chunks) == 1)
+        if settings.objective.weighting == "comparison":
+            assert step.comparisons <= size
+            assert step.divisor == step.weight
+
+
+def parts(groups: Sequence[Group], settings: Settings) -> dict[int, float]:
+    """What each group contributes to the sum of all steps' losses."""
+    found: dict[int, float] = {}
+    for step in make_steps(groups, settings.objective, settings.train):
+        for chunk in step.chunks:
+            found[chunk.group] = found.get(chunk.group, 0.0) + chunk.weight / step.divisor
+    return found
+
+
+def complete(name: object, size: int) -> Group:
+    return group_of(name, size, [Comparison(i, j, 1, 0) for j in range(size) for i in range(j)])
+
+
+@pytest.mark.parametrize("objective", ["instructgpt", "plackett_luce"])
+@given(
+    st.lists(st.sampled_from([2, 2, 2, 3, 4, 9, 15]), min_size=1, max_size=60), st.integers(1, 64), st.integers(0, 99)
+)
+@MANY
+def test_a_group_has_the_same_part_in_training_whatever_its_size(
+    objective: str, sizes: list[int], comparisons: int, seed: int
+) -> None:
+    groups = [complete(number, size) for number, size in enumerate(sizes)]
+    found = parts(groups, settings_for(objective, comparisons, seed=seed, epochs=2))
+    assert sorted(found) == list(range(len(groups)))
+    assert min(found.values()) == pytest.approx(max(found.values()))
+
+
+@pytest.mark.parametrize("objective", ["instructgpt", "plackett_luce"])
+@pytest.mark.parametrize("large", [1, 30, 300])
+def test_steps_are_alike_so_that_a_limit_on_gradients_treats_groups_alike_too(objective: str, large: int) -> None:
+    """Each step's mean counts the same once its gradient's norm is limited: a group of nine must not fill one alone
+    that sixteen pairs share otherwise (it had ten times a pair's part)."""
+    groups = [complete(number, 9 if number < large else 2) for number in range(300)]
+    part_of_steps: dict[int, float] = {}
+    seeds = range(30)
+    for seed in seeds:
+        settings = settings_for(objective, seed=seed)
+        steps = make_steps(groups, settings.objective, settings.train)
+        assert max(step.weight for step in steps) <= 2.5 * min(step.weight for step in steps)
+        for step in steps:
+            for chunk in step.chunks:
+                share = chunk.weight / step.weight
+                part_of_steps[chunk.group] = part_of_steps.get(chunk.group, 0.0) + share / len(seeds)
+    means = [sum(part_of_steps[k] for k in range(*ends)) / (ends[1] - ends[0]) for ends in ((0, large), (large, 300))
+             if ends[0] < ends[1]]  # fmt: skip
+    assert max(means) <= 1.15 * min(means)
+
+
+def test_pairs_weighted_by_group_make_steps_of_the_usual_size() -> None:
+    settings, usual = settings_for("instructgpt"), settings_for("bradley_terry")
+    groups = [complete(number, 2) for number in range(100)]
+    steps = make_steps(groups, settings.objective, settings.train)
+    assert sorted(step.comparisons for step in steps) == [14] * 5 + [15] * 2
+    assert len(steps) == len(make_steps(groups, usual.objective, usual.train)) == 7
 
 
 def test_the_plan_follows_from_the_seed() -> None:
@@ -149,22 +208,31 @@ def test_an_argument_corpus_is_cut_and_still_counts_once() -> None:
     """Hundreds of comparisons over thirty texts."""
     source = random.Random(0)
     edges = [Comparison(*source.sample(pair, 2), 1, 0) for pair in ([i, j] for j in range(30) for i in range(j))]
-    groups = [group_of("topic", 30, edges), group_of("pair", 2, [Comparison(0, 1, 1, 0)])]
-    settings = settings_for("instructgpt")
-    steps = make_steps(groups, settings.objective, settings.train)
-    assert len(steps) >= len(edges) / 16
-    assert max(step.comparisons for step in steps) <= 16
-    chunks = [chunk for step in steps for chunk in step.chunks if chunk.group == 0]
-    assert {pair.weight for chunk in chunks for pair in chunk.pairs} == {1 / 435}
-    for chunk in chunks:
-        sides = Counter(side for pair in chunk.pairs for side in (pair.chosen, pair.rejected))
-        assert max(sides.values()) < len(chunk.pairs), "no chunk is all about one completion"
+    topics = [
+        group_of("topic", 30, edges),
+        group_of("another", 20, [edge for edge in edges if max(edge.i, edge.j) < 20]),
+    ]
+    count = sum(len(topic.comparisons) for topic in topics)
+    for objective in ("bradley_terry", "instructgpt"):
+        settings = settings_for(objective)
+        steps = make_steps(topics, settings.objective, settings.train)
+        assert len(steps) == pytest.approx(count / 16, abs=2)
+        for chunk in (chunk for step in steps for chunk in step.chunks if len(chunk.pairs) > 3):
+            sides = Counter(side for pair in chunk.pairs for side in (pair.chosen, pair.rejected))
+            assert max(sides.values()) < len(chunk.pairs), "no chunk is all about one completion"
+    assert {pair.weight for step in steps for chunk in step.chunks if chunk.group == 0 for pair in chunk.pairs} == {
+        1 / 435
+    }
     assert sum(step.weight for step in steps) == pytest.approx(2)
+    assert max(step.weight for step in steps) < 1.2 * min(step.weight for step in steps)
 
-    ranked = settings_for("plackett_luce")
-    whole = make_steps(groups, ranked.objective, ranked.train)
-    assert sorted(step.comparisons for step in whole) == [1, 435]
-    assert [step.weight for step in whole] == [1, 1]
+    # Beside a pair that weighs as much as all of it, it is one step and the pair another.
+    for objective in ("instructgpt", "plackett_luce"):
+        settings = settings_for(objective)
+        pair = group_of("pair", 2, [Comparison(0, 1, 1, 0)])
+        whole = make_steps([topics[0], pair], settings.objective, settings.train)
+        assert sorted(step.comparisons for step in whole) == [1, 435]
+        assert [step.weight for step in whole] == pytest.approx([1, 1])
 
 
 def test_objectives_read_votes_and_ties_as_they_say() -> None:

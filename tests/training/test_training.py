@@ -170,14 +170,27 @@ def test_sigterm_leaves_nothing_half_written(tmp_path: Path, base: Path) -> None
     assert not list(tmp_path.glob("touchstone-*"))
 
 
-def test_training_adds_decoys_to_its_groups_and_to_nothing_else(tmp_path: Path, base: Path) -> None:
+def test_training_adds_decoys_to_its_groups_and_counts_them_in_nothing_else(
+    tmp_path: Path, base: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     groups = make_groups(12)
-    comparisons = []
+    decided = sum(best_completion(group) is not None for group in groups)
+    rows = []
     for rate in (0.0, 1.0):
         values = configure(comparisons_per_step=1000).model_dump(mode="json")
         values["objective"]["decoys"] = rate
         build = make_build(tmp_path / str(rate), base, groups)
         (row,) = train(parse(values), build)
-        comparisons.append(row["comparisons"])
+        rows.append(row)
         assert read_parquet(build / "splits" / "train.parquet") == groups
-    assert comparisons[1] == comparisons[0] + sum(best_completion(group) is not None for group in groups)
+        decoys = json.loads((build / "training.json").read_text())["decoys"]
+        assert sum(count for kinds in decoys.values() for count in kinds.values()) == rate * decided
+    assert rows[1]["comparisons"] == rows[0]["comparisons"] + decided
+    assert set(decoys) == {"helpfulness"}
+    assert f"decoys on the axis helpfulness: {', '.join(f'{k} {n}' for k, n in decoys['helpfulness'].items())}" in (
+        caplog.text
+    )
+    # What the first step sees is the same network: how it orders people's comparisons, and nothing of the decoys.
+    assert rows[1]["accuracy"] == rows[0]["accuracy"]
+    assert rows[1]["margin"] == pytest.approx(rows[0]["margin"], abs=1e-6)
+    assert rows[1]["loss"] != rows[0]["loss"]

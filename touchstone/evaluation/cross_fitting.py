@@ -251,6 +251,7 @@ def _key(candidate: str, build: Path, pool: Sequence[Group], settings: Settings,
             "reference": set_digest(read_parquet(_set(build, "reference"))),
             "folds": folds,
             "seed": settings.gates.seed,
+            "safety_axes": settings.gates.safety_axes,
         }
     )[:32]
 

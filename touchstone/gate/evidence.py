@@ -70,7 +70,8 @@ def score_holdout(case: Case, work: Path, score: Scoring, baselines: Mapping[str
     # Score: first what takes longest, so that no core idles at the end.
     groups = case.groups["holdout"]
     sample = _sample(groups, case.limits.reload_texts)
-    probing = probes.probing_groups(groups, case.limits.probe_prompts)
+    questions = probes.questions(groups, case.limits.probe_prompts, case.limits.safety_axes)
+    probing = [question.group for question in questions]
     jobs = _jobs(case, groups)
     repeated = replace(jobs[CANDIDATE], groups=sample)
     # The probes share the candidate's batches: each loading more would take longer than they do.
@@ -83,7 +84,7 @@ def score_holdout(case: Case, work: Path, score: Scoring, baselines: Mapping[str
     candidate, probed = scores[CANDIDATE][: len(groups)], scores[CANDIDATE][len(groups) :]
     champion = scores.get(CHAMPION)
     # Write the evidence.
-    pq.write_table(probes.to_table(probing, probed), work / PROBES, compression="zstd")
+    pq.write_table(probes.to_table(questions, probed), work / PROBES, compression="zstd")
     if case.seeds:
         pq.write_table(_seeds(case, scores), work / SEEDS, compression="zstd")
     texts = _texts(groups, candidate, sample, {way: scores[way] for way in AGAIN})

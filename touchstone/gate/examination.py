@@ -35,6 +35,7 @@ def examine(folder: Path, facts: Facts, limits: Gates) -> list[Check]:
     candidate = held_out.candidate(facts.calibration_map, facts.map_error)
     champion = held_out.champion(facts.champion_map)
     texts = pq.read_table(folder / TEXTS, schema=TEXTS_SCHEMA)
+    asked = pq.read_table(folder / PROBES, schema=probes.SCHEMA)
     rewards = _column(texts, "reward")
     with np.errstate(invalid="ignore", over="ignore"):
         spread = float(np.std(rewards))
@@ -61,7 +62,8 @@ def examine(folder: Path, facts: Facts, limits: Gates) -> list[Check]:
         checks.run("calibration", lambda: checks.calibration(candidate, limits)),
         checks.run("slices", lambda: _slices(held_out, candidate, champion, facts, limits)),
         checks.run("length", lambda: _length(held_out, candidate, texts, limits)),
-        checks.run("probes", lambda: _probes(folder, limits)),
+        checks.run("probes", lambda: _probes(asked, limits)),
+        checks.run("refusals", lambda: _refusals(asked, limits)),
         checks.run("noise_ceiling", lambda: _noise_ceiling(held_out, candidate, limits), required=False),
         checks.run("seeds", lambda: _seeds(folder, held_out, candidate, facts, limits), required=False),
         checks.overoptimisation(),
@@ -159,9 +161,20 @@ def _length(held_out: Rows, candidate: Pairs, texts: pa.Table, limits: Gates) ->
     return checks.length(candidate, scored, chosen, rejected, limits, styles)
 
 
-def _probes(folder: Path, limits: Gates) -> Check:
-    wins = probes.wins(pq.read_table(folder / PROBES, schema=probes.SCHEMA))
-    return checks.probes(wins, limits, variants=probes.VARIANTS.keys())
+def _probes(asked: pa.Table, limits: Gates) -> Check:
+    wins = probes.wins(asked)
+    several = len({axis for _, axis in wins}) > 1
+    by_axis = {key: counts for key, counts in wins.items() if several and counts[1] >= limits.shown_slice_clusters}
+    return checks.probes(
+        probes.of_all_axes(wins), limits, probes.VARIANTS.keys(), by_axis, conditional=[probes.REFUSAL]
+    )
+
+
+def _refusals(asked: pa.Table, limits: Gates) -> Check:
+    losses = {axis: counts for (_, axis), counts in probes.losses(asked).items()}
+    safety = {axis.casefold() for axis in limits.safety_axes}
+    axes = {axis.casefold() for axis in asked["axis"].to_pylist()}
+    return checks.refusals(losses, limits, on_safety_axes=bool(safety & axes))
 
 
 def _noise_ceiling(held_out: Rows, candidate: Pairs, limits: Gates) -> Check:

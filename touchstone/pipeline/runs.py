@@ -35,6 +35,7 @@ EVIDENCE = (
     "data.dvc",
     "dvc.lock",
     "build/curve.jsonl",
+    "build/training.json",
     "build/validation.json",
     "build/splits/summary.json",
     "build/evaluation/metrics.json",

@@ -28,7 +28,8 @@ class Gates(Section):
     worse by more than a margin; first_model, that there is none; small_data, to be better, and a person decides.
     What is said of the size of rewards is in their standard deviations, `min_spread` in their root mean square.
     `slices` names the dimensions that the holdout is cut by, `critical_slices` single slices ("axis=safety") that
-    must be shown to be no worse.
+    must be shown to be no worse. On the `safety_axes` a refusal may be the right answer: there no probe refuses, and
+    neither does a decoy that loses, since training reads them too.
     """
 
     policy: Policy
@@ -59,6 +60,7 @@ class Gates(Section):
     max_temperature: PositiveFloat
     slices: list[Dimension]
     critical_slices: list[str]
+    safety_axes: list[str]
     slice_margin: Fraction
     slice_error: Level
     min_slice_clusters: PositiveInt
@@ -71,6 +73,7 @@ class Gates(Section):
     probe_prompts: PositiveInt
     max_probe_win_rate: Level
     max_variant_win_rate: Level
+    max_refusal_loss_rate: Level
     min_double_labelled: PositiveInt
     max_seed_spread: PositiveFloat
     parity_texts: PositiveInt
@@ -89,7 +92,7 @@ class Gates(Section):
         ):
             if getattr(self, low) > getattr(self, high):
                 raise ValueError(f"{low} ({getattr(self, low)}) must not lie above {high} ({getattr(self, high)})")
-        for name in ("slices", "critical_slices"):
+        for name in ("slices", "critical_slices", "safety_axes"):
             repeated = sorted({value for value in getattr(self, name) if getattr(self, name).count(value) > 1})
             if repeated:
                 raise ValueError(f"{name} names {', '.join(repeated)} more than once")

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from touchstone.groups import Group, JudgedPair
 from touchstone.settings.objective import Objective
+from touchstone.training.decoys import is_decoy
 
 Part = TypeVar("Part")
 
@@ -19,14 +20,17 @@ Part = TypeVar("Part")
 def selected(group: Group, pairs: Sequence[JudgedPair], objective: Objective) -> list[JudgedPair]:
     """The group's pairs that the policy leaves to learn from, in their order.
 
+    Those with a decoy stay: nobody judged them, so there is no agreement that could speak against them.
+
     Args:
         pairs: the group's judged pairs that the objective can use.
     """
     if objective.agreement == "filter":
         assert objective.agreement_threshold is not None  # noqa: S101  the settings' check says so
         return [pair for pair in pairs if pair.strength >= objective.agreement_threshold]
-    if objective.agreement == "hard_negatives" and len(group.completions) > 2:
-        return _hardest(pairs)
+    if objective.agreement == "hard_negatives" and sum(not is_decoy(one) for one in group.completions) > 2:
+        hardest = _hardest([pair for pair in pairs if not has_decoy(group, pair)])
+        return [pair for pair in pairs if pair in hardest or has_decoy(group, pair)]
     return list(pairs)
 
 
@@ -70,6 +74,11 @@ def curriculum(
     return filled
 
 
+def has_decoy(group: Group, pair: JudgedPair) -> bool:
+    """Whether one side of a pair is a decoy."""
+    return is_decoy(group.completions[pair.first]) or is_decoy(group.completions[pair.second])
+
+
 def _hardest(pairs: Sequence[JudgedPair]) -> list[JudgedPair]:
     """Of each winner's pairs the one with the best-ranked loser.
 
@@ -88,5 +97,4 @@ def _hardest(pairs: Sequence[JudgedPair]) -> list[JudgedPair]:
             key = (-net[pair.rejected], math.inf if pair.margin is None else pair.margin, pair.rejected)
             if pair.chosen not in hardest or key < hardest[pair.chosen][0]:
                 hardest[pair.chosen] = (key, pair)
-    selected_pairs = {(pair.first, pair.second) for _, pair in hardest.values()}
-    return [pair for pair in pairs if (pair.first, pair.second) in selected_pairs]
+    return [pair for _, pair in hardest.values()]

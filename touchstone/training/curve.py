@@ -31,8 +31,10 @@ SUMS = (
 def sums_of(micro: MicroBatch, loss: Tensor, rewards: Tensor) -> Tensor:
     """One micro-batch's part of `SUMS`: float64 on the CPU; zeros where it doesn't count.
 
-    A comparison is decided if one side has more judgements than the other. A reward that is not above the other one is
-    no win. Mean and spread are over the two sides of every comparison, which no layout and no number of ranks changes.
+    A comparison is decided if one side has more judgements than the other. Those with a decoy are not, since nobody
+    judged them: accuracy and margin say how people's comparisons are ordered. A reward that is not above the other one
+    is no win. Mean and spread are over the two sides of every comparison, which no layout and no number of ranks
+    changes.
 
     Args:
         loss: scalar, the micro-batch's weighted sum.
@@ -40,7 +42,7 @@ def sums_of(micro: MicroBatch, loss: Tensor, rewards: Tensor) -> Tensor:
     """
     rewards = rewards.detach().double().cpu()
     chosen, rejected = rewards[micro.chosen], rewards[micro.rejected]
-    sign = torch.sign(micro.wins.double() - micro.losses.double())
+    sign = torch.sign(micro.wins.double() - micro.losses.double()) * ~micro.decoys
     difference = sign * (chosen - rejected)
     sums = [
         float(loss.detach()),
@@ -61,7 +63,7 @@ def averages(sums: dict[str, float], weight: float) -> Row:
     """Loss, accuracy and margin of comparisons from summed `SUMS`; the last two are absent where none is decided.
 
     Args:
-        weight: what the loss is divided by.
+        weight: of all elements of the loss, by which it is divided here.
     """
     row: Row = {"loss": sums["loss"] / weight}
     if sums["decided"]:

@@ -164,7 +164,7 @@ def _joined(micros: Sequence[MicroBatch]) -> MicroBatch:
         batches=(),
         chosen=joined("chosen", moved=True),
         rejected=joined("rejected", moved=True),
-        **{name: joined(name) for name in ("wins", "losses", "ties", "margins", "weights")},
+        **{name: joined(name) for name in ("wins", "losses", "ties", "margins", "weights", "decoys")},
         rankings=tuple(
             replace(ranking, positions=ranking.positions + start)
             for micro, start in zip(micros, starts, strict=True)

@@ -6,9 +6,10 @@ the same with any number of processes, and its number is all that is needed to r
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from touchstone.model.layout import Batch, make_batches, padded_tokens
 from touchstone.model.templating import EncodedGroup
 from touchstone.settings.objective import Objective
 from touchstone.settings.training import Train
-from touchstone.training.agreement import curriculum, selected, selects
+from touchstone.training.agreement import curriculum, has_decoy, selected, selects
 from touchstone.training.ranking import RankList, rank_lists
 
 
@@ -34,6 +35,7 @@ class Pair:
         weight: what the comparison weighs in the loss.
         agreement: the judgements' share for the preferred side, ties counted half; then the source's margin, 0 without
             one, whether the loss uses it or not.
+        decoy: one of the two is a text that nobody judged.
     """
 
     chosen: int
@@ -44,6 +46,7 @@ class Pair:
     margin: float
     weight: float
     agreement: tuple[float, float]
+    decoy: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +76,15 @@ class Step:
 
     Attributes:
         comparisons: their number; those without a winner count where the objective uses them.
-        weight: sum of the weights of the loss's elements, by which the sum of their losses is divided.
+        weight: sum of the weights of the loss's elements.
+        divisor: by which the sum of the elements' weighted losses is divided before its gradient is taken: the step's
+            weight, or with weighting=group the mean weight of all steps.
     """
 
     chunks: tuple[Chunk, ...]
     comparisons: int
     weight: float
+    divisor: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +112,7 @@ class MicroBatch:
         wins, losses, ties: [N] float32, shares of the judgements seen from `chosen`, adding up to 1.
         margins: [N] float32.
         weights: [N] float32; all 0 for a padding micro-batch.
+        decoys: [N] bool: one of the two sides is a decoy.
         rankings: what plackett_luce learns; empty for any other objective. Their weights are 0 as those above.
         groups: per comparison, the index of its group.
         counts: False for a padding micro-batch, which a rank computes only because every rank must take part in the
@@ -120,10 +127,14 @@ class MicroBatch:
     ties: Tensor
     margins: Tensor
     weights: Tensor
+    decoys: Tensor
     rankings: tuple[Ranking, ...]
     groups: list[int]
     counts: bool
 
+
+ROUNDING = 1e-9
+"""Relative error of sums of weights."""
 
 _Part = tuple[int, tuple[Pair, ...]]
 """A group's index, and comparisons of it."""
@@ -145,7 +156,7 @@ def used_pairs(group: Group, objective: Objective) -> tuple[Pair, ...]:
     if objective.use_margin and any(pair.margin is None for pair in judged):
         raise TrainingError(f"objective.use_margin is on, but a comparison of group {group.id} has no margin")
     each = 1 / len(judged) if objective.weighting == "group" and judged else 1.0
-    return tuple(_pair(pair, objective, each) for pair in judged)
+    return tuple(_pair(pair, objective, each, has_decoy(group, pair)) for pair in judged)
 
 
 def left_out(groups: Sequence[Group], objective: Objective) -> int:
@@ -157,8 +168,14 @@ def left_out(groups: Sequence[Group], objective: Objective) -> int:
 def make_steps(groups: Sequence[Group], objective: Objective, train: Train) -> list[Step]:
     """Every optimizer step of every epoch, in order.
 
-    A group stays together unless it has more comparisons than a step; then it is cut, its comparisons shuffled
-    first, so that no chunk is all about one completion. Rankings are never cut: such a group is a step of its own.
+    With weighting=comparison a step has at most `comparisons_per_step` comparisons. A group stays together unless it
+    has more; then it is cut, its comparisons shuffled first, so that no chunk is all about one completion.
+
+    With weighting=group a step has so many comparisons on average, and all steps have about the same weight, so that a
+    group has the same part in an epoch whatever its size: steps cut by their number would leave a large group alone
+    in its steps, and a mean over a step (or a limit on its gradient's norm) would then let it count several times. A
+    group is cut only if it weighs more than a step; rankings are never cut.
+
     With agreement=bucket an epoch goes through bucket after bucket, and a group stays together inside a bucket.
 
     Raises:
@@ -181,19 +198,14 @@ def make_steps(groups: Sequence[Group], objective: Objective, train: Train) -> l
     steps: list[Step] = []
     for epoch in range(train.epochs):
         shuffled = random.Random(f"{train.seed}:{epoch}")  # noqa: S311  the plan must be reproducible
-        chunks: list[Chunk] = []
-        for parts in _in_order(pairs, rankings, objective, shuffled):
-            chunks += _chunks(parts, rankings, size, shuffled)
-        # Fill steps in order: a chunk that would exceed a step begins the next one.
-        step: list[Chunk] = []
-        count = 0
-        for chunk in chunks:
-            if step and count + len(chunk.pairs) > size:
-                steps.append(_step(step))
-                step, count = [], 0
-            step.append(chunk)
-            count += len(chunk.pairs)
-        steps.append(_step(step))
+        lists = _in_order(pairs, rankings, objective, shuffled)
+        if objective.weighting == "group":
+            steps += _steps_by_weight(lists, rankings, size, shuffled)
+        else:
+            steps += _steps_by_number(lists, size, shuffled)
+    if objective.weighting == "group":
+        divisor = sum(step.weight for step in steps) / len(steps)
+        return [replace(step, divisor=divisor) for step in steps]
     return steps
 
 
@@ -280,6 +292,7 @@ def _micro_batch(batches: tuple[Batch, ...], members: Sequence[Chunk], counts: b
         ties,
         margins,
         weights,
+        torch.tensor([pair.decoy for pair in pairs]),
         tuple(rankings),
         groups,
         counts,
@@ -315,21 +328,62 @@ def _together(parts: Sequence[_Part]) -> list[_Part]:
     return [(number, tuple(of_group[number])) for number in sorted(of_group)]
 
 
-def _chunks(
-    parts: Sequence[_Part], rankings: Sequence[tuple[RankList, ...]], size: int, shuffled: random.Random
-) -> list[Chunk]:
-    """The parts, cut where they exceed a step, in random order."""
-    chunks = []
-    for number, of_part in parts:
-        if rankings[number]:
-            chunks.append(Chunk(number, of_part, rankings[number]))
-            continue
-        cut = list(of_part)
-        if len(cut) > size:
-            shuffled.shuffle(cut)
-        chunks += [Chunk(number, tuple(cut[start : start + size])) for start in range(0, len(cut), size)]
-    shuffled.shuffle(chunks)
-    return chunks
+def _steps_by_number(lists: Sequence[Sequence[_Part]], size: int, shuffled: random.Random) -> list[Step]:
+    """Steps of at most `size` comparisons, the parts of each list in random order."""
+    # Cut what exceeds a step.
+    chunks: list[Chunk] = []
+    for parts in lists:
+        of_list = []
+        for number, of_part in parts:
+            cut = list(of_part)
+            if len(cut) > size:
+                shuffled.shuffle(cut)
+            of_list += [Chunk(number, tuple(cut[start : start + size])) for start in range(0, len(cut), size)]
+        shuffled.shuffle(of_list)
+        chunks += of_list
+    # Fill steps in order: a chunk that would exceed a step begins the next one.
+    steps: list[Step] = []
+    step: list[Chunk] = []
+    count = 0
+    for chunk in chunks:
+        if step and count + len(chunk.pairs) > size:
+            steps.append(_step(step))
+            step, count = [], 0
+        step.append(chunk)
+        count += len(chunk.pairs)
+    return [*steps, _step(step)]
+
+
+def _steps_by_weight(
+    lists: Sequence[Sequence[_Part]],
+    rankings: Sequence[tuple[RankList, ...]],
+    size: int,
+    shuffled: random.Random,
+) -> list[Step]:
+    """Steps of about the same weight and of `size` comparisons on average, the parts of each list in random order.
+
+    There are fewer of them, and larger ones, where a single comparison or ranking would weigh more than a step.
+    """
+    chunks_of = [[Chunk(number, part, rankings[number]) for number, part in parts if part] for parts in lists]
+    chunks = [chunk for of_list in chunks_of for chunk in of_list]
+    total = sum(chunk.weight for chunk in chunks)
+    largest = max(chunk.weight if chunk.rankings else max(p.weight for p in chunk.pairs) for chunk in chunks)
+    wanted = math.ceil(sum(len(chunk.pairs) for chunk in chunks) / size)
+    count = max(1, min(wanted, int(total / largest * (1 + ROUNDING))))
+    weight = total / count
+    # Lay all of it on one line, whole where it fits a step, and cut the line: each piece lies where its middle does.
+    filled: list[list[Chunk]] = [[] for _ in range(count)]
+    before = 0.0
+    for of_list in chunks_of:
+        shuffled.shuffle(of_list)
+        for chunk in of_list:
+            pieces = [chunk]
+            if not chunk.rankings and chunk.weight > weight * (1 + ROUNDING):
+                pieces = [Chunk(chunk.group, (pair,)) for pair in shuffled.sample(chunk.pairs, len(chunk.pairs))]
+            for piece in pieces:
+                filled[min(count - 1, int((before + piece.weight / 2) / weight))].append(piece)
+                before += piece.weight
+    return [_step(step) for step in filled if step]
 
 
 def _judged(group: Group) -> list[JudgedPair]:
@@ -343,7 +397,7 @@ def _usable(group: Group, objective: Objective) -> list[JudgedPair]:
     return [pair for pair in _judged(group) if uses_ties or pair.chosen is not None]
 
 
-def _pair(pair: JudgedPair, objective: Objective, weight: float) -> Pair:
+def _pair(pair: JudgedPair, objective: Objective, weight: float, decoy: bool) -> Pair:
     """The comparison seen from its winner's side."""
     chosen, rejected = (pair.first, pair.second) if pair.chosen in (None, pair.first) else (pair.second, pair.first)
     if objective.labels == "votes":
@@ -356,17 +410,18 @@ def _pair(pair: JudgedPair, objective: Objective, weight: float) -> Pair:
     margin = pair.margin if objective.use_margin and pair.margin is not None else 0.0
     if objective.agreement == "weight":
         weight *= 2 * pair.strength - 1
-    return Pair(chosen, rejected, wins, losses, ties, margin, weight, (pair.strength, pair.margin or 0.0))
+    return Pair(chosen, rejected, wins, losses, ties, margin, weight, (pair.strength, pair.margin or 0.0), decoy)
 
 
 def _step(chunks: Sequence[Chunk]) -> Step:
-    """One chunk per group: where a bucket ends, a step may meet the same group twice."""
+    """One chunk per group: a step may meet a group in several pieces."""
     of_group: dict[int, Chunk] = {}
     for chunk in chunks:
         known = of_group.get(chunk.group)
         of_group[chunk.group] = chunk if known is None else Chunk(chunk.group, known.pairs + chunk.pairs)
     merged = tuple(of_group.values())
-    return Step(merged, sum(len(chunk.pairs) for chunk in merged), sum(chunk.weight for chunk in merged))
+    weight = sum(chunk.weight for chunk in merged)
+    return Step(merged, sum(len(chunk.pairs) for chunk in merged), weight, divisor=weight)
 
 
 def _pieces(chunk: Chunk) -> int:

@@ -18,11 +18,11 @@ from touchstone.groups import Group, read_parquet
 from touchstone.model.network import RewardModel, save
 from touchstone.model.processor import has_bf16, prepare
 from touchstone.model.templating import encode_many
-from touchstone.runtime.files import canonical_json, digest_value, write_atomic, write_folder
+from touchstone.runtime.files import canonical_json, digest_value, write_atomic, write_folder, write_json
 from touchstone.settings import Settings, project_root
 from touchstone.training import checkpoints, head_only, methods
 from touchstone.training.curve import Row
-from touchstone.training.decoys import with_decoys
+from touchstone.training.decoys import count_decoys, with_decoys
 from touchstone.training.state import inputs_of
 from touchstone.training.trainer import Examples, Places, PreferenceTrainer
 
@@ -30,7 +30,9 @@ log = logging.getLogger(__name__)
 
 
 def train(settings: Settings, build: Path, events: Path | None = None, keep: Path | None = None) -> list[Row]:
-    """Train on build/splits/train.parquet from build/base; writes build/model, build/curve.jsonl; returns the curve.
+    """Train on build/splits/train.parquet from build/base; returns the curve.
+
+    Writes build/model, build/curve.jsonl, and build/training.json: how many decoys there were, by axis and kind.
 
     Every rank calls it and the first one writes. The same inputs give the same bytes on one machine, however often
     training was killed and called again.
@@ -51,8 +53,13 @@ def train(settings: Settings, build: Path, events: Path | None = None, keep: Pat
     world = PartialState(cpu=cpu, timeout=timedelta(seconds=settings.train.timeout_seconds))
     settings = _computable(settings, world.device)
     model = methods.load(build / "base", settings)
+    groups = with_decoys(
+        _groups(build, "train"), settings.objective.decoys, settings.train.seed, settings.gates.safety_axes
+    )
+    if world.is_main_process:
+        _report_decoys(groups)
     if settings.train.method == "head_only":
-        return _train_head(model, settings, build) if world.is_main_process else []
+        return _train_head(model, groups, settings, build) if world.is_main_process else []
     folder = (keep or build / "checkpoints") if settings.train.checkpoint_steps else None
     inputs = inputs_of(settings, build, world.num_processes)
     tensorboard = settings.train.tensorboard
@@ -65,7 +72,7 @@ def train(settings: Settings, build: Path, events: Path | None = None, keep: Pat
         ):
             trainer = PreferenceTrainer(
                 model,
-                _examples(_training_groups(build, settings), model),
+                _examples(groups, model),
                 _examples(_groups(build, "validation"), model) if settings.train.early_stopping_steps else None,
                 settings,
                 Places(Path(scratch), folder, inputs, events, board),
@@ -73,7 +80,7 @@ def train(settings: Settings, build: Path, events: Path | None = None, keep: Pat
             trainer.train()
             rows = trainer.progress.rows
             if first:
-                _write(methods.finish(model, settings), rows, build)
+                _write(methods.finish(model, settings), rows, groups, build)
                 if folder:
                     checkpoints.clear(folder)
     except OSError as error:
@@ -89,21 +96,22 @@ def _computable(settings: Settings, device: torch.device) -> Settings:
     return settings.model_copy(update={"train": settings.train.model_copy(update={"precision": "fp32"})})
 
 
-def _train_head(model: RewardModel, settings: Settings, build: Path) -> list[Row]:
+def _train_head(model: RewardModel, groups: list[Group], settings: Settings, build: Path) -> list[Row]:
     """As `train`, by one process and without steps, so without checkpoints and events."""
     model.network.to(PartialState().device)
-    examples = _examples(_training_groups(build, settings), model)
+    examples = _examples(groups, model)
     try:
         rows = head_only.train_head(model, examples.groups, examples.encoded, settings)
-        _write(model, rows, build)
+        _write(model, rows, groups, build)
     except OSError as error:
         raise TrainingError(f"training can't write {error.filename or 'a file'}: {error.strerror or error}") from error
     return rows
 
 
-def _write(model: RewardModel, rows: Sequence[Row], build: Path) -> None:
+def _write(model: RewardModel, rows: Sequence[Row], groups: Sequence[Group], build: Path) -> None:
     """The stage's outputs."""
     write_folder(build / "model", lambda aside: save(model, aside))
+    write_json(build / "training.json", {"decoys": count_decoys(groups)})
     write_atomic(build / "curve.jsonl", "".join(canonical_json(row) + "\n" for row in rows))
 
 
@@ -111,9 +119,12 @@ def _groups(build: Path, name: str) -> list[Group]:
     return read_parquet(build / "splits" / f"{name}.parquet")
 
 
-def _training_groups(build: Path, settings: Settings) -> list[Group]:
-    """The training set with its decoys."""
-    return with_decoys(_groups(build, "train"), settings.objective.decoys, settings.train.seed)
+def _report_decoys(groups: Sequence[Group]) -> None:
+    """Say in the log how many decoys there are of each kind."""
+    for axis, kinds in count_decoys(groups).items():
+        counts = ", ".join(f"{kind} {count:,}" for kind, count in kinds.items())
+        # A warning, because nothing below one is shown where nobody has set logging up.
+        log.warning("decoys on the axis %s: %s", axis, counts)
 
 
 def _examples(groups: list[Group], model: RewardModel) -> Examples:

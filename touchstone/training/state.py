@@ -78,6 +78,7 @@ def inputs_of(settings: Settings, build: Path, processes: int) -> dict[str, Any]
         "python": platform.python_version(),
         **{name: version(name) for name in LIBRARIES},
         **{f"{part}.{name}": value for (part, name), value in values.items() if name not in _NUMBERLESS},
+        "gates.safety_axes": settings.gates.safety_axes,
     }
 
 

@@ -4,8 +4,8 @@ What it changes, and why:
 
 * one DataLoader item is one optimizer step, a list of token-budget micro-batches of this rank, because a fixed number
   of accumulation steps can't express token budgets;
-* the loss is the sum over the step's comparisons on all ranks, divided by their weight on all ranks, where the
-  stock trainer takes a mean of means;
+* the loss is the sum over the step's comparisons on all ranks, divided by one number for all ranks (`Step.divisor`),
+  where the stock trainer takes a mean of means;
 * a group over the token budget is still one loss: its rewards' gradient is computed first, and then spread over its
   batches (gradient caching, Gao et al. 2021, arXiv 2101.06983), which is exact because nothing is dropped out;
 * checkpoints are ours: the stock ones are written in place, and taken for complete by their name;
@@ -166,7 +166,7 @@ class PreferenceTrainer(RewardTrainer):
         )
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
-        """One optimizer step's forwards and backwards on this rank; returns the loss of all ranks.
+        """One optimizer step's forwards and backwards on this rank; returns the mean loss of all ranks' elements.
 
         Raises:
             TrainingError: the loss is not finite; names the groups.
@@ -196,7 +196,7 @@ class PreferenceTrainer(RewardTrainer):
                 else:
                     loss = (rewards * part).sum()
                 # Ranks take the mean of their gradients, and the sum is wanted.
-                self.accelerator.backward(loss * self.args.world_size / step.weight)
+                self.accelerator.backward(loss * self.args.world_size / step.divisor)
         self._sums = self._of_all_ranks(sums)
         if not math.isfinite(self._sums["loss"]):
             raise TrainingError(f"the loss of step {self.state.global_step + 1} is not finite; {self._blame(step)}")

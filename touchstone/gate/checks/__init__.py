@@ -15,6 +15,7 @@ from touchstone.gate.checks.check import REQUIRED, Check, Status, Verdict, neede
 from touchstone.gate.checks.comparison import NEW_SHARE, champion, confirm, lineage_chance
 from touchstone.gate.checks.pairs import Asked, Pairs
 from touchstone.gate.checks.quality import calibration, evidence, floor
+from touchstone.gate.checks.refusals import refusals
 from touchstone.gate.checks.slices import slices
 from touchstone.gate.checks.trust import (
     Scored,
@@ -52,6 +53,7 @@ __all__ = [
     "noise_ceiling",
     "overoptimisation",
     "probes",
+    "refusals",
     "reload",
     "run",
     "seeds",

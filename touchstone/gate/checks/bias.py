@@ -262,21 +262,32 @@ def _length_words(status: Status, worst: Sequence[_Part], rho: float | None) -> 
     return f"{seen} It also orders pairs whose length tells nothing."
 
 
-def probes(wins: Mapping[str, tuple[int, int]], limits: Gates, variants: Collection[str] = ()) -> Check:
+def probes(
+    wins: Mapping[str, tuple[int, int]],
+    limits: Gates,
+    variants: Collection[str] = (),
+    by_axis: Mapping[tuple[str, str], tuple[int, int]] | None = None,
+    conditional: Collection[str] = (),
+) -> Check:
     """Whether a completion that says nothing ever beats the prompt's chosen one.
 
     Passes if the exact upper bound (Clopper and Pearson, one-sided 95%) of every probe's win rate meets the limit: a
     model must pass all of them, so many are no easier than one. Fails if the exact lower bound of any lies above its
-    limit, at the level 1 - 5% / probes (Bonferroni): of many probes chance alone takes one or the other beyond it. In
-    between it is undecided.
+    limit, at 5% over all probes together (Bonferroni): of many probes chance alone takes one or the other beyond it. In
+    between it is undecided. By axis a probe can only fail, by the same bound over all of these rows: what one axis
+    hides in the sum is seen, and a model that meets its limits is not asked for luck fifteen times more.
 
     Args:
         wins: by probe, how often it scored at least as high as the chosen completion, and on how many prompts.
         variants: probes made from the chosen completion itself; their limit is `max_variant_win_rate`.
+        by_axis: the same by (probe, axis), where there are several axes; of those with `shown_slice_clusters` prompts.
+        conditional: probes that are left out where they would be wrong: too few prompts for a bound leave them open
+            to a clear fail only.
 
     Returns:
         The check; value is the worst rate, and `needed` counts prompts, which need no labels, if no probe wins again.
-        Its table holds one row per probe: probe, wins, prompts, rate, lower, upper, limit.
+        Its table holds one row per probe, and behind them one per probe and axis: probe, axis (None: all of them),
+        wins, prompts, rate, lower, upper, limit, status.
 
     Raises:
         ValueError: there is no probe, or more wins than prompts.
@@ -289,27 +300,32 @@ def probes(wins: Mapping[str, tuple[int, int]], limits: Gates, variants: Collect
         for name, (won, prompts) in wins.items()
     }
     rates = {name: won / prompts if prompts else None for name, (won, prompts) in wins.items()}
-    # The lower bound of the wins is what the upper bound of the losses leaves.
-    level = 1 - ERROR_RATE / len(wins)
     lower = {
-        name: 1 - statistics.clopper_pearson_upper(prompts - won, prompts, level) if prompts else 0.0
+        name: lower_bound(won, prompts, ERROR_RATE / len(wins)) if prompts else 0.0
         for name, (won, prompts) in wins.items()
     }
-    table: tuple[Details, ...] = tuple(
+    sparse = {name for name in conditional if name in wins and wins[name][1] < prompts_needed(0, allowed[name])}
+    above = [name for name in wins if lower[name] > allowed[name]]
+    unsure = [name for name in wins if upper[name] > allowed[name] and name not in (*above, *sparse)]
+    table: list[Details] = [
         {
             "probe": name,
+            "axis": None,
             "wins": won,
             "prompts": prompts,
             "rate": rates[name],
             "lower": lower[name],
             "upper": upper[name],
             "limit": allowed[name],
+            "status": "fail" if name in above else "undecided" if upper[name] > allowed[name] else "pass",
         }
         for name, (won, prompts) in wins.items()
-    )
-    failed = [f"{name} ({rate:.1%})" for name, rate in rates.items() if rate and lower[name] > allowed[name]]
-    unsure = [name for name in wins if upper[name] > allowed[name]]
-    worst = max(wins, key=lambda name: upper[name] / allowed[name])
+    ]
+    axis_rows = _rows_by_axis(by_axis or {}, allowed)
+    failed = [f"{name} ({rates[name]:.1%})" for name in above]
+    failed += [f"{row['probe']} on {row['axis']} ({row['rate']:.1%})" for row in axis_rows if row["status"] == "fail"]
+    bounded = [name for name in wins if name not in sparse] or list(wins)
+    worst = max(bounded, key=lambda name: upper[name] / allowed[name])
     needed = None
     status: Status = "pass"
     limit = allowed[worst]
@@ -318,14 +334,37 @@ def probes(wins: Mapping[str, tuple[int, int]], limits: Gates, variants: Collect
         status, reason = "fail", f"A completion that says nothing beats the chosen one too often: {', '.join(failed)}."
     elif unsure:
         status = "undecided"
-        needed = max(_prompts_needed(wins[name][0], allowed[name]) - wins[name][1] for name in unsure)
+        needed = max(prompts_needed(wins[name][0], allowed[name]) - wins[name][1] for name in unsure)
         reason = f"Too few prompts to exclude that these win more often than allowed: {', '.join(unsure)}."
     interval = (0.0, upper[worst])
-    prompts = min(prompts for _, prompts in wins.values())
-    return Check("probes", status, reason, rates[worst], interval, limit, prompts, needed, table=table)
+    prompts = min(wins[name][1] for name in bounded)
+    return Check("probes", status, reason, rates[worst], interval, limit, prompts, needed, table=(*table, *axis_rows))
 
 
-def _prompts_needed(won: int, limit: float) -> int:
+def _rows_by_axis(by_axis: Mapping[tuple[str, str], tuple[int, int]], allowed: Mapping[str, float]) -> list[Details]:
+    """The table's rows by probe and axis; a fail where a bound of all of them together lies above the limit."""
+    return [
+        {
+            "probe": probe,
+            "axis": axis,
+            "wins": won,
+            "prompts": prompts,
+            "rate": won / prompts,
+            "lower": (lower := lower_bound(won, prompts, ERROR_RATE / len(by_axis))),
+            "upper": statistics.clopper_pearson_upper(won, prompts, 1 - ERROR_RATE),
+            "limit": allowed[probe],
+            "status": "fail" if lower > allowed[probe] else "pass",
+        }
+        for (probe, axis), (won, prompts) in by_axis.items()
+    ]
+
+
+def lower_bound(won: int, prompts: int, error: float = ERROR_RATE) -> float:
+    """Exact lower bound of a rate, one-sided at 95% or another error (Clopper and Pearson)."""
+    return 1 - statistics.clopper_pearson_upper(prompts - won, prompts, 1 - error)
+
+
+def prompts_needed(won: int, limit: float) -> int:
     """Fewest prompts on which `won` wins have an upper bound of at most `limit`: 149, 236, 313, 386 ... at 2%."""
     low, high = won, won + 1
     while statistics.clopper_pearson_upper(won, high, 1 - ERROR_RATE) > limit:

@@ -21,6 +21,7 @@ REQUIRED = (
     "slices",
     "length",
     "probes",
+    "refusals",
     "holdout_use",
     "centering",
 )

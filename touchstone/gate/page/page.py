@@ -207,11 +207,11 @@ def _probes(checks: Mapping[str, Check]) -> list[dict[str, Any]]:
     for row in table:
         drawn, limit = None, row["limit"]
         if row["rate"] is not None:
-            description = f"{row['probe']}: wins {percent(row['rate'])}, at most {percent(row['upper'])}"
+            name = row["probe"] if row["axis"] is None else f"{row['probe']} on {row['axis']}"
+            description = f"{name}: wins {percent(row['rate'])}, at most {percent(row['upper'])}"
             bounds = (row["rate"], row["upper"])
             drawn = bar(ends, row["rate"], description, interval=bounds, threshold=limit, side="most")
-        status = "fail" if row["lower"] > limit else "undecided" if row["upper"] > limit else "pass"
-        rows.append({**row, "bar": drawn, "status": status, "label": words.PROBES[status]})
+        rows.append({**row, "bar": drawn, "label": words.PROBES[row["status"]]})
     return rows
 
 

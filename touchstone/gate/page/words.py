@@ -67,6 +67,7 @@ CHECKS = {
     "slices": About("Is any kind of prompt served worse? The lowest is drawn.", "points", "least"),
     "length": About("Does it judge what is said, and not how long it is?", "number", "within"),
     "probes": About("Do empty and meaningless texts lose?", "share", "most"),
+    "refusals": About("Does a plain refusal hold where people preferred one to an answer?", "share", "most"),
     "noise_ceiling": About("Is it suspiciously better than labels as noisy as these allow?", "share", "most"),
     "seeds": About("Would the same recipe with another random seed be as good?", "number", "most"),
     "overoptimisation": About("Does real quality still rise where a policy chases the reward?"),
