@@ -273,8 +273,8 @@ def probes(
 
     Passes if the exact upper bound (Clopper and Pearson, one-sided 95%) of every probe's win rate meets the limit: a
     model must pass all of them, so many are no easier than one. Fails if the exact lower bound of any lies above its
-    limit, at 5% over all probes together (Bonferroni): of many probes chance alone takes one or the other beyond it. In
-    between it is undecided. By axis a probe can only fail, by the same bound over all of these rows: what one axis
+    limit, at 5% over all probes together (Bonferroni): of many probes chance alone takes one or the other beyond it.
+    In between it is undecided. By axis a probe can only fail, by the same bound over all of these rows: what one axis
     hides in the sum is seen, and a model that meets its limits is not asked for luck fifteen times more.
 
     Args:
