@@ -16,7 +16,8 @@ from touchstone.gate.checks import Check, Completions, Pairs, Verdict
 from touchstone.gate.evidence import SEEDS_SCHEMA, TEXTS_SCHEMA
 from touchstone.gate.facts import Facts
 from touchstone.gate.fresh_scores import AGAIN
-from touchstone.gate.record import CROSS_FIT, PROBES, ROWS, SEEDS, TEXTS
+from touchstone.gate.labels import union
+from touchstone.gate.record import ASKED, CROSS_FIT, PROBES, ROWS, SEEDS, TEXTS
 from touchstone.gate.rows import Rows
 from touchstone.settings.gates import Gates
 from touchstone.statistics import Floats
@@ -38,6 +39,7 @@ def examine(folder: Path, facts: Facts, limits: Gates) -> list[Check]:
     with np.errstate(invalid="ignore", over="ignore"):
         spread = float(np.std(rewards))
     truncated = int(pc.sum(texts["truncated"]).as_py())
+    asked = union.read(folder / ASKED) if (folder / ASKED).exists() else None
 
     # Check. Each check runs by itself: one that can't be computed is an error and stops no other.
     results = [
@@ -56,9 +58,9 @@ def examine(folder: Path, facts: Facts, limits: Gates) -> list[Check]:
         checks.run("leakage", lambda: _leakage(facts, limits)),
         checks.run("evidence", lambda: checks.evidence(candidate, champion, limits)),
         checks.run("floor", lambda: checks.floor(candidate, _accuracies(held_out, candidate), limits)),
-        checks.run("champion", lambda: _champion(held_out, candidate, champion, facts, limits)),
+        checks.run("champion", lambda: _champion(held_out, candidate, champion, asked, facts, limits)),
         checks.run("calibration", lambda: checks.calibration(candidate, limits)),
-        checks.run("slices", lambda: _slices(held_out, candidate, champion, facts, limits)),
+        checks.run("slices", lambda: _slices(held_out, candidate, champion, asked, facts, limits)),
         checks.run("length", lambda: _length(held_out, candidate, texts, limits)),
         checks.run("probes", lambda: _probes(folder, limits)),
         checks.run("noise_ceiling", lambda: _noise_ceiling(held_out, candidate, limits), required=False),
@@ -67,6 +69,9 @@ def examine(folder: Path, facts: Facts, limits: Gates) -> list[Check]:
         checks.run("holdout_use", lambda: checks.holdout_use(facts.holdout_uses, limits)),
         checks.run("centering", lambda: checks.centering(facts.centering, limits)),
     ]
+    if asked is not None:
+        credits, counts = union.random_credits(asked), union.counts(asked)
+        results.append(checks.run("asked", lambda: checks.asked(candidate, credits, counts), required=False))
     if (person := checks.unattended(limits)) is not None:  # under small_data
         results.append(checks.run("cross_fit", lambda: _cross_fit(folder, limits)))
         results.append(person)
@@ -116,7 +121,14 @@ def _accuracies(held_out: Rows, candidate: Pairs) -> dict[str, float]:
     }
 
 
-def _champion(held_out: Rows, candidate: Pairs, champion: Pairs | None, facts: Facts, limits: Gates) -> Check:
+def _champion(
+    held_out: Rows,
+    candidate: Pairs,
+    champion: Pairs | None,
+    asked: pa.Table | None,
+    facts: Facts,
+    limits: Gates,
+) -> Check:
     if champion is not None and facts.max_tokens != facts.champion_max_tokens:
         cut = pc.or_(
             pc.or_(held_out.table["truncated_first"], held_out.table["truncated_second"]),
@@ -127,12 +139,21 @@ def _champion(held_out: Rows, candidate: Pairs, champion: Pairs | None, facts: F
                 f"the candidate reads {facts.max_tokens} tokens, the champion {facts.champion_max_tokens}, and "
                 f"{texts} pairs hold a text that one of them cut: they did not judge the same texts"
             )
-    return checks.champion(candidate, champion, limits, facts.look)
+    sample = union.asked_whole(asked, limits) if asked is not None else None
+    return checks.champion(candidate, champion, limits, facts.look, sample)
 
 
-def _slices(held_out: Rows, candidate: Pairs, champion: Pairs | None, facts: Facts, limits: Gates) -> Check:
+def _slices(
+    held_out: Rows,
+    candidate: Pairs,
+    champion: Pairs | None,
+    asked: pa.Table | None,
+    facts: Facts,
+    limits: Gates,
+) -> Check:
     masks = held_out.slices(limits.slices)
-    return checks.slices(candidate, champion, masks, facts.absent_slices, limits)
+    sample = union.asked_by_slice(asked, limits) if asked is not None else None
+    return checks.slices(candidate, champion, masks, facts.absent_slices, limits, sample)
 
 
 def _length(held_out: Rows, candidate: Pairs, texts: pa.Table, limits: Gates) -> Check:

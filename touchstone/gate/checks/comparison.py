@@ -9,7 +9,7 @@ from scipy import stats
 
 from touchstone import statistics
 from touchstone.gate.checks.check import Check, Details, Status
-from touchstone.gate.checks.pairs import DIGITS, LEVEL, Pairs, finite
+from touchstone.gate.checks.pairs import DIGITS, LEVEL, Asked, Pairs, finite
 from touchstone.settings.gates import Gates
 from touchstone.statistics import Floats, Interval
 
@@ -19,7 +19,7 @@ ENOUGH_DIFFERENCES = 30
 """Clusters that must differ before intervals of a mean hold what they promise, and two kinds of them have to agree."""
 
 
-def champion(pairs: Pairs, other: Pairs | None, limits: Gates, look: int = 1) -> Check:
+def champion(pairs: Pairs, other: Pairs | None, limits: Gates, look: int = 1, asked: Asked | None = None) -> Check:
     """Whether the candidate is better than the champion, or with policy refresh not worse: paired on the same rows.
 
     d is the difference of mean credits of a cluster. Superiority passes if LCB97.5(d) > 0, and fails if UCB97.5(d) < 0
@@ -39,6 +39,7 @@ def champion(pairs: Pairs, other: Pairs | None, limits: Gates, look: int = 1) ->
     Args:
         other: the champion's pairs; None if no champion was ever registered.
         look: the how-manieth it is at these two models on this lineage of holdouts, from 1.
+        asked: prompts beside the holdout of which the disagreements are labelled; they count like the holdout's.
 
     Returns:
         The check, with the BCa bounds that its policy asks for (97.5% or 95% one-sided).
@@ -54,6 +55,8 @@ def champion(pairs: Pairs, other: Pairs | None, limits: Gates, look: int = 1) ->
     refresh = limits.policy == "refresh"
     threshold = -limits.refresh_margin if refresh else 0.0
     gains = pairs.gains(other)
+    if asked is not None:
+        gains = np.concatenate([gains, asked.gains])
     losses = np.round(pairs.losses() - other.losses(), DIGITS) + 0.0
     count = len(gains)
     gain, loss = float(gains.mean()), float(losses.mean())

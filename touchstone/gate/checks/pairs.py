@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,6 +93,22 @@ class Pairs:
             raise ValueError("a reward difference is not finite: it has no loss")
         losses = statistics.pair_losses(self.differences, self.strengths, self.temperature)
         return statistics.cluster_means(losses, self.clusters)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Asked:
+    """A random sample of prompts beside the holdout, in which people were asked about disagreements alone.
+
+    Attributes:
+        gains: d of each sampled prompt, shape (prompts,): 0 where the two models agree, which no label would change;
+            otherwise the labelled difference of credits, divided by the share of the disagreements that was answered.
+        masks: by slice ("axis=safety") which prompts belong to it, shape (prompts,).
+        labels: how many pairs were labelled.
+    """
+
+    gains: Floats
+    masks: Mapping[str, NDArray[np.bool_]]
+    labels: int
 
 
 def finite(interval: Interval) -> Interval:

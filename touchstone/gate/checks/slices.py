@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from touchstone import statistics
 from touchstone.gate.checks.check import Check, Details, Status
-from touchstone.gate.checks.pairs import LEVEL, Pairs
+from touchstone.gate.checks.pairs import LEVEL, Asked, Pairs
 from touchstone.settings.gates import ERROR_RATE, Gates
 from touchstone.statistics import Floats, Interval
 
@@ -27,15 +27,15 @@ class _Slice:
 
     @property
     def clusters(self) -> int:
-        return len(self.means)
+        return len(self.means) if self.gains is None else len(self.gains)
 
     @property
     def accuracy(self) -> Interval | None:
         """One-sided 95% bounds, by Student, and Wilson's where all clusters are alike."""
-        if not self.clusters:
+        if not len(self.means):
             return None
         if np.ptp(self.means) == 0:
-            return statistics.wilson_interval(float(self.means.sum()), self.clusters, LEVEL)
+            return statistics.wilson_interval(float(self.means.sum()), len(self.means), LEVEL)
         found = statistics.t_mean_interval(self.means, LEVEL) or Interval(0.0, 1.0)
         return Interval(max(0.0, found.low), min(1.0, found.high))
 
@@ -51,6 +51,7 @@ def slices(
     masks: Mapping[str, NDArray[np.bool_]],
     absent: Collection[str],
     limits: Gates,
+    asked: Asked | None = None,
 ) -> Check:
     """Whether the candidate got worse anywhere, also where the whole hides it.
 
@@ -63,6 +64,7 @@ def slices(
     Args:
         masks: by slice ("axis=safety") which pairs belong to it, shape (pairs,).
         absent: critical slices that no set of the data has: noted, and nothing is asked of them.
+        asked: prompts beside the holdout of which the disagreements are labelled; differences count them.
 
     Returns:
         The check; value and interval are those of the worst gated slice. Its table holds one row per slice of at least
@@ -73,7 +75,8 @@ def slices(
     if champion is not None:
         pairs.gains(champion)  # other rows are an error here too, not a slice of their own
     found = [
-        _slice(name, pairs, champion, masks.get(name), limits) for name in sorted({*masks, *limits.critical_slices})
+        _slice(name, pairs, champion, masks.get(name), limits, asked)
+        for name in sorted({*masks, *limits.critical_slices, *(asked.masks if asked is not None else ())})
     ]
     gated = [one for one in found if one.clusters >= max(2, limits.min_slice_clusters)]
     tested = {one.name: one.gains for one in gated if one.gains is not None}
@@ -120,14 +123,21 @@ def slices(
     )
 
 
-def _slice(name: str, pairs: Pairs, champion: Pairs | None, mask: NDArray[np.bool_] | None, limits: Gates) -> _Slice:
+def _slice(
+    name: str,
+    pairs: Pairs,
+    champion: Pairs | None,
+    mask: NDArray[np.bool_] | None,
+    limits: Gates,
+    asked: Asked | None,
+) -> _Slice:
     critical = name in limits.critical_slices
     inside = np.zeros(len(pairs.differences), dtype=bool) if mask is None else mask
     own = pairs.where(inside)
+    sampled = asked.gains[asked.masks[name]] if asked is not None and name in asked.masks else np.zeros(0)
     if not own.decided.any():
-        nothing = np.zeros(0)
-        return _Slice(name, critical, 0, nothing, None if champion is None else nothing)
-    gains = None if champion is None else own.gains(champion.where(inside))
+        return _Slice(name, critical, 0, np.zeros(0), None if champion is None else sampled)
+    gains = None if champion is None else np.concatenate([own.gains(champion.where(inside)), sampled])
     return _Slice(name, critical, int(own.decided.sum()), own.means(), gains)
 
 

@@ -17,7 +17,7 @@ from touchstone.gate.checks import Check
 from touchstone.gate.page import words
 from touchstone.gate.page.bars import Mark, bar, ruler, scale
 from touchstone.gate.record import Metrics, Record
-from touchstone.gate.summary import causes
+from touchstone.gate.summary import askable, causes
 from touchstone.pages.svg import Picture
 from touchstone.pages.template import environment
 from touchstone.pages.text import Excerpt, excerpt, percent
@@ -49,6 +49,7 @@ def render(record: Record, disagreements: Sequence[Mapping[str, Any]], pictures:
             meaning=words.MEANING[record.verdict].format(stays=words.STAYS[first]),
             policy=words.POLICIES[record.policy],
             causes=causes(record.verdict, record.checks),
+            askable=askable(record.verdict, record.checks, record.champion_version),
             checks=[_check(check, first=first) for check in record.checks],
             accuracies=_accuracies(measured, checks) if measured else [],
             gap_closed=measured.gap_closed if measured else None,
