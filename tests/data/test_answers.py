@@ -19,8 +19,13 @@ PAIRS = [
     AskedPair("helpfulness", (Message("user", "Why?"),), "Because.", "No idea, sorry."),
     AskedPair(
         "safety",
-        (Message("system", "Be brief."), Message("user", "How?"), Message("assistant", "So."), Message("user", "And?")),
-        "=1+1 is two,\nhe said; \"really\"",
+        (
+            Message("system", "Be brief."),
+            Message("user", "How?"),
+            Message("assistant", "So."),
+            Message("user", "And?"),
+        ),
+        '=1+1 is two,\nhe said; "really"',
         "  Nothing  ",
     ),
     AskedPair("helpfulness", (Message("user", "什么？"),), "-1", "@home"),
@@ -108,7 +113,9 @@ def test_label_studio_gives_back_what_was_asked_by_its_texts(asked: Path) -> Non
     ]
     (asked / "export.json").write_text(json.dumps(exported))
     three, four = (hash_annotator("label_studio", str(who)) for who in (3, 4))
-    found = [(row.id, row.annotator, row.side) for row in read_answers(asked / "export.json") if isinstance(row, Answer)]
+    found = [
+        (row.id, row.annotator, row.side) for row in read_answers(asked / "export.json") if isinstance(row, Answer)
+    ]
     assert found == [(IDS[0], three, "second"), (IDS[0], four, "first"), (IDS[1], three, "tie")]
     assert quarantined(asked / "export.json") == [(2, "an annotation was cancelled")]
 

@@ -164,7 +164,6 @@ def make_record(**changes: Any) -> dict[str, Any]:
         "holdout_history": [
             {"sequence": 0, "time": "2026-01-01T00:00:00+00:00", "who": "ada", "name": "m", "artifact": "f" * 64}
         ],
-        "labels_to_collect": {"count": 37, "pool": "validation"},
         "alarms": [{"kind": "annotator", "name": "a17", "sentence": "Annotator a17 disagrees with everybody."}],
         "provenance": {"run": "r-17", "commit": "c" * 40, "data": None},
         "model": {
@@ -283,11 +282,11 @@ def test_an_open_verdict_says_what_is_open_and_what_to_label() -> None:
     head = show().text.split("What was checked")[0]
     assert "What is open champion : Too few prompts. slices : axis=safety is open. What to do next" in head
     assert "Have about 2,100 more prompts labelled" in head
-    assert "labels_to_collect.jsonl beside this page lists 37 prompts" in head
-    assert "(from validation)" in head
-    open_end = show(make_record(needed_clusters=None, labels_to_collect={"count": 0, "pool": ""})).text
+    assert "touchstone labels ask --pool FILE takes prompts with completions that nobody has judged" in head
+    first = show(make_record(champion_version=None)).text
+    assert "touchstone labels ask" not in first
+    open_end = show(make_record(needed_clusters=None)).text
     assert "More labels alone don’t decide this" in open_end
-    assert "labels_to_collect" not in open_end
     person = make_check("unattended", "undecided", "Somebody must decide.")
     assert "touchstone promote --override" in show(make_record(needed_clusters=None, checks=[person])).text
 

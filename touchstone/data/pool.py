@@ -149,10 +149,8 @@ def find_families(groups: Sequence[Group], known: Sequence[Known], threshold: fl
         for prompt in part.prompts:
             holders[_number(prompt, numbers)].add(part.name)
 
-    # Join: near duplicates of which one is the pool's, and groups of one cluster.
-    words = [text.split(" ") for text in numbers]
-    pairs = [pair for pair in candidates(signatures(words)) if min(pair) < pool_size]
-    near = near_duplicates(pairs, {number: sequences(words[number]) for pair in pairs for number in pair}, threshold)
+    # Join: near duplicates, and groups of one cluster.
+    near = _near([text.split(" ") for text in numbers], pool_size, threshold)
     first_of: dict[str, int] = {}
     clusters = [(first_of.setdefault(group.cluster_id, text_of[k]), text_of[k]) for k, group in enumerate(groups)]
     family_of = _components([*near, *clusters], len(numbers))
@@ -175,6 +173,12 @@ def find_families(groups: Sequence[Group], known: Sequence[Known], threshold: fl
         else:
             members[family].append(k)
     return Families(list(members.values()), dict(left_out))
+
+
+def _near(words: Sequence[list[str]], pool_size: int, threshold: float) -> list[tuple[int, int]]:
+    """Near duplicates among texts, given as their words, of which at least one is among the pool's, the first ones."""
+    pairs = [pair for pair in candidates(signatures(words)) if min(pair) < pool_size]
+    return near_duplicates(pairs, {number: sequences(words[number]) for pair in pairs for number in pair}, threshold)
 
 
 def _number(prompt: Sequence[Message], numbers: dict[str, int]) -> int:

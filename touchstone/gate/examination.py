@@ -69,9 +69,8 @@ def examine(folder: Path, facts: Facts, limits: Gates) -> list[Check]:
         checks.run("holdout_use", lambda: checks.holdout_use(facts.holdout_uses, limits)),
         checks.run("centering", lambda: checks.centering(facts.centering, limits)),
     ]
-    if asked is not None:
-        credits, counts = union.random_credits(asked), union.counts(asked)
-        results.append(checks.run("asked", lambda: checks.asked(candidate, credits, counts), required=False))
+    if asked is not None and champion is not None:
+        results.append(checks.run("asked", lambda: _asked(candidate, champion, asked, limits), required=False))
     if (person := checks.unattended(limits)) is not None:  # under small_data
         results.append(checks.run("cross_fit", lambda: _cross_fit(folder, limits)))
         results.append(person)
@@ -190,6 +189,11 @@ def _seeds(folder: Path, held_out: Rows, candidate: Pairs, facts: Facts, limits:
             differences = np.where(chosen_second, -differences, differences)
             accuracies[artifact] = statistics.accuracy(statistics.credit(differences[candidate.decided]), clusters)
     return checks.seeds(accuracies, facts.artifact, limits)
+
+
+def _asked(candidate: Pairs, champion: Pairs, asked: pa.Table, limits: Gates) -> Check:
+    sample, random = union.asked_whole(asked, limits), union.random_credits(asked)
+    return checks.asked(candidate, champion, sample, random, union.counts(asked))
 
 
 def _cross_fit(folder: Path, limits: Gates) -> Check:

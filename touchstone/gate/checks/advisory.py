@@ -11,7 +11,7 @@ from scipy import stats
 
 from touchstone import statistics
 from touchstone.gate.checks.check import Check, Details, Status
-from touchstone.gate.checks.pairs import LEVEL, Pairs
+from touchstone.gate.checks.pairs import LEVEL, Asked, Pairs
 from touchstone.settings.gates import Gates
 from touchstone.statistics import Floats, Interval
 
@@ -22,21 +22,29 @@ RARE = 0.01
 """Two-sided error of that comparison."""
 
 
-def asked(pairs: Pairs, random: Floats, counts: Mapping[str, int]) -> Check:
+def asked(pairs: Pairs, champion: Pairs, sample: Asked | None, random: Floats, counts: Mapping[str, int]) -> Check:
     """What labels were asked for beside the holdout, and whether those of the random pairs tell the same as it.
 
     Where labellers or prompts are others than the holdout's, the candidate agrees with the random pairs' labels more
     or less often than with the holdout's: a warning where the two shares differ beyond RARE.
 
     Args:
+        pairs, champion: on the holdout.
+        sample: of all prompts; None where only slices were sampled.
         random: the candidate's credit of each labelled pair that was asked about whatever the models say.
         counts: `prompts` that were sampled, `disagreements` among them, and `labels` of disagreements.
 
     Raises:
-        ValueError: as for `Pairs.means`.
+        ValueError: as for `Pairs.gains`.
     """
     name, share = "asked", counts["labels"] / counts["disagreements"] if counts["disagreements"] else 1.0
-    details: Details = {**counts, "answered_share": share, "random_labels": len(random)}
+    details: Details = {
+        **counts,
+        "answered_share": share,
+        "random_labels": len(random),
+        "difference_on_holdout": float(pairs.gains(champion).mean()),
+        "difference_in_sample": None if sample is None else float(sample.gains.mean()),
+    }
     reason = (
         f"{counts['labels']:,} labelled disagreements, {share:.0%} of those asked about, stand for "
         f"{counts['prompts']:,} prompts beside the holdout."
@@ -54,7 +62,7 @@ def asked(pairs: Pairs, random: Floats, counts: Mapping[str, int]) -> Check:
     if abs(gap) > stats.norm.isf(RARE / 2) * error:
         status = "warn"
         reason += " Other people may have labelled, or other prompts been asked about."
-    return Check(name, status, reason, value, tuple(interval), None, counts["prompts"], None, False, details)
+    return Check(name, status, reason, value, tuple(interval), n=counts["prompts"], required=False, details=details)
 
 
 def noise_ceiling(pairs: Pairs, votes_for: Floats, votes_against: Floats, limits: Gates) -> Check:

@@ -318,16 +318,16 @@ def _sizes(
     """
     sizes: dict[str, int] = {}
     for part, mask in masks.items():
-        whole = part == WHOLE
+        is_whole = part == WHOLE
         size = sample_size(
             scored.differ[mask],
             prompts=(counted[part].prompts if part in counted else 0) + wanted_prompts(part, needs, limits),
-            labels=wanted.labels if whole else wanted.slice_labels,
-            random=wanted.random if whole else 0,
+            labels=wanted.labels if is_whole else wanted.slice_labels,
+            random=wanted.random if is_whole else 0,
         )
         size = max(size, before[part].prompts if part in before else 0)
         # A slice has a part of its own only where the sample of all prompts holds fewer of it.
-        if whole or size > int(mask[: sizes[WHOLE]].sum()):
+        if is_whole or size > int(mask[: sizes[WHOLE]].sum()):
             sizes[part] = size
     return sizes
 
@@ -349,8 +349,10 @@ def _counts(sample: pa.Table) -> Counts:
 
 
 def _slice_counts(sample: pa.Table, limits: Gates) -> dict[str, Counts]:
-    whole = sample.filter(pc.equal(sample["part"], WHOLE))
-    return {name: _counts(whole.filter(pa.array(mask))) for name, mask in slice_masks(whole, limits.slices).items()}
+    prompts = sample.filter(pc.equal(sample["part"], WHOLE))
+    return {
+        name: _counts(prompts.filter(pa.array(mask))) for name, mask in slice_masks(prompts, limits.slices).items()
+    }
 
 
 def _asked_rows(sample: pa.Table) -> pa.Table:

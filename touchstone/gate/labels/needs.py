@@ -126,23 +126,23 @@ def open_parts(decision: Decision, limits: Gates, reaches: float) -> list[OpenPa
     asked = union.read(path) if path.exists() else None
     # The whole.
     parts = []
-    whole = candidate.gains(champion)
+    in_holdout = candidate.gains(champion)
     statuses = {check.name: check.status for check in decision.checks}
     if statuses["champion"] == "undecided":
         target = champion_target(limits, facts.look + 1)
         sample = union.asked_whole(asked, limits) if asked is not None else None
-        gains = whole if sample is None else np.concatenate([whole, sample.gains])
-        parts.append(OpenPart(WHOLE, target, gains, float(whole.var()), reaches))
+        gains = in_holdout if sample is None else np.concatenate([in_holdout, sample.gains])
+        parts.append(OpenPart(WHOLE, target, gains, float(in_holdout.var()), reaches))
     # The slices.
     masks = held_out.slices(limits.slices)
     sample = union.asked_by_slice(asked, limits) if asked is not None else None
     for name in sorted(short_slices(decision.checks) & set(limits.critical_slices)):
         mask = masks.get(name, np.zeros(len(candidate.differences), dtype=bool))
         inside = candidate.where(mask)
-        in_holdout = inside.gains(champion.where(mask)) if inside.decided.any() else np.zeros(0)
+        in_slice = inside.gains(champion.where(mask)) if inside.decided.any() else np.zeros(0)
         sampled = sample.gains[sample.masks[name]] if sample is not None and name in sample.masks else np.zeros(0)
-        variance = float(in_holdout.var()) if len(in_holdout) else None
-        gains, share = np.concatenate([in_holdout, sampled]), reaches * len(in_holdout) / len(whole)
+        variance = float(in_slice.var()) if len(in_slice) else None
+        gains, share = np.concatenate([in_slice, sampled]), reaches * len(in_slice) / len(in_holdout)
         parts.append(OpenPart(name, slice_target(limits), gains, variance, share))
     return parts
 
@@ -200,7 +200,7 @@ def more_prompts(gains: Floats, gain: float, variance: float, target: Target) ->
 
     After m more prompts with mean `gain` and this variance it passes with probability POWER where
 
-        S + m gain - border (n + m) - z_alpha sqrt(Q + m variance) >= z_power sqrt(m variance)
+        S + m gain - border (n + m) - z_alpha sqrt(Q + m variance) > z_power sqrt(m variance)
 
     with n, S and Q the number, the sum and the squares about the mean of the differences so far. The left side minus
     the right one is convex in m, so from below zero it crosses zero once.
@@ -219,7 +219,7 @@ def more_prompts(gains: Floats, gain: float, variance: float, target: Target) ->
 
     def passes(more: int) -> bool:
         room = total + more * gain - target.border * (count + more)
-        return room - quantile * math.sqrt(squares + more * variance) >= power * math.sqrt(more * variance)
+        return room - quantile * math.sqrt(squares + more * variance) > power * math.sqrt(more * variance)
 
     if count and passes(0):
         return 0

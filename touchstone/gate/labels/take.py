@@ -80,12 +80,12 @@ def take(labels: Path, files: Sequence[Path]) -> Report:
     for folder, plan in known.items():
         for pair in plan.ids:
             asking[pair].append(folder)
-    taken: dict[Path, Taken] = {folder: plan_files.read_answers(folder, plan) for folder, plan in known.items()}
+    stored: dict[Path, Taken] = {folder: plan_files.read_answers(folder, plan) for folder, plan in known.items()}
 
     # Sort every answer to its plans.
     report, set_aside, touched = Report(), [], set[Path]()
     for row in (row for path in files for row in read_answers(path)):
-        reason = row.reason if isinstance(row, Quarantined) else _enter(row, asking, taken, report)
+        reason = row.reason if isinstance(row, Quarantined) else _enter(row, asking, stored, report)
         if reason is not None:
             report.quarantined[reason] += 1
             set_aside.append(Quarantined(row.file, row.line, reason))
@@ -98,23 +98,23 @@ def take(labels: Path, files: Sequence[Path]) -> Report:
     # Write.
     for folder in sorted(touched):
         plan = known[folder]
-        plan_files.write_answers(folder, plan_files.make_answers(plan.id, taken[folder]))
-        report.plans.append(_progress(folder, plan, taken[folder]))
+        plan_files.write_answers(folder, plan_files.make_answers(plan.id, stored[folder]))
+        report.plans.append(_progress(folder, plan, stored[folder]))
     write_atomic(labels / QUARANTINE, "".join(canonical_json(asdict(row)) + "\n" for row in set_aside))
     return report
 
 
-def _enter(answer: Answer, asking: dict[str, list[Path]], taken: dict[Path, Taken], report: Report) -> str | None:
+def _enter(answer: Answer, asking: dict[str, list[Path]], stored: dict[Path, Taken], report: Report) -> str | None:
     """Enter an answer into the plans that ask for it; returns why it can't be used."""
     folders = asking.get(answer.id, [])
     if not folders:
         return UNKNOWN
     key = (answer.id, answer.annotator)
-    before = {taken[folder].get(key) for folder in folders}
+    before = {stored[folder].get(key) for folder in folders}
     if before - {None, answer.side}:
         return CONTRADICTS
     for folder in folders:
-        taken[folder][key] = answer.side
+        stored[folder][key] = answer.side
     if None in before:
         report.new += 1
     else:

@@ -121,8 +121,8 @@ def differences(table: pa.Table) -> Floats:
 
 def asked_whole(table: pa.Table, limits: Gates) -> Asked | None:
     """The sample of all prompts, for the check `champion`; None where only slices were sampled."""
-    whole = table.filter(pc.equal(table["part"], WHOLE))
-    return _asked(whole, slice_masks(whole, limits.slices)) if whole.num_rows else None
+    prompts = table.filter(pc.equal(table["part"], WHOLE))
+    return _asked(prompts, slice_masks(prompts, limits.slices)) if prompts.num_rows else None
 
 
 def asked_by_slice(table: pa.Table, limits: Gates) -> Asked:

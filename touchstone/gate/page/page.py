@@ -48,6 +48,7 @@ def render(record: Record, disagreements: Sequence[Mapping[str, Any]], pictures:
             digests=digests,
             meaning=words.MEANING[record.verdict].format(stays=words.STAYS[first]),
             policy=words.POLICIES[record.policy],
+            asked=checks["asked"].details if "asked" in checks else None,
             causes=causes(record.verdict, record.checks),
             askable=askable(record.verdict, record.checks, record.champion_version),
             checks=[_check(check, first=first) for check in record.checks],
@@ -97,7 +98,9 @@ def _accuracies(measured: Metrics, checks: Mapping[str, Check]) -> list[dict[str
         ("model", measured.accuracy, (measured.accuracy_low, measured.accuracy_high))
     ]
     floor, gain = (checks[name].value if name in checks else None for name in ("floor", "champion"))
-    if floor is not None and gain is not None:
+    if "asked" in checks:  # then the difference that decides is not the holdout's alone
+        gain = checks["asked"].details["difference_on_holdout"]
+    if floor is not None and isinstance(gain, float):
         # Both are means over the same clusters: the difference of the means is the mean difference.
         rows.append(("champion", floor - gain, None))
     rows += [
