@@ -410,7 +410,7 @@ def measure(part: str, quick: bool, processes: int, folder: Path) -> dict[str, A
     with ProcessPoolExecutor(processes) as pool:
         if part == "sizes":
             reaches = settings.split.shares["holdout"]
-            return {"rows": sizes(limits, 8 if quick else 500, pool, reaches), "holdout_share": reaches}
+            return {"rows": sizes(limits, 8 if quick else 300, pool, reaches), "holdout_share": reaches}
         return {"rows": estimates(100 if quick else 4000, pool)}
 
 

@@ -67,10 +67,8 @@ def test_every_planted_fault_of_the_data_benchmark_is_found(tmp_path: Path) -> N
 @pytest.mark.slow
 def test_the_benchmark_of_asked_labels_runs(tmp_path: Path) -> None:
     target = tmp_path / "labels.json"
-    command = [sys.executable, "-m", "benchmarks.labels", "--quick", "--processes", "1", "--result", str(target)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found = dict(part.split("=") for part in done.stdout.splitlines()[-1].removeprefix("RESULT ").split())
+    line = run("benchmarks.labels", "--quick", "--processes", "1", "--result", str(target))
+    found = dict(part.split("=") for part in line.removeprefix("RESULT ").split())
     assert float(found["labels_share"]) < 0.3
     whole = json.loads(target.read_text())
     assert {row["case"] for row in whole["estimates"]["rows"]} >= {"80% answered", "three annotators"}
