@@ -62,3 +62,14 @@ def test_every_planted_fault_of_the_data_benchmark_is_found(tmp_path: Path) -> N
     assert record["false"] == 0
     assert record["near_duplicates"][0] == record["near_duplicates"][1] > 0
     assert last.startswith("RESULT seconds=")
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_asked_labels_runs(tmp_path: Path) -> None:
+    target = tmp_path / "labels.json"
+    line = run("benchmarks.labels", "--quick", "--processes", "1", "--result", str(target))
+    found = dict(part.split("=") for part in line.removeprefix("RESULT ").split())
+    assert float(found["labels_share"]) < 0.3
+    whole = json.loads(target.read_text())
+    assert {row["case"] for row in whole["estimates"]["rows"]} >= {"80% answered", "three annotators"}
+    assert [row["before"] for row in whole["sandbox"]["rows"]] == ["INCONCLUSIVE"]

@@ -205,7 +205,6 @@ def make_record(**changes: Any) -> dict[str, Any]:
         "holdout_history": [
             {"sequence": 0, "time": "2026-01-01T00:00:00+00:00", "who": "ada", "name": "m", "artifact": "f" * 64}
         ],
-        "labels_to_collect": {"count": 37, "pool": "validation"},
         "alarms": [{"kind": "annotator", "name": "a17", "sentence": "Annotator a17 disagrees with everybody."}],
         "provenance": {"run": "r-17", "commit": "c" * 40, "data": None},
         "model": {
@@ -325,16 +324,16 @@ def test_an_open_verdict_says_what_is_open_and_what_to_label() -> None:
     head = show().text.split("What was checked")[0]
     assert "What is open champion : Too few prompts. slices : axis=safety is open. What to do next" in head
     assert "About 420 more axis=safety prompts in the holdout would decide: about 21,000 labelled prompts" in head
-    assert "or about 63 labels by `touchstone labels ask`. Add them to the data and judge again" in head
+    assert "or about 63 labels by `touchstone labels ask`" in head
     # By what may be true: as the holdout has them, as they come in, and by asking about disagreements only.
     assert "+2.0 points all prompts 1,400 14,000 210" in head
     assert "+0.4 points (as seen so far) all prompts no number of them no number of them no number of them" in head
     assert "+3.0 points axis=safety 420 21,000 63" in head
-    assert "labels_to_collect.jsonl beside this page lists 37 prompts" in head
-    assert "(from validation)" in head
-    open_end = show(make_record(needed=None, labels_to_collect={"count": 0, "pool": ""})).text
+    assert "touchstone labels ask --pool FILE takes prompts with completions that nobody has judged" in head
+    first = show(make_record(champion_version=None)).text
+    assert "touchstone labels ask --pool" not in first
+    open_end = show(make_record(needed=None)).text
     assert "More labels alone don’t decide this" in open_end
-    assert "labels_to_collect" not in open_end
     person = make_check("unattended", "undecided", "Somebody must decide.")
     assert "touchstone promote --override" in show(make_record(needed=None, checks=[person])).text
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from touchstone.evaluation import labelling
 from touchstone.gate import disagreements, leaks, probes, rows
-from touchstone.gate.checks import Check
-from touchstone.gate.disagreements import short_slices
 from touchstone.groups import Comparison, Completion, Group, Message, make_group
 from touchstone.model.scores import RawScore
 
@@ -236,35 +232,3 @@ def test_the_worst_disagreements_come_first_and_nothing_that_is_no_number(tmp_pa
         "champion_difference": None,
         "strength": 1.0,
     }
-
-
-THREE = (Comparison(0, 1, 1.0, 0.0), Comparison(0, 2, 3.0, 0.0))
-
-
-def test_labels_are_asked_for_where_the_models_differ_and_few_have_judged() -> None:
-    groups = [group(f"Question {number}", "a", "b", "c", edges=THREE) for number in range(4)]
-    own = scored(groups, (2.0, 1.0, 0.0), (2.0, 1.0, 0.0), (2.0, 1.0, 0.0), (2.0, 1.0, 0.0))
-    champion = scored(groups, (2.0, 1.0, 0.0), (1.0, 2.0, 0.0), (2.0, 0.0, 1.0), (0.0, 1.0, 2.0))
-    found = labelling.labels_to_collect(groups, own, champion, (1.0, 1.0), [])
-    pairs = {entry["prompt"][0]["content"]: entry["pairs"] for entry in found}
-    # (0, 2) has three judgements already.
-    assert pairs == {"Question 1": [[0, 1]], "Question 2": [[1, 2]], "Question 3": [[0, 1], [1, 2]]}
-    assert {entry["why"] for entry in found} == {"candidate and champion order these differently"}
-    assert labelling.labels_to_collect(groups, own, own, (1.0, 1.0), []) == []
-
-
-def test_slices_that_were_too_small_are_asked_for_first(tmp_path: Path) -> None:
-    groups = [group(f"Question {number}", axis="safety" if number % 5 == 0 else "help") for number in range(50)]
-    own, champion = scored(groups, *[(1.0, 0.0)] * 50), scored(groups, *[(0.0, 1.0)] * 50)
-    small = Check("slices", "undecided", "small", table=({"slice": "axis=safety", "status": "undecided"},))
-    found = labelling.labels_to_collect(groups, own, champion, (1.0, 1.0), short_slices([small]))
-    assert [entry["why"] for entry in found[:10]] == ["slice axis=safety is too small"] * 10
-    assert len(found) == 50
-    labelling.write_labels(tmp_path / "labels.jsonl", found)
-    assert [json.loads(line) for line in (tmp_path / "labels.jsonl").read_text().splitlines()] == found
-
-
-def test_a_first_model_asks_where_it_is_undecided_itself() -> None:
-    groups = [group("sure", "a", "b"), group("unsure", "a", "b")]
-    found = labelling.labels_to_collect(groups, scored(groups, (9.0, 0.0), (0.1, 0.0)), None, (1.0, None), [])
-    assert [entry["prompt"][0]["content"] for entry in found] == ["unsure"]

@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 
 from touchstone import settings
-from touchstone.cli import bench, data, gate, models, release
+from touchstone.cli import bench, data, gate, labels, models, release
 from touchstone.cli.options import Json, Overrides
 from touchstone.cli.serve import serve_command
 from touchstone.errors import TouchstoneError
@@ -31,6 +31,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(data.app, name="data")
+app.add_typer(labels.app, name="labels")
 app.add_typer(bench.app, name="bench")
 app.add_typer(gate.app, name="gate")
 

@@ -8,11 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
+import pyarrow as pa
+
 from touchstone.data.prompts import normalised_prompt
 from touchstone.errors import ArtifactError, GateError
 from touchstone.gate import leaks
 from touchstone.gate.checks import shared_prompts
 from touchstone.gate.facts import Facts
+from touchstone.gate.labels import union
 from touchstone.gate.leaks import Leaks, Prompts
 from touchstone.gate.record import Alarm, Digests, key_of
 from touchstone.groups import Group, judged_pairs, read_parquet, set_digest
@@ -53,6 +56,7 @@ class Case:
         groups: the sets WITH_LABELS.
         prompts: the distinct prompts of every set, normalised.
         leaks: what training has seen of the other sets.
+        asked: what people answered about pairs of these two models (`labels.union`); None where nobody was asked.
         adopted: the candidate was trained elsewhere.
         alarms: of the audit that came with the sets.
     """
@@ -67,6 +71,7 @@ class Case:
     groups: dict[str, list[Group]]
     prompts: dict[str, set[str]]
     leaks: Leaks
+    asked: pa.Table | None
     adopted: bool
     alarms: tuple[Alarm, ...]
     limits: Gates
@@ -81,27 +86,32 @@ def read_case(
     champion: Champion | None,
     seeds: Sequence[Path] = (),
     *,
+    labels: Path | None = None,
     trained_here: bool = True,
 ) -> Case:
     """Read what is to be judged. Texts and labels are read, nothing is scored.
 
     Args:
         seeds: artifacts of the same recipe with other seeds.
+        labels: folder of the plans by which people were asked about pairs of such two models.
         trained_here: the candidate learned from this build's training set and nothing else.
 
     Raises:
         ArtifactError: the candidate, or one of the other seeds, doesn't verify.
-        GateError: the champion doesn't verify, or a set is empty.
+        GateError: the champion or what was asked doesn't verify, or a set is empty.
         DataError: a set is missing.
     """
     # Read and verify the artifacts, then the sets.
     artifact, splits = build / "artifact", build / "splits"
     card = verify_digests(artifact)
-    champion_card, champion_prompts = _read_champion(champion)
+    champion_card, champion_prompts = read_champion(champion)
     seed_cards = [(path, verify_digests(path)) for path in seeds]
     groups, set_digests = _read_sets(splits, card)
     texts = _read_prompts(splits, groups)
     alarms = _read_alarms(build / "audit.json")
+    asked = None
+    if labels is not None and champion_card is not None:
+        asked = union.read_asked(labels, card.digest, champion_card.digest, settings.gates)
 
     # Compare the sets: what has training seen of those that judge it?
     prompts = {name: {normalised_prompt(prompt) for prompt in texts[name]} for name in SETS}
@@ -124,6 +134,7 @@ def read_case(
         leaks=digest_value({"others": unlabelled, "adopted": trained_elsewhere, **asdict(seen)}),
         pool=_pool_digest(splits, settings) if settings.gates.policy == "small_data" else None,
         settings=digest_value(settings.model_dump(mode="json")),
+        asked=union.digest(asked) if asked is not None else None,
     )
     return Case(
         name=settings.name,
@@ -136,6 +147,7 @@ def read_case(
         groups=groups,
         prompts=prompts,
         leaks=seen,
+        asked=asked,
         adopted=trained_elsewhere,
         alarms=tuple(Alarm(kind=a["kind"], name=a["name"], sentence=a["sentence"]) for a in alarms),
         limits=settings.gates,
@@ -198,8 +210,12 @@ def _read_prompts(splits: Path, groups: Mapping[str, Sequence[Group]]) -> dict[s
     }
 
 
-def _read_champion(champion: Champion | None) -> tuple[Card | None, set[str] | None]:
-    """Its card and the normalised prompts that it was trained on; None where there is none or nobody knows."""
+def read_champion(champion: Champion | None) -> tuple[Card | None, set[str] | None]:
+    """Its card and the normalised prompts that it was trained on; None where there is none or nobody knows.
+
+    Raises:
+        GateError: it can't be read or doesn't verify.
+    """
     if champion is None:
         return None, None
     try:

@@ -7,7 +7,7 @@ from its own record.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,7 +18,7 @@ from touchstone.evaluation.rows import score_rows
 from touchstone.gate import disagreements, probes, rows
 from touchstone.gate.case import Case
 from touchstone.gate.fresh_scores import AGAIN, Job, Role, Scores, Scoring
-from touchstone.gate.record import DISAGREEMENTS, PROBES, ROWS, SEEDS, TEXTS, TRAIN_PROMPTS
+from touchstone.gate.record import ASKED, DISAGREEMENTS, PROBES, ROWS, SEEDS, TEXTS, TRAIN_PROMPTS
 from touchstone.groups import Group, judged_pairs
 from touchstone.statistics import Floats
 
@@ -42,14 +42,6 @@ CHAMPION: Role = "champion"
 """Roles of jobs; a repeat's is its name in AGAIN, and `_seed` names those of other seeds."""
 
 
-@dataclass(frozen=True)
-class Scored:
-    """The scores of the holdout's groups: one per completion, by candidate and champion."""
-
-    candidate: Scores
-    champion: Scores | None
-
-
 def judge_baselines(case: Case) -> dict[str, dict[str, Floats]]:
     """D of every judged pair of holdout and confirm by set and baseline; the linear one is fitted once."""
     holdout, confirm = case.groups["holdout"], case.groups["confirm"]
@@ -61,7 +53,7 @@ def judge_baselines(case: Case) -> dict[str, dict[str, Floats]]:
     }
 
 
-def score_holdout(case: Case, work: Path, score: Scoring, baselines: Mapping[str, Floats]) -> Scored:
+def score_holdout(case: Case, work: Path, score: Scoring, baselines: Mapping[str, Floats]) -> None:
     """Score the holdout and the probes, and write all of the evidence but the confirm's rows into `work`.
 
     Raises:
@@ -87,6 +79,8 @@ def score_holdout(case: Case, work: Path, score: Scoring, baselines: Mapping[str
     pq.write_table(probes.to_table(questions, probed), work / PROBES, compression="zstd")
     if case.seeds:
         pq.write_table(_seeds(case, scores), work / SEEDS, compression="zstd")
+    if case.asked is not None:
+        pq.write_table(case.asked, work / ASKED, compression="zstd")
     texts = _texts(groups, candidate, sample, {way: scores[way] for way in AGAIN})
     pq.write_table(texts, work / TEXTS, compression="zstd")
     (work / TRAIN_PROMPTS).write_text("".join(f"{prompt}\n" for prompt in sorted(case.prompts["train"])))
@@ -94,7 +88,6 @@ def score_holdout(case: Case, work: Path, score: Scoring, baselines: Mapping[str
     champion_map = case.champion_card.calibration.map if case.champion_card else None
     held_out = rows.read(work / ROWS, "holdout")
     disagreements.write_disagreements(work / DISAGREEMENTS, groups, held_out, case.card.calibration.map, champion_map)
-    return Scored(candidate, champion)
 
 
 def score_confirm(case: Case, work: Path, score: Scoring, baselines: Mapping[str, Floats]) -> None:

@@ -17,7 +17,8 @@ from touchstone.gate.checks import Check, Completions, Pairs, Verdict
 from touchstone.gate.evidence import SEEDS_SCHEMA, TEXTS_SCHEMA
 from touchstone.gate.facts import Facts
 from touchstone.gate.fresh_scores import AGAIN
-from touchstone.gate.record import CROSS_FIT, PROBES, ROWS, SEEDS, TEXTS
+from touchstone.gate.labels import union
+from touchstone.gate.record import ASKED, CROSS_FIT, PROBES, ROWS, SEEDS, TEXTS
 from touchstone.gate.rows import Rows
 from touchstone.settings.gates import Gates
 from touchstone.statistics import Floats
@@ -35,11 +36,12 @@ def examine(folder: Path, facts: Facts, limits: Gates) -> list[Check]:
     candidate = held_out.candidate(facts.calibration_map, facts.map_error)
     champion = held_out.champion(facts.champion_map)
     texts = pq.read_table(folder / TEXTS, schema=TEXTS_SCHEMA)
-    asked = pq.read_table(folder / PROBES, schema=probes.SCHEMA)
+    probed = pq.read_table(folder / PROBES, schema=probes.SCHEMA)
     rewards = _column(texts, "reward")
     with np.errstate(invalid="ignore", over="ignore"):
         spread = float(np.std(rewards))
     truncated = int(pc.sum(texts["truncated"]).as_py())
+    asked = union.read(folder / ASKED) if (folder / ASKED).exists() else None
 
     # Check. Each check runs by itself: one that can't be computed is an error and stops no other.
     results = [
@@ -58,18 +60,20 @@ def examine(folder: Path, facts: Facts, limits: Gates) -> list[Check]:
         checks.run("leakage", lambda: _leakage(facts, limits)),
         checks.run("evidence", lambda: checks.evidence(candidate, champion, limits)),
         checks.run("floor", lambda: checks.floor(candidate, _accuracies(held_out, candidate), limits)),
-        checks.run("champion", lambda: _champion(held_out, candidate, champion, facts, limits)),
+        checks.run("champion", lambda: _champion(held_out, candidate, champion, asked, facts, limits)),
         checks.run("calibration", lambda: checks.calibration(candidate, limits)),
-        checks.run("slices", lambda: _slices(held_out, candidate, champion, facts, limits)),
+        checks.run("slices", lambda: _slices(held_out, candidate, champion, asked, facts, limits)),
         checks.run("length", lambda: _length(held_out, candidate, texts, limits)),
-        checks.run("probes", lambda: _probes(asked, limits)),
-        checks.run("refusals", lambda: _refusals(asked, limits)),
+        checks.run("probes", lambda: _probes(probed, limits)),
+        checks.run("refusals", lambda: _refusals(probed, limits)),
         checks.run("noise_ceiling", lambda: _noise_ceiling(held_out, candidate, limits), required=False),
         checks.run("seeds", lambda: _seeds(folder, held_out, candidate, facts, limits), required=False),
         checks.overoptimisation(),
         checks.run("holdout_use", lambda: checks.holdout_use(facts.holdout_uses, limits)),
         checks.run("centering", lambda: checks.centering(facts.centering, limits)),
     ]
+    if asked is not None and champion is not None:
+        results.append(checks.run("asked", lambda: _asked(candidate, champion, asked, limits), required=False))
     if (person := checks.unattended(limits)) is not None:  # under small_data
         results.append(checks.run("cross_fit", lambda: _cross_fit(folder, limits)))
         results.append(person)
@@ -122,8 +126,16 @@ def _accuracies(held_out: Rows, candidate: Pairs) -> dict[str, float]:
     }
 
 
-def _champion(held_out: Rows, candidate: Pairs, champion: Pairs | None, facts: Facts, limits: Gates) -> Check:
-    check = checks.champion(candidate, champion, limits, facts.look)
+def _champion(
+    held_out: Rows,
+    candidate: Pairs,
+    champion: Pairs | None,
+    asked: pa.Table | None,
+    facts: Facts,
+    limits: Gates,
+) -> Check:
+    sample = union.asked_whole(asked, limits) if asked is not None else None
+    check = checks.champion(candidate, champion, limits, facts.look, sample)
     if champion is None:
         return check
     # How much of a text a model can read is part of the model: people judged the whole of it. Both are shown.
@@ -139,9 +151,17 @@ def _champion(held_out: Rows, candidate: Pairs, champion: Pairs | None, facts: F
     return replace(check, reason=reason, details={**check.details, **details})
 
 
-def _slices(held_out: Rows, candidate: Pairs, champion: Pairs | None, facts: Facts, limits: Gates) -> Check:
+def _slices(
+    held_out: Rows,
+    candidate: Pairs,
+    champion: Pairs | None,
+    asked: pa.Table | None,
+    facts: Facts,
+    limits: Gates,
+) -> Check:
     masks = held_out.slices(limits.slices)
-    return checks.slices(candidate, champion, masks, facts.absent_slices, limits)
+    sample = union.asked_by_slice(asked, limits) if asked is not None else None
+    return checks.slices(candidate, champion, masks, facts.absent_slices, limits, sample)
 
 
 def _length(held_out: Rows, candidate: Pairs, texts: pa.Table, limits: Gates) -> Check:
@@ -194,6 +214,11 @@ def _seeds(folder: Path, held_out: Rows, candidate: Pairs, facts: Facts, limits:
             differences = np.where(chosen_second, -differences, differences)
             accuracies[artifact] = statistics.accuracy(statistics.credit(differences[candidate.decided]), clusters)
     return checks.seeds(accuracies, facts.artifact, limits)
+
+
+def _asked(candidate: Pairs, champion: Pairs, asked: pa.Table, limits: Gates) -> Check:
+    sample, random = union.asked_whole(asked, limits), union.random_credits(asked)
+    return checks.asked(candidate, champion, sample, random, union.counts(asked))
 
 
 def _cross_fit(folder: Path, limits: Gates) -> Check:

@@ -11,28 +11,27 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from filelock import FileLock
 
 from touchstone.errors import GateError, LedgerError, TouchstoneError
-from touchstone.evaluation import cross_fitting, labelling
+from touchstone.evaluation import cross_fitting
 from touchstone.evaluation.metrics import measure, rounded
 from touchstone.gate import checks, disagreements, holdout_ledger, record, rows
 from touchstone.gate.case import Case, Champion, gather_facts, read_case
 from touchstone.gate.checks import Check, Verdict
-from touchstone.gate.evidence import Scored, judge_baselines, score_confirm, score_holdout
+from touchstone.gate.evidence import judge_baselines, score_confirm, score_holdout
 from touchstone.gate.examination import examine, examine_confirm, required
 from touchstone.gate.facts import Facts
 from touchstone.gate.fresh_scores import Scoring, fresh_processes
 from touchstone.gate.holdout_ledger import HoldoutOpened, Question, Use, VerdictReached
+from touchstone.gate.labels.plan import labels_folder
 from touchstone.gate.page import pictures, render
 from touchstone.gate.record import (
     Content,
     Decision,
     EarlierUse,
     JudgedModel,
-    LabelsToCollect,
     LedgerPlace,
     Metrics,
     Provenance,
@@ -74,7 +73,7 @@ def judge(
 
     Args:
         build: artifact/ and splits/ of the run.
-        state: keeps the ledger and all decisions.
+        state: keeps the ledger, all decisions, and the labels that were asked for.
         output: the folder that receives decision.json, decision.html and the evidence; replaced if it exists.
         champion: the version to compare with; None only if none was ever registered under this name.
         who: person or service that asks, for the ledger.
@@ -89,7 +88,8 @@ def judge(
     """
     _check_history(state)
     with fresh_processes() if score is None else nullcontext(score) as scoring:  # they import while the case is read
-        case = read_case(build, settings, champion, seeds, trained_here=trained_here)
+        labels = labels_folder(state)
+        case = read_case(build, settings, champion, seeds, labels=labels, trained_here=trained_here)
         return _judge_case(case, settings, state, output, who, scoring, provenance or Provenance())
 
 
@@ -188,18 +188,16 @@ def _decide(
         fit = cross_fitting.cross_fit(case.build, settings, state / "cross_fits")
         cross_fitting.write(fit, work / record.CROSS_FIT)
     baselines = judge_baselines(case)
-    scored = score_holdout(case, work, score, baselines["holdout"])
+    score_holdout(case, work, score, baselines["holdout"])
     results = examine(work, facts, case.limits)
     if checks.verdict(results) is Verdict.PROMOTE and earlier is None:
         holdout_ledger.open_confirm(ledger_path, question, case.prompts["confirm"])
         score_confirm(case, work, score, baselines["confirm"])
     results.append(examine_confirm(work, facts, results, case.limits))
 
-    # Write: what to label next belongs to the evidence, so it comes before the record.
+    # Write.
     verdict = checks.verdict(results, required(case.limits))
-    labels = _labels(case, scored, results) if verdict is Verdict.INCONCLUSIVE else []
-    labelling.write_labels(work / record.LABELS, labels)
-    content = _content(case, settings, use, facts, results, verdict, work, len(labels), who, provenance)
+    content = _content(case, settings, use, facts, results, verdict, work, who, provenance)
     written = record.write(work, content)
     write_atomic(work / record.PAGE, page_of(work, written))
     return record.load_decision(work, reused=False)
@@ -227,16 +225,10 @@ def _content(
     results: Sequence[Check],
     verdict: Verdict,
     work: Path,
-    labels: int,
     who: str,
     provenance: Provenance,
 ) -> Content:
-    """What the record says.
-
-    Args:
-        work: holds the rows.
-        labels: how many prompts are listed for labelling.
-    """
+    """What the record says; `work` holds the rows."""
     needed = needed_of(results, settings.split.shares) if verdict is Verdict.INCONCLUSIVE else None
     champion = case.champion.version if case.champion else None
     return Content(
@@ -263,7 +255,6 @@ def _content(
         provenance=provenance,
         alarms=case.alarms,
         model=_model(case, settings),
-        labels_to_collect=LabelsToCollect(count=labels, pool="holdout pairs with fewer than three judgements"),
         who=who,
         created_at=_now(),
     )
@@ -312,13 +303,6 @@ def _draw(held_out: Rows, decided: Record) -> dict[str, bytes]:
         return {}
     champion = held_out.champion(decided.facts.champion_map)
     return pictures(held_out.plain(), None if champion is None else champion.differences, decided)
-
-
-def _labels(case: Case, scored: Scored, results: Sequence[Check]) -> list[dict[str, Any]]:
-    champion_map = case.champion_card.calibration.map if case.champion_card else None
-    maps = (case.card.calibration.map, champion_map)
-    short = disagreements.short_slices(results)
-    return labelling.labels_to_collect(case.groups["holdout"], scored.candidate, scored.champion, maps, short)
 
 
 def _model(case: Case, settings: Settings) -> JudgedModel:

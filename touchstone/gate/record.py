@@ -8,7 +8,7 @@ seeds.parquet           the scores of the same recipe with other seeds, where th
 cross_fit.parquet       the scores of the folds' models, where the data is small
 train_prompts.txt       digests of the training prompts, for the day when this model is the champion
 disagreements.json      the pairs where the model contradicts the labels most, in text
-labels_to_collect.jsonl the prompts whose labels would decide, in text; empty where that isn't the question
+asked.parquet           pairs beside the holdout that people were asked about, with both models' scores and the votes
 decision.html           the same for people; computed from the above, so no digest covers it
 """
 
@@ -33,9 +33,9 @@ from touchstone.settings.gates import Gates, Policy
 SCHEMA_VERSION = 3
 FILE, PAGE = "decision.json", "decision.html"
 ROWS, TEXTS, PROBES = "rows.parquet", "texts.parquet", "probes.parquet"
-SEEDS, CROSS_FIT = "seeds.parquet", "cross_fit.parquet"
-TRAIN_PROMPTS, DISAGREEMENTS, LABELS = "train_prompts.txt", "disagreements.json", "labels_to_collect.jsonl"
-EVIDENCE = frozenset({ROWS, TEXTS, PROBES, TRAIN_PROMPTS, DISAGREEMENTS, LABELS})
+SEEDS, CROSS_FIT, ASKED = "seeds.parquet", "cross_fit.parquet", "asked.parquet"
+TRAIN_PROMPTS, DISAGREEMENTS = "train_prompts.txt", "disagreements.json"
+EVIDENCE = frozenset({ROWS, TEXTS, PROBES, TRAIN_PROMPTS, DISAGREEMENTS})
 """What every decision has."""
 
 _CHECK_KEYS = {field.name for field in fields(Check)}
@@ -66,6 +66,11 @@ RecordedCheck = Annotated[
     PlainValidator(lambda value: value if isinstance(value, Check) else check_from(value)),
     PlainSerializer(check_to),
 ]
+
+
+def _absent(value: object) -> bool:
+    """Of a field that only some records have: without it they are spelled as ever."""
+    return value is None
 
 
 class Accuracy(Part):
@@ -135,6 +140,8 @@ class Digests(Part):
         leaks: of what the check of leaks looks at besides the sets.
         pool: of what cross-fitting learns from, and its recipe; None under other policies than small_data.
         settings: of all settings. It is for the reader: of them the thresholds decide, and they have their own.
+        asked: of what people answered about pairs beside the holdout; None where nobody was asked, and then it isn't
+            written, so that such a decision has the key that it had before anybody could be asked.
     """
 
     artifact: str
@@ -150,6 +157,7 @@ class Digests(Part):
     leaks: str
     pool: str | None
     settings: str
+    asked: str | None = Field(default=None, exclude_if=_absent)
 
 
 class LedgerPlace(Part):
@@ -208,7 +216,7 @@ class JudgedModel(Part):
 
 
 class LabelsToCollect(Part):
-    """How many prompts labels_to_collect.jsonl lists, and what they were taken from."""
+    """Of older records: how many prompts labels_to_collect.jsonl lists, and what they were taken from."""
 
     count: int
     pool: str
@@ -293,7 +301,7 @@ class Content(Part):
     provenance: Provenance
     alarms: tuple[Alarm, ...]
     model: JudgedModel
-    labels_to_collect: LabelsToCollect
+    labels_to_collect: LabelsToCollect | None = Field(default=None, exclude_if=_absent)
     who: str
     created_at: str
 

@@ -22,6 +22,12 @@ def causes(verdict: Verdict, checks: Sequence[Check]) -> list[Check]:
     return [check for check in checks if check.status in statuses and (check.required or check.status == "error")]
 
 
+def askable(verdict: Verdict, checks: Sequence[Check], champion: str | None) -> bool:
+    """Whether labels of pairs that the two models order differently may close what is open."""
+    blocking = {check.name for check in causes(verdict, checks)}
+    return verdict is Verdict.INCONCLUSIVE and champion is not None and not blocking.isdisjoint({"champion", "slices"})
+
+
 def summarise(
     name: str,
     verdict: Verdict,
@@ -46,7 +52,7 @@ def summarise(
         return (
             f"{name} may be promoted: on prompts it never saw it agrees with the labels in {floor.value:.1%} of the "
             f"comparisons (length alone {beaten['longer_wins']:.1%}, words and length {beaten['linear']:.1%})"
-            f"{against}."
+            f"{against}.{_asked(by_name)}"
         )
     blocking = causes(verdict, checks)
     names = ", ".join(check.name.replace("_", " ") for check in blocking) or "a required check that is missing"
@@ -56,8 +62,20 @@ def summarise(
         return f"{name} is rejected; it fails on: {names}. {first.reason}"
     if verdict is Verdict.ERROR:
         return f"{name} has no verdict and stays out; not computed: {names}. {first.reason}"
-    more = f" {needed_words(needed)}" if needed else ""
+    more = ""
+    if needed:
+        more = f" {needed_words(needed)}"
+    elif askable(verdict, checks, champion):
+        more = " `touchstone labels ask` asks for labels only where the two models disagree."
     return f"{name} can't be decided on yet; open: {names}. {first.reason}{more}"
+
+
+def _asked(checks: Mapping[str, Check]) -> str:
+    """How many labels were asked for beside the holdout, where there were any."""
+    if "asked" not in checks:
+        return ""
+    details = checks["asked"].details
+    return f" {details['labels']:,} labels beside the holdout stand for {details['prompts']:,} prompts."
 
 
 def needed_words(needed: Needed) -> str:

@@ -37,8 +37,12 @@ def _spelt(char: str) -> str:
 
 def cell(text: str, limit: int = SHOWN) -> str:
     """The first `limit` characters, visible, and with an apostrophe before what a spreadsheet would calculate."""
-    shown = visible(text[:limit]) + ("…" if len(text) > limit else "")
-    return "'" + shown if shown.lstrip().startswith(_FORMULA) else shown
+    return uncalculated(visible(text[:limit]) + ("…" if len(text) > limit else ""))
+
+
+def uncalculated(text: str) -> str:
+    """The text with an apostrophe before what a spreadsheet would calculate."""
+    return "'" + text if text.lstrip().startswith(_FORMULA) else text
 
 
 @dataclass(frozen=True, slots=True)

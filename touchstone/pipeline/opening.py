@@ -6,12 +6,14 @@ Without torch: that there is nothing to do is said at once.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from touchstone.errors import GateError
 from touchstone.pipeline import runs
 from touchstone.pipeline.runs import Draft, Run
 from touchstone.runtime.processes import stopped_by_sigterm
@@ -60,12 +62,14 @@ def opened(root: Path, overrides: list[str], *, clean: bool = False) -> Iterator
 def earlier(draft: Draft) -> Outcome | None:
     """The outcome of a run with the same fingerprint that has ended; None if there is none, or it can't be relied on.
 
-    A promoted version must still be in the registry.
+    A promoted version must still be in the registry, and of a blocked candidate nothing may have been answered since.
     """
     ended = [record for record in runs.history(draft.root) if record["fingerprint"] == draft.fingerprint]
     ended = [record for record in ended if record["status"] == "finished"]
     name = draft.settings.name
     if ended and ended[0]["outcome"] == "blocked":
+        if _answered_since(draft, ended[0]["id"]):
+            return None
         folder, reason = runs.folder_of(draft.root) / ended[0]["id"], ended[0]["reason"]
         summary = f"Nothing to do: the same data, code and parameters were blocked before.\n{reason}"
         return Outcome(BLOCKED, "blocked", reason, f"{summary}\n{places(folder)}", folder)
@@ -84,6 +88,24 @@ def earlier(draft: Draft) -> Outcome | None:
     folder = runs.folder_of(draft.root) / ended[0]["id"]
     summary = f"{reason}\n{places(folder)}"
     return Outcome(DONE, "nothing", reason, summary, folder)
+
+
+def _answered_since(draft: Draft, run_id: str) -> bool:
+    """Whether people have answered questions about a run's candidate that its decision didn't count."""
+    labels = runs.folder_of(draft.root) / "labels"
+    decision = runs.folder_of(draft.root) / run_id / "decision" / "decision.json"
+    if not labels.is_dir() or not decision.is_file():
+        return False
+    from touchstone.gate.labels import union  # scipy comes with it
+
+    digests = json.loads(decision.read_text(encoding="utf-8"))["digests"]
+    if digests["champion"] is None:
+        return False
+    try:
+        asked = union.read_asked(labels, digests["artifact"], digests["champion"], draft.settings.gates)
+    except GateError:  # too few answers yet, or a damaged plan: `judge` says so
+        return False
+    return asked is not None and union.digest(asked) != digests.get("asked")
 
 
 def ended(run: Run) -> Outcome:

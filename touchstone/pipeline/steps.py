@@ -161,7 +161,7 @@ def _judge(
         state=folder_of(root),
         output=output,
         settings=settings,
-        champion=_champion(Registry.open(root), settings.name) if with_champion else None,
+        champion=champion_of(Registry.open(root), settings.name) if with_champion else None,
         who=getpass.getuser(),
         seeds=seeds,
         provenance=provenance,
@@ -169,7 +169,8 @@ def _judge(
     )
 
 
-def _champion(registry: Registry, name: str) -> Champion | None:
+def champion_of(registry: Registry, name: str) -> Champion | None:
+    """The registry's champion as the judge compares with it; None where there is none."""
     version = releasing.present_champion(registry, name)
     if version is None:
         return None

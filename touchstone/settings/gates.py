@@ -78,6 +78,7 @@ class Gates(Section):
     max_seed_spread: PositiveFloat
     parity_texts: PositiveInt
     max_holdout_uses: PositiveInt
+    min_answered_share: Fraction
     bootstrap_draws: Annotated[int, Field(ge=100)]
     seed: Annotated[int, Field(ge=0)]
 

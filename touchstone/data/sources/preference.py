@@ -29,13 +29,15 @@ from touchstone.data.sources.rows import (
     Quarantined,
     Unusable,
     answer_text,
+    chat_messages,
     check_turns,
     common_length,
     finite_number,
     groups_of,
+    prompt_messages,
     raw_rows,
 )
-from touchstone.groups import ROLES, Comparison, Completion, Group, Message, make_group
+from touchstone.groups import Comparison, Completion, Group, Message, make_group
 from touchstone.settings.data import PreferenceData
 
 ABOUT = About(
@@ -63,15 +65,16 @@ def _group(values: dict[str, Any], settings: PreferenceData) -> Group:
     chosen, rejected = values[settings.chosen_field], values[settings.rejected_field]
     prompt = values.get(settings.prompt_field)
     if isinstance(chosen, list) and isinstance(rejected, list):
-        dialogues = _messages(chosen, settings.chosen_field), _messages(rejected, settings.rejected_field)
-        messages, answers = _split_dialogues(None if prompt is None else _prompt(prompt, settings), *dialogues)
+        dialogues = chat_messages(chosen, settings.chosen_field), chat_messages(rejected, settings.rejected_field)
+        given = None if prompt is None else prompt_messages(prompt, settings.prompt_field)
+        messages, answers = _split_dialogues(given, *dialogues)
     else:
         answers = answer_text(chosen, settings.chosen_field), answer_text(rejected, settings.rejected_field)
         if prompt is None:
             text, *rest = _split_texts(*answers)
             messages, answers = (Message("user", text),), (rest[0], rest[1])
         else:
-            messages = _prompt(prompt, settings)
+            messages = prompt_messages(prompt, settings.prompt_field)
     check_turns(messages)
     return make_group(
         prompt=messages,
@@ -79,26 +82,6 @@ def _group(values: dict[str, Any], settings: PreferenceData) -> Group:
         comparisons=[Comparison(0, 1, 1.0, 0.0, margin=_margin(values, settings.margin_field))],
         source=settings.name,
     )
-
-
-def _prompt(value: Any, settings: PreferenceData) -> tuple[Message, ...]:
-    if isinstance(value, list):
-        return _messages(value, settings.prompt_field)
-    return (Message("user", answer_text(value, settings.prompt_field)),)
-
-
-def _messages(turns: list[Any], field: str) -> tuple[Message, ...]:
-    """Chat messages of a list of {"role", "content"}; whatever else they carry would be lost, so it is refused."""
-    messages = []
-    for turn in turns:
-        if not isinstance(turn, dict) or turn.get("role") not in ROLES:
-            raise Unusable(f"'{field}' holds a turn without a role of {', '.join(ROLES)}")
-        if turn.get("tool_calls"):
-            raise Unusable(f"'{field}' holds tool calls")
-        if not isinstance(turn.get("content"), str):
-            raise Unusable(f"'{field}' holds a turn whose content is not text")
-        messages.append(Message(turn["role"], turn["content"]))
-    return tuple(messages)
 
 
 def _split_dialogues(

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from touchstone.data.sources import hub
 from touchstone.errors import SourceError
-from touchstone.groups import Group, Message
+from touchstone.groups import ROLES, Group, Message
 
 MAX_LINE = 16 * 2**20
 """Bytes of the longest line, or row of Parquet, that is read; a longer one is set aside."""
@@ -185,6 +185,35 @@ def finite_number(value: Any, field: str) -> float:
     if not math.isfinite(number):
         raise Unusable(f"'{field}' is not finite")
     return number
+
+
+def prompt_messages(value: Any, field: str) -> tuple[Message, ...]:
+    """A prompt from the value of its field: a plain text is one user message, a list holds chat messages.
+
+    Raises:
+        Unusable: it is neither.
+    """
+    if isinstance(value, list):
+        return chat_messages(value, field)
+    return (Message("user", answer_text(value, field)),)
+
+
+def chat_messages(turns: list[Any], field: str) -> tuple[Message, ...]:
+    """Chat messages of a list of {"role", "content"}; whatever else they carry would be lost, so it is refused.
+
+    Raises:
+        Unusable: a turn is none.
+    """
+    messages = []
+    for turn in turns:
+        if not isinstance(turn, dict) or turn.get("role") not in ROLES:
+            raise Unusable(f"'{field}' holds a turn without a role of {', '.join(ROLES)}")
+        if turn.get("tool_calls"):
+            raise Unusable(f"'{field}' holds tool calls")
+        if not isinstance(turn.get("content"), str):
+            raise Unusable(f"'{field}' holds a turn whose content is not text")
+        messages.append(Message(turn["role"], turn["content"]))
+    return tuple(messages)
 
 
 def common_length(first: Sequence[object], second: Sequence[object]) -> int:

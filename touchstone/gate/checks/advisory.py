@@ -11,11 +11,67 @@ from scipy import stats
 
 from touchstone import statistics
 from touchstone.gate.checks.check import Check, Details, Status
-from touchstone.gate.checks.pairs import LEVEL, Pairs
+from touchstone.gate.checks.pairs import LEVEL, Asked, Pairs
 from touchstone.settings.gates import Gates
 from touchstone.statistics import Floats, Interval
 
 FEWEST_SEEDS = 3
+FEWEST_RANDOM = 30
+"""Random labels that are compared with the holdout."""
+RARE = 0.01
+"""Two-sided error of that comparison."""
+
+
+def asked(pairs: Pairs, champion: Pairs, sample: Asked | None, random: Floats, counts: Mapping[str, int]) -> Check:
+    """What labels were asked for beside the holdout, and whether those of the random pairs tell the same as it.
+
+    Where labellers or prompts are others than the holdout's, the candidate agrees with the random pairs' labels more
+    or less often than with the holdout's: a warning where the two shares differ beyond RARE.
+
+    Args:
+        pairs, champion: on the holdout.
+        sample: of all prompts; None where only slices were sampled.
+        random: the candidate's credit of each labelled pair that was asked about whatever the models say.
+        counts: `prompts` that were sampled, `disagreements` among them, and `labels` of disagreements.
+
+    Raises:
+        ValueError: as for `Pairs.gains`.
+    """
+    name, share = "asked", counts["labels"] / counts["disagreements"] if counts["disagreements"] else 1.0
+    details: Details = {
+        **counts,
+        "answered_share": share,
+        "random_labels": len(random),
+        "difference_on_holdout": float(pairs.gains(champion).mean()),
+        "difference_in_sample": None if sample is None else float(sample.gains.mean()),
+    }
+    reason = (
+        f"{counts['labels']:,} labelled disagreements, {share:.0%} of those asked about, stand for "
+        f"{counts['prompts']:,} prompts beside the holdout."
+    )
+    if len(random) < FEWEST_RANDOM:
+        reason += f" {len(random)} random labels are too few to compare with the holdout's."
+        return Check(name, "not_run", reason, n=counts["prompts"], required=False, details=details)
+    means = pairs.means()
+    value, gap = float(random.mean()), float(random.mean() - means.mean())
+    error = math.hypot(*(statistics.standard_error(values) for values in (random, means)))
+    details |= {"holdout_accuracy": float(means.mean()), "difference_to_holdout": gap}
+    interval = statistics.wilson_interval(float(random.sum()), len(random), LEVEL)
+    reason += f" The candidate agrees with {value:.1%} of {len(random)} random labels ({gap:+.1%} to the holdout)."
+    status: Status = "pass"
+    if abs(gap) > stats.norm.isf(RARE / 2) * error:
+        status = "warn"
+        reason += " Other people may have labelled, or other prompts been asked about."
+    return Check(
+        name,
+        status,
+        reason,
+        value,
+        (interval.low, interval.high),
+        n=counts["prompts"],
+        required=False,
+        details=details,
+    )
 
 
 def noise_ceiling(pairs: Pairs, votes_for: Floats, votes_against: Floats, limits: Gates) -> Check:

@@ -18,7 +18,7 @@ from touchstone.gate.checks import Check, lineage_chance
 from touchstone.gate.page import words
 from touchstone.gate.page.bars import Mark, bar, ruler, scale
 from touchstone.gate.record import Metrics, Record
-from touchstone.gate.summary import causes, needed_words
+from touchstone.gate.summary import askable, causes, needed_words
 from touchstone.pages.svg import Picture
 from touchstone.pages.template import environment
 from touchstone.pages.text import Excerpt, excerpt, percent
@@ -49,10 +49,12 @@ def render(record: Record, disagreements: Sequence[Mapping[str, Any]], pictures:
             digests=digests,
             meaning=words.MEANING[record.verdict].format(stays=words.STAYS[first]),
             policy=words.POLICIES[record.policy],
+            asked=checks["asked"].details if "asked" in checks else None,
             causes=causes(record.verdict, record.checks),
             needed=None if record.needed is None else needed_words(record.needed),
             sizes=_sizes(record),
             luck=_luck(record),
+            askable=askable(record.verdict, record.checks, record.champion_version),
             checks=[_check(check, first=first) for check in record.checks],
             accuracies=_accuracies(measured, checks) if measured else [],
             gap_closed=measured.gap_closed if measured else None,
@@ -120,6 +122,9 @@ def _accuracies(measured: Metrics, checks: Mapping[str, Check]) -> list[dict[str
         ("model", measured.accuracy, (measured.accuracy_low, measured.accuracy_high))
     ]
     floor, gain = (checks[name].value if name in checks else None for name in ("floor", "champion"))
+    if "asked" in checks:  # then the difference that decides is not the holdout's alone
+        on_holdout = checks["asked"].details["difference_on_holdout"]
+        gain = on_holdout if isinstance(on_holdout, float) else None
     if floor is not None and gain is not None:
         # Both are means over the same clusters: the difference of the means is the mean difference.
         rows.append(("champion", floor - gain, None))

@@ -1,0 +1,1 @@
+"""Labels where they decide: which pairs people are asked about, what they answer, and what follows for a decision."""
