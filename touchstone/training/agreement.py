@@ -28,7 +28,10 @@ def selected(group: Group, pairs: Sequence[JudgedPair], objective: Objective) ->
     if objective.agreement == "filter":
         assert objective.agreement_threshold is not None  # noqa: S101  the settings' check says so
         return [pair for pair in pairs if pair.strength >= objective.agreement_threshold]
-    if objective.agreement == "hard_negatives" and sum(not is_decoy(one) for one in group.completions) > 2:
+    if (
+        objective.agreement == "hard_negatives"
+        and sum(not is_decoy(completion) for completion in group.completions) > 2
+    ):
         hardest = _hardest([pair for pair in pairs if not has_decoy(group, pair)])
         return [pair for pair in pairs if pair in hardest or has_decoy(group, pair)]
     return list(pairs)
