@@ -100,6 +100,17 @@ def test_a_handful_of_better_prompts_is_not_enough(better: int, worse: int, stat
     assert check.details["sign_test_p"] == pytest.approx(stats.binom.sf(better - 1, better + worse, 0.5))
 
 
+def test_a_gain_that_few_prompts_show_asks_for_prompts_until_thirty_differ() -> None:
+    """Both intervals say better and the sign test says chance: sized by the intervals it was one more prompt."""
+    clusters = [f"c{i:03d}" for i in range(500)]
+    new, old = pairs(np.ones(500), clusters), pairs(np.ones(500), clusters)
+    old.differences[:5] = -1
+    check = champion(new, old)
+    assert check.interval[0] > 0
+    assert (check.status, check.needed) == ("undecided", 2500)
+    assert "so few prompts" in check.reason
+
+
 def test_many_prompts_slightly_better_do_not_outvote_a_few_much_worse() -> None:
     clusters = [f"c{i:03d}" for i in range(570)] + [f"d{i:02d}" for i in range(20) for _ in range(50)]
     old, new = pairs(np.ones(1570), clusters), pairs(np.ones(1570), clusters)

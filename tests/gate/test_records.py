@@ -1,26 +1,32 @@
-"""Records and holdout ledgers that were written before they had types: read, and written again, byte for byte.
+"""Records and holdout ledgers that were stored: read, and written again, byte for byte.
 
-The judge wrote what lies in stored/ when records were plain dictionaries (2026-11-28): `rejected/` with all of
-its evidence and the ledger holdout_use.jsonl, and the records of a PROMOTE against a champion (whose ledger is
-promoted_use.jsonl) and of an ERROR. None of it is ever written anew: it stands for the decisions that people have.
+What lies in stored/ stands for the decisions that people have: `rejected/` with all of its evidence and the ledger
+holdout_use.jsonl, and the records of a PROMOTE against a champion (its ledger is promoted_use.jsonl) and of an ERROR.
+It is written anew when SCHEMA_VERSION goes up, and only then, with
+`TOUCHSTONE_WRITE_RECORD=1 pytest tests/gate/test_records.py`; version_2.json is one from before.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
+from tests.worlds import graded
 from touchstone.errors import GateError, LedgerError
-from touchstone.gate import holdout_ledger
+from touchstone.gate import holdout_ledger, judge
+from touchstone.gate.case import Champion
 from touchstone.gate.checks import Verdict
 from touchstone.gate.facts import Facts
-from touchstone.gate.record import FILE, Record, key_of, load_decision, verify_record, write
+from touchstone.gate.record import FILE, PAGE, Decision, Record, key_of, load_decision, verify_record, write
+from touchstone.groups import Group, write_parquet
 from touchstone.runtime import ledger
 from touchstone.runtime.files import digest_value, pretty_json
 
@@ -31,6 +37,56 @@ RECORDS = {
     STORED / "error.json": Verdict.ERROR,
 }
 LEDGERS = (STORED / "holdout_use.jsonl", STORED / "promoted_use.jsonl")
+
+
+def decide(
+    folder: Path, rule: graded.Rule, sizes: dict[str, int], *, with_champion: bool, **artifact: float
+) -> Decision:
+    """A decision in a folder that keeps the ledger of those before it."""
+    build = folder / f"build-{len(list(folder.glob('build-*')))}"
+    for name, count in sizes.items():
+        (build / "splits").mkdir(parents=True, exist_ok=True)
+        write_parquet(build / "splits" / f"{name}.parquet", graded.make_set(name, count))
+    graded.make_artifact(build / "artifact", **artifact)
+    champion = None
+    if with_champion:
+        champion = Champion("1", graded.make_artifact(build / "champion", seed=18), None)
+    return judge.judge(
+        build=build,
+        state=folder / "runs",
+        output=folder / f"{build.name}-decision",
+        settings=graded.SETTINGS,
+        champion=champion,
+        who="ada",
+        score=graded.Scorer(folder / "runs", artifact=rule, champion=graded.shuffled),
+    )
+
+
+def write_anew() -> None:
+    """Everything in stored/ but what stands for older versions."""
+
+    def not_finite(group: Group, place: int) -> float:
+        return math.nan
+
+    small = {**graded.SIZES, "holdout": 30, "confirm": 10}
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        for name in ("first", "second", "third"):
+            (folder / name).mkdir()
+        decide(folder / "first", graded.gold, small, with_champion=False, seed=3)
+        rejected = decide(folder / "first", graded.gold, small, with_champion=True, se=0.1)
+        shutil.rmtree(STORED / "rejected", ignore_errors=True)
+        shutil.copytree(rejected.path, STORED / "rejected", ignore=shutil.ignore_patterns(PAGE))
+        promoted = decide(folder / "second", graded.gold, graded.SIZES, with_champion=True)
+        failed = decide(folder / "third", not_finite, small, with_champion=False)
+        shutil.copyfile(judge.ledger_file(folder / "first" / "runs"), STORED / "holdout_use.jsonl")
+        shutil.copyfile(judge.ledger_file(folder / "second" / "runs"), STORED / "promoted_use.jsonl")
+        shutil.copyfile(promoted.path / FILE, STORED / "promoted.json")
+        shutil.copyfile(failed.path / FILE, STORED / "error.json")
+
+
+if os.environ.get("TOUCHSTONE_WRITE_RECORD"):
+    write_anew()
 
 
 def read(path: Path) -> Record:
@@ -77,6 +133,12 @@ def test_a_stored_ledger_is_read_and_written_again_byte_for_byte(path: Path, tmp
 def test_the_stored_ledgers_hold_every_kind_of_entry() -> None:
     kinds = {entry.kind for path in LEDGERS for entry in holdout_ledger.read(path)}
     assert kinds == {"open", "confirm", "verdict"}
+
+
+def test_a_record_of_an_older_version_says_so_and_what_to_do(tmp_path: Path) -> None:
+    shutil.copyfile(STORED / "version_2.json", tmp_path / FILE)
+    with pytest.raises(GateError, match="has schema version 2, not 3; judge again"):
+        load_decision(tmp_path)
 
 
 @pytest.mark.parametrize("change", [{"luck": 1}, {"look": None}, {"look": 1.5}, {"precision": "int8"}])

@@ -70,11 +70,11 @@ def champion(pairs: Pairs, other: Pairs | None, limits: Gates, look: int = 1, as
     losses = np.round(pairs.losses() - other.losses(), DIGITS) + 0.0
     count, gain, loss = len(gains), float(gains.mean()), float(losses.mean())
     next_alpha = spent(first_alpha, look + 1)
-    sizing = Sizing(gains, border, worth, next_alpha, labels_per_prompt(pairs, other, asked))
+    fewest = max(1, limits.min_clusters - count, 0 if refresh else _until_enough_differ(gains))
+    sizing = Sizing(gains, border, worth, next_alpha, labels_per_prompt(pairs, other, asked), fewest)
     if count < limits.min_clusters:
         reason = f"The difference is {gain:+.3f}; {count} prompts are too few to judge by."
-        more = sizing.headline() if count > 1 else 1
-        return _open(reason, sizing, None if more is None else max(more, limits.min_clusters - count))
+        return _open(reason, sizing, sizing.headline() if count > 1 else fewest)
 
     # Two kinds of bounds. They must agree where the first look has them: skewness drives them apart in far tails.
     bounds = _two_ways(gains, alpha, limits)
@@ -143,6 +143,12 @@ def _open(
     )
 
 
+def _until_enough_differ(gains: Floats) -> int:
+    """How many more prompts until ENOUGH_DIFFERENCES of them differ, if as many do as so far; 0 where none does."""
+    differ = int(np.count_nonzero(gains))
+    return math.ceil(len(gains) * ENOUGH_DIFFERENCES / differ) - len(gains) if differ else 0
+
+
 def _needed(sizing: Sizing, losses: Floats, limits: Gates) -> int | None:
     """How many more prompts would decide: superiority, or both tests of a refresh."""
     if limits.policy != "refresh":
@@ -173,6 +179,8 @@ def _superior(bounds: tuple[Interval, Interval], gains: Floats, alpha: float, li
     effect = limits.smallest_effect
     if not any(better) and all(found.high < effect for found in bounds):
         return "fail", f"The set is large enough to exclude a gain of {effect:g}, and shows none."
+    if all(found.low > 0 for found in bounds):
+        return "undecided", "It is better on so few prompts that chance explains it."
     if any(better):
         return "undecided", "It is better by one kind of interval and not by the other: there are too few prompts."
     return "undecided", f"There are too few prompts to tell a gain of {effect:g} from chance."

@@ -23,6 +23,7 @@ class Sizing:
         worth: the gain that the test is there to find.
         alpha: of the next look.
         labels: labels that a new prompt takes where people are asked about disagreements only.
+        fewest: more clusters that have to come whatever is true.
     """
 
     gains: Floats
@@ -30,6 +31,7 @@ class Sizing:
     worth: float
     alpha: float
     labels: float
+    fewest: int = 1
 
     @property
     def observed(self) -> float:
@@ -39,9 +41,10 @@ class Sizing:
     def more(self, true: float) -> int | None:
         """How many more clusters give a power of 80% if this is the true gain; None where no number does."""
         deviation = float(self.gains.std(ddof=1))
-        return statistics.more_clusters(
+        more = statistics.more_clusters(
             len(self.gains), self.observed - self.border, deviation, true - self.border, alpha=self.alpha
         )
+        return None if more is None else max(more, self.fewest)
 
     def headline(self) -> int | None:
         """The same for the gain that the test is there to find, or for the observed one where that is larger."""
