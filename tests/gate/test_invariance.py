@@ -27,6 +27,7 @@ from touchstone.groups import Comparison, Completion, Group, Message, make_group
 from touchstone.model.card import Centering
 from touchstone.model.scores import RawScore
 from touchstone.settings.checks import SETS, Split
+from touchstone.statistics import CalibrationMap
 
 QUICK = LIMITS.model_copy(update={"bootstrap_draws": 300})
 units = st.floats(-6, 6).map(lambda digits: 10.0**digits)
@@ -260,7 +261,12 @@ def test_near_copies_of_a_prompt_are_one_prompt_to_the_gate(tmp_path: Path) -> N
     def model() -> Pairs:
         scores = [[RawScore(float(rng.normal(0.6)), False, 1), RawScore(0.0, False, 1)] for _ in groups]
         rows = score_rows(groups, scores)
-        return Pairs([row.cluster_id for row in rows], np.array([row.difference for row in rows]), np.ones(505), 1.0)
+        return Pairs(
+            [row.cluster_id for row in rows],
+            np.array([row.difference for row in rows]),
+            np.ones(505),
+            CalibrationMap(1.0),
+        )
 
     candidate, champion = model(), model()
     evidence, compared = gates.evidence(candidate, champion, LIMITS), gates.champion(candidate, champion, FEW)

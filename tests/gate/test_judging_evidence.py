@@ -11,6 +11,7 @@ import pytest
 from touchstone.gate import disagreements, leaks, probes, rows
 from touchstone.groups import Comparison, Completion, Group, Message, make_group
 from touchstone.model.scores import RawScore
+from touchstone.statistics import CalibrationMap
 
 TAUGHT = frozenset({"ann"})
 
@@ -218,7 +219,9 @@ def test_the_preferred_side_comes_first() -> None:
 def test_the_worst_disagreements_come_first_and_nothing_that_is_no_number(tmp_path: Path) -> None:
     groups = [group(f"Question {number}", "good", "bad") for number in range(30)]
     rewards = [(0.0, float(number - 5)) for number in range(29)] + [(0.0, float("inf"))]
-    disagreements.write_disagreements(tmp_path / "worst.json", groups, table(groups, *rewards), 2.0, None)
+    disagreements.write_disagreements(
+        tmp_path / "worst.json", groups, table(groups, *rewards), CalibrationMap(2.0), None
+    )
     found = disagreements.read_disagreements(tmp_path / "worst.json")
     assert len(found) == disagreements.WORST
     assert [entry["difference"] for entry in found] == [-float(number - 5) for number in range(28, 8, -1)]

@@ -142,11 +142,11 @@ def test_good_luck_so_far_asks_for_less_and_a_gain_that_never_shows_is_an_error(
     assert more_prompts(np.zeros(500), 0.0, 0.0, Target(-0.03, 0.05, (0.0,))) == 0  # all agree: nobody is worse
 
 
-def test_each_look_halves_the_error_and_a_slice_has_its_own() -> None:
+def test_each_look_has_its_own_error_and_so_has_a_slice() -> None:
     assert champion_target(LIMITS, 1).alpha == pytest.approx(0.025)
-    assert champion_target(LIMITS, 3).alpha == pytest.approx(0.025 / 4)
+    assert champion_target(LIMITS, 3).alpha == pytest.approx(0.025 / 6)
     refresh = champion_target(LIMITS.model_copy(update={"policy": "refresh"}), 2)
-    assert (refresh.border, refresh.alpha) == (-LIMITS.refresh_margin, pytest.approx(0.025))
+    assert (refresh.border, refresh.alpha) == (-LIMITS.refresh_margin, pytest.approx(0.05 / 3))
     assert slice_target(LIMITS) == Target(-LIMITS.slice_margin, 0.05, (0.0,))
 
 

@@ -105,7 +105,7 @@ def test_no_score_is_computed_of_another_row() -> None:
     packing = pack(*[(100, (50, 50))] * 20)
     assert sum((tile.end - tile.start) * (tile.end - tile.first) for tile in packing.tiles) == 20 * 200**2
     long = pack((10 * TILE, (50, 50)))
-    computed = sum((tile.end - tile.start) * (tile.before - tile.first + tile.end - tile.own) for tile in long.tiles)
+    computed = sum((tile.end - tile.start) * (tile.before - tile.first + tile.end - tile.after) for tile in long.tiles)
     assert computed < 0.6 * (10 * TILE + 100) ** 2
 
 

@@ -38,8 +38,9 @@ def examine(folder: Path, facts: Facts, limits: Gates) -> list[Check]:
     texts = pq.read_table(folder / TEXTS, schema=TEXTS_SCHEMA)
     probed = pq.read_table(folder / PROBES, schema=probes.SCHEMA)
     rewards = _column(texts, "reward")
-    with np.errstate(invalid="ignore", over="ignore"):
-        spread = float(np.std(rewards))
+    usable = rewards[np.isfinite(rewards)]  # of the others `integrity` speaks
+    with np.errstate(over="ignore"):
+        spread = float(np.std(usable)) if len(usable) else 0.0
     truncated = int(pc.sum(texts["truncated"]).as_py())
     asked = union.read(folder / ASKED) if (folder / ASKED).exists() else None
 
