@@ -62,7 +62,16 @@ def asked(pairs: Pairs, champion: Pairs, sample: Asked | None, random: Floats, c
     if abs(gap) > stats.norm.isf(RARE / 2) * error:
         status = "warn"
         reason += " Other people may have labelled, or other prompts been asked about."
-    return Check(name, status, reason, value, tuple(interval), n=counts["prompts"], required=False, details=details)
+    return Check(
+        name,
+        status,
+        reason,
+        value,
+        (interval.low, interval.high),
+        n=counts["prompts"],
+        required=False,
+        details=details,
+    )
 
 
 def noise_ceiling(pairs: Pairs, votes_for: Floats, votes_against: Floats, limits: Gates) -> Check:
