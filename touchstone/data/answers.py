@@ -61,18 +61,21 @@ def read_answers(path: Path) -> Iterator[Answer | Quarantined]:
         return _from_rows(_csv_rows(path))
     first = next((row for row in local_rows(str(path), Path.cwd()) if isinstance(row, RawRow)), None)
     keys = set() if first is None else first.values.keys()
-    fields: dict[str, Any] = {
-        "name": "labels",
-        "path": str(path),
-        "prompt_field": "prompt",
-        "completion_fields": list(FIELDS),
-    }
     if keys & {"annotations", "annotation_id"}:
-        settings = LabelStudioData(source="label_studio", **fields)
-        return _from_groups(label_studio.read(settings, Path.cwd()), path.name)
+        tasks = LabelStudioData(
+            source="label_studio", name="labels", path=str(path), prompt_field="prompt", completion_fields=[*FIELDS]
+        )
+        return _from_groups(label_studio.read(tasks, Path.cwd()), path.name)
     if "fields" in keys or any(key.endswith(".responses") for key in keys):
-        record = ArgillaData(source="argilla", question=QUESTION, **fields)
-        return _from_groups(argilla.read(record, Path.cwd()), path.name)
+        records = ArgillaData(
+            source="argilla",
+            name="labels",
+            path=str(path),
+            prompt_field="prompt",
+            completion_fields=[*FIELDS],
+            question=QUESTION,
+        )
+        return _from_groups(argilla.read(records, Path.cwd()), path.name)
     if keys >= {"id", "answer"}:
         return _from_rows(local_rows(str(path), Path.cwd()))
     raise SourceError(

@@ -275,7 +275,7 @@ def _score(pairs: Sequence[Group], jobs: Sequence[Job], score: Scoring | None) -
         raise GateError(f"{missing} scores of the pool are not finite: look at the model before asking anybody")
     candidate, champion = rewards[:, :, 0] - rewards[:, :, 1]
     cut = np.array([[any(text.truncated for text in pair) for pair in model] for model in scores], dtype=bool)
-    return ScoredPool(pairs, candidate, champion, np.asarray(cut.any(axis=0), dtype=bool))
+    return ScoredPool(pairs, candidate, champion, np.asarray(cut.any(axis=0)))
 
 
 def _masks(scored: ScoredPool, limits: Gates) -> dict[str, Mask]:

@@ -76,8 +76,9 @@ def leans(table: pa.Table) -> Floats:
     """Votes for the first completion minus those for the second, over all votes; NaN where nobody answered."""
     first, second, tied = (_column(table, f"votes_{side}") for side in SIDES)
     votes = first + second + tied
-    leaning: Floats = np.divide(first - second, votes, out=np.full(len(votes), np.nan), where=votes > 0)
-    return leaning
+    return np.asarray(
+        np.divide(first - second, votes, out=np.full(len(votes), np.nan), where=votes > 0), dtype=np.float64
+    )
 
 
 def _answered(table: pa.Table) -> Mask:

@@ -123,7 +123,7 @@ def _accuracies(measured: Metrics, checks: Mapping[str, Check]) -> list[dict[str
     ]
     floor, gain = (checks[name].value if name in checks else None for name in ("floor", "champion"))
     if "asked" in checks:  # then the difference that decides is not the holdout's alone
-        on_holdout = checks["asked"].details["difference_on_holdout"]
+        on_holdout = checks["asked"].details.get("difference_on_holdout")
         gain = on_holdout if isinstance(on_holdout, float) else None
     if floor is not None and gain is not None:
         # Both are means over the same clusters: the difference of the means is the mean difference.
