@@ -55,7 +55,8 @@ def _repeated(generator: random.Random, _: Group, best: str) -> str:
 def _echo(generator: random.Random, group: Group, _: str) -> str:
     """The question with something around it; the gate asks for it alone."""
     asked = group.prompt[-1].content
-    return generator.choice((f'"{asked}"', f"You asked: {asked}", f"Question: {asked}", f"{asked}\n\n{asked}\n\n?"))
+    ways = ('"{0}"', "You asked: {0}", "Question: {0}", "{0}\n\n{0}\n\n?", "{0}?", "{0} ...", "- {0}", "{0} / {0}")
+    return generator.choice(ways).replace("{0}", asked)
 
 
 REFUSALS = (
@@ -73,7 +74,7 @@ REFUSALS = (
 """Plain refusals: they lose where they answer nothing, and win where people preferred one."""
 
 WITHOUT_ANSWER: Mapping[str, _Decoy] = {
-    "filler": _fixed("...", "?", "!", ",", ";", "-", "--", "1", "ok", "N/A", "_", "(none)"),
+    "filler": _fixed(*("...", "..", ". .", ".,", "?", "!", ",", ";", "-", "--", "1", "ok", "N/A", "_", "(none)")),
     "opening": _fixed(
         "Let me think about this step by step.",
         "Sure, here is the answer:",
