@@ -18,7 +18,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -248,20 +248,35 @@ def gold_pairs(groups: Sequence[Group]) -> tuple[Floats, Floats, list[str]]:
     return np.array(differences), np.array(strengths), clusters
 
 
-def make_groups(seed: int, count: int, **changes: float) -> Iterator[Group]:
-    """Groups of a sandbox with this seed, with other settings where named."""
+Judged = tuple[Floats, Floats, list[str]]
+
+
+def gold_sets(seed: int, calibration: int, holdout: int, **changes: float) -> tuple[Judged, Judged]:
+    """`gold_pairs` of so many groups of the sandbox with this seed, and of so many more.
+
+    Args:
+        changes: settings of the sandbox that are not the default ones.
+    """
     data = compose([], ROOT / "configs").data
     assert isinstance(data, SandboxData)
     world = data.model_copy(update={"seed": seed, **changes})
-    return (sandbox.make(world, index) for index in range(count))
+    groups = [sandbox.make(world, index) for index in range(calibration + holdout)]
+    return gold_pairs(groups[:calibration]), gold_pairs(groups[calibration:])
 
 
-def judge_gold(seed: int, calibration: int, holdout: int, limits: Gates, **changes: float) -> gates.Check:
-    """The check on the sandbox's known reward as a model, its map fitted on other groups of the same world."""
-    groups = list(make_groups(seed, calibration + holdout, **changes))
-    fitted = statistics.fit_calibration_map(*gold_pairs(groups[:calibration]))
-    differences, strengths, clusters = gold_pairs(groups[calibration:])
+def judge_gold(fitted_on: Judged, judged: Judged, limits: Gates) -> gates.Check:
+    """The check on the known reward as a model."""
+    fitted = statistics.fit_calibration_map(*fitted_on)
+    differences, strengths, clusters = judged
     return gates.calibration(Pairs(clusters, differences, strengths, fitted.map, fitted.error), limits)
+
+
+def reject_gold_before(fitted_on: Judged, judged: Judged, seed: int) -> bool:
+    """Whether the check as it was rejected the known reward."""
+    differences, strengths, clusters = fitted_on
+    temperature = before.fit(differences, strengths, statistics.cluster_weights(clusters))
+    limit = LIMITS.max_calibration_error
+    return any(before.rejects(judged[0], judged[1], temperature, len(clusters), limit, seed))
 
 
 def gold(worlds: int, sizes: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
@@ -269,15 +284,8 @@ def gold(worlds: int, sizes: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
     rows = []
     for calibration, holdout in sizes:
         for flips in FLIPS:
-            found, old = [], []
-            for seed in range(worlds):
-                found.append(judge_gold(1_000 + seed, calibration, holdout, LIMITS, label_noise=flips))
-                groups = list(make_groups(1_000 + seed, calibration + holdout, label_noise=flips))
-                differences, strengths, clusters = gold_pairs(groups[:calibration])
-                temperature = before.fit(differences, strengths, statistics.cluster_weights(clusters))
-                judged, shares, _ = gold_pairs(groups[calibration:])
-                limit = LIMITS.max_calibration_error
-                old.append(before.rejects(judged, shares, temperature, len(clusters), limit, seed))
+            sets = [gold_sets(1_000 + seed, calibration, holdout, label_noise=flips) for seed in range(worlds)]
+            found = [judge_gold(*one, LIMITS) for one in sets]
             rows.append(
                 {
                     "calibration_groups": calibration,
@@ -288,7 +296,7 @@ def gold(worlds: int, sizes: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
                     "calibration_error": float(np.mean([check.value for check in found])),
                     "threshold": float(np.mean([check.threshold for check in found])),
                     "noise_floor": float(np.mean([check.details["noise_floor"] for check in found])),
-                    "before_rejected": sum(any(one) for one in old) / worlds,
+                    "before_rejected": sum(reject_gold_before(*one, seed) for seed, one in enumerate(sets)) / worlds,
                 }
             )
     return rows

@@ -135,10 +135,9 @@ def test_the_slope_s_interval_holds_the_truth_though_the_temperature_is_fitted()
         fitted = s.fit_calibration_map(*calibration, names(200))
         slope, interval = s.calibration_slope(*holdout, names(300), fitted.map, fitted.error, level=0.95)
         certain = s.calibration_slope(*holdout, names(300), fitted.map, level=0.95).interval
-        held += interval is None or interval.low <= 1 <= interval.high
-        if interval is not None:
-            wider.append((interval.high - interval.low) / (certain.high - certain.low))
-            assert interval.low < slope < interval.high
+        held += interval.low <= 1 <= interval.high
+        wider.append((interval.high - interval.low) / (certain.high - certain.low))
+        assert interval.low < slope < interval.high
     assert held / 200 == pytest.approx(0.95, abs=0.035)
     assert np.median(wider) > 1.3
 
@@ -152,11 +151,30 @@ def test_a_slope_through_a_floor() -> None:
     assert interval.low < 2.0 < interval.high
 
 
-def test_a_slope_that_nothing_bounds_has_no_interval() -> None:
-    differences, strengths = voted(40, 1)
-    assert s.calibration_slope(differences, strengths, names(40), PLAIN, MapError(0.9, 0.0, 0.0)).interval is None
-    assert s.calibration_slope(differences, strengths, [0] * 40, PLAIN).interval is None
-    assert s.calibration_slope(np.zeros(40), strengths, names(40), PLAIN) == (0.0, None)
+def test_a_slope_that_nothing_bounds_has_no_ends() -> None:
+    differences, strengths = voted(400, 1)
+    slope, interval = s.calibration_slope(differences, strengths, names(400), PLAIN, MapError(0.9, 0.0, 0.0))
+    # Where T is hardly known the model may be as modest as can be; how sure it is at least is still known.
+    assert 0 < interval.low < slope
+    assert interval.high == math.inf
+    nothing = (-math.inf, math.inf)
+    assert s.calibration_slope(differences, strengths, [0] * 400, PLAIN).interval == nothing
+    assert s.calibration_slope(np.zeros(400), strengths, names(400), PLAIN) == (0.0, nothing)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(0.2, 5.0), st.floats(0.0, 0.6), st.integers(0, 20))
+def test_the_interval_holds_the_slopes_that_are_not_contradicted(scale: float, error: float, seed: int) -> None:
+    """By its definition: (slope - s)^2 against z^2 times the variance of slope - s, at points of a grid."""
+    differences, strengths = voted(60, seed)
+    fitted = CalibrationMap(scale)
+    slope, certain = s.calibration_slope(differences, strengths, names(60), fitted, level=0.95)
+    _, interval = s.calibration_slope(differences, strengths, names(60), fitted, MapError(error, 0.0, 0.0), level=0.95)
+    half = (certain.high - certain.low) / 2
+    for other in np.geomspace(0.02, 50, 40):
+        wanted = (slope - other) ** 2 <= half**2 + (1.959964 * other * error) ** 2
+        if abs((slope - other) ** 2 - half**2 - (1.959964 * other * error) ** 2) > 1e-3:
+            assert (interval.low <= other <= interval.high) == wanted
 
 
 def test_brier_is_scikit_learns_and_knows_shares_and_clusters() -> None:

@@ -6,6 +6,7 @@ in any way; the error of the fitted map is part of every band and interval.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -32,6 +33,8 @@ CALIBRATION_LEVEL = 0.98
 """Of the null band of the calibration error and of the slope's interval: a calibrated model lies beyond one of the two
 in 3% of all sets at most (benchmarks/gate/calibration.py)."""
 
+NO_BOUNDS = Interval(-math.inf, math.inf)
+
 NULL_DRAWS = 10_000
 NULL_SEED = 17
 
@@ -49,11 +52,12 @@ class Slope(NamedTuple):
     """The slope of outcomes on a map: 1 is calibrated, below 1 too sure, above 1 too modest.
 
     Attributes:
-        interval: at CALIBRATION_LEVEL; None where the pairs, or those that the map was fitted on, bound it nowhere.
+        interval: at CALIBRATION_LEVEL; an end is infinite where the pairs, or those that the map was fitted on, are
+            too few to set one.
     """
 
     value: float
-    interval: Interval | None
+    interval: Interval
 
 
 class CalibrationScores(NamedTuple):
@@ -242,7 +246,7 @@ def calibration_slope(
     rows, labels = floats(differences), floats(strengths)
     unit, weights = spread(rows, clusters), cluster_weights(clusters)
     if unit == 0:
-        return Slope(0.0, None)
+        return Slope(0.0, NO_BOUNDS)
     temperature, _ = fit_temperature(rows / unit, labels, weights, calibration_map.noise_floor)
     slope = calibration_map.temperature / (unit * temperature)
     # The variance of log T' at this floor, and by how much T' follows the floor.
@@ -250,18 +254,17 @@ def calibration_slope(
     index, count = cluster_index(clusters)
     information = slopes.T @ (slopes * (weights * variance)[:, None])
     if count < 2 or information[0, 0] <= 0:
-        return Slope(slope, None)
+        return Slope(slope, NO_BOUNDS)
     scores = np.bincount(index, weights=weights * (labels - chances) * slopes[:, 0], minlength=count)
     refitted = np.square(scores).sum() * count / (count - 1) / information[0, 0] ** 2
     along = np.array([1.0, information[0, 1] / information[0, 0]])
     fitted = float(along @ covariance(map_error) @ along)
-    # (slope - s)^2 <= z^2 (slope^2 refitted + s^2 fitted), solved for s.
+    # (slope - s)^2 <= z^2 (slope^2 refitted + s^2 fitted), solved for s: above all bounds where T is hardly known.
     z = stats.norm.ppf((1 + level) / 2)
-    square = 1 - z**2 * fitted
-    if square <= 0:
-        return Slope(slope, None)
-    root = slope * np.sqrt(max(0.0, 1 - square * (1 - z**2 * refitted)))
-    return Slope(slope, Interval(float((slope - root) / square), float((slope + root) / square)))
+    square, constant = 1 - z**2 * fitted, 1 - z**2 * refitted
+    root = np.sqrt(max(0.0, 1 - square * constant))
+    high = slope * (1 + root) / square if square > 0 else math.inf
+    return Slope(slope, Interval(float(slope * constant / (1 + root)), float(high)))
 
 
 def debiased_calibration_error(

@@ -135,16 +135,18 @@ def calibration(pairs: Pairs, limits: Gates) -> Check:
 
     # Decide.
     low, high = limits.min_calibration_slope, limits.max_calibration_slope
-    beyond = interval is not None and (interval.high < low or interval.low > high)
-    unlike = interval is None or not interval.low <= 1 <= interval.high
+    beyond = interval.high < low or interval.low > high
+    refuted = not interval.low <= 1 <= interval.high
     sure = "too sure" if slope < 1 else "too modest"
-    bounds = "" if interval is None else f" ({interval.low:.2f} to {interval.high:.2f})"
-    reason = f"The calibration error is {found.error:.3f} (at most {threshold:.3f}), the slope {slope:.2f}{bounds}."
+    reason = (
+        f"The calibration error is {found.error:.3f} (at most {threshold:.3f}), the slope {slope:.2f} "
+        f"({_between(interval)})."
+    )
     status: Status = "pass"
     more: int | None = None
     if found.error > threshold or beyond:
         status, reason = "fail", f"{reason} Probabilities are not to be taken at their word: the model is {sure}."
-    elif unlike and not low <= slope <= high:
+    elif refuted and not low <= slope <= high:
         status, reason = "undecided", f"{reason} The model seems {sure}; there are too few prompts to say how much."
         more = _more_prompts(prompts, slope, interval, low if slope < 1 else high)
     elif not limits.min_temperature * spread <= fitted.temperature <= limits.max_temperature * spread:
@@ -162,8 +164,8 @@ def _calibration_details(pairs: Pairs, found: statistics.CalibrationScores, spre
     fitted, error, interval = pairs.calibration_map, pairs.map_error, found.slope.interval
     return {
         "slope": found.slope.value,
-        "slope_low": None if interval is None else interval.low,
-        "slope_high": None if interval is None else interval.high,
+        "slope_low": interval.low if math.isfinite(interval.low) else None,
+        "slope_high": interval.high if math.isfinite(interval.high) else None,
         "temperature": fitted.temperature,
         "temperature_in_spreads": fitted.temperature / spread if spread > 0 else None,
         "noise_floor": fitted.noise_floor,
@@ -177,14 +179,19 @@ def _calibration_details(pairs: Pairs, found: statistics.CalibrationScores, spre
     }
 
 
-def _more_prompts(prompts: int, slope: float, interval: Interval | None, limit: float) -> int | None:
-    """How many more prompts bring the interval's end that lies beyond the limit to it, at least 1; None without one.
+def _between(interval: Interval) -> str:
+    """The slope's interval in words; it has no upper end where T is hardly known."""
+    if math.isfinite(interval.high):
+        return f"{interval.low:.2f} to {interval.high:.2f}"
+    return f"at least {interval.low:.2f}" if math.isfinite(interval.low) else "or any other"
+
+
+def _more_prompts(prompts: int, slope: float, interval: Interval, limit: float) -> int:
+    """How many more prompts bring the end of the interval of a slope outside the limit to that limit, at least 1.
 
     Its distance from the slope shrinks with the square root of their number: new prompts lie in the calibration set
     too, where the map is fitted again.
     """
-    if interval is None or slope == limit:
-        return None
     width = (interval.high if slope < limit else interval.low) - slope
     return max(1, math.ceil(prompts * (width / (limit - slope)) ** 2) - prompts)
 
