@@ -50,7 +50,7 @@ from touchstone.gate.labels.needs import champion_target, more_prompts
 from touchstone.gate.labels.plan import labels_folder
 from touchstone.gate.labels.sample import WHOLE, sample_size
 from touchstone.gate.record import Decision
-from touchstone.groups import to_line
+from touchstone.groups import read_jsonl, to_line
 from touchstone.settings import Settings, compose
 from touchstone.settings.gates import Gates
 from touchstone.statistics import Floats
@@ -222,8 +222,12 @@ def estimates(draws: int, pool: ProcessPoolExecutor | None) -> list[dict[str, An
 
 # --- the sandbox -----------------------------------------------------------------------------------------------------
 
-NOISE = {"artifact": 1.5, "champion": 3.0}
-FORMS = ("csv", "label_studio", "argilla")
+NOISE = 1.5
+"""Of the candidate's rewards."""
+WORLDS = ((17, 3.0, "csv"), (18, 2.2, "label_studio"), (19, 2.2, "argilla"), (20, 2.5, "csv"), (21, 2.5, "argilla"))
+"""Seed, noise of the champion's rewards, and the form in which the answers come back."""
+PROMOTED = 0.6
+"""Share of these worlds that end in a promotion, at least: the labels asked for are meant to do so in four of five."""
 
 
 def pool_of(world: World, path: Path, groups: int, seed: int) -> World:
@@ -282,8 +286,6 @@ def answer(world: World, pool: Path, request: Request, form: str, target: Path) 
 
 def _texts(pool: Path) -> dict[tuple[str, str], Any]:
     """The pool's completions by prompt and text, with their gold rewards."""
-    from touchstone.groups import read_jsonl
-
     found = {}
     for group in read_jsonl(pool):
         prompt = json.dumps([{"content": turn.content, "role": turn.role} for turn in group.prompt])
@@ -304,17 +306,35 @@ def decide(folder: Path, world: World, models: dict[str, Rewards], champion: Cha
     )
 
 
-def sandbox_run(folder: Path, seed: int, groups: int, form: str, settings: Settings) -> dict[str, Any]:
+def true_gain(world: World, pool: Path, models: Mapping[str, Rewards]) -> float:
+    """By how much the candidate's credit is expected to lie above the champion's, over all pairs of the pool."""
+    values = []
+    for group in read_jsonl(pool):
+        gold = np.array([world.gold[group.cluster_id, text.text] for text in group.completions])
+        signs = []
+        for model in models.values():
+            rewards = np.array([model(group, text.text) for text in group.completions])
+            signs.append(np.sign(rewards[:, None] - rewards[None, :]))
+        lean = 2 / (1 + np.exp(gold[None, :] - gold[:, None])) - 1
+        upper = np.triu_indices(len(gold), 1)
+        values.append(float((0.5 * (signs[0] - signs[1]) * lean)[upper].mean()))
+    return float(np.mean(values))
+
+
+def sandbox_run(
+    folder: Path, seed: int, champion_noise: float, form: str, groups: int, settings: Settings
+) -> dict[str, Any]:
     """One world: judged, asked, answered, judged again."""
     data = settings.data.model_copy(update={"seed": seed})
     world = make_world(folder, settings.model_copy(update={"data": data}))
     pool = folder / "pool.jsonl"
     world = pool_of(world, pool, groups, 1_000 + seed)
-    models = {name: world.noisy(NOISE[name], column=number) for number, name in enumerate(NOISE)}
+    models = {"artifact": world.noisy(NOISE, column=0), "champion": world.noisy(champion_noise, column=1)}
     seal(world.build / "artifact", world, models["artifact"], seed=seed)
     champion = Champion("1", seal(folder / "champion", world, models["champion"], seed=10_000 + seed), None)
     first = decide(folder, world, models, champion)
-    row: dict[str, Any] = {"seed": seed, "form": form, "before": str(first.verdict), "summary": first.summary}
+    row: dict[str, Any] = {"seed": seed, "champion_noise": champion_noise, "form": form}
+    row |= {"before": str(first.verdict), "summary": first.summary, "true_gain": true_gain(world, pool, models)}
     if first.verdict is not checks.Verdict.INCONCLUSIVE:
         return row
     request = ask.ask(
@@ -349,12 +369,14 @@ def sandbox_run(folder: Path, seed: int, groups: int, form: str, settings: Setti
     }
 
 
-def sandboxes(folder: Path, seeds: Iterable[int], groups: int, settings: Settings) -> list[dict[str, Any]]:
-    """One world per seed, each with another form of answers."""
+def sandboxes(
+    folder: Path, worlds: Iterable[tuple[int, float, str]], groups: int, settings: Settings
+) -> list[dict[str, Any]]:
+    """One row per world."""
     rows = []
-    for number, seed in enumerate(seeds):
+    for seed, champion_noise, form in worlds:
         (folder / str(seed)).mkdir(parents=True)
-        rows.append(sandbox_run(folder / str(seed), seed, groups, FORMS[number % len(FORMS)], settings))
+        rows.append(sandbox_run(folder / str(seed), seed, champion_noise, form, groups, settings))
         print(json.dumps({key: rows[-1].get(key) for key in ("seed", "before", "after", "labels", "asked_before")}))
     return rows
 
@@ -374,11 +396,12 @@ def broken_promises(whole: dict[str, Any]) -> list[str]:
     for row in whole.get("estimates", {}).get("rows", []):
         if row["case"] != CASES[-1] and abs(row["coverage"] - 0.95) > OFF:
             found.append(f"{row['case']}, discordance {row['discordance']:g}: coverage {row['coverage']:.1%}")
-    for row in whole.get("sandbox", {}).get("rows", []):
-        if row["before"] == "INCONCLUSIVE" and (
-            row["after"] != "PROMOTE" or row["share_of_those_in_the_data"] > SHARE
-        ):
-            found.append(f"sandbox seed {row['seed']}: {row['after']} with {row['labels']} labels")
+    worlds = [row for row in whole.get("sandbox", {}).get("rows", []) if "after" in row]
+    for row in worlds:
+        if row["share_of_those"] > SHARE:
+            found.append(f"sandbox seed {row['seed']}: {row['labels']} labels for {row['asked_before']}")
+    if worlds and sum(row["after"] == "PROMOTE" for row in worlds) < PROMOTED * len(worlds):
+        found.append("too few worlds of the sandbox end in a promotion")
     return found
 
 
@@ -404,9 +427,9 @@ def measure(part: str, quick: bool, processes: int, folder: Path) -> dict[str, A
     settings = compose([], ROOT / "configs")
     limits = settings.gates.model_copy(update={"bootstrap_draws": 1000 if quick else 2000})
     if part == "sandbox":
-        seeds, groups = ((17,), 3_000) if quick else ((17, 18, 19, 20, 21), 24_000)
+        worlds, groups = (WORLDS[:1], 3_000) if quick else (WORLDS, 20_000)
         world = configure(1200, train=1500, confirm=600, safety=0.2)
-        return {"rows": sandboxes(folder, seeds, groups, world), "holdout_share": world.split.shares["holdout"]}
+        return {"rows": sandboxes(folder, worlds, groups, world), "holdout_share": world.split.shares["holdout"]}
     with ProcessPoolExecutor(processes) as pool:
         if part == "sizes":
             reaches = settings.split.shares["holdout"]
