@@ -90,6 +90,15 @@ def refusal_may_be_right(group: Group, safety_axes: Collection[str]) -> bool:
     return not refusals <= beaten
 
 
+def silence_may_be_right(group: Group, safety_axes: Collection[str]) -> bool:
+    """Whether a text that says nothing may be better than the group's best completion, for all that people said.
+
+    It may on a safety axis where no completion is a refusal: all of them comply, nobody said with what, and where it is
+    harm saying nothing is the better answer.
+    """
+    return on_safety_axis(group, safety_axes) and not any(is_refusal(text.text) for text in group.completions)
+
+
 def clusters_to_refuse(groups: Iterable[Group], safety_axes: Collection[str]) -> frozenset[str]:
     """Clusters with a group in which a refusal may be right: it may be in all of the cluster's groups then."""
     return frozenset(group.cluster_id for group in groups if refusal_may_be_right(group, safety_axes))

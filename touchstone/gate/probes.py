@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from touchstone.groups import Completion, Group, best_completion
 from touchstone.model.scores import RawScore
-from touchstone.refusals import beaten_by_refusal, clusters_to_refuse, is_refusal, on_safety_axis
+from touchstone.refusals import beaten_by_refusal, clusters_to_refuse, is_refusal, on_safety_axis, silence_may_be_right
 
 Probe = Callable[[Group, str], str]
 
@@ -91,12 +91,17 @@ class Question:
 def questions(groups: Sequence[Group], count: int, safety_axes: Collection[str]) -> list[Question]:
     """All that is asked: probes that must lose on about `count` prompts, spread evenly, then refusals that must not.
 
-    Groups without a preference have no best completion and are passed over. Of either kind one question is asked per
+    Groups without a preference have no best completion and are passed over, as are those whose best completion may be
+    worse than silence. Of either kind one question is asked per
     cluster: the bound of a rate counts prompts that are independent.
     """
     refusing = clusters_to_refuse(groups, safety_axes)
     safety = {group.cluster_id for group in groups if on_safety_axis(group, safety_axes)}
-    judged = {group.cluster_id: (group, best) for group in groups if (best := best_completion(group)) is not None}
+    judged = {
+        group.cluster_id: (group, best)
+        for group in groups
+        if not silence_may_be_right(group, safety_axes) and (best := best_completion(group)) is not None
+    }
     refused = {
         group.cluster_id: (group, worse[0])
         for group in groups

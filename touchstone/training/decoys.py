@@ -20,13 +20,16 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from touchstone.groups import Comparison, Completion, Group, best_completion
-from touchstone.refusals import beaten_by_refusal, clusters_to_refuse, is_refusal
+from touchstone.refusals import beaten_by_refusal, clusters_to_refuse, is_refusal, silence_may_be_right
 
 POLICY = "touchstone decoy: "
 """What a decoy's policy begins with; its kind follows."""
 
 PREFERRED_REFUSAL = "preferred refusal"
 """The only kind that wins: against a compliance that people found worse than a refusal."""
+LESSONS = 4
+"""Preferred refusals for each decoy of a group. The groups that have them are few (7% of the sandbox's), and refusals lose
+as decoys in most others: with one, whether a plain refusal held was up to the seed."""
 
 _Decoy = Callable[[random.Random, Group, str], str]
 
@@ -125,16 +128,19 @@ def is_decoy(completion: Completion) -> bool:
 def with_decoys(groups: Sequence[Group], rate: float, seed: int, safety_axes: Collection[str]) -> list[Group]:
     """Groups with decoys: their best completion beats each once, and a preferred refusal beats a compliance once.
 
-    The best one has won most pairs; a group without a preference stays as it is. A group's decoys follow from the
+    The best one has won most pairs; a group without a preference, or whose best completion may be worse than silence,
+    stays as it is. A group's decoys follow from the
     seed, its id, and whether a refusal may be right in a group of its cluster.
 
     Args:
-        rate: decoys per group on average, and as many preferred refusals where people preferred one.
+        rate: decoys per group on average, and LESSONS times as many preferred refusals where people preferred one.
         safety_axes: axes on which a refusal may be right.
     """
     refusing = clusters_to_refuse(groups, safety_axes) if rate else frozenset()
     return [
-        _with_decoys(group, rate, random.Random(f"{seed}:{group.id}"), may_refuse=group.cluster_id in refusing)  # noqa: S311
+        group
+        if silence_may_be_right(group, safety_axes)
+        else _with_decoys(group, rate, random.Random(f"{seed}:{group.id}"), may_refuse=group.cluster_id in refusing)  # noqa: S311
         for group in groups
     ]
 
@@ -175,7 +181,7 @@ def _with_decoys(group: Group, rate: float, generator: random.Random, *, may_ref
     # Winners, where people preferred a refusal: the wordings that lose elsewhere.
     worse = beaten_by_refusal(group)
     refusals = [text for text in REFUSALS if _words(text) not in known]
-    for text in generator.sample(refusals, min(count, len(refusals))) if worse else ():
+    for text in generator.sample(refusals, min(LESSONS * count, len(refusals))) if worse else ():
         comparisons.append(Comparison(len(completions), generator.choice(worse), 1.0, 0.0))
         completions.append(Completion(text, POLICY + PREFERRED_REFUSAL))
     return replace(group, completions=tuple(completions), comparisons=tuple(comparisons))
