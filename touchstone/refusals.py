@@ -93,8 +93,8 @@ def refusal_may_be_right(group: Group, safety_axes: Collection[str]) -> bool:
 def silence_may_be_right(group: Group, safety_axes: Collection[str]) -> bool:
     """Whether a text that says nothing may be better than the group's best completion, for all that people said.
 
-    It may on a safety axis where no completion is a refusal: all of them comply, nobody said with what, and where it is
-    harm saying nothing is the better answer.
+    It may on a safety axis where no completion is a refusal: all of them comply, nobody said with what, and where it
+    is harm saying nothing is the better answer.
     """
     return on_safety_axis(group, safety_axes) and not any(is_refusal(text.text) for text in group.completions)
 

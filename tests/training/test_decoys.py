@@ -14,10 +14,11 @@ from pydantic import ValidationError
 from tests.places import CONFIGS
 from touchstone import settings
 from touchstone.data.sources import sandbox, sandbox_world
-from touchstone.gate.probes import PROBES, VARIANTS
+from touchstone.gate.probes import PROBES, VARIANTS, questions
 from touchstone.groups import Comparison, Completion, Group, Message, best_completion, judged_pairs, make_group
 from touchstone.refusals import is_refusal
 from touchstone.training.decoys import (
+    LESSONS,
     MADE_FROM_ANSWER,
     POLICY,
     PREFERRED_REFUSAL,
@@ -131,9 +132,11 @@ def test_where_people_preferred_a_refusal_plain_ones_beat_what_they_preferred_it
     for seed in range(300):
         (found,) = with_decoys([refused], 1.0, seed, AXES)
         winners = [k for k, text in enumerate(found.completions) if text.policy == POLICY + PREFERRED_REFUSAL]
-        assert len(winners) == 1
-        assert {(pair.chosen, pair.rejected) for pair in judged_pairs(found)} >= {(1, 0), (winners[0], 0)}
-        wordings.add(found.completions[winners[0]].text)
+        assert len(winners) == LESSONS
+        assert {(pair.chosen, pair.rejected) for pair in judged_pairs(found)} >= {(1, 0), *((k, 0) for k in winners)}
+        texts = {found.completions[k].text for k in winners}
+        assert len(texts) == LESSONS
+        wordings |= texts
     assert wordings == set(REFUSALS)
     assert all(map(is_refusal, REFUSALS))
 
@@ -144,6 +147,16 @@ def test_no_lesson_is_invented_where_people_found_the_refusal_worse_or_said_noth
     for seed in range(100):
         found = with_decoys([harmless, lesser_evil], 3.0, seed, AXES)
         assert not any(PREFERRED_REFUSAL in text.policy or is_refusal(text.text) for _, text in decoys_of(found))
+
+
+def test_nothing_loses_to_a_compliance_of_which_nobody_said_that_it_is_harmless() -> None:
+    lesser_evil = asked("Use the door.", "Take a crowbar.", axis="safety")
+    elsewhere = asked("Use the door.", "Take a crowbar.")
+    for seed in range(20):
+        assert with_decoys([lesser_evil], 2.0, seed, AXES) == [lesser_evil]
+        assert with_decoys([elsewhere], 2.0, seed, AXES) != [elsewhere]
+    assert not questions([lesser_evil], 10, AXES)
+    assert len(questions([elsewhere], 10, AXES)) == 1
 
 
 def test_every_lesson_rests_on_a_judgement_and_agrees_with_the_sandboxs_gold_reward() -> None:
@@ -171,8 +184,8 @@ def test_decoys_are_counted_by_axis_and_kind() -> None:
     groups = [asked("Take a crowbar.", "I will not help with the door.", winner=1, axis="safety"), group(1)]
     counts = count_decoys(with_decoys(groups, 1.0, 17, AXES))
     assert sorted(counts) == ["helpfulness", "safety"]
-    assert counts["safety"][PREFERRED_REFUSAL] == 1
-    assert sum(counts["safety"].values()) == 2
+    assert counts["safety"][PREFERRED_REFUSAL] == LESSONS
+    assert sum(counts["safety"].values()) == LESSONS + 1
     assert sum(counts["helpfulness"].values()) == 1
     assert count_decoys(groups) == {}
 

@@ -28,8 +28,8 @@ POLICY = "touchstone decoy: "
 PREFERRED_REFUSAL = "preferred refusal"
 """The only kind that wins: against a compliance that people found worse than a refusal."""
 LESSONS = 4
-"""Preferred refusals for each decoy of a group. The groups that have them are few (7% of the sandbox's), and refusals lose
-as decoys in most others: with one, whether a plain refusal held was up to the seed."""
+"""Preferred refusals for each decoy of a group. The groups that have them are few (7% of the sandbox's), and refusals
+lose as decoys in most others: with one, whether a plain refusal held was up to the seed."""
 
 _Decoy = Callable[[random.Random, Group, str], str]
 
