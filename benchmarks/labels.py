@@ -43,13 +43,14 @@ from benchmarks.gate.worlds import draw
 from touchstone import statistics
 from touchstone.data.sources import sandbox
 from touchstone.gate import checks, judge
+from touchstone.gate import rows as rows_of
 from touchstone.gate.case import Champion
 from touchstone.gate.labels import ask, take, union
 from touchstone.gate.labels.ask import Request, Wanted
 from touchstone.gate.labels.needs import champion_target, more_prompts
 from touchstone.gate.labels.plan import labels_folder
 from touchstone.gate.labels.sample import WHOLE, sample_size
-from touchstone.gate.record import Decision
+from touchstone.gate.record import ROWS, Decision
 from touchstone.groups import read_jsonl, to_line
 from touchstone.settings import Settings, compose
 from touchstone.settings.gates import Gates
@@ -224,7 +225,14 @@ def estimates(draws: int, pool: ProcessPoolExecutor | None) -> list[dict[str, An
 
 NOISE = 1.5
 """Of the candidate's rewards."""
-WORLDS = ((17, 3.0, "csv"), (18, 2.2, "label_studio"), (19, 2.2, "argilla"), (20, 2.5, "csv"), (21, 2.5, "argilla"))
+WORLDS = (
+    (17, 3.0, "csv"),
+    (19, 2.2, "label_studio"),
+    (20, 2.5, "argilla"),
+    (21, 2.5, "csv"),
+    (22, 1.9, "label_studio"),
+    (23, 1.9, "argilla"),
+)
 """Seed, noise of the champion's rewards, and the form in which the answers come back."""
 PROMOTED = 0.6
 """Share of these worlds that end in a promotion, at least: the labels asked for are meant to do so in four of five."""
@@ -352,7 +360,7 @@ def sandbox_run(
     for need in request.needs:
         needs.setdefault(need.part, []).append({"gain": need.gain, "observed": need.observed, "labels": need.labels})
         needs[need.part][-1]["in_the_data"] = need.otherwise
-    reaches = settings.split.shares["holdout"]
+    asked_before = _asked_before(first, settings.split.shares["holdout"])
     return {
         **row,
         "after": str(last.verdict),
@@ -361,12 +369,30 @@ def sandbox_run(
         "labels": report.new,
         "parts": {part: counts.model_dump() for part, counts in request.plan.parts.items()},
         "needs": needs,
-        "asked_before": first.needed_clusters,
-        "share_of_those": report.new / first.needed_clusters if first.needed_clusters else None,
-        "share_of_those_in_the_data": reaches * report.new / first.needed_clusters if first.needed_clusters else None,
+        "asked_before": asked_before,
+        "shares": {name: report.new / count for name, count in asked_before.items()},
         "pool": request.plan.pool.model_dump(),
         "rate": request.rate,
     }
+
+
+def _asked_before(decision: Decision, reaches: float) -> dict[str, float]:
+    """What the decision asks for by itself: prompts in the holdout (of the open slice), the pairs of these that
+    would be labelled, and labelled prompts as they come in."""
+    checked = {check.name: check for check in decision.checks}
+    whole, prompts = checked["champion"], decision.needed_clusters
+    assert whole.n is not None
+    assert prompts is not None
+    row = {"pairs": len(_pairs(decision)), "clusters": whole.n}
+    share = reaches
+    if whole.status != "undecided":
+        row = next(row for row in checked["slices"].table if row["status"] == "undecided")
+        share *= row["clusters"] / whole.n
+    return {"prompts": prompts, "pairs": prompts * row["pairs"] / row["clusters"], "in_the_data": prompts / share}
+
+
+def _pairs(decision: Decision) -> Any:
+    return rows_of.read(decision.path / ROWS, "holdout").table
 
 
 def sandboxes(
@@ -377,7 +403,8 @@ def sandboxes(
     for seed, champion_noise, form in worlds:
         (folder / str(seed)).mkdir(parents=True)
         rows.append(sandbox_run(folder / str(seed), seed, champion_noise, form, groups, settings))
-        print(json.dumps({key: rows[-1].get(key) for key in ("seed", "before", "after", "labels", "asked_before")}))
+        shown = ("seed", "before", "after", "true_gain", "labels", "asked_before", "shares")
+        print(json.dumps({key: rows[-1].get(key) for key in shown}), flush=True)
     return rows
 
 
@@ -398,7 +425,7 @@ def broken_promises(whole: dict[str, Any]) -> list[str]:
             found.append(f"{row['case']}, discordance {row['discordance']:g}: coverage {row['coverage']:.1%}")
     worlds = [row for row in whole.get("sandbox", {}).get("rows", []) if "after" in row]
     for row in worlds:
-        if row["share_of_those"] > SHARE:
+        if max(row["shares"]["pairs"], row["shares"]["in_the_data"]) > SHARE:
             found.append(f"sandbox seed {row['seed']}: {row['labels']} labels for {row['asked_before']}")
     if worlds and sum(row["after"] == "PROMOTE" for row in worlds) < PROMOTED * len(worlds):
         found.append("too few worlds of the sandbox end in a promotion")
@@ -417,7 +444,8 @@ def last_line(whole: dict[str, Any]) -> str:
         "power": f"{min(row['passed_by_asking'] for row in kept):.4f}" if kept else "-",
         "coverage": f"{min(coverage):.4f}-{max(coverage):.4f}" if coverage else "-",
         "sandbox": f"{sum(row['after'] == 'PROMOTE' for row in worlds)}/{len(worlds)}" if worlds else "-",
-        "sandbox_labels_share": f"{max(row['share_of_those'] for row in worlds):.4f}" if worlds else "-",
+        "sandbox_labels_share": f"{max(row['shares']['in_the_data'] for row in worlds):.4f}" if worlds else "-",
+        "of_pairs_in_holdout": f"{max(row['shares']['pairs'] for row in worlds):.4f}" if worlds else "-",
     }
     return "RESULT " + " ".join(f"{name}={value}" for name, value in values.items())
 

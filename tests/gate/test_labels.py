@@ -160,6 +160,8 @@ def test_needs_count_the_disagreements_at_hand_and_what_a_user_would_add_otherwi
     for need in needs:
         assert need.labels == int(disagreements[: need.prompts].sum())
         assert need.otherwise == pytest.approx(10 * need.prompts, rel=0.05)
+    few = needs_of(OpenPart("axis=safety", slice_target(LIMITS), np.zeros(50), 0.0, 0.02, 335), disagreements, 0)
+    assert {(need.prompts, need.otherwise) for need in few} == {(335, 335 * 50)}
     short = needs_of(part, disagreements[:500], 100)[0]
     assert short.labels == pytest.approx(0.2 * short.prompts, rel=0.15)
 

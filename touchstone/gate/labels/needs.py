@@ -51,6 +51,7 @@ class OpenPart:
         gains: differences of credits so far, one per cluster of the holdout and of earlier samples.
         variance: of the holdout's differences; None where it has none.
         share: of new labelled prompts that come to lie in the holdout, and in the slice.
+        fewest: prompts that are missing before it is judged at all.
     """
 
     name: str
@@ -58,6 +59,7 @@ class OpenPart:
     gains: Floats
     variance: float | None
     share: float
+    fewest: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,8 @@ def open_parts(decision: Decision, limits: Gates, reaches: float) -> list[OpenPa
         sampled = sample.gains[sample.masks[name]] if sample is not None and name in sample.masks else np.zeros(0)
         variance = float(in_slice.var()) if len(in_slice) else None
         gains, share = np.concatenate([in_slice, sampled]), reaches * len(in_slice) / len(in_holdout)
-        parts.append(OpenPart(name, slice_target(limits), gains, variance, share))
+        fewest = max(0, limits.min_critical_clusters - len(gains))
+        parts.append(OpenPart(name, slice_target(limits), gains, variance, share, fewest))
     return parts
 
 
@@ -171,12 +174,13 @@ def needs_of(part: OpenPart, disagreements: Mask, start: int) -> list[Need]:
         gains.append((observed, True))
     needs = []
     for gain, is_observed in gains:
-        prompts = more_prompts(part.gains, gain, rate, part.target)
+        prompts = max(part.fewest, more_prompts(part.gains, gain, rate, part.target))
         at_hand = disagreements[start : start + prompts]
         labels = int(at_hand.sum()) + math.ceil((prompts - len(at_hand)) * rate)
         otherwise = None
         if part.share and part.variance is not None:
-            otherwise = math.ceil(more_prompts(part.gains, gain, part.variance, part.target) / part.share)
+            in_holdout = max(part.fewest, more_prompts(part.gains, gain, part.variance, part.target))
+            otherwise = math.ceil(in_holdout / part.share)
         needs.append(Need(part.name, gain, is_observed, prompts, labels, otherwise))
     return needs
 
