@@ -38,8 +38,6 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.gate.sandbox import ROOT, Rewards, World, configure, make_world, scoring, seal
-from benchmarks.gate.worlds import World as Drawn
-from benchmarks.gate.worlds import draw
 from touchstone import statistics
 from touchstone.data.sources import sandbox
 from touchstone.gate import checks, judge
@@ -47,11 +45,13 @@ from touchstone.gate import rows as rows_of
 from touchstone.gate.case import Champion
 from touchstone.gate.labels import ask, take, union
 from touchstone.gate.labels.ask import Request, Wanted
-from touchstone.gate.labels.needs import champion_target, more_prompts
+from touchstone.gate.labels.needs import champion_target
 from touchstone.gate.labels.plan import labels_folder
 from touchstone.gate.labels.sample import WHOLE, sample_size
 from touchstone.gate.record import ROWS, Decision
-from touchstone.groups import read_jsonl, to_line
+from touchstone.gate.simulation import CERTAIN, Shape, draw, pairs_of
+from touchstone.gate.simulation import World as Drawn
+from touchstone.groups import prompt_digest, read_jsonl, to_line
 from touchstone.settings import Settings, compose
 from touchstone.settings.gates import Gates
 from touchstone.statistics import Floats
@@ -93,41 +93,66 @@ def _fields() -> dict[str, pa.Field]:
 # --- sizes -----------------------------------------------------------------------------------------------------------
 
 
+PLAIN = Shape(
+    starts=np.arange(101),
+    tied=np.arange(100) < 4,
+    groups=np.arange(100),
+    chosen=2 * np.arange(100),
+    rejected=2 * np.arange(100) + 1,
+    chosen_length=np.ones(100),
+    rejected_length=np.ones(100),
+    masks={},
+)
+"""One pair a prompt, 4% labelled ties, no slices."""
+
+
 def decide_both_ways(number: int, *, discordance: float, gain: float, limits: Gates, seed: int) -> dict[str, Any]:
     """One holdout that is open, and what each way of labelling makes of it: whether it passes, and its labels."""
     dice = np.random.default_rng([seed, number])
     limits = limits.model_copy(update={"seed": number})
-    world = Drawn(1, disagreement=discordance)
-    candidate, champion = draw(world, HOLDOUT, gain, dice)
+    world = Drawn(discordance=discordance)
+    candidate, champion = pairs_of(draw(PLAIN, world, HOLDOUT, [gain], dice), CERTAIN)
     if checks.champion(candidate, champion, limits).status != "undecided":
         return {"open": False}
     gains = candidate.gains(champion)
-    target = champion_target(limits, 2)
     # As before: all of the new prompts are labelled, and add their own pairs to the holdout.
-    others, others_champion = draw(world, max(2, more_prompts(gains, gain, float(gains.var()), target)), gain, dice)
-    before = checks.champion(_joined(candidate, others), _joined(champion, others_champion), limits, 2)
+    before = _size(gains, gain, float(gains.std()), limits)
+    others = draw(PLAIN, world, before, [gain], dice)
+    joined = replace(others, clusters=others.clusters + HOLDOUT)
+    both = [_joined(*models) for models in zip((candidate, champion), pairs_of(joined, CERTAIN), strict=True)]
+    labelled = checks.champion(both[0], both[1], limits, 2)
     # Asked: of the pool's prompts only those that the two order differently are labelled.
-    prompts = max(2, more_prompts(gains, gain, discordance, target))
-    pool, pool_champion = draw(world, prompts, gain, dice)
-    tied = ~pool.decided
+    prompts = _size(gains, gain, math.sqrt(discordance), limits)
+    pool = draw(PLAIN, world, prompts, [gain], dice)
+    tied = pool.strengths <= 0.5
     votes = {"first": np.where(tied, 0.0, 1.0), "second": np.zeros(prompts), "tie": np.where(tied, 1.0, 0.0)}
-    asked = union.asked_whole(asked_table(pool.differences, pool_champion.differences, votes), limits)
-    assert asked is not None
-    after = checks.champion(candidate, champion, limits, 2, asked)
+    sample = union.asked_whole(asked_table(pool.candidates[0], pool.champion, votes), limits)
+    assert sample is not None
+    asked = checks.champion(candidate, champion, limits, 2, sample)
     return {
         "open": True,
-        "passed_by_labelling_all": before.status == "pass",
-        "passed_by_asking": after.status == "pass",
-        "all": len(others.means()),
-        "asked": asked.labels,
+        "passed_by_labelling_all": labelled.status == "pass",
+        "passed_by_asking": asked.status == "pass",
+        "all": before,
+        "asked": sample.labels,
     }
 
 
+def _size(gains: Floats, gain: float, deviation: float, limits: Gates) -> int:
+    """More prompts for the second look at a gain that is known."""
+    target = champion_target(limits, 2)
+    more = statistics.more_clusters(
+        len(gains), float(gains.mean()), float(gains.std()), gain, alpha=target.alpha, new_deviation=deviation
+    )
+    assert more is not None
+    return max(2, more)
+
+
 def _joined(first: checks.Pairs, second: checks.Pairs) -> checks.Pairs:
-    """The pairs of both, those of the second under other clusters."""
+    """The pairs of both."""
     return replace(
         first,
-        clusters=[*first.clusters, *(f"more {name}" for name in second.clusters)],
+        clusters=np.concatenate([first.clusters, second.clusters]),
         differences=np.concatenate([first.differences, second.differences]),
         strengths=np.concatenate([first.strengths, second.strengths]),
     )
@@ -243,13 +268,12 @@ def pool_of(world: World, path: Path, groups: int, seed: int) -> World:
     data = world.settings.data.model_copy(update={"seed": seed, "groups": groups})
     new = list(sandbox.read(data, ROOT))
     path.write_text("".join(to_line(replace(group, comparisons=())) for group in new), encoding="utf-8")
-    places = [((group.cluster_id, text.text), group, text) for group in new for text in group.completions]
+    places = [((prompt_digest(group.prompt), text.text), text) for group in new for text in group.completions]
     luck = np.random.default_rng(seed).normal(size=(len(places), 4))
     return replace(
         world,
-        gold={**{place: text.ratings["gold"] for place, _, text in places}, **world.gold},
-        safety={**{place: group.axis == "safety" for place, group, _ in places}, **world.safety},
-        luck={**{place: row for (place, _, _), row in zip(places, luck, strict=True)}, **world.luck},
+        gold={**{place: text.ratings["gold"] for place, text in places}, **world.gold},
+        luck={**{place: row for (place, _), row in zip(places, luck, strict=True)}, **world.luck},
     )
 
 
@@ -318,7 +342,8 @@ def true_gain(world: World, pool: Path, models: Mapping[str, Rewards]) -> float:
     """By how much the candidate's credit is expected to lie above the champion's, over all pairs of the pool."""
     values = []
     for group in read_jsonl(pool):
-        gold = np.array([world.gold[group.cluster_id, text.text] for text in group.completions])
+        prompt = prompt_digest(group.prompt)
+        gold = np.array([world.gold[prompt, text.text] for text in group.completions])
         signs = []
         for model in models.values():
             rewards = np.array([model(group, text.text) for text in group.completions])
@@ -360,7 +385,7 @@ def sandbox_run(
     for need in request.needs:
         needs.setdefault(need.part, []).append({"gain": need.gain, "observed": need.observed, "labels": need.labels})
         needs[need.part][-1]["in_the_data"] = need.otherwise
-    asked_before = _asked_before(first, settings.split.shares["holdout"])
+    otherwise = asked_before(first)
     return {
         **row,
         "after": str(last.verdict),
@@ -369,30 +394,26 @@ def sandbox_run(
         "labels": report.new,
         "parts": {part: counts.model_dump() for part, counts in request.plan.parts.items()},
         "needs": needs,
-        "asked_before": asked_before,
-        "shares": {name: report.new / count for name, count in asked_before.items()},
+        "asked_before": otherwise,
+        "shares": {name: report.new / count for name, count in otherwise.items()},
         "pool": request.plan.pool.model_dump(),
         "rate": request.rate,
     }
 
 
-def _asked_before(decision: Decision, reaches: float) -> dict[str, float]:
-    """What the decision asks for by itself: prompts in the holdout (of the open slice), the pairs of these that
-    would be labelled, and labelled prompts as they come in."""
-    checked = {check.name: check for check in decision.checks}
-    whole, prompts = checked["champion"], decision.needed_clusters
-    assert whole.n is not None
-    assert prompts is not None
-    row = {"pairs": len(_pairs(decision)), "clusters": whole.n}
-    share = reaches
-    if whole.status != "undecided":
-        row = next(row for row in checked["slices"].table if row["status"] == "undecided")
-        share *= row["clusters"] / whole.n
-    return {"prompts": prompts, "pairs": prompts * row["pairs"] / row["clusters"], "in_the_data": prompts / share}
-
-
-def _pairs(decision: Decision) -> Any:
-    return rows_of.read(decision.path / ROWS, "holdout").table
+def asked_before(decision: Decision) -> dict[str, float]:
+    """What the decision asks for by itself: prompts in the holdout (of the open slice), the pairs of these that would
+    be labelled, and labelled prompts as they come in."""
+    needed = decision.needed
+    assert needed is not None
+    assert needed.labelled_prompts is not None
+    table = rows_of.read(decision.path / ROWS, "holdout")
+    inside = np.ones(table.table.num_rows, dtype=bool)
+    if needed.slice_name is not None:
+        inside = table.slices([needed.slice_name.partition("=")[0]])[needed.slice_name]
+    clusters = np.asarray(table.table["cluster_id"].to_pylist())[inside]
+    pairs = needed.prompts * len(clusters) / len(set(clusters.tolist()))
+    return {"prompts": needed.prompts, "pairs": pairs, "in_the_data": needed.labelled_prompts}
 
 
 def sandboxes(

@@ -333,27 +333,36 @@ def minimum_detectable_effect(error: float, *, alpha: float = 0.025, power: floa
 
 
 def more_clusters(
-    clusters: int, mean: float, deviation: float, true: float, *, alpha: float, power: float = 0.8
+    clusters: int,
+    mean: float,
+    deviation: float,
+    true: float,
+    *,
+    alpha: float,
+    power: float = 0.8,
+    new_deviation: float | None = None,
 ) -> int | None:
     """How many more clusters until a one-sided test of "the mean lies above 0" passes with this power.
 
     Conditional power: of n clusters the mean d and the deviation s are seen, and m more come from a population with
-    the mean `true` and the same deviation. The test on all of them, (n d + sum of the new) / sqrt(n + m) > z s, passes
-    with probability Phi((n d + m true - z s sqrt(n + m)) / (s sqrt(m))).
+    the mean `true` and the deviation t. The test on all of them, n d + sum of the new > z sqrt(n s^2 + m t^2), passes
+    with probability Phi((n d + m true - z sqrt(n s^2 + m t^2)) / (t sqrt(m))).
 
     Args:
         clusters, mean, deviation: n, d and s; d counted from the border that the test asks for.
         true: mean of those to come, counted from the same border.
         alpha: of the look at all of them.
+        new_deviation: t; None: s.
 
     Returns:
         The smallest such m, from 1; None where no number of them would do.
     """
     wanted, quantile = float(special.ndtri(power)), float(special.ndtri(1 - alpha))
+    new = deviation if new_deviation is None else new_deviation
 
     def lacking(more: Floats) -> NDArray[np.bool_]:
-        room = clusters * mean + more * true - quantile * deviation * np.sqrt(clusters + more)
-        return np.asarray(room < wanted * deviation * np.sqrt(more))
+        bound = quantile * np.sqrt(clusters * deviation**2 + more * new**2)
+        return np.asarray(clusters * mean + more * true - bound < wanted * new * np.sqrt(more))
 
     # The power may rise and fall again where what is seen is better than what is to come: the first rise is sought.
     steps = np.unique(np.geomspace(1, MOST_CLUSTERS, 4_000).astype(np.int64)).astype(np.float64)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
 
+from touchstone import statistics
 from touchstone.errors import GateError
 from touchstone.gate import rows
 from touchstone.gate.checks import Verdict
@@ -23,9 +23,9 @@ from touchstone.gate.record import ASKED, FILE, ROWS, Decision, load_decision
 from touchstone.settings.gates import ERROR_RATE, Gates
 from touchstone.statistics import Floats
 
-POWER = 0.8
-MOST = 10**9
-"""Prompts beyond which nobody asks."""
+FEWEST_SHARE = 0.05
+"""Of the prompts that an open part has, at least so many more are asked for: one prompt closes nothing, though the
+normal approximation may say so of a part that another kind of interval has left open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class OpenPart:
 
     Attributes:
         gains: differences of credits so far, one per cluster of the holdout and of earlier samples.
-        variance: of the holdout's differences; None where it has none.
+        in_holdout: the holdout's among them.
         share: of new labelled prompts that come to lie in the holdout, and in the slice.
         fewest: prompts that are missing before it is judged at all.
     """
@@ -57,14 +57,14 @@ class OpenPart:
     name: str
     target: Target
     gains: Floats
-    variance: float | None
+    in_holdout: Floats
     share: float
     fewest: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What one part of a decision needs at one true gain, for a power of POWER.
+    """What one part of a decision needs at one true gain, for a power of 80%.
 
     Attributes:
         gain: the true difference of credits that is assumed.
@@ -133,7 +133,7 @@ def open_parts(decision: Decision, limits: Gates, reaches: float) -> list[OpenPa
         target = champion_target(limits, facts.look + 1)
         sample = union.asked_whole(asked, limits) if asked is not None else None
         gains = in_holdout if sample is None else np.concatenate([in_holdout, sample.gains])
-        parts.append(OpenPart(WHOLE, target, gains, float(in_holdout.var()), reaches))
+        parts.append(OpenPart(WHOLE, target, gains, in_holdout, reaches))
     # The slices.
     masks = held_out.slices(limits.slices)
     sample = union.asked_by_slice(asked, limits) if asked is not None else None
@@ -142,10 +142,9 @@ def open_parts(decision: Decision, limits: Gates, reaches: float) -> list[OpenPa
         inside = candidate.where(mask)
         in_slice = inside.gains(champion.where(mask)) if inside.decided.any() else np.zeros(0)
         sampled = sample.gains[sample.masks[name]] if sample is not None and name in sample.masks else np.zeros(0)
-        variance = float(in_slice.var()) if len(in_slice) else None
         gains, share = np.concatenate([in_slice, sampled]), reaches * len(in_slice) / len(in_holdout)
-        fewest = max(0, limits.min_critical_clusters - len(gains))
-        parts.append(OpenPart(name, slice_target(limits), gains, variance, share, fewest))
+        fewest = max(0, limits.min_slice_clusters - len(gains))
+        parts.append(OpenPart(name, slice_target(limits), gains, in_slice, share, fewest))
     return parts
 
 
@@ -169,20 +168,33 @@ def needs_of(part: OpenPart, disagreements: Mask, start: int) -> list[Need]:
         start: how many of them the decision has counted already.
     """
     rate = float(disagreements.mean())
+    fewest = max(part.fewest, math.ceil(FEWEST_SHARE * len(part.gains)))
     gains = [(gain, False) for gain in part.target.gains]
     if len(part.gains) and (observed := float(part.gains.mean())) > part.target.border:
         gains.append((observed, True))
     needs = []
     for gain, is_observed in gains:
-        prompts = max(part.fewest, more_prompts(part.gains, gain, rate, part.target))
+        # d of one pair a prompt is 0 or as good as 1: its variance is the share of disagreements, and larger than that
+        # of a holdout that averages several pairs a prompt.
+        more = _more(part, gain, math.sqrt(rate))
+        if more is None:
+            continue
+        prompts = max(fewest, more)
         at_hand = disagreements[start : start + prompts]
         labels = int(at_hand.sum()) + math.ceil((prompts - len(at_hand)) * rate)
-        otherwise = None
-        if part.share and part.variance is not None:
-            in_holdout = max(part.fewest, more_prompts(part.gains, gain, part.variance, part.target))
-            otherwise = math.ceil(in_holdout / part.share)
+        in_holdout = _more(part, gain, float(part.in_holdout.std())) if len(part.in_holdout) and part.share else None
+        otherwise = None if in_holdout is None else math.ceil(max(fewest, in_holdout) / part.share)
         needs.append(Need(part.name, gain, is_observed, prompts, labels, otherwise))
     return needs
+
+
+def _more(part: OpenPart, gain: float, deviation: float) -> int | None:
+    """How many more prompts with this true gain and deviation close a part in four of five cases; None: no number."""
+    seen, border = part.gains, part.target.border
+    mean, spread = (float(seen.mean()), float(seen.std())) if len(seen) else (border, 0.0)
+    return statistics.more_clusters(
+        len(seen), mean - border, spread, gain - border, alpha=part.target.alpha, new_deviation=deviation
+    )
 
 
 def wanted_prompts(part: str, needs: Sequence[Need], limits: Gates) -> int:
@@ -196,40 +208,3 @@ def wanted_prompts(part: str, needs: Sequence[Need], limits: Gates) -> int:
         mine = [need for need in mine if need.gain >= limits.smallest_effect]
         mine.sort(key=lambda need: not need.observed)
     return mine[0].prompts if mine else 0
-
-
-def more_prompts(gains: Floats, gain: float, variance: float, target: Target) -> int:
-    """How many more prompts let the bound pass with probability POWER, given what was seen; 0 if it does already.
-
-    After m more prompts with mean `gain` and this variance it passes with probability POWER where
-
-        S + m gain - border (n + m) - z_alpha sqrt(Q + m variance) > z_power sqrt(m variance)
-
-    with n, S and Q the number, the sum and the squares about the mean of the differences so far. The left side minus
-    the right one is convex in m, so from below zero it crosses zero once.
-
-    Args:
-        gains: differences of credits so far, one per cluster.
-
-    Raises:
-        ValueError: the assumed gain isn't above the border: no number would do.
-    """
-    if gain <= target.border:
-        raise ValueError(f"a true gain of {gain:g} never shows to be above {target.border:g}")
-    count, total = len(gains), float(gains.sum())
-    squares = float(np.square(gains - gains.mean()).sum()) if count else 0.0
-    quantile, power = float(stats.norm.isf(target.alpha)), float(stats.norm.ppf(POWER))
-
-    def passes(more: int) -> bool:
-        room = total + more * gain - target.border * (count + more)
-        return room - quantile * math.sqrt(squares + more * variance) > power * math.sqrt(more * variance)
-
-    if count and passes(0):
-        return 0
-    low, high = 0, 1
-    while not passes(high) and high < MOST:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if passes(middle) else (middle, high)
-    return high
