@@ -158,10 +158,8 @@ def decide(
 
 
 def outcome(decision: Decision) -> tuple[Verdict, dict[str, str]]:
-    """Verdict and statuses. Calibration has tests of its own, with the temperature's limits."""
-    found = {check.name: check.status for check in decision.checks}
-    found.pop("calibration")
-    return decision.verdict, found
+    """Verdict and statuses."""
+    return decision.verdict, {check.name: check.status for check in decision.checks}
 
 
 def half_right(group: Group, place: int) -> float:
@@ -302,7 +300,9 @@ def promoted(families: Callable[[int, int], str], draws: int = 250) -> float:
     passed = 0
     for _ in range(draws):
         right = np.repeat(rng.random((PROMPTS, 2)) < 0.72, COPIES, axis=0)
-        first, second = (Pairs(names, np.where(right[:, k], 1.0, -1.0), np.ones(len(names)), 1.0) for k in (0, 1))
+        first, second = (
+            Pairs(names, np.where(right[:, k], 1.0, -1.0), np.ones(len(names)), CalibrationMap(1.0)) for k in (0, 1)
+        )
         passed += gates.champion(first, second, FEW).status == "pass"
     return passed / draws
 

@@ -11,18 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.worlds.asked import AskedWorld
-from tests.worlds.graded import SETTINGS, SIZES, make_artifact
-from tests.worlds.sealed import make_tiny_artifact, make_tiny_groups
+from tests.worlds.graded import make_artifact
 from touchstone.errors import GateError
 from touchstone.gate import holdout_ledger, judge
-from touchstone.gate.case import Champion
 from touchstone.gate.checks import Verdict
-from touchstone.gate.labels import ask, take
-from touchstone.gate.labels.ask import Request, Wanted
+from touchstone.gate.labels.ask import Request
 from touchstone.gate.labels.plan import read_plan
 from touchstone.gate.labels.sample import WHOLE
 from touchstone.gate.record import load_decision
-from touchstone.groups import read_parquet, to_line, write_parquet
+from touchstone.groups import read_parquet
 from touchstone.model import card as cards
 from touchstone.runtime.files import digest_folder
 
@@ -298,26 +295,3 @@ def test_models_that_agree_on_all_of_a_pool_have_nothing_to_ask(world: AskedWorl
     world.noise = {"artifact": 0.0, "champion": 0.0}
     with pytest.raises(GateError, match=r"order every pair of pool\.jsonl alike"):
         world.ask(pool_of(world))
-
-
-@pytest.mark.slow
-def test_real_artifacts_score_a_pool_in_fresh_processes(tmp_path: Path) -> None:
-    for number, name in enumerate(SIZES):
-        groups = make_tiny_groups(20, seed=101) if name == "calibration" else make_tiny_groups(24, seed=number)
-        write_parquet(tmp_path / "build" / "splits" / f"{name}.parquet", groups)
-    make_tiny_artifact(tmp_path / "build" / "artifact", seed=1)
-    champion = Champion("1", make_tiny_artifact(tmp_path / "champion", seed=2), None)
-    options = {"build": tmp_path / "build", "state": tmp_path / "runs", "settings": SETTINGS, "champion": champion}
-    assert judge.judge(output=tmp_path / "decision", who="ada", **options).verdict is Verdict.INCONCLUSIVE
-
-    pool = tmp_path / "pool.jsonl"
-    pool.write_text("".join(to_line(group) for group in make_tiny_groups(40, seed=77)))
-    request = ask.ask(pool=pool, wanted=Wanted(labels=4, random=3), **options)
-    assert request.plan.parts[WHOLE].disagreements >= 4
-    sheet = rows(request.folder / "ask.csv")
-    answers = tmp_path / "answers.jsonl"
-    answers.write_text("".join(json.dumps({"id": row["id"], "answer": "first"}) + "\n" for row in sheet))
-    take.take(tmp_path / "runs" / "labels", [answers])
-    decision = judge.judge(output=tmp_path / "decision", who="ada", **options)
-    assert "asked" in {check.name for check in decision.checks}
-    assert judge.recompute(decision.path) == (list(decision.checks), decision.verdict)

@@ -136,7 +136,16 @@ def command(artifact: Path, groups: list[Group], folder: Path, *options: str) ->
 @pytest.mark.slow
 def test_a_fresh_process_gives_the_same_scores(artifact: Path, scorer: Scorer, tmp_path: Path) -> None:
     found = command(artifact, GROUPS, tmp_path, "--batching", "8", "--reverse")
-    assert np.abs(flat(found) - flat(rescore(scorer, GROUPS))).max() <= tolerance("fp32", 1.0)
+    assert np.abs(flat(found) - flat(rescore(scorer, GROUPS))).max() <= tolerance("fp32", 1.0, 0.0)
+
+
+def test_rewards_far_off_zero_and_close_together_are_the_same_within_the_steps_of_fp32() -> None:
+    near = np.float32(-3.62225)
+    far = np.nextafter(np.nextafter(near, np.float32(0)), np.float32(0))
+    limit = tolerance("fp32", 1e-3, 3.62225)
+    assert abs(float(far) - float(near)) <= limit < 1e-5
+    assert tolerance("fp32", 1.0, 3.6) == 1e-4
+    assert tolerance("bf16", 1.0, 3.6) == 0.02
 
 
 def test_a_folder_that_is_no_artifact_gives_no_scores(tmp_path: Path) -> None:

@@ -129,6 +129,8 @@ def cross_fit(build: Path, settings: Settings, work: Path, folds: int = FOLDS) -
 
         # Train and score what is missing, then read all folds back.
         missing = [fold for fold in range(folds) if not _finished(folder, fold).exists()]
+        for fold in set(range(folds)) - set(missing):
+            shutil.rmtree(_training(folder, fold), ignore_errors=True)  # stopped between keeping the one and this
         for fold in progress(missing, "cross-fit", folds, done=folds - len(missing)):
             _fit(build, settings, divided[fold], families, folder, fold)
         results = [_read(_finished(folder, fold), parts) for fold, parts in enumerate(divided)]
@@ -261,6 +263,11 @@ def _finished(folder: Path, fold: int) -> Path:
     return folder / f"fold-{fold + 1}"
 
 
+def _training(folder: Path, fold: int) -> Path:
+    """Where a fold is trained; a finished one needs it no more."""
+    return folder / f"training-{fold + 1}"
+
+
 def _pairs_by_family(groups: Sequence[Group], families: Families) -> Counter[str]:
     sizes: Counter[str] = Counter()
     for group in groups:
@@ -280,7 +287,7 @@ def _fit(build: Path, settings: Settings, parts: Parts, families: Families, fold
 
     A training that was killed goes on from its checkpoint.
     """
-    place = folder / f"training-{fold + 1}"
+    place = _training(folder, fold)
     names = ["train", "calibration", *(["validation"] if parts.validation else [])]
     for name in names:
         write_parquet(_set(place / "build", name), getattr(parts, name))

@@ -410,7 +410,7 @@ def _compare_with_own_code(files: Path, staged: Path, model: str) -> None:
         raise ModelError(f"the code of {model} can't be run here: {_first_line(error)}") from error
     network.train(False)
     rewards = [raw_scores(plain, [(prompt, [completion])])[0][0].reward for _, prompt, completion in FIXED_TEXTS]
-    limit = tolerance("fp32", pstdev(rewards))
+    limit = tolerance("fp32", pstdev(rewards), max(map(abs, rewards)))
     for (kind, prompt, completion), ours in zip(FIXED_TEXTS, rewards, strict=True):
         encoded = encode(plain.tokenizer, plain.rule, prompt, [completion])
         ids = torch.tensor([encoded.prompt(0) + encoded.completion_ids[0]])

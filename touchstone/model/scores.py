@@ -26,6 +26,9 @@ FP32_TOLERANCE = 1e-4
 BF16_TOLERANCE = 0.02
 """In standard deviations of the rewards: a reward's unit is nobody's choice, and means nothing."""
 
+FP32_STEPS = 4
+"""Steps of fp32 by which sums in another order may end apart; they count for rewards far off 0, close together."""
+
 SCORE_SCHEMA = pa.schema(
     [
         ("group_id", pa.string()),
@@ -89,15 +92,18 @@ def centered(score: RawScore, centering: Centering) -> Score:
     )
 
 
-def tolerance(precision: str, spread: float, *, fp32: float = FP32_TOLERANCE, bf16: float = BF16_TOLERANCE) -> float:
+def tolerance(
+    precision: str, spread: float, size: float, *, fp32: float = FP32_TOLERANCE, bf16: float = BF16_TOLERANCE
+) -> float:
     """Largest absolute difference of raw rewards that counts as the same score.
 
     Args:
         precision: fp32 or bf16, from the artifact's card.
         spread: standard deviation of the rewards.
+        size: the largest absolute reward that is compared: fp32 can't tell apart what lies closer than its own steps.
         fp32, bf16: the limits, as shares of the spread.
     """
-    return (fp32 if precision == "fp32" else bf16) * spread
+    return max((fp32 if precision == "fp32" else bf16) * spread, FP32_STEPS * 2.0**-23 * size)
 
 
 def write_scores(path: Path, groups: Sequence[Group], scores: Sequence[Sequence[RawScore]], artifact: str) -> None:

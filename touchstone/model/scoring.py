@@ -155,7 +155,8 @@ class Scorer:
             ArtifactError: names the first text whose reward, length or truncation differs.
         """
         centering = self.card.centering
-        limit = tolerance(centering.score_dtype, centering.sd)
+        size = max(abs(vector.reward) for vector in self.card.self_test)
+        limit = tolerance(centering.score_dtype, centering.sd, size)
         scores = self.raw([(vector.messages(), [vector.completion]) for vector in self.card.self_test])
         for number, (vector, (score,)) in enumerate(zip(self.card.self_test, scores, strict=True), start=1):
             # Written so that a NaN fails.

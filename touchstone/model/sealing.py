@@ -139,7 +139,7 @@ def _check_stock(model: RewardModel, card: Card) -> None:
         ids = torch.tensor([encoded.prompt_ids + encoded.completion_ids[0]], device=model.device)
         with torch.inference_mode():
             stock = float(model.network(input_ids=ids, attention_mask=torch.ones_like(ids)).logits)
-        if abs(stock - own) > tolerance("fp32", card.centering.sd):
+        if abs(stock - own) > tolerance("fp32", card.centering.sd, abs(own)):
             raise ArtifactError(
                 f"{type(model.network).__name__} as transformers runs it gives {stock:.6g} for the text "
                 f"'{vector.kind}', and our scoring rule {own:.6g}; its pooling is another one"

@@ -76,9 +76,10 @@ def integrity(
     return Check("integrity", status, reason, float(broken), None, 0.0, len(rewards), details=details)
 
 
-def _tolerance(precision: str, spread: float, limits: Gates) -> float:
+def _tolerance(precision: str, spread: float, rewards: Floats, limits: Gates) -> float:
     """How far a score may move when nothing but batching changes."""
-    return tolerance(precision, spread, fp32=limits.reload_tolerance, bf16=limits.reload_tolerance_bf16)
+    size = float(np.abs(rewards).max())
+    return tolerance(precision, spread, size, fp32=limits.reload_tolerance, bf16=limits.reload_tolerance_bf16)
 
 
 def reload(reference: Floats, again: Mapping[str, Floats], precision: str, spread: float, limits: Gates) -> Check:
@@ -101,7 +102,7 @@ def reload(reference: Floats, again: Mapping[str, Floats], precision: str, sprea
         gaps = reference[:, None] - reference[None, :]
         clear = np.abs(gaps) > limits.sign_gap_bf16 * spread
         flips += int((clear & (np.sign(gaps) != np.sign(rewards[:, None] - rewards[None, :]))).sum()) // 2
-    limit = _tolerance(precision, spread, limits)
+    limit = _tolerance(precision, spread, reference, limits)
     worst = max(moves, key=lambda way: moves[way])
     passed = moves[worst] <= limit and (precision == "fp32" or flips == 0)
     reason = f"Scored again in fresh processes ({', '.join(again)}), no score moved by more than {moves[worst]:.2g}."
@@ -253,7 +254,7 @@ def serving_parity(
     centred = np.asarray([[o.centered, s.centered] for o, s in zip(offline, served, strict=True)], dtype=np.float64)
     if not (np.isfinite(ours).all() and np.isfinite(theirs).all() and np.isfinite(centred).all()):
         raise ValueError("a golden text has a score that is not finite")
-    limit = _tolerance(precision, spread, limits)
+    limit = _tolerance(precision, spread, ours, limits)
     worst = float(np.abs(ours - theirs).max())
     shift = float(abs(centred[:, 1].mean() - centred[:, 0].mean()))
     gaps = ours[:, None] - ours[None, :]
