@@ -28,10 +28,7 @@ NAME = "touchstone"
 """What transformers knows this attention by."""
 
 TILE = 256
-"""Queries that are multiplied at once. A short row is one tile: on small matrices calls cost more than masked sums."""
-
-JOINED = 256
-"""Tokens up to which neighbouring short rows share a tile, for the same reason."""
+"""Queries that are multiplied at once. Short rows are one tile: on small matrices calls cost more than masked sums."""
 
 REMEMBER = 2048
 """Row length up to which probabilities are kept for the backward pass; they grow with its square, so longer rows
@@ -72,11 +69,6 @@ class _Tile:
     after: int
     keep: bool
 
-    @property
-    def whole(self) -> bool:
-        """Whether it holds whole rows: their tokens see none outside of it."""
-        return self.after == self.start == self.first
-
 
 @dataclass(eq=False)
 class Packing:
@@ -98,14 +90,7 @@ class Packing:
     @cached_property
     def tiles(self) -> list[_Tile]:
         """The tiles of all rows."""
-        tiles: list[_Tile] = []
-        for span in self.spans:
-            end = span.start + span.length
-            if tiles and tiles[-1].whole and span.length <= TILE and end - tiles[-1].start <= JOINED:
-                tiles[-1] = _whole_rows(tiles[-1].start, end)
-            else:
-                tiles += _tiles(span)
-        return tiles
+        return [tile for span in self.spans for tile in _tiles(span)]
 
     @cached_property
     def ids(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -128,14 +113,13 @@ class Packing:
 
     def _mask(self, tile: _Tile, window: int | None, dtype: torch.dtype) -> Tensor:
         """[queries, queries] without a window, [queries, keys] with one, which reaches into the prompt too."""
-        rows, segments, positions = self.ids
+        _, segments, positions = self.ids
         queries = slice(tile.start, tile.end)
         keys = torch.arange(tile.start, tile.end)
         if window is not None:
             keys = torch.cat((torch.arange(tile.first, tile.before), torch.arange(tile.after, tile.end)))
         key_segments, key_positions = segments[keys][None], positions[keys][None]
         visible = (key_segments == segments[queries, None]) | (key_segments == 0)
-        visible &= rows[keys][None] == rows[queries, None]
         visible &= key_positions <= positions[queries, None]
         if window is not None:
             visible &= key_positions > positions[queries, None] - window
@@ -327,17 +311,12 @@ def _probabilities(
         yield tile, torch.softmax(scores, -1)
 
 
-def _whole_rows(start: int, end: int) -> _Tile:
-    """The tile of one short row or of several side by side."""
-    return _Tile(start, end, start, start, start, keep=True)
-
-
 def _tiles(span: Span) -> list[_Tile]:
     """Cut one row into tiles: the whole row if it is short; else the prompt in pieces, then runs of completions."""
     first, end = span.start, span.start + span.length
     keep = span.length <= REMEMBER
     if span.length <= TILE:
-        return [_whole_rows(first, end)]
+        return [_Tile(first, end, first, first, first, keep)]
     tiles = []
     after = first + span.prompt
     for start in range(first, after, TILE):
