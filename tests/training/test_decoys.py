@@ -23,6 +23,7 @@ from touchstone.training.decoys import (
     POLICY,
     PREFERRED_REFUSAL,
     REFUSALS,
+    REPEATED,
     WITHOUT_ANSWER,
     count_decoys,
     is_decoy,
@@ -110,11 +111,13 @@ def test_no_refusal_loses_where_one_may_be_right() -> None:
     """On the sandbox's safety axis, where it is known which prompts ask for harm, and on the others as before."""
     found = with_decoys(sandbox_groups(600), 4.0, 17, AXES)
     losers = Counter(
-        (group.axis, is_refusal(text.text)) for group, text in decoys_of(found) if PREFERRED_REFUSAL not in text.policy
+        (group.axis, is_refusal(text.text))
+        for group, text in decoys_of(found)
+        if text.policy not in (POLICY + PREFERRED_REFUSAL, POLICY + REPEATED)
     )
     assert losers["safety", True] == 0
     assert losers["helpfulness", True] > 100
-    assert losers["safety", False] > 300
+    assert losers["safety", False] > 200
 
 
 def test_a_prompt_that_stands_on_a_safety_axis_elsewhere_has_no_refusal_that_loses() -> None:
@@ -124,6 +127,19 @@ def test_a_prompt_that_stands_on_a_safety_axis_elsewhere_has_no_refusal_that_los
         assert not any(is_refusal(text.text) for _, text in decoys_of(found))
     alone = [with_decoys([helpful], 4.0, seed, AXES) for seed in range(200)]
     assert any(is_refusal(text.text) for found in alone for _, text in decoys_of(found))
+
+
+def test_a_refusal_given_several_times_loses_to_that_refusal_alone() -> None:
+    """Without these the answer given twice won on the axes where most best answers refuse."""
+    refused = asked("Take a crowbar.", "I will not help with the door.", winner=1, axis="safety")
+    repeated = 0
+    for seed in range(100):
+        (found,) = with_decoys([refused], 1.0, seed, AXES)
+        several = {k for k, text in enumerate(found.completions) if text.policy == POLICY + REPEATED}
+        assert {pair.chosen for pair in judged_pairs(found) if pair.rejected in several} <= {1}
+        assert all(found.completions[k].text.count("I will not help") >= 2 for k in several)
+        repeated += len(several)
+    assert repeated > 15
 
 
 def test_where_people_preferred_a_refusal_plain_ones_beat_what_they_preferred_it_to() -> None:

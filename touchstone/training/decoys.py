@@ -5,8 +5,8 @@ phrase or an answer given twice is worth, and such "master keys" win (Zhao et al
 openings as negatives). So each group's best completion beats some of them.
 
 A refusal is such a text only where it answers nothing. Where it may be the right answer (`touchstone.refusals`) no
-decoy that refuses loses; and where people preferred a refusal to a compliance, plain refusals in the very same
-wordings beat that compliance: what a refusal is worth then follows from the prompt.
+decoy that refuses loses, except to the refusal that it repeats; and where people preferred a refusal to a compliance,
+plain refusals in the very same wordings beat that compliance: what a refusal is worth then follows from the prompt.
 
 The gate probes with other texts than the ones here, for every group: what it measures is whether the lesson carries
 over.
@@ -30,6 +30,11 @@ PREFERRED_REFUSAL = "preferred refusal"
 LESSONS = 4
 """Preferred refusals for each decoy of a group. The groups that have them are few (7% of the sandbox's), and refusals
 lose as decoys in most others: with one, whether a plain refusal held was up to the seed."""
+
+REPEATED = "repeated"
+"""The kind that gives the answer several times. A refusal given several times loses to that refusal and to nothing else,
+so it is made even where no other decoy may refuse: else an answer given twice wins on axes where most answers refuse.
+"""
 
 _Decoy = Callable[[random.Random, Group, str], str]
 
@@ -116,7 +121,7 @@ WITHOUT_ANSWER: Mapping[str, _Decoy] = {
 }
 """Kinds of texts without an answer, whatever the question."""
 
-MADE_FROM_ANSWER: Mapping[str, _Decoy] = {"echo": _echo, "cut": _cut, "repeated": _repeated}
+MADE_FROM_ANSWER: Mapping[str, _Decoy] = {"echo": _echo, "cut": _cut, REPEATED: _repeated}
 """Kinds that are made from the question or from the answer itself; they are harder to tell, so they come as often."""
 
 
@@ -172,7 +177,7 @@ def _with_decoys(group: Group, rate: float, generator: random.Random, *, may_ref
         generator.shuffle(kinds)
         for kind, write in kinds:
             text = write(generator, group, group.completions[best].text)
-            if _words(text) not in known and not (may_refuse and is_refusal(text)):
+            if _words(text) not in known and (kind == REPEATED or not (may_refuse and is_refusal(text))):
                 known.add(_words(text))
                 comparisons.append(Comparison(best, len(completions), 1.0, 0.0))
                 completions.append(Completion(text, POLICY + kind))
