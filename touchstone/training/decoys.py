@@ -32,9 +32,8 @@ LESSONS = 4
 lose as decoys in most others: with one, whether a plain refusal held was up to the seed."""
 
 REPEATED = "repeated"
-"""The kind that gives the answer several times. A refusal given several times loses to that refusal and to nothing else,
-so it is made even where no other decoy may refuse: else an answer given twice wins on axes where most answers refuse.
-"""
+"""The kind that gives the answer several times. A refusal given several times loses to that refusal and to nothing
+else, so it is made even where no other decoy may refuse: else an answer given twice wins where most answers refuse."""
 
 _Decoy = Callable[[random.Random, Group, str], str]
 
