@@ -22,8 +22,9 @@ from touchstone.runtime.progress import progress
 
 log = logging.getLogger(__name__)
 
-TOKEN_BUDGET = 16_384
-"""Tokens of a batch, padding included, where the caller names no other."""
+TOKENS_ON_CPU, TOKENS_ON_GPU = 4_096, 16_384
+"""Tokens of a batch, padding included, where the caller names no other. Large batches keep a GPU busy; on a CPU they
+leave its caches: the sandbox's model scores 4,096 at a time a fifth faster than 16,384, in 180 MB less."""
 
 EVERY = slice(None)
 """All batches."""
@@ -33,14 +34,14 @@ def raw_scores(
     model: RewardModel,
     items: Sequence[Item],
     *,
-    token_budget: int = TOKEN_BUDGET,
+    token_budget: int | None = None,
     precision: Precision = "fp32",
     description: str | None = None,
 ) -> list[list[RawScore]]:
     """Score every completion of every item, in their order; a reward that isn't finite is returned as it is.
 
     Args:
-        token_budget: most tokens of a batch, padding included.
+        token_budget: most tokens of a batch, padding included; None: what suits the device.
         description: show a progress bar with these words.
 
     Raises:
@@ -54,7 +55,7 @@ def raw_scores_encoded(
     model: RewardModel,
     encoded: Sequence[EncodedGroup],
     *,
-    token_budget: int = TOKEN_BUDGET,
+    token_budget: int | None = None,
     precision: Precision = "fp32",
     share: slice = EVERY,
     description: str | None = None,
@@ -65,6 +66,8 @@ def raw_scores_encoded(
         share: which of the batches are computed; texts in the others get NaN. A batch doesn't know of the others, so
             processes that divide them give the very rewards that one would.
     """
+    if token_budget is None:
+        token_budget = TOKENS_ON_CPU if model.device.type == "cpu" else TOKENS_ON_GPU
     batches = make_batches(encoded, token_budget, shared=shares_prompt(model))[share]
     return _run(model, encoded, batches, precision, description)
 
@@ -113,17 +116,17 @@ class Scorer:
     Attributes:
         card: its `reward.json`.
         model: network, tokenizer and scoring rule.
-        token_budget: most tokens of a batch.
+        token_budget: most tokens of a batch; None: what suits the device.
     """
 
-    def __init__(self, model: RewardModel, card: Card, token_budget: int = TOKEN_BUDGET) -> None:
+    def __init__(self, model: RewardModel, card: Card, token_budget: int | None = None) -> None:
         """Unchecked; `load` is the way in."""
         self.model = model
         self.card = card
         self.token_budget = token_budget
 
     @classmethod
-    def load(cls, folder: Path, *, threads: int | None = None, token_budget: int = TOKEN_BUDGET) -> Self:
+    def load(cls, folder: Path, *, threads: int | None = None, token_budget: int | None = None) -> Self:
         """Verify every digest, load the model (onto a GPU where there is one) and compute the self-test again.
 
         Args:

@@ -31,7 +31,7 @@ from touchstone.model.layout import Precision
 from touchstone.model.network import RewardModel, load_reward_model
 from touchstone.model.processor import prepare
 from touchstone.model.scores import RawScore, as_item, tolerance
-from touchstone.model.scoring import TOKEN_BUDGET, Scorer, raw_scores, to_device
+from touchstone.model.scoring import Scorer, raw_scores, to_device
 from touchstone.model.templating import encode
 from touchstone.runtime.files import digest_folder, write_folder
 from touchstone.runtime.stage import run_stage
@@ -79,7 +79,6 @@ def seal(
     precision: Precision,
     self_test_vectors: int,
     seeds: dict[str, int],
-    token_budget: int = TOKEN_BUDGET,
     folder: Path,
 ) -> str:
     """Seal a checkpoint: copy it, fit its map on `calibration`, centre on `reference`, digest all, load it again.
@@ -105,7 +104,7 @@ def seal(
         model = load_reward_model(aside)
         to_device(model)
         scored = [
-            _score(model, groups, name, token_budget, precision)
+            _score(model, groups, name, precision)
             for name, groups in (("calibration", calibration), ("reference", reference))
         ]
         sealed = Card(
@@ -114,14 +113,14 @@ def seal(
             centering=_centering(reference, scored[1], precision),
             calibration=_calibration(calibration, scored[0]),
             seeds=seeds,
-            self_test=_self_test(model, reference, scored[1], self_test_vectors, token_budget, precision),
+            self_test=_self_test(model, reference, scored[1], self_test_vectors, precision),
             files=digest_folder(aside),
         )
         cards.write(sealed, aside)
         if model.rule.pooling == "last":
             _check_stock(model, sealed)
         # What is renamed into place has been read back from the disk and has passed its own self-test.
-        card.append(Scorer.load(aside, token_budget=token_budget).card)
+        card.append(Scorer.load(aside).card)
 
     write_folder(folder, fill)
     return card[0].digest
@@ -160,13 +159,10 @@ def _copy_checkpoint(source: Path, target: Path) -> None:
             shutil.copyfile(path, target / path.name)
 
 
-def _score(
-    model: RewardModel, groups: Sequence[Group], name: str, token_budget: int, precision: Precision
-) -> list[list[RawScore]]:
+def _score(model: RewardModel, groups: Sequence[Group], name: str, precision: Precision) -> list[list[RawScore]]:
     scores = raw_scores(
         model,
         [as_item(group) for group in groups],
-        token_budget=token_budget,
         precision=precision,
         description=f"score the {name} set",
     )
@@ -235,7 +231,6 @@ def _self_test(
     reference: Sequence[Group],
     scores: Sequence[Sequence[RawScore]],
     count: int,
-    token_budget: int,
     precision: Precision,
 ) -> list[SelfTest]:
     """Half fixed texts, the rest from the reference set; each scored alone, so that a loader's batch is a test too."""
@@ -243,7 +238,7 @@ def _self_test(
     texts = [*fixed, *_chosen_texts(reference, scores, count - len(fixed))]
     vectors = []
     for kind, prompt, completion in texts:
-        alone = raw_scores(model, [(prompt, [completion])], token_budget=token_budget, precision=precision)[0][0]
+        alone = raw_scores(model, [(prompt, [completion])], precision=precision)[0][0]
         vectors.append(
             SelfTest(
                 kind=kind,
