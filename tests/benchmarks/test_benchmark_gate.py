@@ -14,11 +14,11 @@ from tests.places import ROOT
 
 
 @pytest.mark.slow
-def test_twenty_releases_can_be_computed_again_and_no_byte_can_be_changed_unseen(tmp_path: Path) -> None:
-    found = releases.run(tmp_path, holdout=600, positions=5)
-    assert (len(found["verdicts"]), found["recomputed"], found["verified"]) == (20, 20, 20)
+def test_releases_can_be_computed_again_and_no_byte_can_be_changed_unseen(tmp_path: Path) -> None:
+    found = releases.run(tmp_path, holdout=600, count=10, positions=5)
+    assert (len(found["verdicts"]), found["recomputed"], found["verified"]) == (10, 10, 10)
     assert {"PROMOTE", "REJECT", "INCONCLUSIVE"} <= set(found["verdicts"])
-    assert found["tampering"]["changed"] > 1000
+    assert found["tampering"]["changed"] > 500
     assert found["tampering"]["missed"] == []
 
 
