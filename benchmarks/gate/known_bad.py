@@ -22,9 +22,6 @@ from touchstone.refusals import is_refusal
 from touchstone.settings import Settings
 
 HOLDOUT, TRAIN, CONFIRM = 3150, 1500, 1300
-INATTENTIVE = 0.05
-"""Largest calibration error that this world allows: up to 11% of an annotator's judgements are blind guesses, so that
-no temperature is right for near and far pairs at once. The gold reward itself reads 0.03 to 0.04."""
 LEAKED = 40
 """Training prompts that also stand in the leaked holdout."""
 GOOD, CHAMPION = 0.8, 3.0
@@ -162,8 +159,8 @@ def judge_one(
 
 
 def defaults(holdout: int = HOLDOUT, **gates: object) -> Settings:
-    """The world's settings: the default thresholds but for INATTENTIVE."""
-    return configure(holdout, train=TRAIN, confirm=CONFIRM, max_calibration_error=INATTENTIVE, **gates)
+    """The world's settings, with the default thresholds."""
+    return configure(holdout, train=TRAIN, confirm=CONFIRM, **gates)
 
 
 def run(folder: Path, settings: Settings | None = None, only: Sequence[str] = ()) -> dict[str, Any]:

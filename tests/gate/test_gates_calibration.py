@@ -61,7 +61,28 @@ def test_calibration_allows_what_a_calibrated_model_reads_at_this_size() -> None
     assert all(check.threshold > 0.055 for check in found)
     assert sum(check.status == "pass" for check in found) >= 18
     large = gates.calibration(good(clusters=6000), LIMITS)
-    assert large.threshold == 0.03
+    assert 0.03 < large.threshold < 0.045
+
+
+@pytest.mark.parametrize("size", [1_000, 4_000])
+def test_an_error_within_the_limit_is_rarely_rejected_and_one_far_beyond_it_nearly_always(size: int) -> None:
+    """Compared with what a perfect model reads, models with an error of 0.02 were rejected in 5 to 20%."""
+
+    def rejected(error: float) -> float:
+        found = []
+        for seed in range(60):
+            rng = np.random.default_rng([size, seed])
+            gaps = np.abs(rng.normal(0, 1.5, size))
+            confidence = statistics.probability(gaps, CalibrationMap(1.0))
+            bins = np.searchsorted(np.quantile(confidence, np.arange(1, 15) / 15), confidence)
+            right = rng.random(size) < np.clip(confidence + error * np.where(bins % 2, 1, -1), 0.0, 1.0)
+            rows = np.where(right, gaps, -gaps)
+            check = gates.calibration(Pairs(np.arange(size), rows, np.ones(size), CalibrationMap(1.0)), LIMITS)
+            found.append(check.status == "fail")
+        return float(np.mean(found))
+
+    assert rejected(0.02) <= 0.05
+    assert rejected(0.10) >= 0.9
 
 
 @pytest.mark.parametrize(
@@ -186,5 +207,6 @@ def test_the_sandbox_s_known_reward_is_calibrated_at_the_default_limits(flips: f
     sets = gold_sets(17, 1_000, 4_000, label_noise=flips)
     assert reject_gold_before(*sets, seed=17) or not flips
     check = judge_gold(*sets, LIMITS)
-    assert (check.status, check.threshold) == ("pass", 0.03)
+    assert check.status == "pass"
+    assert check.value < 0.03
     assert check.details["noise_floor"] == pytest.approx(0.028 + 0.95 * flips, abs=0.03)

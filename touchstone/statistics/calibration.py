@@ -170,16 +170,21 @@ def calibration_null(
     calibration_map: CalibrationMap,
     map_error: MapError | None = None,
     *,
+    off_by: float = 0.0,
     bins: int = CALIBRATION_BINS,
     level: float = CALIBRATION_LEVEL,
 ) -> float:
-    """The quantile `level` of `calibration_error` if the map were right, but for its error.
+    """The quantile `level` of `calibration_error` if the map were right, but for its error; or off by a known amount.
 
     The sum of outcome minus confidence in each bin is then normal around zero. Its covariance between bins is that of
     the clusters' own sums (Liang and Zeger 1986), so that correlated pairs and shares of several votes count as what
     they are, plus what the error of the fitted map moves a bin by (delta method). The quantile is that of NULL_DRAWS
     draws of such sums. (Drawing outcomes from Bernoulli(kappa), Broecker and Smith 2007, takes pairs of one prompt for
     independent ones, and shares of votes for single votes.)
+
+    Args:
+        off_by: by how much every bin's confidence is truly wrong. What is read above the quantile shows a larger
+            error; reading the limit itself shows nothing, because chance adds to every bin.
     """
     sums = _sum_bins(differences, strengths, clusters, calibration_map, bins)
     count = len(sums.residuals)
@@ -189,7 +194,8 @@ def calibration_null(
     values, vectors = np.linalg.eigh(spreads)
     roots = vectors * np.sqrt(np.clip(values, 0.0, None))
     drawn = np.random.default_rng(NULL_SEED).standard_normal((NULL_DRAWS, len(values))) @ roots.T
-    return float(np.quantile(np.abs(drawn).sum(axis=1) / sums.pairs.sum(), level))
+    shifted = np.abs(drawn + off_by * sums.pairs.sum(axis=0)).sum(axis=1)
+    return float(np.quantile(shifted / sums.pairs.sum(), level))
 
 
 def _sum_bins(

@@ -108,10 +108,10 @@ def calibration(pairs: Pairs, limits: Gates) -> Check:
     """Whether 80% means 80%.
 
     The confidence form: kappa = P(|D|) by the model's map against the share of judgements for the model's side,
-    labelled ties included, which is what the map was fitted to. Fails only where the pairs show that the map is wrong:
-    where the error of 15 equal-mass bins lies above the limit and above what a calibrated model reads on such pairs
-    (`statistics.calibration_null`), or where all slopes in the interval lie outside their limits
-    (`statistics.calibration_slope`). Undecided where the slope lies outside its limits and the interval doesn't hold
+    labelled ties included, which is what the map was fitted to. Fails only where the pairs show that the map is wrong
+    by more than is allowed: where the error of 15 equal-mass bins lies above what a model reads on such pairs whose
+    probabilities are off by the limit (`statistics.calibration_null`), or where all slopes in the interval lie outside
+    their limits (`statistics.calibration_slope`). Undecided where the slope lies outside its limits and the interval doesn't hold
     1: something is wrong, and it isn't known how much.
 
     Returns:
@@ -130,7 +130,14 @@ def calibration(pairs: Pairs, limits: Gates) -> Check:
     found = statistics.assess_calibration(pairs.differences, pairs.strengths, pairs.clusters, fitted, pairs.map_error)
     slope, interval = found.slope
     spread = statistics.spread(pairs.differences, pairs.clusters)
-    threshold = max(limits.max_calibration_error, found.null)
+    threshold = statistics.calibration_null(
+        pairs.differences,
+        pairs.strengths,
+        pairs.clusters,
+        fitted,
+        pairs.map_error,
+        off_by=limits.max_calibration_error,
+    )
     details = _calibration_details(pairs, found, spread, float(losses.mean()))
 
     # Decide.
@@ -139,8 +146,8 @@ def calibration(pairs: Pairs, limits: Gates) -> Check:
     refuted = not interval.low <= 1 <= interval.high
     sure = "too sure" if slope < 1 else "too modest"
     reason = (
-        f"The calibration error is {found.error:.3f} (at most {threshold:.3f}), the slope {slope:.2f} "
-        f"({_between(interval)})."
+        f"The calibration error reads {found.error:.3f} (above {threshold:.3f} it shows one above "
+        f"{limits.max_calibration_error:g}), the slope {slope:.2f} ({_between(interval)})."
     )
     status: Status = "pass"
     more: int | None = None
