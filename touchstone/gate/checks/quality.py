@@ -111,8 +111,8 @@ def calibration(pairs: Pairs, limits: Gates) -> Check:
     labelled ties included, which is what the map was fitted to. Fails only where the pairs show that the map is wrong
     by more than is allowed: where the error of 15 equal-mass bins lies above what a model reads on such pairs whose
     probabilities are off by the limit (`statistics.calibration_null`), or where all slopes in the interval lie outside
-    their limits (`statistics.calibration_slope`). Undecided where the slope lies outside its limits and the interval doesn't hold
-    1: something is wrong, and it isn't known how much.
+    their limits (`statistics.calibration_slope`). Undecided where the slope lies outside its limits and the interval
+    doesn't hold 1: something is wrong, and it isn't known how much.
 
     Returns:
         The check; its table holds one row per bin: confidence, accuracy, low and high (Wilson, 95%), count.
