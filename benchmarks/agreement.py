@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import tempfile
 import time
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.machine import hardware
 from touchstone import statistics as st
 from touchstone.data.sources import read_source
 from touchstone.data.splits import split_groups
@@ -153,7 +153,7 @@ def main() -> None:
         "holdout_pairs": len(clusters),
         "holdout_clusters": len(set(clusters)),
         "seconds": seconds,
-        "machine": platform.machine(),
+        "hardware": hardware(),
         "libraries": {name: version(name) for name in LIBRARIES},
     }
     arguments.out.mkdir(parents=True, exist_ok=True)

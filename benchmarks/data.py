@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -29,6 +28,7 @@ import numpy as np
 import polars as pl
 import psutil
 
+from benchmarks.machine import hardware
 from touchstone import settings
 from touchstone.data.importing import import_source
 from touchstone.runtime.progress import progress
@@ -208,7 +208,7 @@ def main() -> None:
             stages[stage] = {"seconds": round(seconds, 1), "gib": round(gib, 2)}
         found = judge(folder, planted, given.groups)
     record = {
-        "hardware": f"{os.cpu_count()} cores, {platform.machine()}",
+        "hardware": hardware(),
         "libraries": {library: version(library) for library in ("polars", "pyarrow", "great-expectations")},
         "groups": given.groups,
         "gigabytes": round(size / 1e9, 2),

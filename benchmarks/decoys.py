@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import tempfile
 import time
 from importlib.metadata import version
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.agreement import LIBRARIES, RESULTS, ROOT, SEED, credits, lay
+from benchmarks.machine import hardware
 from touchstone import statistics as st
 from touchstone.gate import probes
 from touchstone.groups import Group, judged_pairs, read_parquet
@@ -87,8 +87,9 @@ def main() -> None:
         }
         for rate in RATES
     }
-    machine = {"platform": platform.platform(), "libraries": {name: version(name) for name in LIBRARIES}}
-    record = {"means": means, "runs": rows, "prompts": PROMPTS, "machine": machine}
+    versions = {name: version(name) for name in LIBRARIES}
+    record = {"means": means, "runs": rows, "prompts": PROMPTS}
+    record |= {"hardware": hardware(), "versions": versions}
     (arguments.out / "decoys.json").write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     without, having = means["0"], means["1"]
     for name, share in without["probes"].items():

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import random
 import signal
 import sys
@@ -23,6 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.machine import hardware
 from touchstone.data.sources.sandbox import read
 from touchstone.groups import read_parquet, write_parquet
 from touchstone.model.base import build_base
@@ -176,8 +176,7 @@ def main() -> None:
         "checkpoint_steps": CHECKPOINT_STEPS,
         "checkpoints_kept": 1,
     }
-    hardware = {"cpu_count": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
-    whole = {**result, "summary": summary, "hardware": hardware, "versions": {n: version(n) for n in LIBRARIES}}
+    whole = {**result, "summary": summary, "hardware": hardware(), "versions": {n: version(n) for n in LIBRARIES}}
     arguments.result.parent.mkdir(exist_ok=True)
     arguments.result.write_text(json.dumps(whole, indent=2, sort_keys=True) + "\n")
     print(

@@ -21,7 +21,6 @@ import csv
 import json
 import math
 import os
-import platform
 import sys
 import tempfile
 import time
@@ -38,6 +37,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.gate.sandbox import ROOT, Rewards, World, configure, make_world, scoring, seal
+from benchmarks.machine import hardware
 from touchstone import statistics
 from touchstone.data.sources import sandbox
 from touchstone.gate import checks, judge
@@ -504,11 +504,7 @@ def main() -> None:
             print(
                 part, json.dumps({key: row[key] for key in row if key not in ("needs", "parts", "pool", "statuses")})
             )
-    whole["hardware"] = {
-        "cpu_count": os.cpu_count(),
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-    }
+    whole["hardware"] = hardware()
     whole["versions"] = {name: version(name) for name in LIBRARIES}
     arguments.result.parent.mkdir(parents=True, exist_ok=True)
     arguments.result.write_text(json.dumps(whole, indent=2, sort_keys=True) + "\n")

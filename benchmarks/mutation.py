@@ -17,7 +17,6 @@ import argparse
 import ast
 import json
 import os
-import platform
 import random
 import re
 import shutil
@@ -29,6 +28,8 @@ from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from benchmarks.machine import hardware
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "mutation.json"
@@ -154,8 +155,7 @@ def main() -> None:
         "seconds": round(seconds, 1),
         "seconds_per_mutant": round(seconds / len(drawn), 2),
     }
-    hardware = {"cpu_count": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
-    whole = {"survivors": survivors, "summary": summary, "hardware": hardware}
+    whole = {"survivors": survivors, "summary": summary, "hardware": hardware()}
     whole["versions"] = {name: version(name) for name in LIBRARIES}
     arguments.result.parent.mkdir(exist_ok=True)
     arguments.result.write_text(json.dumps(whole, indent=2, sort_keys=True) + "\n")

@@ -16,7 +16,6 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -30,6 +29,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+from benchmarks.machine import hardware
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -171,14 +172,6 @@ def medians(rows: Sequence[Mapping[str, Any]], side: str) -> dict[str, float]:
     return {name: round(statistics.median(values), 3) for name, values in figures.items()}
 
 
-def processor() -> str:
-    """The processor's name."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine()
-    )
-
-
 def main() -> None:
     """Measure, print the table, write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -200,7 +193,7 @@ def main() -> None:
         "runs": rows,
         "median": {side: medians(rows, side) for side in checkouts},
         "conditions": {"cores": options.cores or os.cpu_count(), "neighbour": options.neighbour},
-        "hardware": {"processor": processor(), "cpu_count": os.cpu_count(), "python": platform.python_version()},
+        "hardware": hardware(),
         "versions": {name: version(name) for name in LIBRARIES},
     }
     RESULTS.mkdir(exist_ok=True)

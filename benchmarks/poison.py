@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import sys
 import tempfile
 import time
@@ -21,6 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.machine import hardware
 from touchstone.data.audit import audit
 from touchstone.data.audit.alarms import KINDS
 from touchstone.data.sources import sandbox
@@ -94,8 +93,7 @@ def main() -> None:
         **{f"{part}_with_false_alarm": f"{false[part]}/{len(rows[part])}" for part in rows},
         "seconds": round(time.monotonic() - began, 1),
     }
-    hardware = {"cpu_count": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
-    whole = {**rows, "summary": summary, "hardware": hardware, "versions": {n: version(n) for n in LIBRARIES}}
+    whole = {**rows, "summary": summary, "hardware": hardware(), "versions": {n: version(n) for n in LIBRARIES}}
     arguments.result.parent.mkdir(exist_ok=True)
     arguments.result.write_text(json.dumps(whole, indent=2, sort_keys=True) + "\n")
     print(f"RESULT named={found}/{len(poisoned)} false={false['clean']}/{len(clean)} seconds={summary['seconds']}")

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import random
 import tempfile
 import time
@@ -28,6 +27,7 @@ import numpy as np
 
 from benchmarks.agreement import LIBRARIES, RESULTS, ROOT, SEED, lay
 from benchmarks.gate.sandbox import asks_for_harm
+from benchmarks.machine import hardware
 from touchstone.evaluation.baselines import baseline_differences
 from touchstone.evaluation.metrics import measure
 from touchstone.evaluation.rows import score_rows
@@ -256,8 +256,9 @@ def main() -> None:
                     flush=True,
                 )
     means = {kind: summary(rows) for kind, rows in runs.items()}
-    machine = {"platform": platform.platform(), "libraries": {name: version(name) for name in LIBRARIES}}
-    record = {"means": means, "runs": runs, "held_out_wordings": HELD_OUT, "machine": machine}
+    versions = {name: version(name) for name in LIBRARIES}
+    record = {"means": means, "runs": runs, "held_out_wordings": HELD_OUT}
+    record |= {"hardware": hardware(), "versions": versions}
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "refusals.json").write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     print(table(means, configure(arguments.groups, SEED).gates))

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import resource
 import shutil
 import tempfile
@@ -22,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.machine import hardware
 from touchstone import statistics as st
 from touchstone.data.importing import import_source
 from touchstone.data.splits import split_groups
@@ -181,7 +181,8 @@ def main() -> None:
         "cpu_seconds": {"candidate": between - began, "cross_fit": ended - between},
         "train": settings.train.method,
         "max_tokens": TOKENS,
-        "machine": f"{platform.machine()}, {arguments.threads} thread(s)",
+        "hardware": hardware(),
+        "threads": arguments.threads,
         "libraries": {name: version(name) for name in LIBRARIES},
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)

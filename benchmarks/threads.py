@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -22,7 +21,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pipeline import RESULTS, conditions, processor
+from benchmarks.machine import hardware
+from benchmarks.pipeline import RESULTS, conditions
 
 SCORED_TOKENS, TRAINED_TOKENS = 4096, 1024
 GROUPS = 600
@@ -127,11 +127,7 @@ def main() -> None:
     result = {
         "rows": rows,
         "repeats": options.repeats,
-        "hardware": {
-            "processor": processor(),
-            "cores": len(os.sched_getaffinity(0)),
-            "python": platform.python_version(),
-        },
+        "hardware": hardware(),
         "versions": {"torch": version("torch")},
     }
     options.result.write_text(json.dumps(result, indent=2, sort_keys=True) + "\n")

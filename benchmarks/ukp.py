@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import tempfile
 import time
 from collections.abc import Sequence
@@ -30,6 +29,8 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+
+from benchmarks.machine import hardware
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -232,7 +233,8 @@ def main() -> None:
         "folds": arguments.folds,
         "seconds": seconds,
         "train": settings.train.model_dump(mode="json"),
-        "machine": f"{platform.machine()}, {arguments.threads} threads",
+        "hardware": hardware(),
+        "threads": arguments.threads,
         "libraries": {name: version(name) for name in LIBRARIES},
     }
     arguments.out.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import sys
 import tempfile
 import time
@@ -33,6 +32,7 @@ from typing import Any, get_args
 from benchmarks.gate import cost, known_bad, releases, simulations
 from benchmarks.gate.picture import draw
 from benchmarks.gate.sandbox import ROOT
+from benchmarks.machine import hardware
 from touchstone.settings import compose
 from touchstone.settings.gates import Policy
 
@@ -226,7 +226,6 @@ def main() -> None:
     arguments = parser.parse_args()
     size = QUICK if arguments.quick else FULL
     whole: dict[str, Any] = json.loads(arguments.result.read_text()) if arguments.result.exists() else {}
-    hardware = {"cpu_count": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
     for part in arguments.part or PARTS:
         began = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="touchstone-gate-") as folder:
@@ -238,7 +237,7 @@ def main() -> None:
         print(words(whole["simulations"]))
     if "models" in whole.get("known_bad", {}):
         print(known_bad.table(whole["known_bad"]["models"]))
-    whole |= {"hardware": hardware, "versions": {name: version(name) for name in LIBRARIES}}
+    whole |= {"hardware": hardware(), "versions": {name: version(name) for name in LIBRARIES}}
     arguments.result.parent.mkdir(parents=True, exist_ok=True)
     arguments.result.write_text(json.dumps(whole, indent=2, sort_keys=True) + "\n")
     if "simulations" in whole:

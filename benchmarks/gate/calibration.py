@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -31,7 +30,7 @@ from scipy.stats import norm
 from threadpoolctl import threadpool_limits
 
 from benchmarks.gate import before
-from benchmarks.pipeline import processor
+from benchmarks.machine import hardware
 from touchstone import statistics
 from touchstone.data.sources import sandbox
 from touchstone.gate import checks as gates
@@ -346,7 +345,7 @@ def main() -> None:
         }
     found["sandbox"] = gold(worlds, [(720, 1_200), (2_000, 8_000)])
     found |= {
-        "hardware": {"processor": processor(), "cpu_count": os.cpu_count(), "python": platform.python_version()},
+        "hardware": hardware(),
         "versions": {name: version(name) for name in LIBRARIES},
         "took_seconds": round(time.monotonic() - began, 1),
     }

@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -25,6 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
+from benchmarks.machine import hardware
 from benchmarks.training.plot import draw
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
@@ -190,7 +189,7 @@ def main() -> None:
     extra = ["--threads", str(given.threads), "--budget", str(given.budget), "--precision", precision]
     chosen = given.only or list(WORKLOADS)
     facts = {
-        "hardware": f"{os.cpu_count()} cores, {platform.machine()}",
+        "hardware": hardware(),
         "libraries": {name: version(name) for name in LIBRARIES},
         "repeats": given.repeats,
         "threads": given.threads,
