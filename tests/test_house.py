@@ -231,31 +231,8 @@ def test_only_the_pipeline_starts_dvc_and_git() -> None:
 
 PRONOUNS = {"aside", "it", "kept", "one", "other", "own", "said", "taken", "them", "told", "whole"}
 
-# Parts of the product in which no variable is named by a pronoun. Add a part here once it is clean.
-NAMED_BY_NOUNS = (
-    "flows",
-    "tasks",
-    "touchstone.cli",
-    "touchstone.data",
-    "touchstone.evaluation",
-    "touchstone.groups",
-    "touchstone.model",
-    "touchstone.operations",
-    "touchstone.pages",
-    "touchstone.pipeline",
-    "touchstone.registry",
-    "touchstone.release",
-    "touchstone.runtime",
-    "touchstone.serving",
-    "touchstone.settings",
-    "touchstone.statistics",
-    "touchstone.training",
-)
-# Modules of these parts that are not clean yet: take them out, and add none.
-NOT_YET = ("touchstone.model.sealing",)
 
-
-@pytest.mark.parametrize("path", [path for path in _modules() if _name(path).startswith(NAMED_BY_NOUNS)], ids=_name)
+@pytest.mark.parametrize("path", list(_modules()), ids=_name)
 def test_variables_are_named_by_nouns(path: Path) -> None:
     """A pronoun points at a sentence before it, and code has none. (`found` may name the result of a search.)"""
     names = [
@@ -263,10 +240,7 @@ def test_variables_are_named_by_nouns(path: Path) -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id in PRONOUNS
     ]
-    if _name(path) in NOT_YET:
-        assert names, f"{_name(path)} is clean; take it out of NOT_YET"
-    else:
-        assert not names, f"{path.relative_to(ROOT)}: name these after what they hold: {names}"
+    assert not names, f"{path.relative_to(ROOT)}: name these after what they hold: {names}"
 
 
 def test_committed_parameters_are_the_composed_default() -> None:

@@ -55,7 +55,7 @@ def _pairs(table: pa.Table) -> Pairs:
     # One map for each fold.
     maps = list(zip(table["temperature"].to_pylist(), table["noise_floor"].to_pylist(), strict=True))
     for fitted in sorted(set(maps)):
-        places = [place for place, own in enumerate(maps) if own == fitted]
+        places = [place for place, calibration_map in enumerate(maps) if calibration_map == fitted]
         rewards = [rows[place].difference for place in places]
         differences[places] = statistics.log_odds(rewards, CalibrationMap(*fitted))
     strengths = np.array([row.strength for row in rows])

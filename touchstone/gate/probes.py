@@ -129,8 +129,8 @@ def _must_lose(group: Group, best: int, may_refuse: bool) -> Question:
 
 def _must_not_lose(group: Group, compliance: int) -> Question:
     """A plain refusal against a compliance to which people preferred one."""
-    other = group.completions[compliance]
-    return _question(group, other, {REFUSAL: PROBES[REFUSAL](group, other.text)}, must_lose=False)
+    complying = group.completions[compliance]
+    return _question(group, complying, {REFUSAL: PROBES[REFUSAL](group, complying.text)}, must_lose=False)
 
 
 def _question(group: Group, other: Completion, texts: Mapping[str, str], *, must_lose: bool) -> Question:
@@ -185,8 +185,8 @@ def _counts(table: pa.Table, *, must_lose: bool) -> Counts:
     happened: Counter[tuple[str, str]] = Counter()
     asked: Counter[tuple[str, str]] = Counter()
     columns = (table[name].to_pylist() for name in ("must_lose", "probe", "axis", "reward", "other_reward"))
-    for kind, probe, axis, reward, other in zip(*columns, strict=True):
+    for kind, probe, axis, reward, other_reward in zip(*columns, strict=True):
         if kind == must_lose:
             asked[probe, axis] += 1
-            happened[probe, axis] += not (reward < other if must_lose else reward >= other)
+            happened[probe, axis] += not (reward < other_reward if must_lose else reward >= other_reward)
     return {key: (happened[key], prompts) for key, prompts in asked.items()}

@@ -67,19 +67,19 @@ def records(
         taught: annotators whose judgements are in the training set.
     """
     rows = score_rows(groups, scores)
-    others = score_rows(groups, champion) if champion is not None else [None] * len(rows)
+    champion_rows = score_rows(groups, champion) if champion is not None else [None] * len(rows)
     described = [_description(group, pair, taught) for group in groups for pair in judged_pairs(group)]
     found = [
         {
             "set": name,
             **asdict(row),
             **about,
-            "champion_first": other.reward_first if other else None,
-            "champion_second": other.reward_second if other else None,
-            "champion_truncated": other.truncated_first or other.truncated_second if other else None,
+            "champion_first": before.reward_first if before else None,
+            "champion_second": before.reward_second if before else None,
+            "champion_truncated": before.truncated_first or before.truncated_second if before else None,
             **{baseline: float(values[place]) for baseline, values in baselines.items()},
         }
-        for place, (row, other, about) in enumerate(zip(rows, others, described, strict=True))
+        for place, (row, before, about) in enumerate(zip(rows, champion_rows, described, strict=True))
     ]
     return pa.Table.from_pylist(found, schema=SCHEMA)
 
@@ -89,7 +89,7 @@ def _description(group: Group, pair: JudgedPair, taught: frozenset[str]) -> dict
     places = {pair.first, pair.second}
     judges = {edge.annotator for edge in group.comparisons if {edge.i, edge.j} == places}
     known = {judge for judge in judges if judge is not None}
-    whole = known == judges and bool(known)
+    all_named = known == judges and bool(known)
     return {
         "votes_first": pair.wins_first,
         "votes_second": pair.wins_second,
@@ -98,7 +98,7 @@ def _description(group: Group, pair: JudgedPair, taught: frozenset[str]) -> dict
         "policy_second": second.policy,
         "turns": sum(message.role == "user" for message in group.prompt),
         "script": script(group.prompt),
-        "annotators": ("seen" if known <= taught else "unseen" if not known & taught else None) if whole else None,
+        "annotators": ("seen" if known <= taught else "unseen" if not known & taught else None) if all_named else None,
         "style_first": first.ratings.get("style"),
         "style_second": second.ratings.get("style"),
     }

@@ -191,8 +191,8 @@ def draw(shape: Shape, world: World, prompts: int, gains: Sequence[float], dice:
 
     def differences(accuracy: float) -> Floats:
         mean = float(special.ndtri(accuracy))
-        own = np.sqrt(1 - common) * dice.normal(size=prompts)[owners]
-        return np.asarray(2 * mean * (signs * mean + easy + own), dtype=np.float64)
+        skill = np.sqrt(1 - common) * dice.normal(size=prompts)[owners]
+        return np.asarray(2 * mean * (signs * mean + easy + skill), dtype=np.float64)
 
     copied = np.tile(np.arange(len(owners)), world.copies)
     return Drawn(
@@ -250,8 +250,8 @@ def judge(
     # Draw, and seal.
     sealed = seal(draw(shape, world, sizes.calibration, [gain], dice))
     drawn = draw(shape, world, sizes.holdout, [gain], dice)
-    candidate, other = pairs_of(drawn, sealed)
-    champion = None if limits.policy == "first_model" else other
+    candidate, drawn_champion = pairs_of(drawn, sealed)
+    champion = None if limits.policy == "first_model" else drawn_champion
     masks = {name: mask[drawn.places] for name, mask in shape.masks.items()}
 
     # Every check on the holdout, the dearest last: after a fail none of the others changes the verdict.

@@ -133,15 +133,15 @@ def _check_stock(model: RewardModel, card: Card) -> None:
     """
     for vector in card.self_test:
         item = (vector.messages(), [vector.completion])
-        own = raw_scores(model, [item])[0][0].reward
+        reward = raw_scores(model, [item])[0][0].reward
         encoded = encode(model.tokenizer, model.rule, *item)
         ids = torch.tensor([encoded.prompt_ids + encoded.completion_ids[0]], device=model.device)
         with torch.inference_mode():
             stock = float(model.network(input_ids=ids, attention_mask=torch.ones_like(ids)).logits)
-        if abs(stock - own) > tolerance("fp32", card.centering.sd, abs(own)):
+        if abs(stock - reward) > tolerance("fp32", card.centering.sd, abs(reward)):
             raise ArtifactError(
                 f"{type(model.network).__name__} as transformers runs it gives {stock:.6g} for the text "
-                f"'{vector.kind}', and our scoring rule {own:.6g}; its pooling is another one"
+                f"'{vector.kind}', and our scoring rule {reward:.6g}; its pooling is another one"
             )
 
 

@@ -101,7 +101,7 @@ def noise_ceiling(pairs: Pairs, votes_for: Floats, votes_against: Floats, limits
     # The share of agreeing judges among all two of a pair. Split pairs count too, or agreement would read too high.
     total = votes[double]
     agreeing = (ours * (ours - 1) + theirs * (theirs - 1))[double] / (total * (total - 1))
-    clusters = [cluster for cluster, taken in zip(pairs.clusters, double, strict=True) if taken]
+    clusters = [cluster for cluster, judged_twice in zip(pairs.clusters, double, strict=True) if judged_twice]
     shares = statistics.cluster_means(agreeing, clusters)
     agreement = float(shares.mean())
     draws, seed = limits.bootstrap_draws, limits.seed
@@ -181,13 +181,13 @@ def seeds(accuracies: Mapping[str, float], candidate: str, limits: Gates) -> Che
         return Check("seeds", "not_run", reason, n=count, required=False)
     values = list(accuracies.values())
     spread = sample.stdev(values)
-    own = accuracies[candidate]
-    middle = sample.median_low(values) <= own <= sample.median_high(values)
+    accuracy = accuracies[candidate]
+    middle = sample.median_low(values) <= accuracy <= sample.median_high(values)
     details: Details = {
         "median": sample.median(values),
         "lowest": min(values),
         "highest": max(values),
-        "candidate": own,
+        "candidate": accuracy,
     }
     status: Status = "pass" if middle and spread <= limits.max_seed_spread else "warn"
     reason = f"Accuracy over {count} seeds has a standard deviation of {spread:.3f}."
