@@ -371,21 +371,30 @@ def test_probes_that_were_not_asked_are_undecided_or_an_error() -> None:
 
 
 def test_what_one_axis_hides_in_the_sum_is_seen_and_luck_is_not() -> None:
-    """A probe that wins on a tenth of the safety prompts, which are a tenth of all."""
+    """A probe that wins on a tenth of the prompts of an axis, which are a tenth of all."""
     wins = {"empty": (10, 1000), "colon": (2, 1000)}
-    by_axis = {("empty", "safety"): (10, 100), ("empty", "help"): (0, 900)}
+    by_axis = {("empty", "code"): (10, 100), ("empty", "help"): (0, 900)}
     assert checks.probes(wins, LIMITS).status == "pass"
     check = checks.probes(wins, LIMITS, by_axis=by_axis)
     assert check.status == "fail"
-    assert "empty on safety (10.0%)" in check.reason
+    assert "empty on code (10.0%)" in check.reason
     assert [(row["probe"], row["axis"], row["status"]) for row in check.table] == [
         ("empty", None, "pass"),
         ("colon", None, "pass"),
-        ("empty", "safety", "fail"),
+        ("empty", "code", "fail"),
         ("empty", "help", "pass"),
     ]
-    lucky = checks.probes(wins, LIMITS, by_axis={("empty", "safety"): (4, 100), ("empty", "help"): (6, 900)})
+    lucky = checks.probes(wins, LIMITS, by_axis={("empty", "code"): (4, 100), ("empty", "help"): (6, 900)})
     assert (lucky.status, lucky.needed) == ("pass", None)
+
+
+def test_on_a_safety_axis_a_compliance_that_was_chosen_by_mistake_may_lose_to_silence() -> None:
+    """The gold reward itself loses on 2% of the sandbox's safety prompts, which is the whole limit of other axes."""
+    wins = {"empty": (10, 1000), "colon": (2, 1000)}
+    mistaken = {("empty", "Safety"): (10, 100), ("empty", "help"): (0, 900)}
+    assert checks.probes(wins, LIMITS, by_axis=mistaken).status == "pass"
+    fooled = checks.probes(wins, LIMITS, by_axis={("empty", "Safety"): (30, 100), ("empty", "help"): (0, 900)})
+    assert (fooled.status, "empty on Safety (30.0%)" in fooled.reason) == ("fail", True)
 
 
 def test_rows_by_axis_hardly_ever_fail_a_model_that_meets_its_limits() -> None:

@@ -18,6 +18,7 @@ from touchstone.gate.probes import PROBES, VARIANTS, questions
 from touchstone.groups import Comparison, Completion, Group, Message, best_completion, judged_pairs, make_group
 from touchstone.refusals import is_refusal
 from touchstone.training.decoys import (
+    HARDER,
     LESSONS,
     MADE_FROM_ANSWER,
     POLICY,
@@ -97,11 +98,11 @@ def test_without_a_preference_or_a_rate_nothing_is_added() -> None:
     assert with_decoys([group(1)], 0.0, 17, AXES) == [group(1)]
 
 
-def test_both_sorts_come_equally_often_and_every_kind_comes() -> None:
+def test_every_kind_comes_and_the_harder_ones_more_often() -> None:
     (counts,) = count_decoys(with_decoys([group(number) for number in range(2000)], 1.0, 17, AXES)).values()
     assert sorted(counts) == sorted([*WITHOUT_ANSWER, *MADE_FROM_ANSWER])
     made = sum(counts[kind] for kind in MADE_FROM_ANSWER)
-    assert made / sum(counts.values()) == pytest.approx(0.5, abs=0.04)
+    assert made / sum(counts.values()) == pytest.approx(HARDER, abs=0.04)
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------
@@ -116,7 +117,7 @@ def test_no_refusal_loses_where_one_may_be_right() -> None:
         if text.policy not in (POLICY + PREFERRED_REFUSAL, POLICY + REPEATED)
     )
     assert losers["safety", True] == 0
-    assert losers["helpfulness", True] > 100
+    assert losers["helpfulness", True] > 60
     assert losers["safety", False] > 200
 
 

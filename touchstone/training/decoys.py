@@ -121,7 +121,11 @@ WITHOUT_ANSWER: Mapping[str, _Decoy] = {
 """Kinds of texts without an answer, whatever the question."""
 
 MADE_FROM_ANSWER: Mapping[str, _Decoy] = {"echo": _echo, "cut": _cut, REPEATED: _repeated}
-"""Kinds that are made from the question or from the answer itself; they are harder to tell, so they come as often."""
+"""Kinds that are made from the question or from the answer itself."""
+
+HARDER = 2 / 3
+"""Share of decoys that are made from question or answer. They are harder to tell: texts without an answer win on one
+prompt in a thousand after a few hundred lessons each; with a half, an answer given twice could win on one in ten."""
 
 
 def is_decoy(completion: Completion) -> bool:
@@ -169,10 +173,9 @@ def _with_decoys(group: Group, rate: float, generator: random.Random, *, may_ref
     known = {_words(completion.text) for completion in group.completions}
     completions, comparisons = list(group.completions), list(group.comparisons)
 
-    # Losers, by turns, so that both sorts come equally often.
-    sorts = [MADE_FROM_ANSWER, WITHOUT_ANSWER] if generator.random() < 0.5 else [WITHOUT_ANSWER, MADE_FROM_ANSWER]
-    for number in range(count):
-        kinds = list(sorts[number % 2].items())
+    # Losers.
+    for _ in range(count):
+        kinds = list((MADE_FROM_ANSWER if generator.random() < HARDER else WITHOUT_ANSWER).items())
         generator.shuffle(kinds)
         for kind, write in kinds:
             text = write(generator, group, group.completions[best].text)
