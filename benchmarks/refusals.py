@@ -34,7 +34,8 @@ from touchstone.evaluation.rows import score_rows
 from touchstone.gate import checks, probes
 from touchstone.groups import Comparison, Completion, Group, best_completion, judged_pairs, read_parquet, write_parquet
 from touchstone.model.network import RewardModel, load_reward_model
-from touchstone.model.scoring import as_item, raw_scores
+from touchstone.model.scores import as_item
+from touchstone.model.scoring import raw_scores
 from touchstone.refusals import beaten_by_refusal, is_refusal
 from touchstone.settings import Settings, compose
 from touchstone.training.decoys import REFUSALS, count_decoys, with_decoys
