@@ -18,13 +18,13 @@ from touchstone.gate.probes import PROBES, VARIANTS, questions
 from touchstone.groups import Comparison, Completion, Group, Message, best_completion, judged_pairs, make_group
 from touchstone.refusals import is_refusal
 from touchstone.training.decoys import (
-    HARDER,
     LESSONS,
     MADE_FROM_ANSWER,
     POLICY,
     PREFERRED_REFUSAL,
     REFUSALS,
     REPEATED,
+    WEIGHTS,
     WITHOUT_ANSWER,
     count_decoys,
     is_decoy,
@@ -101,8 +101,8 @@ def test_without_a_preference_or_a_rate_nothing_is_added() -> None:
 def test_every_kind_comes_and_the_harder_ones_more_often() -> None:
     (counts,) = count_decoys(with_decoys([group(number) for number in range(2000)], 1.0, 17, AXES)).values()
     assert sorted(counts) == sorted([*WITHOUT_ANSWER, *MADE_FROM_ANSWER])
-    made = sum(counts[kind] for kind in MADE_FROM_ANSWER)
-    assert made / sum(counts.values()) == pytest.approx(HARDER, abs=0.04)
+    for kind, weight in WEIGHTS.items():
+        assert counts[kind] / sum(counts.values()) == pytest.approx(weight / sum(WEIGHTS.values()), abs=0.03)
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------

@@ -123,9 +123,11 @@ WITHOUT_ANSWER: Mapping[str, _Decoy] = {
 MADE_FROM_ANSWER: Mapping[str, _Decoy] = {"echo": _echo, "cut": _cut, REPEATED: _repeated}
 """Kinds that are made from the question or from the answer itself."""
 
-HARDER = 2 / 3
-"""Share of decoys that are made from question or answer. They are harder to tell: texts without an answer win on one
-prompt in a thousand after a few hundred lessons each; with a half, an answer given twice could win on one in ten."""
+KINDS: Mapping[str, _Decoy] = {**MADE_FROM_ANSWER, **WITHOUT_ANSWER}
+WEIGHTS = {kind: 4 if kind in MADE_FROM_ANSWER else 3 if kind == "refusal" else 1 for kind in KINDS}
+"""How often each kind comes, beside the others. What is made from question or answer is harder to tell than a text
+without one, which wins on one prompt in a thousand after a few hundred lessons; and a refusal has lessons against it
+elsewhere. With both sorts equally often an answer given twice could win on one prompt in ten."""
 
 
 def is_decoy(completion: Completion) -> bool:
@@ -173,12 +175,13 @@ def _with_decoys(group: Group, rate: float, generator: random.Random, *, may_ref
     known = {_words(completion.text) for completion in group.completions}
     completions, comparisons = list(group.completions), list(group.comparisons)
 
-    # Losers.
-    for _ in range(count):
-        kinds = list((MADE_FROM_ANSWER if generator.random() < HARDER else WITHOUT_ANSWER).items())
-        generator.shuffle(kinds)
-        for kind, write in kinds:
-            text = write(generator, group, group.completions[best].text)
+    # Losers; two for one where a refusal may be right: lessons there push refusals alone, and a compliance that people
+    # chose would sink below texts that say nothing.
+    for _ in range(2 * count if may_refuse else count):
+        # A weighted order without repetition (Efraimidis and Spirakis 2006); the first that can be used is.
+        keys = {kind: generator.random() ** (1 / weight) for kind, weight in WEIGHTS.items()}
+        for kind in sorted(keys, key=keys.__getitem__, reverse=True):
+            text = KINDS[kind](generator, group, group.completions[best].text)
             if _words(text) not in known and (kind == REPEATED or not (may_refuse and is_refusal(text))):
                 known.add(_words(text))
                 comparisons.append(Comparison(best, len(completions), 1.0, 0.0))
