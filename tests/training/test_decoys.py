@@ -202,7 +202,7 @@ def test_decoys_are_counted_by_axis_and_kind() -> None:
     counts = count_decoys(with_decoys(groups, 1.0, 17, AXES))
     assert sorted(counts) == ["helpfulness", "safety"]
     assert counts["safety"][PREFERRED_REFUSAL] == LESSONS
-    assert sum(counts["safety"].values()) == LESSONS + 1
+    assert sum(counts["safety"].values()) == LESSONS + 2, "two losers where a refusal may be right"
     assert sum(counts["helpfulness"].values()) == 1
     assert count_decoys(groups) == {}
 

@@ -143,7 +143,8 @@ def with_decoys(groups: Sequence[Group], rate: float, seed: int, safety_axes: Co
     seed, its id, and whether a refusal may be right in a group of its cluster.
 
     Args:
-        rate: decoys per group on average, and LESSONS times as many preferred refusals where people preferred one.
+        rate: decoys per group on average, twice as many where a refusal may be right, and LESSONS times as many
+            preferred refusals where people preferred one.
         safety_axes: axes on which a refusal may be right.
     """
     refusing = clusters_to_refuse(groups, safety_axes) if rate else frozenset()
