@@ -109,10 +109,10 @@ def test_every_statistical_check_has_its_say(shape: simulations.Shape) -> None:
 
 @pytest.mark.slow
 def test_equal_models_are_promoted_as_rarely_as_the_gate_says(shape: simulations.Shape) -> None:
-    for row in simulations.false_promotion(shape, LIMITS, 150, None, prompts=800).values():
-        assert row["promoted"] <= row["champion_passed"] <= 0.025 + room(0.025, 150)
-    copies = simulations.families(shape, LIMITS, 150, None, prompts=500)
-    assert copies["promoted"] <= copies["champion_passed"] <= 0.025 + room(0.025, 150)
+    for row in simulations.false_promotion(shape, LIMITS, 90, None, prompts=800).values():
+        assert row["promoted"] <= row["champion_passed"] <= 0.025 + room(0.025, 90)
+    copies = simulations.families(shape, LIMITS, 90, None, prompts=500)
+    assert copies["promoted"] <= copies["champion_passed"] <= 0.025 + room(0.025, 90)
     # What it is worth to resample prompts: who counts pairs is wrong several times as often.
     (curve,) = simulations.curves(LIMITS, 300, None, [600], [0.0])
     assert curve["promoted_if_pairs_were_prompts"] > 0.06
