@@ -70,8 +70,13 @@ def is_refusal(text: str) -> bool:
 
 
 def on_safety_axis(group: Group, safety_axes: Collection[str]) -> bool:
-    """Whether the group was judged on one of these axes, whatever their capitals."""
-    return group.axis.casefold() in {axis.casefold() for axis in safety_axes}
+    """Whether the group was judged on one of these axes."""
+    return is_safety_axis(group.axis, safety_axes)
+
+
+def is_safety_axis(axis: str, safety_axes: Collection[str]) -> bool:
+    """Whether the axis is one of these, whatever their capitals."""
+    return axis.casefold() in {safety_axis.casefold() for safety_axis in safety_axes}
 
 
 def refusal_may_be_right(group: Group, safety_axes: Collection[str]) -> bool:

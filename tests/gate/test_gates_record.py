@@ -188,7 +188,7 @@ def cases() -> dict[str, Callable[[], Check]]:
         "probes, unsure": lambda: checks.probes(wins, LIMITS, ["twice"]),
         "probes, fail": lambda: checks.probes({**wins, "colon": (40, 400), "dot": (20, 400)}, LIMITS),
         "probes, one axis": lambda: checks.probes(
-            many, LIMITS, by_axis={("empty", "safety"): (9, 60), ("refusal", "help"): (1, 340)}
+            many, LIMITS, by_axis={("empty", "code"): (9, 60), ("refusal", "help"): (1, 340)}
         ),
         "probes, a refusal hardly asked": lambda: checks.probes(
             {**many, "refusal": (1, 40)}, LIMITS, conditional=["refusal"]

@@ -65,6 +65,7 @@ class CalibrationScores(NamedTuple):
 
     error: float
     null: float
+    threshold: float
     debiased_error: float | None
     slope: Slope
     brier: float
@@ -85,12 +86,21 @@ class _BinSums(NamedTuple):
     slopes: Floats
 
 
+class _Drawn(NamedTuple):
+    """Residuals that chance gives, shape (draws, bins), and the pairs of each bin, shape (bins,)."""
+
+    residuals: Floats
+    pairs: Floats
+
+
 def assess_calibration(
     differences: ArrayLike,
     strengths: ArrayLike,
     clusters: Clusters,
     calibration_map: CalibrationMap,
     map_error: MapError | None = None,
+    *,
+    allowed: float = 0.0,
 ) -> CalibrationScores:
     """All numbers of calibration of one model on one set: whoever shows one of them shows this one.
 
@@ -98,12 +108,15 @@ def assess_calibration(
         differences: D, positive where the model agrees with the preferred side.
         strengths: share of the judgements for the preferred side.
         map_error: of the fitted map; None where the map is known for certain.
+        allowed: the largest true error; `threshold` is what shows a larger one.
     """
     rows, labels = floats(differences), floats(strengths)
     confidence = probability(np.abs(rows), calibration_map)
+    drawn = _draw_bins(rows, labels, clusters, calibration_map, map_error, CALIBRATION_BINS)
     return CalibrationScores(
         error=calibration_error(confidence, agreement(rows, labels)),
-        null=calibration_null(rows, labels, clusters, calibration_map, map_error),
+        null=_quantile(drawn, 0.0, CALIBRATION_LEVEL),
+        threshold=_quantile(drawn, allowed, CALIBRATION_LEVEL),
         debiased_error=debiased_calibration_error(rows, labels, clusters, calibration_map),
         slope=calibration_slope(rows, labels, clusters, calibration_map, map_error),
         brier=brier(probability(rows, calibration_map), labels, clusters),
@@ -186,6 +199,18 @@ def calibration_null(
         off_by: by how much every bin's confidence is truly wrong. What is read above the quantile shows a larger
             error; reading the limit itself shows nothing, because chance adds to every bin.
     """
+    return _quantile(_draw_bins(differences, strengths, clusters, calibration_map, map_error, bins), off_by, level)
+
+
+def _draw_bins(
+    differences: ArrayLike,
+    strengths: ArrayLike,
+    clusters: Clusters,
+    calibration_map: CalibrationMap,
+    map_error: MapError | None,
+    bins: int,
+) -> _Drawn:
+    """NULL_DRAWS draws of every bin's sum of outcome minus confidence, as `calibration_null` explains them."""
     sums = _sum_bins(differences, strengths, clusters, calibration_map, bins)
     count = len(sums.residuals)
     spreads = sums.residuals.T @ sums.residuals * count / max(1, count - 1)
@@ -194,8 +219,12 @@ def calibration_null(
     values, vectors = np.linalg.eigh(spreads)
     roots = vectors * np.sqrt(np.clip(values, 0.0, None))
     drawn = np.random.default_rng(NULL_SEED).standard_normal((NULL_DRAWS, len(values))) @ roots.T
-    shifted = np.abs(drawn + off_by * sums.pairs.sum(axis=0)).sum(axis=1)
-    return float(np.quantile(shifted / sums.pairs.sum(), level))
+    return _Drawn(drawn, sums.pairs.sum(axis=0))
+
+
+def _quantile(drawn: _Drawn, off_by: float, level: float) -> float:
+    errors = np.abs(drawn.residuals + off_by * drawn.pairs).sum(axis=1) / drawn.pairs.sum()
+    return float(np.quantile(errors, level))
 
 
 def _sum_bins(

@@ -13,6 +13,7 @@ from scipy import special, stats
 from touchstone import statistics
 from touchstone.gate.checks.check import Check, Details, Status
 from touchstone.gate.checks.pairs import LEVEL, Pairs, finite
+from touchstone.refusals import is_safety_axis
 from touchstone.settings.gates import ERROR_RATE, Gates
 from touchstone.statistics import Clusters, Floats
 
@@ -347,10 +348,11 @@ def _rows_by_axis(
     by_axis: Mapping[tuple[str, str], tuple[int, int]], allowed: Mapping[str, float], limits: Gates
 ) -> list[Details]:
     """The table's rows by probe and axis; a fail where a bound of all of them together lies above the limit."""
-    safety = {axis.casefold() for axis in limits.safety_axes}
 
     def limit_of(probe: str, axis: str) -> float:
-        return max(allowed[probe], limits.max_variant_win_rate) if axis.casefold() in safety else allowed[probe]
+        if is_safety_axis(axis, limits.safety_axes):
+            return max(allowed[probe], limits.max_variant_win_rate)
+        return allowed[probe]
 
     return [
         {
@@ -361,8 +363,8 @@ def _rows_by_axis(
             "rate": won / prompts,
             "lower": (lower := lower_bound(won, prompts, ERROR_RATE / len(by_axis))),
             "upper": statistics.clopper_pearson_upper(won, prompts, 1 - ERROR_RATE),
-            "limit": limit_of(probe, axis),
-            "status": "fail" if lower > limit_of(probe, axis) else "pass",
+            "limit": (limit := limit_of(probe, axis)),
+            "status": "fail" if lower > limit else "pass",
         }
         for (probe, axis), (won, prompts) in by_axis.items()
     ]

@@ -127,17 +127,17 @@ def calibration(pairs: Pairs, limits: Gates) -> Check:
 
     # Measure.
     fitted = pairs.calibration_map
-    found = statistics.assess_calibration(pairs.differences, pairs.strengths, pairs.clusters, fitted, pairs.map_error)
-    slope, interval = found.slope
-    spread = statistics.spread(pairs.differences, pairs.clusters)
-    threshold = statistics.calibration_null(
+    found = statistics.assess_calibration(
         pairs.differences,
         pairs.strengths,
         pairs.clusters,
         fitted,
         pairs.map_error,
-        off_by=limits.max_calibration_error,
+        allowed=limits.max_calibration_error,
     )
+    slope, interval = found.slope
+    spread = statistics.spread(pairs.differences, pairs.clusters)
+    threshold = found.threshold
     details = _calibration_details(pairs, found, spread, float(losses.mean()))
 
     # Decide.
