@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
@@ -47,6 +47,7 @@ def test_probability_log_odds_and_loss_have_their_closed_forms() -> None:
 
 
 @given(st.floats(-50, 50), st.floats(0.01, 100), st.floats(0, 0.49))
+@example(37.0, 1.0, 0.09142191534257678)
 def test_a_map_is_fair_rises_and_keeps_its_floor(difference: float, temperature: float, floor: float) -> None:
     fitted = CalibrationMap(temperature, floor)
     there, back = s.probability([difference, -difference], fitted)

@@ -80,7 +80,8 @@ class _Sample(NamedTuple):
 def probability(differences: ArrayLike, calibration_map: CalibrationMap) -> Floats:
     """P(the first beats the second) of each difference."""
     temperature, noise_floor = calibration_map
-    return np.asarray((1 - 2 * noise_floor) * special.expit(floats(differences) / temperature) + noise_floor)
+    chances = (1 - 2 * noise_floor) * special.expit(floats(differences) / temperature) + noise_floor
+    return np.asarray(np.minimum(chances, 1 - noise_floor))  # the sum may round to one step above
 
 
 def log_odds(differences: ArrayLike, calibration_map: CalibrationMap) -> Floats:
