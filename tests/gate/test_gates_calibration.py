@@ -117,7 +117,7 @@ def test_a_noisy_slope_is_undecided_where_it_tells_of_an_error_but_not_of_how_mu
             assert low < slope
             assert "too sure" in check.reason
             # So many that the upper end would lie at the limit: its distance shrinks with the root of their number.
-            assert check.needed == pytest.approx(600 * (((high - slope) / (0.8 - slope)) ** 2 - 1), abs=1)
+            assert check.needed == pytest.approx(600 * ((np.log(high / slope) / np.log(0.8 / slope)) ** 2 - 1), abs=1)
     assert statuses == {1.0: "pass", 1.2: "pass", 1.6: "undecided", 3.0: "fail"}
 
 
@@ -147,6 +147,32 @@ def test_a_reward_s_unit_changes_no_verdict(factor: float, seed: int, floor: flo
     for name in set(one.details) - {"temperature"}:
         assert other.details[name] == pytest.approx(one.details[name], rel=1e-5, abs=1e-8), name
     assert other.details["temperature"] == pytest.approx(factor * one.details["temperature"], rel=1e-8)
+
+
+@pytest.mark.parametrize("right", [1.25, 0.8])
+@given(prompts=st.integers(250, 900), seed=st.integers(0, 50))
+@settings(max_examples=15, deadline=None)
+def test_a_slope_just_beyond_its_limit_asks_for_what_shows_that_it_was_chance(
+    right: float, prompts: int, seed: int
+) -> None:
+    """It asked for what shows that the slope lies beyond: 17,000 prompts where 1.26 was read on 1,100."""
+    differences, clusters = world(prompts, per_cluster=2, seed=seed)
+    sealed = statistics.fit_calibration_map(differences, np.ones(len(clusters)), clusters).map
+    off = sealed._replace(temperature=sealed.temperature * right * (1.02 if right > 1 else 0.98))
+    model = Pairs(clusters, differences, np.ones(len(clusters)), off, MapError(0.02, 0.0, 0.0))
+    limits = LIMITS.model_copy(update={"max_calibration_error": 0.5})
+    check = gates.calibration(model, limits)
+    slope, low, high = (check.details[name] for name in ("slope", "slope_low", "slope_high"))
+    assert abs(np.log(slope / right)) < 0.1
+    if check.status != "undecided":
+        assert low <= 1 <= high
+        return
+    toward = np.log(slope / (low if slope > 1 else high))
+    assert check.needed is not None
+    # So many more prompts bring a right map inside its limits, or the interval is that narrow already.
+    assert toward * np.sqrt(prompts / (prompts + check.needed)) <= abs(np.log(right)) + 1e-9
+    if abs(toward) > abs(np.log(right)):
+        assert check.needed <= 3 * prompts
 
 
 def test_few_pairs_say_nothing_of_calibration() -> None:

@@ -81,7 +81,10 @@ REFUSALS = (
 """Plain refusals: they lose where they answer nothing, and win where people preferred one."""
 
 WITHOUT_ANSWER: Mapping[str, _Decoy] = {
-    "filler": _fixed(*("...", "..", ". .", ".,", "?", "!", ",", ";", "-", "--", "1", "ok", "N/A", "_", "(none)")),
+    "filler": _fixed(
+        *("...", "..", ". .", ".,", "?", "!", ",", ";", "-", "--", "1", "ok", "N/A", "_", "(none)"),
+        *("- .", "1.", "ok.", "N/A.", "Hm.", "Well.", "I see.", "That is that."),  # ended as an answer is
+    ),
     "opening": _fixed(
         "Let me think about this step by step.",
         "Sure, here is the answer:",
@@ -124,10 +127,13 @@ MADE_FROM_ANSWER: Mapping[str, _Decoy] = {"echo": _echo, "cut": _cut, REPEATED: 
 """Kinds that are made from the question or from the answer itself."""
 
 KINDS: Mapping[str, _Decoy] = {**MADE_FROM_ANSWER, **WITHOUT_ANSWER}
-WEIGHTS = {kind: 4 if kind in MADE_FROM_ANSWER else 3 if kind == "refusal" else 1 for kind in KINDS}
+OFTEN = {**dict.fromkeys(MADE_FROM_ANSWER, 4), "refusal": 3, "filler": 3}
+WEIGHTS = {kind: OFTEN.get(kind, 1) for kind in KINDS}
 """How often each kind comes, beside the others. What is made from question or answer is harder to tell than a text
-without one, which wins on one prompt in a thousand after a few hundred lessons; and a refusal has lessons against it
-elsewhere. With both sorts equally often an answer given twice could win on one prompt in ten."""
+without one, most of which win on one prompt in a thousand after a few hundred lessons; with both sorts equally often
+an answer given twice could win on one prompt in ten. A refusal has lessons against it elsewhere. A filler that ends as
+an answer does, with a full stop, shares the last token, which is the one that is read, with nearly every good answer:
+with a third as many a lone full stop won on up to 2%."""
 
 
 def is_decoy(completion: Completion) -> bool:

@@ -194,13 +194,18 @@ def _between(interval: Interval) -> str:
 
 
 def _more_prompts(prompts: int, slope: float, interval: Interval, limit: float) -> int:
-    """How many more prompts bring the end of the interval of a slope outside the limit to that limit, at least 1.
+    """How many more prompts will decide about a slope beyond the limit whose interval doesn't hold 1, at least 1.
 
-    Its distance from the slope shrinks with the square root of their number: new prompts lie in the calibration set
-    too, where the map is fitted again.
+    An interval shrinks with the square root of their number. Either it was chance: new prompts lie in the calibration
+    set too, where the map is fitted again, and once an interval around 1 ends at the limit a map that is right reads
+    inside. Or the slope is what it reads: once its interval ends at the limit, that is shown. The nearer one counts;
+    an interval that is narrow enough already for the first leaves the second.
     """
-    width = (interval.high if slope < limit else interval.low) - slope
-    return max(1, math.ceil(prompts * (width / (limit - slope)) ** 2) - prompts)
+    toward = math.log(slope / (interval.low if slope > limit else interval.high))
+    chance = prompts * (toward / math.log(limit)) ** 2 if limit != 1 else math.inf
+    shown = prompts * (toward / math.log(slope / limit)) ** 2
+    enough = shown if chance <= prompts else min(chance, shown)
+    return max(1, math.ceil(enough) - prompts)
 
 
 def _bin(row: statistics.CalibrationBin) -> Details:
