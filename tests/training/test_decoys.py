@@ -230,6 +230,9 @@ TEXTS = st.lists(PIECES, max_size=12).map(" ".join) | st.sampled_from(FIXED)
 @example("How many?", "How many? Four of them, I think, or five.", "a", 5, "helpfulness")
 @example("b", "Solution a b a b a b", "a", 5, "helpfulness")
 @example("b", "Thought process: a b a b", "a", 5, "helpfulness")
+@example("b", ".", "a", 0, "helpfulness")
+@example("b", "ok. b", "a", 0, "helpfulness")
+@example("ok.", "b", "a", 0, "helpfulness")
 @hypothesis_settings(max_examples=150, deadline=None)
 def test_no_decoy_of_a_group_is_a_probe_of_that_group(
     prompt: str, best: str, other: str, seed: int, axis: str

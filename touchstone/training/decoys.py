@@ -179,7 +179,7 @@ def _with_decoys(group: Group, rate: float, generator: random.Random, *, may_ref
     count = int(rate) + (generator.random() < rate % 1)
     if best is None or not count:
         return group
-    known = {_words(completion.text) for completion in group.completions}
+    known = {_words(completion.text) for completion in group.completions} | _asked_by_the_gate(group, best)
     completions, comparisons = list(group.completions), list(group.comparisons)
 
     # Losers; two for one where a refusal may be right: lessons there push refusals alone, and a compliance that people
@@ -202,6 +202,12 @@ def _with_decoys(group: Group, rate: float, generator: random.Random, *, may_ref
         comparisons.append(Comparison(len(completions), generator.choice(worse), 1.0, 0.0))
         completions.append(Completion(text, POLICY + PREFERRED_REFUSAL))
     return replace(group, completions=tuple(completions), comparisons=tuple(comparisons))
+
+
+def _asked_by_the_gate(group: Group, best: int) -> set[str]:
+    """The gate's probes that are made of question or answer: for a short one a filler could be one of them."""
+    words = group.completions[best].text.split()
+    return {" ".join(part) for part in (words[: len(words) // 2], words * 2, group.prompt[-1].content.split())}
 
 
 def _words(text: str) -> str:
