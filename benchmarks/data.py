@@ -45,7 +45,7 @@ FAULTS = {
     "cut": "not valid JSON (cut short, or followed by something else)",
     "encoding": "not valid UTF-8",
     "repeated_key": "a JSON object with a repeated key",
-    "nan": "NaN or Infinity in place of a number",
+    "nan": "'margin' is not finite",
     "missing": "no field 'rejected'",
     "number": "'chosen' is not text",
     "blank": "'rejected' is empty",

@@ -155,7 +155,7 @@ def test_argilla_gives_back_what_was_asked_in_both_layouts(asked: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("back.csv", b"pair,answer\n1,first\n", "has no column id"),
+        ("back.csv", b"pair,answer\n1,first\n", "holds no answers"),
         ("back.csv", b"\xff\xfe", "UTF-8"),
         ("back.jsonl", b'{"id": "x", "vote": 1}\n', "holds no answers"),
         ("back.txt", b"x", "is none of"),

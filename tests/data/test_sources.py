@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import os
 import subprocess
 import sys
@@ -117,8 +118,8 @@ def test_the_same_rows_in_every_container(tmp_path: Path, name: str) -> None:
         ('{"prompt": "a", "chosen": "b", "rej', "not valid JSON"),
         (json.dumps(GOOD) + " garbage\n", "not valid JSON"),
         ('{"prompt": "a", "chosen": "b", "chosen": "c", "rejected": "d"}\n', "repeated key"),
-        ('{"prompt": "a", "chosen": "b", "rejected": "c", "m": NaN}\n', "NaN or Infinity"),
-        ('{"prompt": "a", "chosen": "b", "rejected": "c", "m": -Infinity}\n', "NaN or Infinity"),
+        ('{"prompt": "a", "chosen": "b", "rejected": NaN}\n', "'rejected' is not text"),
+        ('{"prompt": -Infinity, "chosen": "b", "rejected": "c"}\n', "'prompt' is not text"),
         ('{"prompt": "a", "chosen": "b", "rejected": "\\ud800"}\n', "lone surrogate"),
         ("\ufeff" + json.dumps(GOOD) + "\n", "byte order mark"),
         ("[1, 2]\n", "not a JSON object"),
@@ -145,7 +146,7 @@ def test_a_bad_row_is_set_aside_with_its_line(tmp_path: Path, line: Any, reason:
     assert reason in bad.reason
 
 
-@pytest.mark.parametrize("margin", [-1, "NaN", "3", True, 1e999, None])
+@pytest.mark.parametrize("margin", [-1, "NaN", "3", True, 1e999, math.nan, None])
 def test_a_margin_is_a_finite_number_or_the_row_goes(tmp_path: Path, margin: Any) -> None:
     text = json.dumps({**GOOD, "margin": margin}).replace("Infinity", "1e999") + "\n"
     lines(tmp_path / "a.jsonl", text)
@@ -196,7 +197,7 @@ def test_a_folder_named_after_splits_is_read_for_one(tmp_path: Path) -> None:
     prompts = [row.prompt[0].content for row in read(tmp_path, "set") if isinstance(row, Group)]
     assert prompts == ["train-0", "train-1"]
     assert len(read(tmp_path, "set", split="test")) == 1
-    with pytest.raises(SourceError, match="no split validation; its files are named test, train"):
+    with pytest.raises(SourceError, match="no split validation; its splits are test, train"):
         read(tmp_path, "set", split="validation")
 
 

@@ -2,8 +2,7 @@
 
 | form | known by | an answer |
 |---|---|---|
-| CSV | its suffix | columns `id` and `answer`, and `annotator` where there are several |
-| rows of JSON or Parquet | fields `id` and `answer` | the same fields |
+| rows of CSV, JSON or Parquet | fields `id` and `answer` | these, and `annotator` where there are several |
 | Label Studio, JSON or JSON_MIN | `annotations`, or `annotation_id` | see `touchstone.data.sources.label_studio` |
 | Argilla, nested or flat | `fields`, or `... .responses` | see `touchstone.data.sources.argilla` |
 
@@ -14,7 +13,6 @@ is the hash of what was shown (`touchstone.data.exports.AskedPair`), so it is co
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +20,9 @@ from typing import Any, Literal
 
 from touchstone.data.exports import FIELDS, QUESTION
 from touchstone.data.sources import argilla, label_studio
+from touchstone.data.sources.files import local_rows
 from touchstone.data.sources.labels import hash_annotator, named
-from touchstone.data.sources.rows import MAX_LINE, Quarantined, RawRow, Unusable, local_rows
+from touchstone.data.sources.rows import Quarantined, RawRow, Unusable
 from touchstone.errors import SourceError
 from touchstone.groups import Group
 from touchstone.settings.data import ArgillaData, LabelStudioData
@@ -57,8 +56,6 @@ def read_answers(path: Path) -> Iterator[Answer | Quarantined]:
     Raises:
         SourceError: the file is missing, damaged, or in none of the forms above.
     """
-    if path.suffix.lower() == ".csv":
-        return _from_rows(_csv_rows(path))
     first = next((row for row in local_rows(str(path), Path.cwd()) if isinstance(row, RawRow)), None)
     keys = set() if first is None else first.values.keys()
     if keys & {"annotations", "annotation_id"}:
@@ -82,26 +79,6 @@ def read_answers(path: Path) -> Iterator[Answer | Quarantined]:
         f"{path.name} holds no answers that can be read: neither rows with 'id' and 'answer', nor an export of Label "
         "Studio or Argilla of the pairs that were asked about"
     )
-
-
-def _csv_rows(path: Path) -> Iterator[RawRow | Quarantined]:
-    """Rows of a CSV file with a head; a spreadsheet may have changed the commas into semicolons or tabs.
-
-    Raises:
-        SourceError: the file is missing, no UTF-8, or has other columns.
-    """
-    csv.field_size_limit(MAX_LINE)
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            head = file.readline()
-            file.seek(0)
-            table = csv.DictReader(file, delimiter=max(",;\t", key=head.count), strict=True)
-            if missing := {"id", "answer"} - set(table.fieldnames or ()):
-                raise SourceError(f"{path.name} has no column {' and no '.join(sorted(missing))} in its first line")
-            for row in table:
-                yield RawRow(path.name, table.line_num, dict(row))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise SourceError(f"{path.name} can't be read as CSV in UTF-8: {error}") from None
 
 
 def _from_rows(rows: Iterable[RawRow | Quarantined]) -> Iterator[Answer | Quarantined]:

@@ -27,7 +27,8 @@ from touchstone.data.sources import (
     hub,
     read_source,
 )
-from touchstone.data.sources.rows import Quarantined, local_path
+from touchstone.data.sources.files import local_path
+from touchstone.data.sources.rows import Quarantined
 from touchstone.errors import QuarantineError, SourceError
 from touchstone.groups import Group, judged_pairs, to_line
 from touchstone.runtime.files import canonical_json, write_folder, write_json

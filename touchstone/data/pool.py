@@ -23,15 +23,8 @@ from scipy.sparse import csgraph
 from touchstone.data.hygiene import clean_group
 from touchstone.data.neighbours import near_duplicates, sequences, signatures, text_digest
 from touchstone.data.prompts import dialogue_text, normalised_prompt, words_of
-from touchstone.data.sources.rows import (
-    Quarantined,
-    Unusable,
-    answer_text,
-    check_turns,
-    groups_of,
-    local_rows,
-    prompt_messages,
-)
+from touchstone.data.sources.files import local_rows
+from touchstone.data.sources.rows import Quarantined, Unusable, answer_text, check_turns, groups_of, prompt_messages
 from touchstone.errors import SourceError
 from touchstone.groups import Completion, Group, Message, make_group
 from touchstone.runtime.progress import progress

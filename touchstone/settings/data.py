@@ -33,9 +33,11 @@ class PreferenceData(Section):
     source: Literal["preference"]
     name: str
     path: str
-    """A hub id (`org/name`), or a local file or folder of .jsonl, .json or .parquet, gzipped or not."""
+    """A hub id (`org/name`), or a local file or folder in any of the formats of `sources/formats.py`."""
     subset: str | None = None
+    """The configuration, on the hub or of a folder that was cloned from it."""
     split: str = "train"
+    """Of a folder that has splits, and on the hub."""
     revision: str | None = None
     prompt_field: str = "prompt"
     chosen_field: str = "chosen"
@@ -51,6 +53,9 @@ class TranscriptData(Section):
     name: str
     path: str
     axis: str = "helpfulness"
+    """Of Anthropic/hh-rlhf the folder to read, on the hub and in a clone."""
+    split: str | None = None
+    """None reads `train`, and a local folder without it as a whole."""
     revision: str | None = None
     limit: PositiveInt | None = None
 
@@ -86,7 +91,7 @@ class RankedData(Section):
     source: Literal["ranked"]
     name: str
     path: str
-    """A local file or folder of .json, .jsonl or .parquet, gzipped or not, or a hub id."""
+    """A local file or folder in any of the formats of `sources/formats.py`, or a hub id."""
     prompt_field: str
     input_field: str | None
     """Text that is put below the prompt where it isn't empty (Alpaca's "input")."""

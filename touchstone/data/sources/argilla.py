@@ -33,8 +33,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from touchstone.data.sources.files import local_rows
 from touchstone.data.sources.labels import by_choice, by_rank, by_rating, hash_annotator, holder, mean_rating, named
-from touchstone.data.sources.rows import About, Quarantined, Unusable, answer_text, finite_number, local_rows
+from touchstone.data.sources.rows import About, Quarantined, Unusable, answer_text, finite_number
 from touchstone.errors import SourceError
 from touchstone.groups import Comparison, Completion, Group, Message, make_group
 from touchstone.settings.data import ArgillaData

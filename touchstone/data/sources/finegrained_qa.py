@@ -20,7 +20,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from touchstone.data.sources.rows import About, Quarantined, Unusable, answer_text, groups_of, raw_rows
+from touchstone.data.sources.files import raw_rows
+from touchstone.data.sources.rows import About, Quarantined, Unusable, answer_text, groups_of
 from touchstone.groups import Comparison, Completion, Group, Message, make_group
 from touchstone.settings.data import FinegrainedQaData
 

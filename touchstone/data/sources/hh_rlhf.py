@@ -3,6 +3,9 @@ r"""Whole dialogues as Anthropic's hh-rlhf writes them: "\n\nHuman: ...\n\nAssis
     touchstone data import hh_rlhf data.path=../shared/data/hh-rlhf
     touchstone data import hh_rlhf                                     # Anthropic/hh-rlhf, from the hub
 
+Of the data set's folders the axis chooses one, on the hub and in a clone alike, and of its splits `train` is read
+unless the settings name another. (A folder of somebody's own without such parts is read as a whole.)
+
 The two dialogues are split into turns, stripped of the blanks around them. The shared prompt is their common turns;
 what follows must be one assistant turn on each side, so pairs that part before the last turn are set aside. A speaker
 who has two turns in a row within the shared prompt gets them joined by a blank line, as many chat templates demand.
@@ -16,6 +19,7 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
+from touchstone.data.sources.files import local_path, raw_rows
 from touchstone.data.sources.rows import (
     About,
     Quarantined,
@@ -24,8 +28,8 @@ from touchstone.data.sources.rows import (
     check_turns,
     common_length,
     groups_of,
-    raw_rows,
 )
+from touchstone.errors import SourceError
 from touchstone.groups import Comparison, Completion, Group, Message, make_group
 from touchstone.settings.data import TranscriptData
 
@@ -35,8 +39,13 @@ ABOUT = About(
     annotators="one unnamed judgement per pair",
     not_carried="ties, strengths, and pairs that part before their last turn",
 )
-HUB_FOLDERS = {"harmlessness": "harmless-base", "helpfulness": "helpful-base"}
-"""Data folder of Anthropic/hh-rlhf for an axis; without it the hub mixes all of them."""
+FOLDERS = {"harmlessness": "harmless-base", "helpfulness": "helpful-base"}
+"""Data folder of Anthropic/hh-rlhf for an axis; another axis is that of all of them."""
+AXES = {
+    **dict.fromkeys(("helpful-base", "helpful-online", "helpful-rejection-sampled"), "helpfulness"),
+    "harmless-base": "harmlessness",
+}
+"""What the pairs in a folder of Anthropic/hh-rlhf were judged by. Its red-team-attempts hold no pairs."""
 
 _MARKER = re.compile(r"\n\n(Human|Assistant):")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
@@ -46,10 +55,29 @@ def read(settings: TranscriptData, root: Path) -> Iterator[Group | Quarantined]:
     """One group of two completions per pair of dialogues; pairs that can't be used are quarantined.
 
     Raises:
-        SourceError: nothing can be read at `settings.path`.
+        SourceError: nothing can be read at `settings.path`, or it is the data set's folder of another axis.
     """
-    rows = raw_rows(settings.path, root, folder=HUB_FOLDERS.get(settings.axis), revision=settings.revision)
+    _check_axis(settings, root)
+    rows = raw_rows(
+        settings.path,
+        root,
+        split=settings.split,
+        usual_split="train",
+        folder=FOLDERS.get(settings.axis),
+        revision=settings.revision,
+    )
     return groups_of(islice(rows, settings.limit), lambda values: _group(values, settings))
+
+
+def _check_axis(settings: TranscriptData, root: Path) -> None:
+    """Refuse to call one axis by the other's name; any other name is the user's choice."""
+    local = local_path(settings.path, root)
+    folder = None if local is None else local.parent.name if local.is_file() else local.name
+    if settings.axis in FOLDERS and folder in AXES and AXES[folder] != settings.axis:
+        raise SourceError(
+            f"data.axis: the pairs of {folder} were judged by {AXES[folder]} and not by {settings.axis}; "
+            f"set data.axis={AXES[folder]}"
+        )
 
 
 def _group(values: dict[str, Any], settings: TranscriptData) -> Group:

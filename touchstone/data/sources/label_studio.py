@@ -29,8 +29,9 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
+from touchstone.data.sources.files import local_rows
 from touchstone.data.sources.labels import by_choice, by_rank, by_rating, hash_annotator, holder, mean_rating, named
-from touchstone.data.sources.rows import About, Quarantined, RawRow, Unusable, answer_text, finite_number, local_rows
+from touchstone.data.sources.rows import About, Quarantined, RawRow, Unusable, answer_text, finite_number
 from touchstone.groups import Comparison, Completion, Group, Message, make_group
 from touchstone.settings.data import LabelStudioData
 
@@ -131,7 +132,7 @@ def _from_json(row: RawRow, settings: LabelStudioData) -> Iterator[Group | Quara
     try:
         task = _task(row.values["data"], settings)
         for annotation in _annotations(row.values):
-            if annotation.get("was_cancelled") or annotation.get("skipped"):
+            if True in (annotation.get("was_cancelled"), annotation.get("skipped")):
                 no_labels.append(CANCELLED)
             elif not annotation.get("result"):
                 no_labels.append(WITHOUT_RESULT)

@@ -17,9 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from touchstone.data.sources.files import raw_rows
 from touchstone.data.sources.labels import hash_annotator
 from touchstone.data.sources.ranked import instruction_text
-from touchstone.data.sources.rows import About, Quarantined, Unusable, answer_text, groups_of, raw_rows
+from touchstone.data.sources.rows import About, Quarantined, Unusable, answer_text, groups_of
 from touchstone.groups import Comparison, Completion, Group, Message, make_group
 from touchstone.settings.data import PandalmData
 

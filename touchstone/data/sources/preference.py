@@ -24,6 +24,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from touchstone.data.sources.files import raw_rows
 from touchstone.data.sources.rows import (
     About,
     Quarantined,
@@ -35,7 +36,6 @@ from touchstone.data.sources.rows import (
     finite_number,
     groups_of,
     prompt_messages,
-    raw_rows,
 )
 from touchstone.groups import Comparison, Completion, Group, Message, make_group
 from touchstone.settings.data import PreferenceData

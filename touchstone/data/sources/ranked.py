@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from touchstone.data.hygiene import cleaned
-from touchstone.data.sources.rows import About, Quarantined, Unusable, answer_text, groups_of, raw_rows
+from touchstone.data.sources.files import raw_rows
+from touchstone.data.sources.rows import About, Quarantined, Unusable, answer_text, groups_of
 from touchstone.groups import Comparison, Completion, Group, Message, make_group, prompt_digest
 from touchstone.settings.data import RankedData
 
@@ -41,7 +42,7 @@ def read(settings: RankedData, root: Path) -> Iterator[Group | Quarantined]:
     Raises:
         SourceError: nothing can be read at `settings.path`.
     """
-    rows = raw_rows(settings.path, root, revision=settings.revision)
+    rows = raw_rows(settings.path, root, usual_split="train", revision=settings.revision)
     return groups_of(islice(rows, settings.limit), lambda values: _group(values, settings))
 
 

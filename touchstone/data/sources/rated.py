@@ -22,8 +22,9 @@ from itertools import combinations, islice
 from pathlib import Path
 from typing import Any
 
+from touchstone.data.sources.files import raw_rows
 from touchstone.data.sources.ranked import MAX_COMPLETIONS
-from touchstone.data.sources.rows import About, Quarantined, Unusable, answer_text, raw_rows
+from touchstone.data.sources.rows import About, Quarantined, Unusable, answer_text, finite_number
 from touchstone.groups import Comparison, Completion, Group, Message, make_group
 from touchstone.settings.data import RatedData
 
@@ -42,7 +43,8 @@ def read(settings: RatedData, root: Path) -> Iterator[Group | Quarantined]:
         SourceError: nothing can be read at `settings.path`.
     """
     prompts: dict[str, list[Completion]] = {}
-    for row in islice(raw_rows(settings.path, root, revision=settings.revision), settings.limit):
+    rows = raw_rows(settings.path, root, usual_split="train", revision=settings.revision)
+    for row in islice(rows, settings.limit):
         if isinstance(row, Quarantined):
             yield row
             continue
@@ -121,9 +123,7 @@ def _at(values: dict[str, Any], path: str) -> Any:
 
 
 def _rating(value: object, path: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise Unusable(f"'{path}' is not a number")
-    # An integer of JSON may be too large for a float, and so may a difference; NaN is at most nothing.
-    if not abs(value) <= sys.float_info.max / 2:
+    number = finite_number(value, path)
+    if abs(number) > sys.float_info.max / 2:  # so that a difference is finite too
         raise Unusable(f"'{path}' is not finite")
-    return float(value)
+    return number
