@@ -10,6 +10,7 @@ import copy
 import gzip
 import io
 import json
+import lzma
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -183,10 +184,24 @@ def _fuzz_containers(root: Path, examples: int, derandomize: bool) -> None:
     parquet = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows), parquet)
     plain = json_lines(rows)
+    stream, table = io.BytesIO(), pa.Table.from_pylist(rows)
+    with pa.ipc.new_stream(stream, table.schema) as writer:
+        writer.write_table(table)
+    cells = "prompt,chosen,rejected,margin\n" + "".join(f'"{row["prompt"]}",a,"b\n",{row["margin"]}\n' for row in rows)
+    packed = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(packed, "zstd") as compressed:
+        compressed.write(cells.encode())
     files = {
         "rows.jsonl.gz": gzip.compress(plain),
         "rows.json": json.dumps(rows).encode(),
         "rows.json.gz": gzip.compress(json.dumps(rows, indent=1).encode()),
+        "wrapped.json": json.dumps({"version": 1, "data": rows}).encode(),
+        "pretty.json": "\n".join(json.dumps(row, indent=1) for row in rows).encode(),
+        "rows.ndjson.xz": lzma.compress(plain),
+        "rows.csv": cells.encode(),
+        "rows.csv.zst": bytes(packed.getvalue()),
+        "rows.tsv.xz": lzma.compress(cells.replace(",", "\t").encode()),
+        "rows.arrow": stream.getvalue(),
         "rows.parquet": parquet.getvalue(),
         "rows.parquet.gz": gzip.compress(parquet.getvalue()),
         ARCHIVES["strict"]: CASES["ukpconvarg1 strict"].pack(b"arg1_arg2\ta1\tx\ty\n")[1],
@@ -233,7 +248,7 @@ def test_no_reader_crashes_or_loses_a_row(name: str, tmp_path: Path) -> None:
 
 
 def test_a_damaged_container_is_refused_in_words(tmp_path: Path) -> None:
-    _fuzz_containers(tmp_path, 120, derandomize=True)
+    _fuzz_containers(tmp_path, 240, derandomize=True)
 
 
 @pytest.mark.parametrize("margin", [10**400, -(10**400)])
@@ -274,4 +289,4 @@ def test_no_reader_crashes_or_loses_a_row_at_length(name: str, tmp_path: Path) -
 
 @pytest.mark.slow
 def test_a_damaged_container_is_refused_in_words_at_length(tmp_path: Path) -> None:
-    _fuzz_containers(tmp_path, 800, derandomize=False)
+    _fuzz_containers(tmp_path, 2000, derandomize=False)

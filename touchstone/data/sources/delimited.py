@@ -8,6 +8,8 @@ spreadsheets write each of them.
 from __future__ import annotations
 
 import csv
+import io
+import re
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -23,6 +25,7 @@ BROKEN_QUOTES = "not valid CSV (a quote is not closed, or followed by something 
 NOT_UTF8 = "not valid UTF-8"
 
 _BYTE_ORDER_MARK = "\ufeff"
+_QUOTED = re.compile(r'"[^"]*"')
 
 
 class _Lines:
@@ -101,21 +104,17 @@ def delimited_rows(file: Path, name: str, delimiters: str) -> Iterator[RawRow | 
 def _header(numbered: _Lines, name: str, delimiters: str) -> tuple[list[str], str]:
     """The names of the columns, and what parts them; none where the file holds nothing."""
     try:
-        line = next((line for line in numbered if line.strip()), "")
-        delimiter = max(delimiters, key=line.count)
-        # A name may hold a line end, so that the header goes on in the next line.
-        header = next(csv.reader(_chain(line, numbered), delimiter=delimiter, strict=True), [])
+        text = next((line for line in numbered if line.strip()), "")
+        while text.count('"') % 2 and (line := next(numbered, "")):  # a name with a line end in it
+            text += line
+        delimiter = max(delimiters, key=_QUOTED.sub("", text).count)
+        header = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True), [])
     except (csv.Error, Unusable) as fault:
         reason = fault if isinstance(fault, Unusable) else BROKEN_QUOTES
         raise SourceError(f"{name} can't be read: its header is {reason}; write it as CSV in UTF-8") from None
     if twice := [column for column, count in Counter(header).items() if count > 1]:
         raise SourceError(f"{name} can't be read: its header names '{twice[0]}' twice; rename one of the columns")
     return header, delimiter
-
-
-def _chain(line: str, numbered: _Lines) -> Iterator[str]:
-    yield line
-    yield from numbered
 
 
 comma_rows = partial(delimited_rows, delimiters=",;\t")

@@ -75,7 +75,7 @@ def split_files(chosen: Configuration, folder: Path, files: Sequence[Path]) -> d
     Raises:
         SourceError: none of the patterns matches a file.
     """
-    listed = chosen.data_files or []
+    listed = chosen.data_files if chosen.data_files is not None else []
     patterns: dict[str, list[str]] = {}
     if isinstance(listed, dict):
         patterns = {split: _as_list(paths) for split, paths in listed.items()}

@@ -45,7 +45,8 @@ AXES = {
     **dict.fromkeys(("helpful-base", "helpful-online", "helpful-rejection-sampled"), "helpfulness"),
     "harmless-base": "harmlessness",
 }
-"""What the pairs in a folder of Anthropic/hh-rlhf were judged by. Its red-team-attempts hold no pairs."""
+"""What the pairs in a folder of Anthropic/hh-rlhf were judged by."""
+WITHOUT_PAIRS = "red-team-attempts"
 
 _MARKER = re.compile(r"\n\n(Human|Assistant):")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
@@ -55,9 +56,9 @@ def read(settings: TranscriptData, root: Path) -> Iterator[Group | Quarantined]:
     """One group of two completions per pair of dialogues; pairs that can't be used are quarantined.
 
     Raises:
-        SourceError: nothing can be read at `settings.path`, or it is the data set's folder of another axis.
+        SourceError: nothing can be read at `settings.path`, or it is a folder of another axis, or one without pairs.
     """
-    _check_axis(settings, root)
+    _check_folder(settings, root)
     rows = raw_rows(
         settings.path,
         root,
@@ -69,15 +70,22 @@ def read(settings: TranscriptData, root: Path) -> Iterator[Group | Quarantined]:
     return groups_of(islice(rows, settings.limit), lambda values: _group(values, settings))
 
 
-def _check_axis(settings: TranscriptData, root: Path) -> None:
-    """Refuse to call one axis by the other's name; any other name is the user's choice."""
+def _check_folder(settings: TranscriptData, root: Path) -> None:
+    """Refuse a folder without pairs, and to call one axis by the other's name; any other name is the user's choice."""
     local = local_path(settings.path, root)
-    folder = None if local is None else local.parent.name if local.is_file() else local.name
-    if settings.axis in FOLDERS and folder in AXES and AXES[folder] != settings.axis:
-        raise SourceError(
-            f"data.axis: the pairs of {folder} were judged by {AXES[folder]} and not by {settings.axis}; "
-            f"set data.axis={AXES[folder]}"
-        )
+    if local is None:
+        return
+    name = local.parent.name if local.is_file() else local.name
+    if name == WITHOUT_PAIRS:
+        raise SourceError(f"data.path: {WITHOUT_PAIRS} holds rated dialogues and no pairs; name another folder")
+    if settings.axis not in FOLDERS or (local / FOLDERS[settings.axis]).is_dir():
+        return
+    for folder in (name, *(part for part in AXES if (local / part).is_dir())):
+        if AXES.get(folder, settings.axis) != settings.axis:
+            raise SourceError(
+                f"data.axis: the pairs of {folder} in data.path were judged by {AXES[folder]} and not by "
+                f"{settings.axis}; set data.axis={AXES[folder]}, or name another folder"
+            )
 
 
 def _group(values: dict[str, Any], settings: TranscriptData) -> Group:

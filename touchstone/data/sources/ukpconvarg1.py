@@ -26,6 +26,7 @@ from defusedxml.ElementTree import iterparse
 
 from touchstone.data.sources.labels import hash_annotator
 from touchstone.data.sources.rows import MAX_LINE, About, Quarantined, Unusable, answer_text
+from touchstone.data.sources.streams import refuse_pointer
 from touchstone.errors import SourceError
 from touchstone.groups import Comparison, Completion, Group, Message, make_group
 from touchstone.settings.data import ArgumentData
@@ -98,6 +99,7 @@ def read(settings: ArgumentData, root: Path) -> Iterator[Group | Quarantined]:
         raise SourceError(
             f"data.path: {settings.path} holds no {ARCHIVES[settings.variant]} and is no such file itself"
         )
+    refuse_pointer(archive, archive.name)
     try:
         # Not by tarfile's own "r|gz", which ends in a TypeError where a header is cut short (Python 3.11).
         with gzip.open(archive) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
