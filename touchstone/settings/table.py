@@ -37,6 +37,11 @@ def _named_by_text(labels: Any) -> Any:
     return named
 
 
+def _nothing_is_empty(value: Any) -> Any:
+    """Presets leave a dictionary null: Hydra lets an override put keys in place of a null, but not into an empty one."""
+    return {} if value is None else value
+
+
 class Judgement(Section):
     """What says which completion is the better one, on one axis."""
 
@@ -60,7 +65,7 @@ class Judgement(Section):
     """order, label, one_hot: by how much the winner is better; of one value per completion, the difference."""
     annotator: str | list[str] | None = None
     """Who judged; hashed. With votes, one per vote."""
-    aspects: dict[str, str | list[str]] = Field(default_factory=dict)
+    aspects: Annotated[dict[str, str | list[str]], BeforeValidator(_nothing_is_empty)] = Field(default_factory=dict)
     """Further numbers of each completion, which are kept with it by these names."""
 
     @model_validator(mode="after")
@@ -94,7 +99,9 @@ class Tree(Section):
     root: str = "prompt"
     """The first message; a message holds text, role and replies."""
     replies: str = "replies"
-    leave_out: dict[str, list[bool | str | None]] = Field(default_factory=dict)
+    leave_out: Annotated[dict[str, list[bool | str | None]], BeforeValidator(_nothing_is_empty)] = Field(
+        default_factory=dict
+    )
     """Replies that are set aside with all that follows them: a field, and the values that say so."""
 
 
