@@ -38,7 +38,7 @@ def _named_by_text(labels: Any) -> Any:
 
 
 def _nothing_is_empty(value: Any) -> Any:
-    """Presets leave a dictionary null: Hydra lets an override put keys in place of a null, but not into an empty one."""
+    """A dictionary that is null in a configuration: Hydra lets an override fill a null, but add nothing to `{}`."""
     return {} if value is None else value
 
 
@@ -172,6 +172,10 @@ class TableData(Section):
             raise ValueError(f"rows={self.rows} takes judgements of kind ratings or ranks, not {', '.join(wrong)}")
         if self.rows != "group" and any(isinstance(j.field, list) for j in self.judgements.values()):
             raise ValueError(f"rows={self.rows} takes one path as a judgement's field")
+        if self.rows != "group" and any(isinstance(j.annotator, list) for j in self.judgements.values()):
+            raise ValueError(f"rows={self.rows} takes one path as a judgement's annotator")
+        if self.rows == "tree" and (self.axis_field or any(j.annotator for j in self.judgements.values())):
+            raise ValueError("rows=tree reads neither axis_field nor annotators: ranks are those of all who ranked")
         if self.merge and self.rows != "group":
             raise ValueError("merge goes with rows=group; the others put a prompt's rows together anyway")
         if self.group_field is not None and self.rows != "completion":

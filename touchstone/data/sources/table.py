@@ -133,11 +133,13 @@ def _check_columns(settings: TableData, columns: set[str]) -> None:
 
 def _named_paths(settings: TableData) -> Iterator[tuple[str, str]]:
     """Every path that the settings name, with the setting; those of parts that may be absent are left out."""
-    for setting in ("prompt", "completions", "policies", "turn", "axis_field", "group_field", "time", "cluster"):
+    for setting in ("time", "cluster"):
         yield from _paths(setting, getattr(settings, setting))
     if settings.rows == "tree":
         yield "tree.root", settings.tree.root
         return
+    for setting in ("prompt", "completions", "policies", "turn", "axis_field", "group_field"):
+        yield from _paths(setting, getattr(settings, setting))
     for axis, judgement in settings.judgements.items():
         for setting in ("field", "ties", "margin", "annotator"):
             yield from _paths(f"judgements.{axis}.{setting}", getattr(judgement, setting))
