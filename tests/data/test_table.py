@@ -592,6 +592,8 @@ def test_a_tree_is_a_group_for_each_message_that_was_answered(tmp_path: Path) ->
 def test_a_table_without_a_judgement_is_an_error_that_names_its_columns(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"no row of rows\.jsonl holds a judgement in w; the columns are answer_a"):
         read(tmp_path, data({"kind": "label", "field": "w"}), {**PAIR, "w": None}, PAIR)
+    with pytest.raises(SourceError, match=r"2 rows were set aside, most because 'w' holds bare numbers"):
+        read(tmp_path, data({"kind": "label", "field": "w"}), *({**PAIR, "w": w} for w in (1, 0, None)))
 
 
 @pytest.mark.parametrize(
@@ -650,6 +652,48 @@ def test_rows_of_groups_are_streamed(tmp_path: Path) -> None:
     rows = read_source(data(), tmp_path)
     assert isinstance(next(rows), Group)
     assert sum(isinstance(row, Quarantined) for row in rows) == 1
+
+
+# The readers that it can stand for
+
+
+def test_the_readers_of_one_shape_are_the_table_with_settings(tmp_path: Path) -> None:
+    """Same groups, labels and margins; only what a rating is kept by differs."""
+    pair = {"prompt": "Name a colour.", "chosen": "Blue.", "rejected": "Seven.", "margin": 2}
+    ranking = {"instruction": "And a warm one?", "input": "Like fire.", "output": ["Red.", "Orange.", "Seven."],
+               "history": [["Name a colour.", "Blue."]]}  # fmt: skip
+    rated = [{"fact": "The sea is blue.", "talk": "Name a colour.", "said": text, "scores": {"overall": stars}, "who": "m"}
+             for text, stars in (("Blue.", 5), ("Red.", 4.5), ("Seven.", 1))]  # fmt: skip
+    transcript = {"chosen": "\n\nHuman: Hi\n\nAssistant: Hello", "rejected": "\n\nHuman: Hi\n\nAssistant: No"}
+    judged_by = {"judgements": {"helpfulness": {"kind": "order"}}}
+    cases: list[tuple[list[Any], dict[str, Any], dict[str, Any]]] = [
+        ([pair], {"source": "preference", "margin_field": "margin"},
+         {"prompt": "prompt", "completions": ["chosen", "rejected"],
+          "judgements": {"helpfulness": {"kind": "order", "margin": "margin"}}}),
+        ([ranking],
+         {"source": "ranked", "prompt_field": "instruction", "input_field": "input", "history_field": "history",
+          "completions_field": "output"},
+         {"prompt": "instruction", "input": "input", "history": "history", "completions": ["output[]"], **judged_by}),
+        (rated,
+         {"source": "rated", "prompt_fields": ["fact", "talk"], "completion_field": "said",
+          "rating_field": "scores.overall", "aspects_field": None, "policy_field": "who", "tie_below": 1.0},
+         {"prompt": ["fact", "talk"], "rows": "completion", "completions": ["said"], "policies": ["who"],
+          "judgements": {"helpfulness": {"kind": "ratings", "field": "scores.overall", "tie_below": 1.0}}}),
+        ([transcript], {"source": "hh_rlhf", "axis": "helpfulness"},
+         {"prompt": None, "completions": ["chosen", "rejected"], **judged_by}),
+    ]  # fmt: skip
+    for rows, reader, settings in cases:
+        (tmp_path / "rows.jsonl").write_text(lines(rows))
+        where = {"name": "mine", "path": "rows.jsonl"}
+        both = [
+            list(read_source(TypeAdapter(Data).validate_python({**each, **where}), tmp_path))
+            for each in (reader, {"source": "table", **settings})
+        ]
+        first, second = ([row for row in read_rows if isinstance(row, Group)] for read_rows in both)
+        assert len(first) == len(second) == 1
+        assert [(g.id, g.cluster_id, g.prompt, g.comparisons, g.axis) for g in first] == [
+            (g.id, g.cluster_id, g.prompt, g.comparisons, g.axis) for g in second
+        ]
 
 
 # Whatever the table, labels in are labels out

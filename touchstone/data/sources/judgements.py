@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import combinations
 from typing import Any
 
@@ -230,12 +231,13 @@ def _place(label: Any, axis: str, judgement: Judgement, candidates: Candidates) 
             f"the first one won: name what each means in {setting}, as in {{0: 1, 1: 2}}"
         )
     try:
-        return _by_name(str(label), candidates)
+        return _by_name(str(label), tuple(candidates.fields), tuple(candidates.policies))
     except Unusable:
         raise Unusable(f"'{judgement.field}' holds a label that names no completion; name it in {setting}") from None
 
 
-def _by_name(label: str, candidates: Candidates) -> int | None:
+@lru_cache(maxsize=4096)
+def _by_name(label: str, fields: tuple[str, ...], policies: tuple[str | None, ...]) -> int | None:
     """The completion that a label names by its column, by what tells the columns apart, by its policy, or by place.
 
     Of columns `answer_b, answer_a` the label "a" names the second one: a name goes before a place.
@@ -243,8 +245,8 @@ def _by_name(label: str, candidates: Candidates) -> int | None:
     Raises:
         Unusable: it names none, or its readings disagree.
     """
-    columns = [path if candidates.fields.count(path) == 1 else "" for path in candidates.fields]
-    by_policy = {place for place, policy in enumerate(candidates.policies) if policy and policy == label}
+    columns = [path if fields.count(path) == 1 else "" for path in fields]
+    by_policy = {place for place, policy in enumerate(policies) if policy and policy == label}
     by_column = {place for place, column in enumerate(columns) if column and column == label}
     word = plain(label)
     bare = {word.removeprefix(noun) for noun in NOUNS if word.startswith(noun)}

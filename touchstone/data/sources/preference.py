@@ -128,5 +128,5 @@ def _margin(values: dict[str, Any], field: str | None) -> float | None:
         raise Unusable(f"no field '{field}'")
     number = finite_number(margin, field)
     if number < 0:
-        raise Unusable(f"'{field}' is below 0")
+        raise Unusable(f"'{field}' is below 0: by it the rejected completion is the better one")
     return number

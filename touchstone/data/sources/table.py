@@ -19,6 +19,7 @@ that nobody judged. A table without a single judgement is an error, and so is a 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
@@ -95,19 +96,28 @@ def read(settings: TableData, root: Path) -> Iterator[Group | Quarantined]:
         settings.rows
     ]
     groups = comparisons = 0
+    reasons: Counter[str] = Counter()
     for row in reader(rows, settings):
         if isinstance(row, Group):
             groups += 1
             comparisons += len(row.comparisons)
+        else:
+            reasons[row.reason] += 1
         yield row
     _check_columns(settings, columns)
     if groups and not comparisons:
-        named = [str(judgement.field) for judgement in settings.judgements.values() if judgement.field]
-        raise SourceError(
-            f"data.judgements: no row of {settings.path} holds a judgement"
-            + (f" in {', '.join(named)}" if named else " of two completions")
-            + f"; the columns are {_spelt(columns)}"
-        )
+        named = [_joined(judgement.field) for judgement in settings.judgements.values() if judgement.field]
+        message = f"data.judgements: no row of {settings.path} holds a judgement"
+        message += f" in {', '.join(named)}" if named else " of two completions"
+        message += f"; the columns are {_spelt(columns)}"
+        if reasons:
+            reason, _ = reasons.most_common(1)[0]
+            message += f"; {reasons.total():,} rows were set aside, most because {reason}"
+        raise SourceError(message)
+
+
+def _joined(where: str | list[str]) -> str:
+    return where if isinstance(where, str) else ", ".join(where)
 
 
 def _watched(
