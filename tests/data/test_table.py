@@ -662,7 +662,8 @@ def test_the_readers_of_one_shape_are_the_table_with_settings(tmp_path: Path) ->
     pair = {"prompt": "Name a colour.", "chosen": "Blue.", "rejected": "Seven.", "margin": 2}
     ranking = {"instruction": "And a warm one?", "input": "Like fire.", "output": ["Red.", "Orange.", "Seven."],
                "history": [["Name a colour.", "Blue."]]}  # fmt: skip
-    rated = [{"fact": "The sea is blue.", "talk": "Name a colour.", "said": text, "scores": {"overall": stars}, "who": "m"}
+    said = {"fact": "The sea is blue.", "talk": "Name a colour.", "who": "m"}
+    rated = [{**said, "said": text, "scores": {"overall": stars}}
              for text, stars in (("Blue.", 5), ("Red.", 4.5), ("Seven.", 1))]  # fmt: skip
     transcript = {"chosen": "\n\nHuman: Hi\n\nAssistant: Hello", "rejected": "\n\nHuman: Hi\n\nAssistant: No"}
     judged_by = {"judgements": {"helpfulness": {"kind": "order"}}}

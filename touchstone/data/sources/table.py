@@ -137,7 +137,8 @@ def _check_columns(settings: TableData, columns: set[str]) -> None:
     for setting, path in _named_paths(settings):
         if columns.isdisjoint(first_names(path)):
             raise SourceError(
-                f"data.{setting}: no row of {settings.path} has '{path}'; the columns are {_spelt(columns)}"
+                f"data.{setting}: no row of {settings.path} has '{path}'; the columns are {_spelt(columns)}. "
+                "Name one of them, or set it to null where it isn't needed"
             )
 
 
