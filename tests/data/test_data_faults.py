@@ -100,7 +100,9 @@ def test_one_null_costs_one_row_and_a_column_that_nobody_declared_means_nothing(
     )
     lay(tmp_path / "without.parquet", rows(300))
     imported(tmp_path, settings("without.parquet"))
-    with pytest.raises(QuarantineError, match="'margin' is below 0: 300"):
+    with pytest.raises(
+        QuarantineError, match="'margin' is below 0: by it the rejected completion is the better one: 300"
+    ):
         imported(tmp_path, settings("rows.parquet", margin_field="margin"))
 
 

@@ -112,13 +112,19 @@ def damaged(draw: st.DrawFn, data: bytes) -> bytes:
 
 
 def _read(case: Case, root: Path, name: str, content: bytes) -> list[Group | Quarantined] | None:
-    """What the reader makes of a file; None if it refuses it. Any other error than SourceError is a failure."""
+    """What the reader makes of a file; None if it refuses it. Any other error than SourceError is a failure.
+
+    What `case.refused` says is found out at the file's end: until then each row went somewhere.
+    """
     (root / name).write_bytes(content)
     data = TypeAdapter(Data).validate_python({"source": case.source, "name": "fuzz", "path": name, **case.settings})
+    rows: list[Group | Quarantined] = []
     try:
-        return list(read_source(data, root))
-    except SourceError:
-        return None
+        rows.extend(read_source(data, root))
+    except SourceError as error:
+        return rows if case.refused is not None and case.refused in str(error) else None
+    else:
+        return rows
     finally:
         (root / name).unlink()
 

@@ -50,6 +50,7 @@ class Case:
         partial: reasons for what is set aside of a row that was kept.
         encode, pack: rows to bytes, and those to the file's name and content.
         count: rows in the bytes; None where they can't be counted without parsing.
+        refused: what an error about a whole file says that was read to its end; None where there is none.
     """
 
     source: str
@@ -60,6 +61,7 @@ class Case:
     encode: Callable[[list[Any]], bytes] = json_lines
     pack: Callable[[bytes], tuple[str, bytes]] = _plain
     count: Callable[[bytes], int | None] = _lines_with_content
+    refused: str | None = None
 
 
 def _message(role: str) -> st.SearchStrategy[dict[str, Any]]:
@@ -199,6 +201,7 @@ _RATED_SETTINGS = {
 _LABELLED = {"prompt_field": "prompt", "completion_fields": _TWO}
 _NO_LABELS = frozenset(argilla.NO_LABELS.values())
 _NO_RESULTS = frozenset({label_studio.CANCELLED, label_studio.WITHOUT_RESULT})
+_REFUSED = "the columns are"
 _THREE = st.lists(TEXT, min_size=3, max_size=3)
 
 CASES = {
@@ -276,6 +279,101 @@ CASES = {
             pair_id=st.integers(0, 99), source=st.just("livebench-math"), question=TEXT, response_A=TEXT,
             response_B=TEXT, response_model=st.just("m"), label=st.sampled_from(["A>B", "B>A"]),
         ),
+    ),
+    "table label": Case(
+        "table",
+        _record(
+            prompt=TEXT | _turns("user"), a=TEXT | _turns("assistant"), b=TEXT, y=st.sampled_from([0, 1, "tie", None]),
+            who=_USERS, m=st.integers(0, 9), model_a=TEXT, model_b=TEXT,
+        ),
+        {
+            "prompt": "prompt", "completions": ["a", "b"], "policies": ["model_a", "model_b"],
+            "judgements": {"helpfulness": {"kind": "label", "field": "y", "labels": {0: 1, 1: 2}, "annotator": "who",
+                                           "margin": "m"}},
+        },
+        refused=_REFUSED,
+    ),
+    "table votes": Case(
+        "table",
+        _record(
+            q=_turns("user") | TEXT, a=TEXT, b=TEXT,
+            v=st.lists(_record(s=st.integers(-2, 2), w=_USERS), max_size=2),
+        ),
+        {
+            "prompt": "q", "completions": ["a", "b"],
+            "judgements": {"x": {"kind": "strength", "field": "v[].s", "annotator": "v[].w", "first_is": "negative"}},
+        },
+        refused=_REFUSED,
+    ),
+    "table ratings": Case(
+        "table",
+        _record(
+            q=_record(text=TEXT), at=st.integers(0, 10**12) | st.just("2024-01-01"), topic=TEXT | st.integers(0, 9),
+            answers=st.lists(
+                _record(text=TEXT, score=st.floats(0, 5) | st.just("3"), notes=_record(x=st.integers(0, 9))),
+                min_size=2, max_size=3,
+            ),
+        ),
+        {
+            "prompt": ["q.text"], "completions": ["answers[].text"], "time": "at", "cluster": "topic",
+            "judgements": {"x": {"kind": "ratings", "field": "answers[].score", "aspects": {"n": "answers[].notes"}}},
+        },
+        refused=_REFUSED,
+    ),
+    "table one hot": Case(
+        "table",
+        _record(
+            q=TEXT.map(lambda text: json.dumps([text])), a=TEXT.map(lambda text: json.dumps([text])),
+            b=TEXT.map(lambda text: json.dumps([text])), wa=st.just(1), wb=st.just(0), tie=st.just("0"),
+        ),
+        {
+            "prompt": "q", "prompt_form": "json", "completions": ["a", "b"], "completion_form": "json",
+            "judgements": {"x": {"kind": "one_hot", "field": ["wa", "wb"], "ties": ["tie"]}},
+        },
+        refused=_REFUSED,
+    ),
+    "table order": Case(
+        "table",
+        st.one_of(
+            st.builds(
+                lambda asked, first, others: {"a": asked + first, "b": [asked + other for other in others]},
+                _turns("user"), _turns("assistant"), st.lists(_turns("assistant"), max_size=2),
+            ),
+            _record(a=_TRANSCRIPT, b=st.just([])),
+        ),
+        {"prompt": None, "completions": ["a", "b[]"], "judgements": {"x": {"kind": "order"}}},
+        refused=_REFUSED,
+    ),
+    "table completions": Case(
+        "table",
+        _record(q=st.sampled_from([SECRET, f"{SECRET} 2"]), a=TEXT, y=st.booleans() | st.integers(0, 5), who=_USERS),
+        {
+            "prompt": "q", "rows": "completion", "completions": ["a"],
+            "judgements": {"x": {"kind": "ratings", "field": "y"}},
+        },
+        carried=lambda group: len(group.completions),
+        refused=_REFUSED,
+    ),
+    "table tree": Case(
+        "table",
+        _record(
+            id=st.integers(0, 9),
+            prompt=_record(
+                text=TEXT, role=st.just("prompter"),
+                replies=st.lists(
+                    _record(text=TEXT, role=st.just("assistant"), rank=st.integers(0, 3) | st.none(),
+                            deleted=st.booleans(), replies=st.just([])),
+                    min_size=2, max_size=3,
+                ),
+            ),
+        ),
+        {
+            "rows": "tree", "cluster": "id", "judgements": {"x": {"kind": "ranks", "field": "rank"}},
+            "tree": {"leave_out": {"deleted": [True]}},
+        },
+        partial=frozenset({"a reply left out by its 'deleted'"}),
+        count=lambda data: None,
+        refused=_REFUSED,
     ),
     "ukpconvarg1 strict": Case(
         "ukpconvarg1",

@@ -119,7 +119,7 @@ def import_source(settings: Settings, root: Path, target: Path) -> ImportSummary
         # Before the folder takes its place: with too many rows set aside nothing changes.
         _check(read, examples, settings.importing.max_quarantine_share)
         counts = {key: value for key, value in asdict(summary).items() if key != "source"}
-        record = {"source": data.source, "about": asdict(about(data.source)), "data": _portable(data)}
+        record = {"source": data.source, "about": asdict(about(data)), "data": _portable(data)}
         write_json(folder / "source.json", {**record, "counts": counts})
 
     write_folder(target, fill)

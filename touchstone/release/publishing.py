@@ -73,7 +73,7 @@ def publish(registry: Registry, name: str, number: int, repository: str, *, priv
 
     # The files: the sealed artifact as it is, and its model card.
     params = registry.evidence(version, "params.yaml")
-    licence = None if params is None else sources.about(settings.load(params).data.source).licence
+    licence = None if params is None else sources.about(settings.load(params).data).licence
     readme = model_card(version, sealed, decision, override, licence, repository)
     files = [CommitOperationAdd(file, artifact / file) for file in sorted({cards.FILE, *sealed.files})]
     files.append(CommitOperationAdd(CARD, readme.encode()))

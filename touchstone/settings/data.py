@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from touchstone.settings.section import NonNegativeFloat, PositiveInt, Section, Share
+from touchstone.settings.table import TableData
 
 
 class SandboxData(Section):
@@ -170,6 +171,7 @@ Data = Annotated[
     | RatedData
     | ArgillaData
     | LabelStudioData
-    | BenchmarkData,
+    | BenchmarkData
+    | TableData,
     Field(discriminator="source"),
 ]

@@ -21,11 +21,13 @@ from touchstone.data.sources import (
     ranked,
     rated,
     sandbox,
+    table,
     ukpconvarg1,
 )
 from touchstone.data.sources.rows import About, Quarantined
 from touchstone.groups import Group
 from touchstone.settings.data import Data
+from touchstone.settings.table import TableData
 
 __all__ = ["Quarantined", "Row", "about", "read_source"]
 
@@ -43,6 +45,7 @@ class _Source(Protocol):
 
 _SOURCES: dict[str, _Source] = {
     "sandbox": sandbox,
+    "table": table,
     "preference": preference,
     "hh_rlhf": hh_rlhf,
     "ukpconvarg1": ukpconvarg1,
@@ -59,9 +62,9 @@ _SOURCES: dict[str, _Source] = {
 }
 
 
-def about(source: str) -> About:
-    """What a source says of itself, its data's licence for one."""
-    return _SOURCES[source].ABOUT
+def about(data: Data) -> About:
+    """What a source says of itself, its data's licence for one; a table says what its settings state."""
+    return table.about(data) if isinstance(data, TableData) else _SOURCES[data.source].ABOUT
 
 
 def read_source(data: Data, root: Path) -> Iterator[Row]:

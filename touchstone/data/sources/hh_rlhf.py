@@ -14,7 +14,7 @@ who has two turns in a row within the shared prompt gets them joined by a blank 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
@@ -105,22 +105,35 @@ def split_pair(chosen: object, rejected: object) -> tuple[list[Message], str, st
     Raises:
         Unusable: a dialogue is malformed, its last answer is empty, or they part before their last turn.
     """
-    dialogues = _turns(chosen, "chosen"), _turns(rejected, "rejected")
+    dialogues = transcript_turns(chosen, "chosen"), transcript_turns(rejected, "rejected")
     shared = common_length(dialogues[0][:-1], dialogues[1][:-1])
     for turns in dialogues:
         if turns[-1].role != "assistant":
             raise Unusable("the dialogue doesn't end with an Assistant turn")
     if any(len(turns) != shared + 1 for turns in dialogues):
         raise Unusable("the dialogues part before their last turn")
-    prompt = [
-        Message(role, "\n\n".join(turn.content for turn in turns))
-        for role, turns in groupby(dialogues[0][:shared], key=lambda turn: turn.role)
-    ]
+    prompt = joined_turns(dialogues[0][:shared])
     check_turns(prompt)
     return prompt, answer_text(dialogues[0][-1].content, "chosen"), answer_text(dialogues[1][-1].content, "rejected")
 
 
-def _turns(dialogue: object, side: str) -> list[Message]:
+def joined_turns(turns: Sequence[Message]) -> list[Message]:
+    """The turns, with those that a speaker has in a row joined by a blank line."""
+    return [
+        Message(role, "\n\n".join(turn.content for turn in spoken))
+        for role, spoken in groupby(turns, key=lambda turn: turn.role)
+    ]
+
+
+def transcript_turns(dialogue: object, side: str) -> list[Message]:
+    """The turns of a transcript, stripped of the blanks around them.
+
+    Args:
+        side: the field that holds it, for messages.
+
+    Raises:
+        Unusable: it is no text, or doesn't begin with a speaker.
+    """
     head, *parts = _MARKER.split(answer_text(dialogue, side))
     if head.strip() or not parts:
         raise Unusable("the dialogue doesn't begin with a Human turn")

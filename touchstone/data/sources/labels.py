@@ -12,10 +12,15 @@ from typing import Any
 from touchstone.data.sources.rows import Unusable
 from touchstone.groups import Comparison
 
-TIES = frozenset({"tie", "draw", "equal", "same", "similar", "both", "bothgood", "bothbad", "neither", "nopreference"})
+TIES = frozenset(
+    {"tie", "draw", "equal", "same", "similar", "both", "bothgood", "bothbad", "tiebothbad", "neither", "nopreference"}
+)
 """Labels that prefer nothing, without case, blanks and signs. "Both bad" is a tie: neither is the better one."""
-NOUNS = ("", "response", "answer", "completion", "output", "reply", "option")
-"""What may stand before a number or a letter in a label: "Response 2", "answer_b", "A"."""
+NOUNS = (
+    "", "response", "answer", "completion", "output", "reply", "option",
+    "model", "candidate", "assistant", "summary", "text", "conversation",
+)  # fmt: skip
+"""What may stand before a number or a letter in a label: "Response 2", "answer_b", "model_a", "A"."""
 
 
 def hash_annotator(tool: str, name: str) -> str:
@@ -37,9 +42,9 @@ def named(label: Any, names: Sequence[str]) -> int | None:
     """
     if not isinstance(label, str):
         raise Unusable("a label is not text")
-    word = _plain(label)
+    word = plain(label)
     matches = [number for number, name in enumerate(names) if label == name]
-    matches = matches or [number for number, name in enumerate(names) if word and _plain(name) == word]
+    matches = matches or [number for number, name in enumerate(names) if word and plain(name) == word]
     places = matches or [number for number in range(len(names)) if word in _places(number, len(names))]
     if len(places) == 1:
         return places[0]
@@ -66,7 +71,7 @@ def by_choice(chosen: int | None, count: int, annotator: str | None) -> list[Com
     Completions stay in the order in which they were shown, so that one can see who always takes the first.
     """
     return [
-        _edge(i, j, float(i == chosen) - float(j == chosen), None, annotator)
+        edge(i, j, float(i == chosen) - float(j == chosen), None, annotator)
         for i, j in combinations(range(count), 2)
         if chosen is None or chosen in (i, j)
     ]
@@ -74,7 +79,7 @@ def by_choice(chosen: int | None, count: int, annotator: str | None) -> list[Com
 
 def by_rank(ranks: Sequence[float], annotator: str | None) -> list[Comparison]:
     """All pairs of a ranking: the smaller rank wins, equal ranks are a tie."""
-    return [_edge(i, j, ranks[j] - ranks[i], None, annotator) for i, j in combinations(range(len(ranks)), 2)]
+    return [edge(i, j, ranks[j] - ranks[i], None, annotator) for i, j in combinations(range(len(ranks)), 2)]
 
 
 def by_rating(ratings: Mapping[int, float], annotator: str | None) -> list[Comparison]:
@@ -88,7 +93,7 @@ def by_rating(ratings: Mapping[int, float], annotator: str | None) -> list[Compa
     pairs = [(i, j, ratings[i] - ratings[j]) for i, j in combinations(sorted(ratings), 2)]
     if not all(math.isfinite(lead) for _, _, lead in pairs):
         raise Unusable("ratings are too far apart")
-    return [_edge(i, j, lead, abs(lead) or None, annotator) for i, j, lead in pairs]
+    return [edge(i, j, lead, abs(lead) or None, annotator) for i, j, lead in pairs]
 
 
 def mean_rating(question: str, ratings: Sequence[float]) -> dict[str, float]:
@@ -96,11 +101,13 @@ def mean_rating(question: str, ratings: Sequence[float]) -> dict[str, float]:
     return {question: sum(rating / len(ratings) for rating in ratings)} if ratings else {}
 
 
-def _edge(i: int, j: int, lead: float, margin: float | None, annotator: str | None) -> Comparison:
+def edge(i: int, j: int, lead: float, margin: float | None, annotator: str | None) -> Comparison:
+    """One judgement of a pair: a lead above 0 is the first one's win, below 0 the second one's, 0 a tie."""
     return Comparison(i, j, float(lead > 0), float(lead < 0), float(lead == 0), margin=margin, annotator=annotator)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """A label without case, blanks and signs."""
     return "".join(sign for sign in text.casefold() if sign.isalnum())
 
 

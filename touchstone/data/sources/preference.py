@@ -71,7 +71,7 @@ def _group(values: dict[str, Any], settings: PreferenceData) -> Group:
     else:
         answers = answer_text(chosen, settings.chosen_field), answer_text(rejected, settings.rejected_field)
         if prompt is None:
-            text, *rest = _split_texts(*answers)
+            text, *rest = split_texts(*answers)
             messages, answers = (Message("user", text),), (rest[0], rest[1])
         else:
             messages = prompt_messages(prompt, settings.prompt_field)
@@ -106,8 +106,12 @@ def _answer(turns: tuple[Message, ...], side: str) -> str:
     return answer_text(turns[0].content, side)
 
 
-def _split_texts(chosen: str, rejected: str) -> tuple[str, str, str]:
-    """Prompt and answers of two texts, by the rule in the module's docstring."""
+def split_texts(chosen: str, rejected: str) -> tuple[str, str, str]:
+    """Prompt and answers of two texts, by the rule in the module's docstring.
+
+    Raises:
+        Unusable: they share no beginning.
+    """
     common = chosen[: common_length(chosen, rejected)]
     for gap in reversed(list(re.finditer(r"\s+", common))):
         prompt, answers = common[: gap.start()], (chosen[gap.start() :].strip(), rejected[gap.start() :].strip())
@@ -124,5 +128,5 @@ def _margin(values: dict[str, Any], field: str | None) -> float | None:
         raise Unusable(f"no field '{field}'")
     number = finite_number(margin, field)
     if number < 0:
-        raise Unusable(f"'{field}' is below 0")
+        raise Unusable(f"'{field}' is below 0: by it the rejected completion is the better one")
     return number
