@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from touchstone.data.sources import hub
+from touchstone.data.sources.columns import tallied
 from touchstone.errors import SourceError
 from touchstone.groups import ROLES, Group, Message
 
@@ -81,6 +82,7 @@ class Unusable(Exception):
     """Raised while a row is turned into a group; its message becomes the reason in quarantine."""
 
 
+@tallied
 def raw_rows(
     path: str,
     root: Path,
