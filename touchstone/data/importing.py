@@ -18,15 +18,16 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from textwrap import wrap
 from typing import Any, BinaryIO
 
 from touchstone.data.hygiene import clean_group
 from touchstone.data.known import GROUPS, HISTORY, QUARANTINE, RECORD, Again, Known, read_record
-from touchstone.data.reading import Reading, row
+from touchstone.data.reading import WIDTH, Reading, row
 from touchstone.data.sources import about, hub, read_source
 from touchstone.data.sources.columns import tally
 from touchstone.data.sources.rows import Quarantined, local_path
-from touchstone.data.suspicion import Alarm, check
+from touchstone.data.suspicion import Alarm, alarms, check
 from touchstone.errors import QuarantineError, SourceError
 from touchstone.groups import Group, judged_pairs, to_line
 from touchstone.runtime.files import canonical_json, write_folder, write_json
@@ -51,7 +52,7 @@ class ImportSummary:
         quarantined: rows set aside, by reason.
         reading: what was read this time, new or not.
         again: what came of it, where `data/` held rows of the same source.
-        alarms: what smells of misreading and did not stop the import.
+        alarms: what smells of misreading, is not expected, and did not stop the import.
         replaces: what `data/` held instead; None where there was nothing, or the same source.
     """
 
@@ -84,7 +85,7 @@ class ImportSummary:
 
     def render(self) -> str:
         """What was understood, in one screen, for people."""
-        lines = [str(self), self.reading.render()]
+        lines = ["\n".join(wrap(str(self), WIDTH, subsequent_indent="  ")), self.reading.render()]
         lines += [row("read again", str(self.again))] if self.again else []
         lines += [row("replaces", self.replaces)] if self.replaces else []
         lines += [row("alarm", str(alarm)) for alarm in self.alarms]
@@ -128,15 +129,19 @@ def import_source(settings: Settings, root: Path, target: Path, earlier: Path | 
         read, added = _read(data, root, folder, known)
         # Before the folder takes its place: whatever is wrong, nothing changes.
         _check(read, settings.importing.max_quarantine_share)
-        raised = check(read.reading, data, settings.importing)
+        unexpected = check(read.reading, data, settings.importing)
         summary = read if known is None else _merge(folder, known, read, added)
-        summary.alarms = raised
+        summary.alarms = unexpected
         summary.replaces = _replaced(earlier or target) if known is None else None
         summaries.append(summary)
         record = {"source": data.source, "about": asdict(about(data.source)), "data": portable}
         counts = {name: getattr(summary, name) for name in COUNTS}
         # Left out where there is nothing to say: a first import of clean rows is the same bytes wherever it is made.
-        remarks = {HISTORY: known.history() if known else [], "alarms": [alarm.key for alarm in raised]}
+        raised = [] if settings.importing.suspicion == "off" else alarms(read.reading, data)
+        remarks = {
+            HISTORY: known.history() if known else [],
+            "alarms": [key for alarm in raised for key in alarm.keys],
+        }
         remarks = {name: remark for name, remark in remarks.items() if remark}
         write_json(folder / RECORD, {**record, "counts": counts, **remarks})
 

@@ -125,14 +125,22 @@ class Reading:
     def _annotators(self) -> str:
         names = f"{len(self.annotators):,}{' or more' if len(self.annotators) == MAX_NAMES else ''}"
         if not self.unnamed:
-            return names
+            return names if self.comparisons else "none"
         return f"{names}, and {self.unnamed:,} comparisons without a name" if self.annotators else "unnamed"
 
 
 def row(name: str, text: str) -> str:
     """A line of the screen, broken within its second column."""
     return (
-        "\n".join(wrap(text, WIDTH, initial_indent=f"  {name:<{INDENT - 2}}", subsequent_indent=" " * INDENT))
+        "\n".join(
+            wrap(
+                text,
+                WIDTH,
+                break_on_hyphens=False,
+                initial_indent=f"  {name:<{INDENT - 2}}",
+                subsequent_indent=" " * INDENT,
+            )
+        )
         or f"  {name}"
     )
 

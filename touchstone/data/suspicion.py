@@ -7,7 +7,7 @@
 | no_judgement | no group holds a comparison |
 | only_ties | no comparison prefers a side |
 | one_prompt | most groups have the same prompt |
-| always_first | the first completion wins every comparison, and a label's column stands unused, or changes nothing |
+| always_first | the first completion wins every comparison beside a label's column, unread or read to no effect |
 | unused_label, unused_score, unused_context | a column looks like one by name and values, and is not read |
 | one_reason | many rows were set aside, all for the same reason |
 
@@ -18,6 +18,7 @@ models suggested is left behind by design. Nothing here looks at a text for what
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -68,52 +69,50 @@ class Alarm:
 
     Attributes:
         name: one of `ALARMS`.
-        column: the column that it is about, as the file has it; None where it is about all rows.
         text: what was seen and what to do, made safe to look at.
+        columns: those that it is about, as the file has them; none where it is about all rows.
     """
 
     name: str
-    column: str | None
     text: str
+    columns: tuple[str, ...] = ()
 
     @property
-    def key(self) -> str:
-        """What `importing.allow` says to expect exactly this one."""
-        return self.name if self.column is None else f"{self.name}:{self.column}"
+    def keys(self) -> list[str]:
+        """What `importing.allow` says to expect exactly this."""
+        return [f"{self.name}:{column}" for column in self.columns] or [self.name]
 
     def __str__(self) -> str:
         return f"{self.name}: {self.text}"
 
 
-def alarms(reading: Reading, data: Data) -> list[Alarm]:
-    """All alarms of an import, in the order of `ALARMS` and of the file's columns."""
-    unused = {name: kind for name, column in reading.columns.unread().items() if (kind := _kind(name, reading))}
+def alarms(reading: Reading, data: Data, allow: Collection[str] = ()) -> list[Alarm]:
+    """All alarms of an import that `allow` doesn't name, in the order of `ALARMS`."""
+    unused = {name: kind for name in reading.columns.unread() if (kind := _kind(name, reading))}
     raised = [
         *_no_preference(reading, data, unused),
         *_one_prompt(reading, data, unused),
-        *_unused(reading, data, unused),
+        *_always_first(reading, data, unused, allow),
+        *_unused(reading, data, unused, allow),
         *_one_reason(reading, data),
     ]
-    return sorted(raised, key=lambda alarm: ALARMS.index(alarm.name))
+    return sorted((alarm for alarm in raised if alarm.name not in allow), key=lambda alarm: ALARMS.index(alarm.name))
 
 
 def check(reading: Reading, data: Data, importing: Import) -> list[Alarm]:
-    """The alarms of an import that may go on: expected ones, and all where they are only to be said.
+    """The alarms that `importing.allow` doesn't expect, where they are only to be said.
 
     Raises:
-        SuspicionError: there are others, and importing.suspicion is `stop`; says what was understood.
+        SuspicionError: there are some, and importing.suspicion is `stop`; says what was understood.
     """
-    if importing.suspicion == "off":
-        return []
-    raised = alarms(reading, data)
-    unexpected = [alarm for alarm in raised if not {alarm.name, alarm.key} & set(importing.allow)]
+    unexpected = [] if importing.suspicion == "off" else alarms(reading, data, importing.allow)
     if not unexpected or importing.suspicion == "warn":
-        return raised
+        return unexpected
     count = "an alarm says" if len(unexpected) == 1 else f"{len(unexpected)} alarms say"
     lines = [f"{count} that {data.name} may be misread; nothing was changed. This was understood:", reading.render()]
     lines += [row("alarm", str(alarm)) for alarm in unexpected]
-    keys = ",".join(cell(alarm.key) for alarm in unexpected)
-    lines += [f"If it is right as it is: importing.allow=[{keys}], or importing.suspicion=warn"]
+    names = ",".join(alarm.name for alarm in unexpected)
+    lines += [f"If it is right as it is: importing.allow=[{names}], or importing.suspicion=warn"]
     raise SuspicionError("\n".join(lines))
 
 
@@ -128,10 +127,10 @@ def _no_preference(reading: Reading, data: Data, unused: dict[str, Kind]) -> lis
     judging = [column for column, kind in unused.items() if kind != "context"]
     if judging:
         hint = _setting(data, unused[judging[0]], judging[0])
-        return [Alarm(name, None, f"{seen}, and {_quoted(judging)} {_verb(judging)} not read; to use it: {hint}")]
+        return [Alarm(name, f"{seen}, and {_quoted(judging)} {_verb(judging)} not read; to use it: {hint}")]
     unread = list(reading.columns.unread())
-    where = f"; if one of {_quoted(unread)} says which is the better one: " if unread else "; if a column says it: "
-    return [Alarm(name, None, seen + where + _setting(data, "label", unread[0] if len(unread) == 1 else "COLUMN"))]
+    which = f"one of {_quoted(unread)}" if unread else "a column"
+    return [Alarm(name, f"{seen}; if {which} says which is the better one: {_setting(data, 'label', 'COLUMN')}")]
 
 
 def _one_prompt(reading: Reading, data: Data, unused: dict[str, Kind]) -> list[Alarm]:
@@ -145,28 +144,44 @@ def _one_prompt(reading: Reading, data: Data, unused: dict[str, Kind]) -> list[A
     ]
     columns = context or texts
     if not columns:
-        return [Alarm("one_prompt", None, f"{seen}; name the column of the question in {_prompt_setting(data)}")]
+        return [Alarm("one_prompt", f"{seen}; name the column of the question in {_prompt_setting(data)}")]
     hint = _setting(data, "context", columns[0])
-    return [Alarm("one_prompt", None, f"{seen}, and {_quoted(columns)} {_verb(columns)} not read; to use it: {hint}")]
+    return [Alarm("one_prompt", f"{seen}, and {_quoted(columns)} {_verb(columns)} not read; to use it: {hint}")]
 
 
-def _unused(reading: Reading, data: Data, unused: dict[str, Kind]) -> list[Alarm]:
-    """Columns that look like something and aren't read; a label's where the first always wins is worse."""
-    only_first = reading.decided >= MANY and reading.first_wins == reading.decided
-    first = f"the first completion wins all {reading.decided:,} comparisons, and the column "
+def _always_first(reading: Reading, data: Data, unused: dict[str, Kind], allow: Collection[str]) -> list[Alarm]:
+    """The first always wins, and a column that looks like a label is not read, or read and without effect."""
+    if not _only_first(reading):
+        return []
+    names = [name for name, kind in unused.items() if kind == "label"]
+    names += [
+        name
+        for name, column in reading.columns.columns.items()
+        if name in reading.columns.read and len(column.values) > 1 and _is_label(name, column, reading)
+    ]
+    names = [name for name in names if f"always_first:{name}" not in allow]
+    if not names:
+        return []
+    seen = f"the first completion wins all {reading.decided:,} comparisons, and {_quoted(names)}, which "
+    seen += "looks like a label" if len(names) == 1 else "look like labels"
+    text = f"{seen}, {_verb(names)} not used as such; to use it: {_setting(data, 'label', names[0])}"
+    return [Alarm("always_first", text, tuple(names))]
+
+
+def _unused(reading: Reading, data: Data, unused: dict[str, Kind], allow: Collection[str]) -> list[Alarm]:
+    """Columns that look like something and aren't read; a label's where the first always wins is named above."""
     raised = []
-    for name, kind in unused.items():
-        hint, what = _setting(data, kind, name), f"{_quoted([name])} looks like a {kind} and is not read; to use it: "
-        always = kind == "label" and only_first
-        text = (first if always else "") + what + hint
-        raised.append(Alarm("always_first" if always else f"unused_{kind}", name, text))
-    if only_first:
-        for name, column in reading.columns.columns.items():
-            is_read = name in reading.columns.read
-            if is_read and len(column.values) > 1 and _is_label(name, column, reading):
-                text = f"{first}{_quoted([name])}, which is read, looks like a label: is it used as one? To use it: "
-                raised.append(Alarm("always_first", name, text + _setting(data, "label", name)))
+    for kind in _WORDS:
+        names = [name for name in unused if unused[name] == kind and f"unused_{kind}:{name}" not in allow]
+        if names and not (kind == "label" and _only_first(reading)):
+            looks = f"looks like a {kind}" if len(names) == 1 else f"look like {kind}s"
+            text = f"{_quoted(names)} {looks} and {_verb(names)} not read; to use it: {_setting(data, kind, names[0])}"
+            raised.append(Alarm(f"unused_{kind}", text, tuple(names)))
     return raised
+
+
+def _only_first(reading: Reading) -> bool:
+    return reading.decided >= MANY and reading.first_wins == reading.decided
 
 
 def _one_reason(reading: Reading, data: Data) -> list[Alarm]:
@@ -179,7 +194,7 @@ def _one_reason(reading: Reading, data: Data) -> list[Alarm]:
         return []
     settings = [f"data.{path}" for path, name in _named(data) if f"'{name}'" in reason]
     where = f"look at {settings[0]}" if settings else "look at how the settings of the source read it"
-    return [Alarm("one_reason", None, f"{count:,} of {rows:,} rows were set aside, all because of: {reason}; {where}")]
+    return [Alarm("one_reason", f"{count:,} of {rows:,} rows were set aside, all because of: {reason}; {where}")]
 
 
 def _kind(name: str, reading: Reading) -> Kind | None:
