@@ -6,9 +6,9 @@
 
 Importing twice changes nothing. Importing more of the same source, with the same settings but for where it lies and
 how much of it is read, appends what is new, corrects what was judged anew, and leaves the rest (`known.py`); another
-source, or less of the same file, replaces it. What smells of misreading stops the import (`suspicion.py`). Texts are
-brought into one normal form (`hygiene.py`) and counted where that changed them. Nothing is merged or judged here: that
-is validation's.
+source, or less of the same file, takes its place. What smells of misreading stops the import (`suspicion.py`). Texts
+are brought into one normal form (`hygiene.py`) and counted where that changed them. Nothing is merged or judged here:
+that is validation's.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from textwrap import wrap
 from typing import Any, BinaryIO
 
 from touchstone.data.hygiene import clean_group
-from touchstone.data.known import GROUPS, HISTORY, QUARANTINE, RECORD, Again, Known, read_record
+from touchstone.data.known import COUNTS, GROUPS, HISTORY, QUARANTINE, RECORD, Again, Known, read_record
 from touchstone.data.reading import WIDTH, Reading, row
 from touchstone.data.sources import about, hub, read_source
 from touchstone.data.sources.columns import tally
@@ -34,9 +34,6 @@ from touchstone.runtime.files import canonical_json, write_folder, write_json
 from touchstone.runtime.progress import progress
 from touchstone.settings import Settings
 from touchstone.settings.data import Data, SandboxData
-
-COUNTS = ("groups", "completions", "comparisons", "pairs", "ties", "normalised", "quarantined")
-"""The counts of `ImportSummary` that `source.json` records."""
 
 
 @dataclass(slots=True)

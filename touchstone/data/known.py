@@ -25,6 +25,8 @@ from touchstone.runtime.files import canonical_json
 GROUPS = "groups.jsonl"
 QUARANTINE = "quarantine.jsonl"
 RECORD = "source.json"
+COUNTS = ("groups", "completions", "comparisons", "pairs", "ties", "normalised", "quarantined")
+"""What `source.json` counts."""
 HISTORY = "imported_again"
 """Where `source.json` says what each import again has changed; it isn't there before the first of them."""
 
@@ -87,7 +89,7 @@ class Known:
 
     @classmethod
     def read(cls, folder: Path, data: dict[str, Any], *, whole: bool = False) -> Self | None:
-        """None where `folder` holds nothing, another source, the same with other settings, or more of the same file.
+        """None where `folder` holds nothing, another source, or what `is_more` doesn't call less of the same.
 
         Args:
             data, whole: see `__init__`.
@@ -180,24 +182,22 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     """`source.json` of an import; None where it, or what belongs to it, isn't there or isn't whole."""
     try:
         record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        has_all = isinstance(record["data"], dict) and isinstance(record["counts"], dict)
+        has_all = isinstance(record["data"], dict) and set(record["counts"]) == set(COUNTS)
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return record if has_all and (folder / GROUPS).is_file() and (folder / QUARANTINE).is_file() else None
 
 
 def is_more(before: dict[str, Any], now: dict[str, Any]) -> bool:
-    """Whether settings read more of what others have read: rows of the same kind, and of the same file no fewer."""
-    places = ("path", "revision", "limit", "groups")
-    if any(before.get(key) != now.get(key) for key in (before.keys() | now.keys()) - set(places)):
+    """Whether settings read more of what others have read: rows of the same kind, and of the same file no fewer.
+
+    The sandbox is made anew: its bytes must follow from its settings alone.
+    """
+    keys = (before.keys() | now.keys()) - {"path", "revision", "limit"}
+    if any(before.get(key) != now.get(key) for key in keys):
         return False
-    if before.get("path") != now.get("path"):
-        return True
-    return all(_most(now.get(key)) >= _most(before.get(key)) for key in ("limit", "groups"))
-
-
-def _most(limit: int | None) -> float:
-    return math.inf if limit is None else limit
+    limits = [math.inf if values.get("limit") is None else values["limit"] for values in (before, now)]
+    return before.get("path") != now.get("path") or limits[1] >= limits[0]
 
 
 def _digest(data: bytes) -> bytes:
