@@ -145,7 +145,7 @@ def _one_prompt(reading: Reading, data: Data, unused: dict[str, Kind]) -> list[A
     columns = context or texts
     if not columns:
         return [Alarm("one_prompt", f"{seen}; name the column of the question in {_prompt_setting(data)}")]
-    hint = _setting(data, "context", columns[0])
+    hint = _setting(data, "context", context[0]) if context else f"{_prompt_setting(data)}={cell(texts[0])}"
     return [Alarm("one_prompt", f"{seen}, and {_quoted(columns)} {_verb(columns)} not read; to use it: {hint}")]
 
 
