@@ -30,8 +30,6 @@ SLICES = ("axis", "source", "turns")
 VALUES = 20
 """Values of a slice that are listed at most: those whose share has changed most."""
 
-_BOTH = ("row", "row_after", "id", "id_after", "labels", "labels_after")
-
 _UNIT, _RECORD = "\x1f", "\x1e"
 """Between the parts of an item, and between items."""
 
@@ -149,12 +147,25 @@ def compare(previous: Path, current: Path) -> Difference:
 
 
 def _both(before: pl.DataFrame, after: pl.DataFrame) -> pl.DataFrame:
-    """Groups of both versions, a row each: those of the same id, then of the rest those of the same content."""
-    same = before.join(after.with_columns(id_after="id"), on="id", suffix="_after")
-    nth = pl.int_range(pl.len()).over("content").alias("nth")
-    old, new = (frame.join(same, on="id", how="anti").sort("id").with_columns(nth) for frame in (before, after))
-    turned = old.join(new, on=["content", "nth"], suffix="_after")
-    return pl.concat([same.select(_BOTH), turned.select(_BOTH)])
+    """Groups of both versions, a row each: those of the same id, then of the rest those of the same content.
+
+    Where several have the same id or content, the first of either side belong together, and so on.
+    """
+    keys = [pl.col("id").hash(), pl.col("content")]  # 64 bits tell ids apart as well as contents
+    old = before.select("row", "labels", *keys)
+    new = after.select(pl.col("row", "labels").name.suffix("_after"), *keys)
+    matches = []
+    for key in ("id", "content"):
+        nth = pl.int_range(pl.len()).over(key).alias("nth")
+        matches.append(
+            old.sort(key, "labels")
+            .with_columns(nth)
+            .join(new.sort(key, "labels_after").with_columns(nth), on=[key, "nth"])
+            .select("row", "row_after", "labels", "labels_after")
+        )
+        old = old.join(matches[-1], on="row", how="anti")
+        new = new.join(matches[-1], on="row_after", how="anti")
+    return pl.concat(matches)
 
 
 def _read(folder: Path) -> _Version:
@@ -237,13 +248,14 @@ def _places(folder: Path) -> pl.DataFrame:
 
 def _flips(before: _Version, after: _Version, both: pl.DataFrame) -> tuple[int, int, tuple[str, ...]]:
     """Pairs decided in both versions, those whose preferred side changed, and the groups that hold them."""
-    old = both.select("row", "row_after", "id_after").join(before.pairs, on="row")
+    old = both.select("row", "row_after").join(before.pairs, on="row")
     pairs = old.join(
         after.pairs, left_on=["row_after", "low", "high"], right_on=["row", "low", "high"], suffix="_after"
     )
     decided = pairs.filter((pl.col("preferred") != 0) & (pl.col("preferred_after") != 0))
     flipped = decided.filter(pl.col("preferred") != pl.col("preferred_after"))
-    return decided.height, flipped.height, tuple(flipped["id_after"].unique().sort().head(NAMED))
+    groups = after.groups.join(flipped, left_on="row", right_on="row_after", how="semi")
+    return decided.height, flipped.height, tuple(groups["id"].unique().sort().head(NAMED))
 
 
 def _leaks(before: pl.DataFrame, after: pl.DataFrame) -> tuple[int, tuple[Leak, ...]]:

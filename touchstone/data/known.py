@@ -120,14 +120,15 @@ class Known:
             merged: what `data/` shall hold.
         """
         correcting: set[int] = set()
+        absent = +self._lines  # those that no group of this import answered for
         with (self._folder / GROUPS).open("rb") as lines:
             for number, line in enumerate(lines, start=1):
-                digest = _digest(line)
-                if self._lines[digest] <= 0:
+                digest = _digest(line) if absent else b""
+                if absent[digest] <= 0:
                     if not self.again.replaced:
                         merged.write(line)
                     continue
-                self._lines[digest] -= 1
+                absent[digest] -= 1
                 group = from_line(line, number, GROUPS)
                 corrections = {
                     self._judgements[judgement] for judgement in _judgements(group) if judgement in self._judgements
