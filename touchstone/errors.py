@@ -5,6 +5,7 @@
     ├── DataError            comparisons can't be read or used
     │   ├── SourceError      a source's files are missing, unreadable or of the wrong format
     │   ├── QuarantineError  more rows were set aside than the settings allow
+    │   ├── SuspicionError   what an import understood smells of misreading
     │   └── ValidationError  a critical check on the comparisons failed
     ├── SplitError           a set would be empty, or a cluster can't be placed
     ├── ModelError           a base model or reward model can't be loaded or used
@@ -42,6 +43,10 @@ class SourceError(DataError):
 
 class QuarantineError(DataError):
     """More rows were set aside than the settings allow."""
+
+
+class SuspicionError(DataError):
+    """What an import understood smells of misreading, and importing.suspicion is `stop`."""
 
 
 class ValidationError(DataError):

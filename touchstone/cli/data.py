@@ -13,14 +13,14 @@ from touchstone.runtime.files import pretty_json
 app = typer.Typer(help="Bring comparisons into data/, and look at them.", no_args_is_help=True)
 
 
-def _import(overrides: list[str] | None) -> None:
+def _import(overrides: list[str], *, replace: bool = False) -> None:
     from touchstone.pipeline.data import import_data
 
-    root, chosen = settings.checked_root(), current_settings(overrides)
-    summary = import_data(chosen, root)
-    typer.echo(summary)
+    root = settings.checked_root()
+    chosen = current_settings([*overrides, "importing.replace=true"] if replace else overrides)
+    typer.echo(import_data(chosen, root).render())
     if settings.load(root / "params.yaml").data != chosen.data:
-        words = " ".join(overrides or [])
+        words = " ".join(overrides)
         typer.echo(
             f"params.yaml still names another source: `touchstone configure {words}` makes this one the default"
         )
@@ -32,14 +32,19 @@ def import_command(
         str | None, typer.Argument(help="A choice in configs/data/; default: the one in params.yaml")
     ] = None,
     overrides: Overrides = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="The file is the whole truth: rows that it no longer has go.")
+    ] = False,
 ) -> None:
     """Read a source into data/ and write data.dvc.
+
+    What it understood is shown; what smells of misreading stops it (importing.suspicion, importing.allow).
 
     Example: touchstone data import ukpconvarg1 data.path=../ukpconvarg1
     """
     if source is not None and "=" in source:
         raise typer.BadParameter(f"{source} is a setting, not a source: name the source first", param_hint="SOURCE")
-    _import([f"data={source}", *(overrides or [])] if source else None)
+    _import([f"data={source}", *(overrides or [])] if source else [], replace=replace)
 
 
 @app.command("sandbox")

@@ -2,8 +2,11 @@
 
     compare(Path("before/build"), Path("build")).render()
 
-Of a group only its id, two digests and its place are held, and of a judged pair who is preferred: a million groups of
-one comparison each, on either side, took 1.3 GB and 30 seconds on one core.
+A group is the same in both versions where its axis, prompt and completions are, in whatever order these stand: a
+corrected label turns the order of a pair that was imported as chosen and rejected, and is a changed label here.
+
+Of a group only its id, three digests and its place are held, and of a judged pair who is preferred: a million groups
+of one comparison each, on either side, took 1.3 GB and 30 seconds on one core.
 """
 
 from __future__ import annotations
@@ -62,11 +65,12 @@ class Difference:
 
     Attributes:
         groups_before, groups_after: groups in either version.
-        added, removed: groups in one version only; another prompt, completion or axis makes another group.
+        added, removed: groups in one version only; another prompt, completion or axis makes another group, another
+            order of the completions doesn't.
         changed: groups in both whose comparisons differ, whatever their order.
         pairs: pairs of completions that have a preferred side in both versions.
         flipped: those of them whose preferred side has changed.
-        flipped_groups: ids of the groups that hold them, the first `NAMED`.
+        flipped_groups: ids of the groups that hold them, as they are now, the first `NAMED`.
         leaked: prompts in a set in which they were not before, although they were in others; must be 0.
         leaks: the first `NAMED` of them, by group.
         drift: how the shares of axes, sources and turns (messages of the prompt) moved.
@@ -95,7 +99,7 @@ class Difference:
             f"  added    {self.added:>10,}",
             f"  removed  {self.removed:>10,}",
             f"  changed  {self.changed:>10,}  same prompt and completions, other comparisons",
-            f"  flipped  {self.flipped:>10,}  of {self.pairs:,} pairs decided in both: the preferred side changed",
+            f"  flipped  {self.flipped:>10,}  of {self.pairs:,} pairs decided in both: the label was turned",
             f"  leaked   {self.leaked:>10,}  prompts that were in another set before",
         ]
         lines += [f"    group {cell(leak.group_id)}: {leak.before} before, {leak.after} now" for leak in self.leaks]
@@ -123,7 +127,7 @@ def compare(previous: Path, current: Path) -> Difference:
         DataError: a folder lacks its groups, or their schema is another.
     """
     before, after = _read(previous), _read(current)
-    both = before.groups.join(after.groups, on="id", suffix="_after")
+    both = _both(before.groups, after.groups)
     changed = both.filter(pl.col("labels") != pl.col("labels_after"))
     pairs, flipped, flipped_groups = _flips(before, after, both)
     leaked, leaks = _leaks(before.groups, after.groups)
@@ -142,15 +146,38 @@ def compare(previous: Path, current: Path) -> Difference:
     )
 
 
+def _both(before: pl.DataFrame, after: pl.DataFrame) -> pl.DataFrame:
+    """Groups of both versions, a row each: those of the same id, then of the rest those of the same content.
+
+    Where several have the same id or content, the first of either side belong together, and so on.
+    """
+    keys = [pl.col("id").hash(), pl.col("content")]  # 64 bits tell ids apart as well as contents
+    old = before.select("row", "labels", *keys)
+    new = after.select(pl.col("row", "labels").name.suffix("_after"), *keys)
+    matches = []
+    for key in ("id", "content"):
+        nth = pl.int_range(pl.len()).over(key).alias("nth")
+        matches.append(
+            old.sort(key, "labels")
+            .with_columns(nth)
+            .join(new.sort(key, "labels_after").with_columns(nth), on=[key, "nth"])
+            .select("row", "row_after", "labels", "labels_after")
+        )
+        old = old.join(matches[-1], on="row", how="anti")
+        new = new.join(matches[-1], on="row_after", how="anti")
+    return pl.concat(matches)
+
+
 def _read(folder: Path) -> _Version:
     groups, pairs = [], []
     rows = 0
-    columns = ["id", "prompt", "comparisons", "axis", "source"]
+    columns = ["id", "prompt", "completions", "comparisons", "axis", "source"]
     for table in iterate_tables(folder / "groups.parquet", columns):
         batch = pl.DataFrame(pl.from_arrow(table)).with_row_index("row", offset=rows)
         rows += batch.height
-        edges = _edges(batch)
-        groups.append(_facts(batch, edges))
+        texts = _texts(batch)
+        edges = _edges(batch, texts)
+        groups.append(_facts(batch, texts, edges))
         pairs.append(_preferences(edges))
     if not rows:
         raise DataError(f"{folder / 'groups.parquet'} holds no groups; run the stage `validate` again")
@@ -158,12 +185,23 @@ def _read(folder: Path) -> _Version:
     return _Version(facts.join(_places(folder / "splits"), on="id", how="left"), pl.concat(pairs))
 
 
-def _edges(batch: pl.DataFrame) -> pl.DataFrame:
-    """A row per comparison, oriented."""
-    return oriented(batch.select("row", "comparisons").explode("comparisons").unnest("comparisons"))
+def _texts(batch: pl.DataFrame) -> pl.DataFrame:
+    """A row per completion: its place in the group, and its place among the group's texts in their order."""
+    listed = batch.select("row", text=pl.col("completions").list.eval(pl.element().struct.field("text")))
+    texts = listed.explode("text").with_columns(place=pl.int_range(pl.len(), dtype=pl.Int32).over("row"))
+    return texts.sort("row", "text", "place").with_columns(rank=pl.int_range(pl.len(), dtype=pl.Int32).over("row"))
 
 
-def _facts(batch: pl.DataFrame, edges: pl.DataFrame) -> pl.DataFrame:
+def _edges(batch: pl.DataFrame, texts: pl.DataFrame) -> pl.DataFrame:
+    """A row per comparison, oriented by the order of the texts."""
+    edges = batch.select("row", "comparisons").explode("comparisons").unnest("comparisons")
+    for side in ("i", "j"):
+        ranks = texts.select("row", pl.col("place").alias(side), pl.col("rank").alias(f"rank_{side}"))
+        edges = edges.join(ranks, on=["row", side], how="left", maintain_order="left")
+    return oriented(edges.drop("i", "j").rename({"rank_i": "i", "rank_j": "j"}))
+
+
+def _facts(batch: pl.DataFrame, texts: pl.DataFrame, edges: pl.DataFrame) -> pl.DataFrame:
     """A row per group: digests instead of texts and comparisons."""
     message = pl.element().struct.field("role") + _UNIT + pl.element().struct.field("content")
     prompts = batch.select(pl.col("prompt").list.eval(message).list.join(_RECORD)).to_series()
@@ -171,6 +209,9 @@ def _facts(batch: pl.DataFrame, edges: pl.DataFrame) -> pl.DataFrame:
     spelt = edges.select("row", edge=pl.concat_str(values, separator=_UNIT)).sort("row", "edge")
     judged = spelt.group_by("row").agg(pl.col("edge").str.join(_RECORD))
     labels = batch.select("row").join(judged, on="row", how="left", maintain_order="left")["edge"].fill_null("")
+    answers = texts.group_by("row", maintain_order=True).agg(pl.col("text").str.join(_RECORD))
+    completions = batch.select("row").join(answers, on="row", how="left", maintain_order="left")["text"].fill_null("")
+    contents = pl.select(pl.concat_str([batch["axis"], prompts, completions], separator=_RECORD + _RECORD)).to_series()
     return batch.select(
         "row",
         "id",
@@ -179,6 +220,7 @@ def _facts(batch: pl.DataFrame, edges: pl.DataFrame) -> pl.DataFrame:
         turns=pl.col("prompt").list.len().cast(pl.String),
         prompt=_digests(prompts),
         labels=_digests(labels),
+        content=_digests(contents),
     )
 
 
@@ -206,13 +248,14 @@ def _places(folder: Path) -> pl.DataFrame:
 
 def _flips(before: _Version, after: _Version, both: pl.DataFrame) -> tuple[int, int, tuple[str, ...]]:
     """Pairs decided in both versions, those whose preferred side changed, and the groups that hold them."""
-    old = both.select("row", "row_after", "id").join(before.pairs, on="row")
+    old = both.select("row", "row_after").join(before.pairs, on="row")
     pairs = old.join(
         after.pairs, left_on=["row_after", "low", "high"], right_on=["row", "low", "high"], suffix="_after"
     )
     decided = pairs.filter((pl.col("preferred") != 0) & (pl.col("preferred_after") != 0))
     flipped = decided.filter(pl.col("preferred") != pl.col("preferred_after"))
-    return decided.height, flipped.height, tuple(flipped["id"].unique().sort().head(NAMED))
+    groups = after.groups.join(flipped, left_on="row", right_on="row_after", how="semi")
+    return decided.height, flipped.height, tuple(groups["id"].unique().sort().head(NAMED))
 
 
 def _leaks(before: pl.DataFrame, after: pl.DataFrame) -> tuple[int, tuple[Leak, ...]]:

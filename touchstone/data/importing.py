@@ -5,30 +5,30 @@
     data/source.json        where they come from, and how many
 
 Importing twice changes nothing. Importing more of the same source, with the same settings but for where it lies and
-how much of it is read, appends what is new and leaves what was there; another source replaces it. Texts are brought
-into one normal form (`hygiene.py`) and counted where that changed them. Nothing is merged or judged here: that is
-validation's.
+how much of it is read, appends what is new, corrects what was judged anew, and leaves the rest (`known.py`); another
+source, or less of the same file, takes its place. What smells of misreading stops the import (`suspicion.py`). Texts
+are brought into one normal form (`hygiene.py`) and counted where that changed them. Nothing is merged or judged here:
+that is validation's.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
+import contextlib
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from textwrap import wrap
+from typing import Any, BinaryIO
 
 from touchstone.data.hygiene import clean_group
-from touchstone.data.sources import (
-    about,
-    hub,
-    read_source,
-)
+from touchstone.data.known import COUNTS, GROUPS, HISTORY, QUARANTINE, RECORD, Again, Known, read_record
+from touchstone.data.reading import WIDTH, Reading, row
+from touchstone.data.sources import about, hub, read_source
+from touchstone.data.sources.columns import tally
 from touchstone.data.sources.files import local_path
 from touchstone.data.sources.rows import Quarantined
+from touchstone.data.suspicion import Alarm, alarms, check
 from touchstone.errors import QuarantineError, SourceError
 from touchstone.groups import Group, judged_pairs, to_line
 from touchstone.runtime.files import canonical_json, write_folder, write_json
@@ -36,19 +36,22 @@ from touchstone.runtime.progress import progress
 from touchstone.settings import Settings
 from touchstone.settings.data import Data, SandboxData
 
-FILES = ("groups.jsonl", "quarantine.jsonl")
-
 
 @dataclass(slots=True)
 class ImportSummary:
     """What an import brought.
 
     Attributes:
+        groups, completions: what `data/` then holds, as all the counts below say.
         comparisons: edges; with votes, one per vote.
         ties: edges that hold a tie.
         pairs: pairs of completions that somebody compared.
         normalised: groups whose texts were brought into normal form, by rule.
         quarantined: rows set aside, by reason.
+        reading: what was read this time, new or not.
+        again: what came of it, where `data/` held rows of the same source.
+        alarms: what smells of misreading, is not expected, and did not stop the import.
+        replaces: what `data/` held instead; None where there was nothing, or the same source.
     """
 
     source: str
@@ -59,6 +62,10 @@ class ImportSummary:
     ties: int = 0
     normalised: dict[str, int] = field(default_factory=dict)
     quarantined: dict[str, int] = field(default_factory=dict)
+    reading: Reading = field(default_factory=Reading)
+    again: Again | None = None
+    alarms: list[Alarm] = field(default_factory=list)
+    replaces: str | None = None
 
     @property
     def quarantine_share(self) -> float:
@@ -74,99 +81,144 @@ class ImportSummary:
             f"{lost:,} rows set aside ({self.quarantine_share:.2%})"
         )
 
+    def render(self) -> str:
+        """What was understood, in one screen, for people."""
+        lines = ["\n".join(wrap(str(self), WIDTH, subsequent_indent="  ")), self.reading.render()]
+        lines += [row("read again", str(self.again))] if self.again else []
+        lines += [row("replaces", self.replaces)] if self.replaces else []
+        lines += [row("alarm", str(alarm)) for alarm in self.alarms]
+        return "\n".join(lines)
 
-def import_source(settings: Settings, root: Path, target: Path) -> ImportSummary:
+    def count(self, group: Group, rules: Sequence[str] = (), sign: int = 1) -> None:
+        """Add a group, or take it away; `rules` are those that changed its texts."""
+        self.groups += sign
+        self.completions += sign * len(group.completions)
+        self.comparisons += sign * len(group.comparisons)
+        self.pairs += sign * len(judged_pairs(group))
+        self.ties += sign * sum(edge.ties > 0 for edge in group.comparisons)
+        for rule in rules:
+            self.normalised[rule] = self.normalised.get(rule, 0) + sign
+
+    def set_aside(self, reason: str) -> None:
+        """Add a row that can't be used."""
+        self.quarantined[reason] = self.quarantined.get(reason, 0) + 1
+
+
+def import_source(settings: Settings, root: Path, target: Path, earlier: Path | None = None) -> ImportSummary:
     """Read the source into `target` (the project's data/), with a progress bar; returns what `target` then holds.
 
     Args:
         root: where relative paths in the settings count from.
+        earlier: what the rows are added to, where it holds the same source; `target` unless given.
 
     Raises:
         SourceError: the source is missing, damaged, empty, or can't be reached.
         QuarantineError: more rows were set aside than importing.max_quarantine_share.
+        SuspicionError: what was understood smells of misreading, and importing.suspicion is `stop`.
 
-    Either error leaves `target` as it was.
+    Any of them leaves `target` as it was.
     """
     data = _pinned(settings.data, root)
-    before = _Before.read(target, data)
-    summary = before.summary
+    portable = _portable(data)
+    known = Known.read(earlier or target, portable, whole=settings.importing.replace)
+    summaries = []
 
     def fill(folder: Path) -> None:
-        examples: dict[str, Quarantined] = {}
-        read = ImportSummary(source=data.name)  # this time, new or not: what the share set aside is judged by
-        before.copy(folder)
-        with (
-            (folder / "groups.jsonl").open("a", encoding="utf-8", newline="\n") as groups,
-            (folder / "quarantine.jsonl").open("a", encoding="utf-8", newline="\n") as quarantine,
-        ):
-            for row in progress(read_source(data, root), f"import {data.name}", _expected(data)):
-                if isinstance(row, Quarantined):
-                    line = canonical_json(asdict(row)) + "\n"
-                    _count_reason(read, row.reason)
-                    examples.setdefault(row.reason, row)
-                    if before.is_new(line):
-                        quarantine.write(line)
-                        _count_reason(summary, row.reason)
-                else:
-                    group, rules = clean_group(row)
-                    line = to_line(group)
-                    pairs = len(judged_pairs(group))
-                    read.groups += 1
-                    read.pairs += pairs
-                    if before.is_new(line):
-                        groups.write(line)
-                        _count(summary, group, pairs, rules)
-        # Before the folder takes its place: with too many rows set aside nothing changes.
-        _check(read, examples, settings.importing.max_quarantine_share)
-        counts = {key: value for key, value in asdict(summary).items() if key != "source"}
-        record = {"source": data.source, "about": asdict(about(data)), "data": _portable(data)}
-        write_json(folder / "source.json", {**record, "counts": counts})
+        read, added = _read(data, root, folder, known)
+        # Before the folder takes its place: whatever is wrong, nothing changes.
+        _check(read, settings.importing.max_quarantine_share)
+        unexpected = check(read.reading, data, settings.importing)
+        summary = read if known is None else _merge(folder, known, read, added)
+        summary.alarms = unexpected
+        summary.replaces = _replaced(earlier or target) if known is None else None
+        summaries.append(summary)
+        record = {"source": data.source, "about": asdict(about(data)), "data": portable}
+        counts = {name: getattr(summary, name) for name in COUNTS}
+        # Left out where there is nothing to say: a first import of clean rows is the same bytes wherever it is made.
+        raised = [] if settings.importing.suspicion == "off" else alarms(read.reading, data)
+        remarks = {
+            HISTORY: known.history() if known else [],
+            "alarms": [key for alarm in raised for key in alarm.keys],
+        }
+        remarks = {name: remark for name, remark in remarks.items() if remark}
+        write_json(folder / RECORD, {**record, "counts": counts, **remarks})
 
     write_folder(target, fill)
-    return summary
+    return summaries[0]
 
 
-class _Before:
-    """What `data/` held before an import of the same source.
+def _read(data: Data, root: Path, folder: Path, known: Known | None) -> tuple[ImportSummary, ImportSummary]:
+    """Write the groups that aren't known, or all where the file is the whole truth, and every row set aside.
 
-    Attributes:
-        summary: its counts, to be added to.
+    Returns what was read, and what of it was written.
+
+    Raises:
+        SourceError: as `import_source`.
     """
+    read, added = ImportSummary(source=data.name), ImportSummary(source=data.name)
+    writes_all = known is None or known.again.replaced
+    with (
+        tally() as read.reading.columns,
+        (folder / GROUPS).open("w", encoding="utf-8", newline="\n") as groups,
+        (folder / QUARANTINE).open("w", encoding="utf-8", newline="\n") as quarantine,
+    ):
+        for item in progress(read_source(data, root), f"import {data.name}", _expected(data)):
+            if isinstance(item, Quarantined):
+                read.set_aside(item.reason)
+                read.reading.set_aside(item)
+                quarantine.write(canonical_json(asdict(item)) + "\n")
+                continue
+            group, rules = clean_group(item)
+            line = to_line(group)
+            read.count(group, rules)
+            read.reading.add(group)
+            is_new = known is None or known.is_new(line, group)
+            if is_new or writes_all:
+                groups.write(line)
+            if is_new and not writes_all:
+                added.count(group, rules)
+    return read, read if writes_all else added
 
-    def __init__(self, folder: Path | None, summary: ImportSummary) -> None:
-        self.summary = summary
-        self._folder = folder
-        self._lines: Counter[bytes] = Counter()
-        for path in [folder / name for name in FILES] if folder is not None else []:
-            with path.open("rb") as file:
-                self._lines.update(map(_line_digest, file))
 
-    @classmethod
-    def read(cls, target: Path, data: Data) -> Self:
-        """Nothing where `target` holds another source, or the same with other settings."""
-        try:
-            record = json.loads((target / "source.json").read_text(encoding="utf-8"))
-            same = _comparable(record["data"]) == _comparable(_portable(data))
-            summary = ImportSummary(source=data.name, **record["counts"])
-        except (OSError, ValueError, KeyError, TypeError):
-            same = False
-        if not same or not all((target / name).is_file() for name in FILES):
-            return cls(None, ImportSummary(source=data.name))
-        return cls(target, summary)
+def _merge(folder: Path, known: Known, read: ImportSummary, added: ImportSummary) -> ImportSummary:
+    """Lay what `data/` held under what was written; returns what there is then."""
+    held = ImportSummary(source=read.source, **known.counts)
+    with _under(folder / GROUPS) as (new, merged):
+        for group, rest in known.lay_under(new, merged):
+            held.count(group, sign=-1)
+            if rest is not None:
+                held.count(rest)
+    with _under(folder / QUARANTINE) as (new, merged):
+        quarantined = Counter(known.lay_quarantine_under(new, merged))
+    if known.again.replaced:
+        return replace(read, again=known.again)
+    return ImportSummary(
+        source=read.source,
+        groups=held.groups + added.groups,
+        completions=held.completions + added.completions,
+        comparisons=held.comparisons + added.comparisons,
+        pairs=held.pairs + added.pairs,
+        ties=held.ties + added.ties,
+        normalised=dict(Counter(held.normalised) + Counter(added.normalised)),
+        quarantined=dict(quarantined),
+        reading=read.reading,
+        again=known.again,
+    )
 
-    def copy(self, folder: Path) -> None:
-        """Put the files as they were into a new folder."""
-        if self._folder is not None:
-            for name in FILES:
-                shutil.copyfile(self._folder / name, folder / name)
 
-    def is_new(self, line: str) -> bool:
-        """Whether a line goes beyond those that were there; each of them answers for one."""
-        digest = _line_digest(line.encode("utf-8"))
-        if self._lines[digest] > 0:
-            self._lines[digest] -= 1
-            return False
-        return True
+@contextlib.contextmanager
+def _under(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+    """A file to read, and one to write that takes its place."""
+    merged = path.with_name(f".{path.name}.merged")
+    with path.open("rb") as old, merged.open("wb") as file:
+        yield old, file
+    merged.replace(path)
+
+
+def _replaced(folder: Path) -> str | None:
+    """What an import puts something else in place of."""
+    record = read_record(folder)
+    return None if record is None else f"{record['counts'].get('groups', 0):,} groups of {record['data'].get('name')}"
 
 
 def _pinned(data: Data, root: Path) -> Data:
@@ -189,31 +241,8 @@ def _expected(data: Data) -> int | None:
     return data.groups if isinstance(data, SandboxData) else getattr(data, "limit", None)
 
 
-def _comparable(values: dict[str, Any]) -> dict[str, Any]:
-    """The settings that decide what a row becomes, without where the rows lie and how many are read."""
-    return {key: value for key, value in values.items() if key not in ("path", "revision", "limit", "groups")}
-
-
-def _line_digest(line: bytes) -> bytes:
-    return hashlib.blake2b(line, digest_size=16).digest()
-
-
-def _count(summary: ImportSummary, group: Group, pairs: int, rules: Sequence[str]) -> None:
-    summary.groups += 1
-    summary.completions += len(group.completions)
-    summary.comparisons += len(group.comparisons)
-    summary.pairs += pairs
-    summary.ties += sum(edge.ties > 0 for edge in group.comparisons)
-    for rule in rules:
-        summary.normalised[rule] = summary.normalised.get(rule, 0) + 1
-
-
-def _count_reason(summary: ImportSummary, reason: str) -> None:
-    summary.quarantined[reason] = summary.quarantined.get(reason, 0) + 1
-
-
-def _check(summary: ImportSummary, examples: dict[str, Quarantined], max_share: float) -> None:
-    lost = sum(summary.quarantined.values())
+def _check(summary: ImportSummary, max_share: float) -> None:
+    lost, examples = sum(summary.quarantined.values()), summary.reading.examples
     if not lost and not summary.groups:
         raise SourceError(f"{summary.source} is empty: it holds no rows")
     if not summary.groups or summary.quarantine_share > max_share:

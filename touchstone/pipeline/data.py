@@ -32,27 +32,32 @@ def import_data(settings: Settings, root: Path) -> importing.ImportSummary:
     return summary
 
 
-def settle(root: Path, worktree: Path, settings: Settings, committed: Settings, *, clean: bool) -> None:
+def settle(
+    root: Path, worktree: Path, settings: Settings, committed: Settings, *, clean: bool, named: bool = False
+) -> None:
     """Make the worktree's data.dvc name the run's data, with as little work as possible.
+
+    Where the source is read, the run gets what `import_data` would have made of the checkout's data/ by then.
 
     Args:
         settings: of the run.
         committed: what the worktree's own params.yaml said before overrides.
         clean: take the committed pointer, and don't look at the checkout's data/.
+        named: the run's own words name the data: it is read again even where params.yaml says the same.
 
     Raises:
         DataError: the source can't be read.
         PipelineError: DVC refused.
     """
-    if settings.data != committed.data:
-        _import(settings, root, worktree)
+    if named or settings.data != committed.data:
+        _import(settings, root, worktree, clean=clean)
     elif not clean and (root / "data").is_dir():
         _check_source(root, settings.data)
         if not _is_as_committed(root):
             shutil.copytree(root / "data", worktree / "data")
             dvc.add(worktree, "data")
     elif dvc.pointer_hash(worktree / POINTER) is None:
-        _import(settings, root, worktree)
+        _import(settings, root, worktree, clean=clean)
 
 
 def bring(root: Path, worktree: Path, settings: Settings) -> None:
@@ -91,10 +96,14 @@ def bring(root: Path, worktree: Path, settings: Settings) -> None:
     _check_source(worktree, settings.data)
 
 
-def _import(settings: Settings, root: Path, worktree: Path) -> None:
-    summary = importing.import_source(settings, root, worktree / "data")
+def _import(settings: Settings, root: Path, worktree: Path, *, clean: bool) -> None:
+    """Read the source into the worktree, on top of what the checkout holds; if `clean`, of what its commit names."""
+    if clean and dvc.pointer_hash(worktree / POINTER) is not None:
+        dvc.checkout(worktree, POINTER)  # where nothing has it, the source alone is what there is
+    earlier = (worktree if clean else root) / "data"
+    summary = importing.import_source(settings, root, worktree / "data", earlier)
     dvc.add(worktree, "data")
-    _say(str(summary))
+    _say(summary.render())
 
 
 def _is_as_committed(root: Path) -> bool:

@@ -57,6 +57,12 @@ def apply(current: Settings, overrides: list[str], configs: Path) -> Settings:
     return settings_module.parse(values)
 
 
+def name_data(overrides: list[str]) -> bool:
+    """Whether overrides say which data to read, or that its file is the whole truth."""
+    keys = [word.partition("=")[0] for word in overrides]
+    return any(key.partition(".")[0] == "data" or key == "importing.replace" for key in keys)
+
+
 def _sections(group: Path) -> set[str]:
     """The sections that any choice of a group sets."""
     files = [yaml.safe_load(file.read_text(encoding="utf-8")) for file in group.glob("*.yaml")]

@@ -177,7 +177,7 @@ def drafted(root: Path, words: list[str], *, clean: bool = False) -> Iterator[Dr
             settings = overrides.apply(committed, words, worktree / "configs") if words else committed
             if settings != committed:
                 write_atomic(worktree / "params.yaml", settings_module.dump(settings))
-            data.settle(root, worktree, settings, committed, clean=clean)
+            data.settle(root, worktree, settings, committed, clean=clean, named=overrides.name_data(words))
             stages = graph.read(worktree / "dvc.yaml", worktree / "params.yaml")
             key = fingerprint(worktree, stages, settings)
             yield Draft(root, worktree, settings, stages, key, base, words)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from touchstone.settings.section import PositiveInt, Section, Share
 
@@ -13,10 +13,36 @@ SETS = ("train", "validation", "calibration", "holdout", "confirm", "reference",
 them the earlier set keeps its own: what models learn from comes first, then what judges them."""
 
 
+ALARMS = (
+    "no_judgement",
+    "only_ties",
+    "one_prompt",
+    "always_first",
+    "unused_label",
+    "unused_score",
+    "unused_context",
+    "one_reason",
+)
+"""What an import may say of a source that smells of misreading; `touchstone/data/suspicion.py` says when."""
+
+
 class Import(Section):
-    """How the reader treats rows that can't be read or used."""
+    """How the reader treats rows that can't be read or used, and an import that smells of misreading."""
 
     max_quarantine_share: Share
+    replace: bool = False
+    """The file is the whole truth: what `data/` held of the same source and the file no longer has, goes."""
+    suspicion: Literal["stop", "warn", "off"] = "stop"
+    """Whether an alarm stops the import, is only said, or isn't looked for."""
+    allow: list[str] = Field(default_factory=list)
+    """Alarms that are expected of this source, by name (`unused_score`) or for one column (`unused_score:stars`)."""
+
+    @field_validator("allow")
+    @classmethod
+    def _are_alarms(cls, allow: list[str]) -> list[str]:
+        if unknown := sorted({name.partition(":")[0] for name in allow} - set(ALARMS)):
+            raise ValueError(f"there is no alarm {', '.join(unknown)}; there are {', '.join(ALARMS)}")
+        return allow
 
 
 class Validation(Section):

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from touchstone.data.sources import hub
+from touchstone.data.sources.columns import tallied
 from touchstone.data.sources.folders import data_files
 from touchstone.data.sources.formats import file_rows, is_data
 from touchstone.data.sources.rows import Quarantined, RawRow
@@ -18,6 +19,7 @@ from touchstone.errors import SourceError
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
+@tallied
 def raw_rows(
     path: str,
     root: Path,

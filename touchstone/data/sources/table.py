@@ -29,6 +29,7 @@ from typing import Any
 
 from touchstone.data.hygiene import cleaned
 from touchstone.data.sources.dialogues import Dialogue, prompt_and_answers
+from touchstone.data.sources.files import raw_rows
 from touchstone.data.sources.judgements import (
     Candidates,
     Judged,
@@ -41,7 +42,7 @@ from touchstone.data.sources.judgements import (
 from touchstone.data.sources.labels import mean_rating
 from touchstone.data.sources.paths import first_names, has_list_step, is_null, value_at, values_at
 from touchstone.data.sources.ranked import MAX_COMPLETIONS
-from touchstone.data.sources.rows import About, Quarantined, RawRow, Unusable, raw_rows
+from touchstone.data.sources.rows import About, Quarantined, RawRow, Unusable
 from touchstone.data.sources.trees import tree_groups
 from touchstone.errors import SourceError
 from touchstone.groups import Comparison, Completion, Group, Message, make_group, prompt_digest
