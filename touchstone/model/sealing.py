@@ -67,6 +67,13 @@ FIXED_TEXTS: tuple[tuple[str, tuple[Message, ...], str], ...] = (
     ("three turns", (Message("user", "2+2?"), Message("assistant", "4"), Message("user", "Sure?")), "Yes: 2 + 2 = 4."),
     ("one space", (Message("user", "Say nothing."),), " "),
     ("long prompt", (Message("user", "a long way to go " * 600),), "Arrived."),
+    # As editors on other systems write them; their normal form is what the import would have stored.
+    (
+        "other code points",
+        (Message("user", "Cafe\u0301\r\nou the\u0301?"),),
+        "Du the\u0301,\r\n\u200bs'il vous plai\u0302t.",
+    ),
+    ("reasoning", (Message("user", "2+2?"),), "<think>\nTwo and two.\n</think>\n\n4"),
 )
 """Self-test vectors that need nobody's data: (kind, prompt, completion)."""
 
