@@ -132,6 +132,13 @@ class EncodedGroup:
         seen = len(self.anchor) + len(self.prompt_ids) - self.prompt_starts[completion]
         return seen + len(self.completion_ids[completion])
 
+    def look_alike(self, first: int, second: int) -> bool:
+        """Whether two completions are the same tokens after the same prompt, once cut: nothing tells them apart."""
+        return (
+            self.completion_ids[first] == self.completion_ids[second]
+            and self.prompt_starts[first] == self.prompt_starts[second]
+        )
+
     def take(self, completions: Sequence[int]) -> EncodedGroup:
         """The same prompt with only these completions, in this order."""
         return EncodedGroup(

@@ -13,7 +13,6 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any, NoReturn, cast
 
@@ -22,7 +21,7 @@ import pyarrow.parquet as pq
 
 from touchstone.data.sources import hub
 from touchstone.errors import SourceError
-from touchstone.groups import ROLES, Group, Message
+from touchstone.groups import OUT_OF_ORDER, ROLES, Group, Message, in_order
 
 MAX_LINE = 16 * 2**20
 """Bytes of the longest line, or row of Parquet, that is read; a longer one is set aside."""
@@ -225,22 +224,11 @@ def common_length(first: Sequence[object], second: Sequence[object]) -> int:
 def check_turns(prompt: Sequence[Message]) -> None:
     """Refuse a prompt whose turns are out of order.
 
-    An optional system message, then user and assistant in turns (tool results follow an assistant), the last one
-    from the user or a tool: what every chat template can render, with the answer to come.
-
     Raises:
-        Unusable: another order, or no turn at all.
+        Unusable: it is not `groups.in_order`, or has no turn at all.
     """
-    allowed = {
-        "system": ("user",),
-        "user": ("assistant",),
-        "assistant": ("user", "tool"),
-        "tool": ("assistant", "tool"),
-    }
-    roles = [message.role for message in prompt]
-    ordered = all(after in allowed[before] for before, after in pairwise(roles))
-    if not roles or roles[0] not in ("system", "user") or roles[-1] not in ("user", "tool") or not ordered:
-        raise Unusable("the prompt's turns are out of order")
+    if not in_order(prompt):
+        raise Unusable(OUT_OF_ORDER)
 
 
 def data_files(local: Path, path: str, split: str | None) -> list[Path]:
