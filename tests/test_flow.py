@@ -315,5 +315,5 @@ def test_a_run_cancelled_in_prefect_ends_as_cancelled(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, check=False)
     assert "ENDED Cancelled 0" in done.stdout, done.stdout + done.stderr
     (record,) = (root / "runs").glob("*/run.json")
-    assert json.loads(record.read_text())["status"] == "stopped"
+    assert json.loads(record.read_text())["status"] == "interrupted"
     assert not list((root / "runs").glob("*/workspace"))

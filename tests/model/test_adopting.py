@@ -247,6 +247,12 @@ def language_model(folder: Path) -> None:
     make_tiny_tokenizer().save_pretrained(folder)
 
 
+def value_head(folder: Path) -> None:
+    """A language model with the head that TRL once put beside it."""
+    language_model(folder)
+    weigh(folder, lambda state: state.update({"v_head.summary.weight": torch.ones(1, 32)}))
+
+
 def encoder(kind: str) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         shutil.rmtree(folder)
@@ -269,6 +275,11 @@ def pickled(folder: Path) -> None:
             r"is a Qwen3ForCausalLM, and a reward model that can be sealed is a Qwen3ForSequenceClassific",
         ),
         (lambda f: weigh(f, lambda s: s.pop("score.weight")), r"holds no head \(score\.weight\)"),
+        (
+            lambda f: weigh(f, lambda s: s.update({"reward_head.weight": s.pop("score.weight")})),
+            r"reward_head\.weight \(1 x 32\) looks like its head: .* save it as score\.weight",
+        ),
+        (value_head, r"is a Qwen3ForCausalLM, .*\(v_head\.summary\.weight \(1 x 32\) looks like its head"),
         (lambda f: weigh(f, lambda s: s.update({"score.weight": torch.ones(5, 32)})), "gives 5 numbers per text"),
         (
             lambda f: weigh(f, lambda s: s.update({"v_head.weight": torch.ones(1, 32)})),
@@ -296,6 +307,10 @@ def test_what_can_not_be_sealed_is_one_sentence(
     with pytest.raises((ModelError, ArtifactError), match=message) as caught:
         take(copy, splits, tmp_path / "artifact")
     assert "\n" not in str(caught.value)
+    assert "partial" not in str(caught.value)
+    assert "touchstone-adopt-" not in str(caught.value)
+    if "rewards have no spread" not in str(caught.value):
+        assert str(copy) in str(caught.value)
     assert not (tmp_path / "artifact").exists()
 
 
