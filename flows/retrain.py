@@ -2,7 +2,7 @@
 
     python -m flows                                 # the checkout as it stands
     python -m flows data.groups=1500 train.seed=18  # with overrides, for one run
-    prefect deploy --all                            # the schedule in prefect.yaml: HEAD, not the checkout
+    prefect --no-prompt deploy --name retrain       # the schedule in prefect.yaml: HEAD, not the checkout
 
 One Prefect task per stage of dvc.yaml, then judge, register, release. A blocked candidate is a normal end: a Completed
 state named Blocked, and exit code 3.
@@ -10,12 +10,14 @@ state named Blocked, and exit code 3.
 
 from __future__ import annotations
 
+import signal
 from contextlib import ExitStack
 from contextvars import ContextVar
 
 from httpx import HTTPError
 from prefect import flow
 from prefect.client.schemas.objects import State
+from prefect.exceptions import TerminationSignal
 from prefect.states import Completed
 
 from flows.server import server
@@ -23,6 +25,7 @@ from touchstone.errors import PipelineError
 from touchstone.pipeline.opening import Outcome, ended, opened
 from touchstone.pipeline.runs import Run
 from touchstone.pipeline.side_stages import side_stages
+from touchstone.runtime.processes import Terminated
 from touchstone.settings import project_root
 
 _held: ContextVar[Run | None] = ContextVar("held", default=None)
@@ -37,9 +40,13 @@ def retrain(overrides: list[str] | None = None, clean: bool = False) -> State[No
         overrides: `group=choice` and `key=value`, for this run only.
         clean: run HEAD; default: the checkout as it stands.
     """
-    with ExitStack() as stack:
-        opening = _held.get() or stack.enter_context(opened(project_root(), overrides or [], clean=clean))
-        outcome = opening if isinstance(opening, Outcome) else _walk(opening)
+    try:
+        with ExitStack() as stack:
+            opening = _held.get() or stack.enter_context(opened(project_root(), overrides or [], clean=clean))
+            outcome = opening if isinstance(opening, Outcome) else _walk(opening)
+    except Terminated as error:
+        # By this signal alone Prefect tells a cancelled run from one that crashed.
+        raise TerminationSignal(signal.SIGTERM) from error
     names = {"promoted": "Promoted", "blocked": "Blocked", "nothing": "NothingToDo"}
     return Completed(name=names[outcome.verdict], message=outcome.reason)
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, get_current_settings, temporary_settings
 
 from touchstone.errors import PipelineError
@@ -29,9 +30,15 @@ def server(root: Path) -> Iterator[None]:
     """Within, Prefect has a server: the one of PREFECT_API_URL, or one that ends with this block.
 
     Raises:
-        PipelineError: it doesn't start.
+        PipelineError: it doesn't start, or doesn't answer.
     """
-    if PREFECT_API_URL.value():
+    if url := PREFECT_API_URL.value():
+        fault = get_client(sync_client=True).api_healthcheck()
+        if fault is not None:
+            raise PipelineError(
+                f"no Prefect server answers at PREFECT_API_URL={url} ({fault}); start it (`prefect server start`), "
+                "unset the variable for a server of this command's own, or run with `--plain`, without one"
+            )
         yield
         return
     with socket.socket() as free:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -17,6 +21,7 @@ import yaml
 
 from tests.places import ROOT
 from touchstone.pipeline import graph, workspace
+from touchstone.runtime.processes import stopped_by_sigterm
 
 SMALL = ["data.groups=1200", "model.hidden=64", "model.layers=2", "gates.min_clusters=20"]
 
@@ -47,6 +52,62 @@ def test_the_deployment_names_a_flow_that_takes_its_parameters() -> None:
     assert flow.validate_parameters(deployment["parameters"]) == {"overrides": [], "clean": True}
     for schedule in deployment["schedules"]:  # type: ignore[attr-defined]
         CronSchedule(cron=schedule["cron"], timezone=schedule["timezone"])
+
+
+def test_readme_and_prefect_yaml_deploy_the_same_deployment() -> None:
+    name = _deployment()["name"]
+    for file in ("README.md", "prefect.yaml", "flows/retrain.py"):
+        commands = re.findall(
+            r"prefect (?:--no-prompt )?deploy (--\S+ ?\w*)", (ROOT / file).read_text(encoding="utf-8")
+        )
+        assert commands == [f"--name {name}"], file
+    readme, head = (
+        re.findall(r"prefect (work-pool create .*|worker start .*)", (ROOT / file).read_text(encoding="utf-8"))
+        for file in ("README.md", "prefect.yaml")
+    )
+    assert readme == head
+
+
+def test_a_server_that_does_not_answer_is_one_sentence(tmp_path: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+from flows.server import server
+from touchstone.errors import PipelineError
+try:
+    with server(Path.cwd()):
+        pass
+except PipelineError as error:
+    sys.exit(f"error: {error}")
+"""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/api"
+        env = {**os.environ, "PREFECT_API_URL": url}
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: no Prefect server answers at PREFECT_API_URL={url} (")
+    assert "--plain" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_sigterm_reaches_prefect_as_its_own_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anything else is a crash to it, also where somebody cancelled the run."""
+    from prefect.exceptions import TerminationSignal
+
+    from flows import retrain
+
+    @contextlib.contextmanager
+    def opened(*_: object, **__: object) -> Iterator[None]:
+        with stopped_by_sigterm():
+            os.kill(os.getpid(), signal.SIGTERM)
+            yield
+
+    monkeypatch.setattr(retrain, "opened", opened)
+    with pytest.raises(TerminationSignal):
+        retrain.retrain.fn()
 
 
 def test_the_flow_has_one_task_per_stage() -> None:
@@ -184,7 +245,7 @@ with server(Path.cwd()), get_client(sync_client=True) as client:
     def run(*words, check=True):
         subprocess.run([sys.executable, "-m", "prefect", "--no-prompt", *words], env=env, check=check, timeout=100)
     run("work-pool", "create", "--type", "process", "touchstone")
-    run("deploy", "--all")
+    run("deploy", "--name", "retrain")
     made = client.read_deployment_by_name("retrain/retrain")
     print("MADE", made.entrypoint, made.schedules[0].schedule.cron, made.parameters["clean"], made.work_pool_name)
     made_run = client.create_flow_run_from_deployment(made.id)
@@ -211,3 +272,48 @@ def test_the_deployment_is_accepted_and_a_scheduled_run_takes_head(tmp_path: Pat
     ran = [line for line in done.stdout.splitlines() if line.startswith("RAN")]
     assert len(ran) == 1
     assert "dvc.yaml names touchstone/data/splits.py, which does not exist" in ran[0]
+
+
+CANCEL = """
+import os, subprocess, sys, time
+from pathlib import Path
+import psutil
+from flows.server import server
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL
+def words(process):
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+with server(Path.cwd()), get_client(sync_client=True) as client:
+    env = {**os.environ, "PREFECT_API_URL": PREFECT_API_URL.value()}
+    prefect = [sys.executable, "-m", "prefect", "--no-prompt"]
+    for line in (["work-pool", "create", "--type", "process", "touchstone"], ["deploy", "--name", "retrain"]):
+        subprocess.run([*prefect, *line], env=env, check=True, timeout=100)
+    deployment = client.read_deployment_by_name("retrain/retrain")
+    parameters = {"overrides": sys.argv[1:], "clean": True}
+    made = client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
+    worker = subprocess.Popen([*prefect, "flow-run", "execute", str(made.id)], env=env)
+    children = []
+    while not any("touchstone.data" in words(child) for child in children):
+        assert worker.poll() is None
+        time.sleep(0.2)
+        children = psutil.Process(worker.pid).children(recursive=True)
+    subprocess.run([*prefect, "flow-run", "cancel", str(made.id)], env=env, check=True, timeout=100)
+    worker.wait(timeout=120)
+    _, alive = psutil.wait_procs(children, timeout=20)
+    print("ENDED", client.read_flow_run(made.id).state.name, len(alive))
+"""
+
+
+@pytest.mark.slow
+def test_a_run_cancelled_in_prefect_ends_as_cancelled(tmp_path: Path) -> None:
+    root = _copy(tmp_path / "product")
+    env = {**os.environ, "PWD": str(root), "PYTHONPATH": str(root)}
+    command = [sys.executable, "-c", CANCEL, *SMALL]
+    done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, check=False)
+    assert "ENDED Cancelled 0" in done.stdout, done.stdout + done.stderr
+    (record,) = (root / "runs").glob("*/run.json")
+    assert json.loads(record.read_text())["status"] == "interrupted"
+    assert not list((root / "runs").glob("*/workspace"))

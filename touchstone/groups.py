@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -30,6 +30,16 @@ Role = Literal["system", "user", "assistant", "tool"]
 """Who a message may be from. `Message.role` is a plain text, because a source can say anything: validation looks."""
 
 ROLES: tuple[str, ...] = get_args(Role)
+
+OUT_OF_ORDER = "the prompt's turns are out of order"
+"""What import, validation, endpoint and MLflow function say of a prompt that is not `in_order`."""
+
+_NEXT_ROLES = {
+    "system": ("user",),
+    "user": ("assistant",),
+    "assistant": ("user", "tool"),
+    "tool": ("assistant", "tool"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +146,17 @@ class JudgedPair:
         """Share of the judgements for the preferred side, ties counted half: 0.5 to 1."""
         total = self.wins_first + self.wins_second + self.ties
         return (max(self.wins_first, self.wins_second) + 0.5 * self.ties) / total if total else 0.5
+
+
+def in_order(prompt: Iterable[Message]) -> bool:
+    """Whether a prompt's turns are what every chat template can render, with the answer to come.
+
+    An optional system message, then user and assistant in turns (tool results follow an assistant), the last one from
+    the user or a tool.
+    """
+    roles = [message.role for message in prompt]
+    follows = all(role in _NEXT_ROLES.get(before, ()) for before, role in pairwise(roles))
+    return bool(roles) and roles[0] in ("system", "user") and roles[-1] in ("user", "tool") and follows
 
 
 def prompt_digest(prompt: Iterable[Message]) -> str:

@@ -9,8 +9,9 @@ from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from touchstone.data.hygiene import FAULTS, LONGEST_RUN, RULES, UNUSABLE, clean_group, cleaned, faults, with_texts
+from touchstone.data.hygiene import FAULTS, LONGEST_RUN, UNUSABLE, clean_group, faults, with_texts
 from touchstone.groups import Comparison, Completion, Group, Message, make_group
+from touchstone.runtime.texts import RULES, cleaned
 
 DIRT = (
     "\r\n\t\x00\x07\x1b\x7f\x85\u200b\u200c\u200d\u200e\u202a\u202e\u2060"

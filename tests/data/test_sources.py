@@ -295,6 +295,22 @@ def test_import_writes_the_same_bytes_twice_and_loses_no_row(tmp_path: Path) -> 
     assert str(tmp_path) not in json.dumps(source)
 
 
+def test_a_file_of_which_no_row_can_be_used_is_refused_whole(tmp_path: Path) -> None:
+    lines(tmp_path / "a.jsonl", *[{"prompt": f"Question {n}?"} for n in range(40)])
+    settings = settings_for({"source": "preference", "name": "mine", "path": "a.jsonl"})
+    with pytest.raises(QuarantineError, match=r"^40 of 40 rows of mine can't be used \(100%, allowed ") as refused:
+        import_source(settings, tmp_path, tmp_path / "data")
+    assert "max_quarantine_share" not in str(refused.value)
+
+
+@pytest.mark.parametrize("calls", [None, []])
+def test_tool_calls_that_are_null_are_an_absent_field(tmp_path: Path, calls: object) -> None:
+    chosen, rejected = ([QUESTION, {**answer, "tool_calls": calls}] for answer in (BLUE, SEVEN))
+    lines(tmp_path / "a.jsonl", {"chosen": chosen, "rejected": rejected})
+    lines(tmp_path / "b.jsonl", {"chosen": [QUESTION, BLUE], "rejected": [QUESTION, SEVEN]})
+    assert read(tmp_path, "a.jsonl") == read(tmp_path, "b.jsonl")
+
+
 def test_importing_more_appends_and_another_source_replaces(tmp_path: Path) -> None:
     """Twins within a file are both kept: that they repeat is for validation to see."""
     rows = [{**GOOD, "prompt": f"Question {n}?"} for n in (1, 2, 2)]

@@ -84,6 +84,8 @@ BAD = [
     (group(99, ("Yes.", " \u200b\n")), "completions_have_content"),
     (group(99, role="wizard"), "known_roles"),
     (group(99, role="assistant"), "known_roles"),
+    (replace(GOOD[0], prompt=(Message("assistant", "Hello."), Message("user", "Hello?"))), "known_roles"),
+    (replace(GOOD[0], prompt=(Message("user", "Hello."), Message("user", "Hello?"))), "known_roles"),
     (group(99, edges=(Comparison(0, 2, 1.0, 0.0),)), "index_in_range"),
     (group(99, edges=(Comparison(-1, 0, 1.0, 0.0),)), "index_in_range"),
     (group(99, edges=(Comparison(1, 1, 1.0, 0.0),)), "not_with_itself"),

@@ -25,7 +25,7 @@ from tests.worlds.encoders import make_tokenizer
 from tests.worlds.judged import SETTINGS, decide, write_sets
 from tests.worlds.registered import NAME, open_registry, tiny_settings
 from tests.worlds.sealed import make_tiny_groups
-from tests.worlds.tiny import DECODERS, make_tiny_tokenizer
+from tests.worlds.tiny import DECODERS, make_thinking_tokenizer, make_tiny_tokenizer
 from touchstone import settings as settings_module
 from touchstone.cli import main
 from touchstone.errors import ArtifactError, GateError, ModelError
@@ -129,6 +129,35 @@ def test_a_sealed_public_model_scores_as_transformers_runs_it(kind: str, splits:
     config = json.loads((tmp_path / "artifact/config.json").read_text())
     assert config["touchstone_origin"] == {"model": kind, "revision": None}
     assert str(tmp_path) not in (tmp_path / "artifact/reward.json").read_text() + json.dumps(config)
+
+
+def test_reasoning_under_a_template_that_rewrites_it_scores_as_transformers_runs_it(
+    splits: Path, tmp_path: Path
+) -> None:
+    public = make_public(tmp_path / "thinking", tokenizer=make_thinking_tokenizer())
+    adopted = take(public, splits, tmp_path / "artifact")
+    assert adopted.same_ids == 1.0
+    texts = ["in water", "<think>\nAn egg.\n</think>\n\nin water", "<think>An egg.</think>in water"]
+    tokenizer = AutoTokenizer.from_pretrained(public)
+    network = AutoModelForSequenceClassification.from_pretrained(public, num_labels=1, dtype=torch.float32)
+    expected = []
+    for text in texts:
+        turns = [{"role": "user", "content": QUESTION.content}, {"role": "assistant", "content": text}]
+        ids = tokenizer(tokenizer.apply_chat_template(turns, tokenize=False), return_tensors="pt").input_ids
+        with torch.inference_mode():
+            expected.append(float(network(ids).logits))
+    scores = Scorer.load(tmp_path / "artifact").score([((QUESTION,), texts)])[0]
+    assert [score.reward for score in scores] == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_template_that_rewrites_reasoning_beyond_repeating_is_refused(splits: Path, tmp_path: Path) -> None:
+    template = (
+        "{% for m in messages %}{{ m.role + m.content + ('' if '</think>' in m.content else '/no') + '<|im_end|>' }}"
+        "{% endfor %}"
+    )
+    public = make_public(tmp_path / "thinking", tokenizer=make_thinking_tokenizer(template))
+    with pytest.raises(ModelError, match="rewrites texts that reason between <think> and </think> in a way"):
+        take(public, splits, tmp_path / "artifact")
 
 
 def test_sealing_twice_gives_one_digest_and_other_limits_another(public: Path, splits: Path, tmp_path: Path) -> None:
@@ -247,6 +276,12 @@ def language_model(folder: Path) -> None:
     make_tiny_tokenizer().save_pretrained(folder)
 
 
+def value_head(folder: Path) -> None:
+    """A language model with the head that TRL once put beside it."""
+    language_model(folder)
+    weigh(folder, lambda state: state.update({"v_head.summary.weight": torch.ones(1, 32)}))
+
+
 def encoder(kind: str) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         shutil.rmtree(folder)
@@ -269,6 +304,11 @@ def pickled(folder: Path) -> None:
             r"is a Qwen3ForCausalLM, and a reward model that can be sealed is a Qwen3ForSequenceClassific",
         ),
         (lambda f: weigh(f, lambda s: s.pop("score.weight")), r"holds no head \(score\.weight\)"),
+        (
+            lambda f: weigh(f, lambda s: s.update({"reward_head.weight": s.pop("score.weight")})),
+            r"reward_head\.weight \(1 x 32\) looks like its head: .* save it as score\.weight",
+        ),
+        (value_head, r"is a Qwen3ForCausalLM, .*\(v_head\.summary\.weight \(1 x 32\) looks like its head"),
         (lambda f: weigh(f, lambda s: s.update({"score.weight": torch.ones(5, 32)})), "gives 5 numbers per text"),
         (
             lambda f: weigh(f, lambda s: s.update({"v_head.weight": torch.ones(1, 32)})),
@@ -296,6 +336,10 @@ def test_what_can_not_be_sealed_is_one_sentence(
     with pytest.raises((ModelError, ArtifactError), match=message) as caught:
         take(copy, splits, tmp_path / "artifact")
     assert "\n" not in str(caught.value)
+    assert "partial" not in str(caught.value)
+    assert "touchstone-adopt-" not in str(caught.value)
+    if "rewards have no spread" not in str(caught.value):
+        assert str(copy) in str(caught.value)
     assert not (tmp_path / "artifact").exists()
 
 

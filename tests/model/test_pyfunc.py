@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.worlds.registered import NAME, artifact, open_registry, publish
@@ -66,3 +69,24 @@ def test_it_takes_no_parameters() -> None:
 
 def _function() -> Any:
     return _load_pyfunc(str(artifact(0)))
+
+
+def test_frames_from_parquet_hold_arrays_of_messages(tmp_path: Path) -> None:
+    """As `pandas.read_parquet` and `Dataset.to_pandas()` give them, with null for the fields that a message lacks."""
+    turns = [{**turn, "tool_calls": None} for turn in CHAT]
+    pq.write_table(pa.table({"prompt": [turns, turns], "completion": ["Yes.", "No."]}), tmp_path / "frame.parquet")
+    frame = pd.read_parquet(tmp_path / "frame.parquet")
+    assert isinstance(frame["prompt"][0], np.ndarray)
+    plain = pd.DataFrame({"prompt": [CHAT, CHAT], "completion": ["Yes.", "No."]})
+    pd.testing.assert_frame_equal(_function().predict(frame), _function().predict(plain))
+
+
+def test_the_same_text_in_other_code_points_scores_the_same() -> None:
+    spellings = ["caf\u00e9:\nnoir", "cafe\u0301:\r\nnoir", "\ufeffcaf\u00e9:\r\u200bnoir"]
+    found = _function().predict(pd.DataFrame({"prompt": spellings, "completion": spellings}))
+    assert found["reward"].nunique() == 1
+
+
+def test_turns_that_the_import_refuses_are_refused() -> None:
+    with pytest.raises(DataError, match="row 0: the prompt's turns are out of order"):
+        _function().predict(pd.DataFrame({"prompt": [CHAT[:2]], "completion": ["x"]}))

@@ -153,3 +153,15 @@ def test_a_folder_that_is_no_artifact_gives_no_scores(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="is no sealed artifact"):
         main([str(tmp_path), str(tmp_path / "groups.parquet"), str(tmp_path / "scores.parquet")])
     assert not (tmp_path / "scores.parquet").exists()
+
+
+def test_equal_completions_score_the_same_bits(scorer: Scorer) -> None:
+    """Over several batches, for several prompts, and beside others: the same text is computed once."""
+    ask, other = (Message("user", "how do I boil an egg?"),), (Message("user", "why?"),)
+    texts = ["in water", "no", "in water", "egg " * 400, "egg " * 400, "in water"] * 9
+    scores = scorer.score([(ask, texts), (other, texts), (ask, ["no", "in water"])])
+    rows = [dict(zip(texts, row, strict=False)) for row in scores]
+    for row in scores[:2]:
+        assert len({(text, score) for text, score in zip(texts, row, strict=True)}) == 3
+    assert rows[0] != rows[1]
+    assert scores[2] == [rows[0]["no"], rows[0]["in water"]]

@@ -26,6 +26,7 @@ from touchstone.model.scores import as_item
 from touchstone.model.scoring import Scorer
 from touchstone.model.sealing import seal
 from touchstone.runtime.files import canonical_json, digest_file, digest_text
+from touchstone.runtime.texts import cleaned
 
 CALIBRATION = make_tiny_groups(20, seed=1)
 REFERENCE = make_tiny_groups(30, seed=2)
@@ -333,3 +334,28 @@ def test_cards_are_read_without_torch(artifact: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, str(artifact)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == cards.read(artifact).digest
+
+
+def test_a_card_of_before_the_text_form_keeps_its_digest_and_scores_texts_as_they_stand(copy: Path) -> None:
+    card = json.loads((copy / "reward.json").read_text())
+    del card["rule"]["text_form"]
+    (copy / "reward.json").write_text(canonical_json(card))
+    scorer = Scorer.load(copy)
+    assert scorer.card.digest == digest_text(canonical_json(card))
+    assert "text_form" not in scorer.card.to_json()["rule"]
+    ask = (Message("user", "2+2?"),)
+    first, second = scorer.score([(ask, ["four\nor five", "four\r\nor five"])])[0]
+    assert first != second
+
+
+def test_a_sealed_rule_names_the_form_of_texts_and_its_self_test_asks_for_it(model: Path, tmp_path: Path) -> None:
+    make(model, tmp_path / "more", self_test_vectors=16)
+    card = cards.read(tmp_path / "more")
+    assert card.rule["text_form"] == 1
+    (vector,) = (vector for vector in card.self_test if vector.kind == "other code points")
+    assert cleaned(vector.completion) != vector.completion
+    scorer = Scorer.load(tmp_path / "more")
+    prompt = [Message(turn.role, cleaned(turn.content)) for turn in vector.messages()]
+    (stored,) = scorer.score([(prompt, [cleaned(vector.completion)])])[0]
+    assert stored.reward == pytest.approx(vector.reward, abs=1e-6)
+    assert "reasoning" in {vector.kind for vector in card.self_test}

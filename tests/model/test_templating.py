@@ -14,6 +14,7 @@ from tests.worlds.tiny import CHATML, make_tiny_tokenizer
 from touchstone.errors import ModelError
 from touchstone.groups import Message
 from touchstone.model.templating import ScoringRule, encode, encode_many, scoring_rule
+from touchstone.runtime.texts import cleaned
 
 TOKENIZER = make_tiny_tokenizer()
 CONTROL = {TOKENIZER.convert_tokens_to_ids(token) for token in ("<|pad|>", "<|im_start|>", "<|im_end|>")}
@@ -165,3 +166,41 @@ def test_the_rule_survives_json_and_refuses_strangers() -> None:
 def test_no_room_for_a_completion_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="max_tokens"):
         scoring_rule(TOKENIZER, 1)
+
+
+SPELLINGS = {
+    "CRLF": "Un \u0153uf, \u00e0 la coque:\r\nsix minutes.",
+    "CR": "Un \u0153uf, \u00e0 la coque:\rsix minutes.",
+    "decomposed": "Un \u0153uf, a\u0300 la coque:\nsix minutes.",
+    "zero width": "Un \u0153uf,\u200b \u00e0 la\ufeff coque:\nsix minutes.",
+    "bidirectional": "\u202aUn \u0153uf\u202c, \u00e0 la coque:\nsix minutes.",
+}
+STORED = "Un \u0153uf, \u00e0 la coque:\nsix minutes."
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS.values(), ids=SPELLINGS)
+def test_a_text_has_the_ids_of_its_normal_form(spelling: str) -> None:
+    stored = encode(TOKENIZER, RULE, [Message("user", STORED)], [STORED])
+    assert encode(TOKENIZER, RULE, [Message("user", spelling)], [spelling]) == stored
+
+
+@given(st.text(max_size=40), st.text(max_size=40))
+@settings(max_examples=60, deadline=None)
+def test_what_the_import_stores_has_the_ids_of_what_was_sent(prompt: str, completion: str) -> None:
+    sent = encode(TOKENIZER, RULE, [Message("user", prompt)], [completion])
+    assert encode(TOKENIZER, RULE, [Message("user", cleaned(prompt))], [cleaned(completion)]) == sent
+
+
+def test_a_rule_of_before_the_form_was_named_takes_texts_as_they_stand() -> None:
+    written = {"max_tokens": 4096, "template_digest": "d", "pooling": "last", "truncation": "prompt_left"}
+    older = ScoringRule.from_json(written)
+    assert older.to_json() == written
+    crlf = encode(TOKENIZER, older, [Message("user", "a\r\nb")], ["c\u200b"])
+    assert "a\r\nb" in TOKENIZER.decode(crlf.prompt_ids)
+    assert "c\u200b" in TOKENIZER.decode(crlf.completion_ids[0])
+    assert RULE.to_json()["text_form"] == 1
+
+
+def test_an_unknown_text_form_is_refused() -> None:
+    with pytest.raises(ModelError, match="text form 7 is unknown; install"):
+        ScoringRule.from_json({**RULE.to_json(), "text_form": 7})

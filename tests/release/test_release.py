@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import psutil
@@ -13,6 +14,7 @@ from mlflow import MlflowClient
 from tests.worlds.holdout import outcome, question
 from tests.worlds.judged import decide
 from tests.worlds.registered import NAME, artifact, open_registry, publish, reference, tiny_settings
+from touchstone.client import Reply, ScoreReply
 from touchstone.errors import GateError, RegistryError
 from touchstone.gate import holdout_ledger, judge, record
 from touchstone.gate.checks import Check, Verdict
@@ -21,6 +23,7 @@ from touchstone.groups import read_parquet, write_parquet
 from touchstone.model.card import read
 from touchstone.model.golden import golden_texts
 from touchstone.model.score_files import rescore
+from touchstone.model.scores import Item
 from touchstone.model.scoring import Scorer
 from touchstone.operations.verify import verify_releases
 from touchstone.pipeline import steps, workspace
@@ -287,3 +290,35 @@ def test_a_champion_promoted_again_keeps_its_previous(registry: Registry) -> Non
 def test_golden_texts_are_scored_with_the_default_number_of_threads() -> None:
     with parity.scored_offline(artifact(0), reference(), tiny_settings(threads="auto")) as offline:
         assert offline()
+
+
+def test_golden_texts_tell_an_endpoint_that_scores_texts_as_they_are_sent() -> None:
+    """Offline scores are those of the stored form, so that a text in other code points shows a difference."""
+    version = Version(NAME, 1, cards_digest(), "fingerprint", "run", "source")
+    with parity.scored_offline(artifact(0), reference(), SETTINGS) as wait:
+        offline = wait()
+    completions = [group.completions[0].text for group in offline.texts]
+    assert any("\r\n" in text for text in completions)
+    assert any("e\u0301" in text or "a\u0300" in text for text in completions)
+    assert any("\u200b" in text for text in completions)
+    scorer = Scorer.load(artifact(0))
+    check = parity.parity(Served(scorer), scorer.card, offline, version, SETTINGS.gates)  # type: ignore[arg-type]
+    assert check.status == "pass", check.reason
+    scorer.model.rule = replace(scorer.model.rule, text_form=0)
+    check = parity.parity(Served(scorer), scorer.card, offline, version, SETTINGS.gates)  # type: ignore[arg-type]
+    assert check.status == "fail"
+
+
+def cards_digest() -> str:
+    return read(artifact(0)).digest
+
+
+class Served:
+    """An endpoint's client, of a scorer in this process."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.scorer = scorer
+
+    def rewards(self, items: Sequence[Item], model: str) -> Reply:
+        scores = [[ScoreReply(**asdict(score)) for score in row] for row in self.scorer.score(items)]
+        return Reply(model, 1, cards_digest(), scores)

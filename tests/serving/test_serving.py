@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from mlflow import MlflowClient
 from tests.places import ROOT
 from tests.worlds.registered import NAME, artifact, open_registry, publish, reference, tiny_settings
 from touchstone import settings as settings_module
+from touchstone.data.sources.rows import Unusable, check_turns
 from touchstone.errors import ServingError
 from touchstone.groups import Message, read_parquet
 from touchstone.model import templating
@@ -402,3 +404,40 @@ def test_a_promotion_under_load_swaps_without_a_failed_request(registry: Registr
         for seen in (future.result() for future in loads):
             assert seen == sorted(seen)
             assert set(seen) == {1, 2}
+
+
+def test_the_same_text_scores_the_same_however_it_is_sent(endpoint: Client) -> None:
+    spellings = ["caf\u00e9:\nnoir", "cafe\u0301:\r\nnoir", "\ufeffcaf\u00e9:\r\u200bnoir", "caf\u00e9:\nnoir"]
+    reply = endpoint.rewards([(ASK, spellings)])
+    (row,) = reply.scores
+    assert len(set(row)) == 1
+    prompts = [((Message("user", text),), ["4"]) for text in spellings]
+    assert len({score for (score,) in endpoint.rewards(prompts).scores}) == 1
+    stored = Scorer.load(artifact(reply.version - 1)).score([(ASK, spellings[:1])])[0][0]
+    assert row[0].reward == pytest.approx(stored.reward, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "roles",
+    ["assistant", "user/assistant", "user/user", "system", "user/system/user", "user/tool", "system/system/user"],
+)
+def test_turns_that_the_import_refuses_are_refused_in_its_words(endpoint: Client, roles: str) -> None:
+    prompt = [Message(role, SECRET) for role in roles.split("/")]
+    with pytest.raises(Unusable) as refused:
+        check_turns(prompt)
+    sent = body(inputs=[{"prompt": [asdict(message) for message in prompt], "completions": ["4"]}])
+    answer = post(endpoint, sent)
+    assert (answer.status_code, answer.json()["error"]["type"]) == (422, "unusable_prompt")
+    assert answer.json()["error"]["message"] == str(refused.value)
+
+
+def test_tool_calls_that_are_null_are_an_absent_field(endpoint: Client) -> None:
+    turn = {"role": "user", "content": "2+2?"}
+    replies = [
+        post(endpoint, {"inputs": [{"prompt": [message], "completions": ["4"]}]}).json()
+        for message in (turn, {**turn, "tool_calls": None})
+    ]
+    assert replies[0] == replies[1]
+    calls = post(endpoint, {"inputs": [{"prompt": [{**turn, "tool_calls": [{}]}], "completions": ["4"]}]})
+    assert calls.status_code == 422
+    assert "tool_calls" in calls.json()["error"]["message"]

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -196,3 +197,30 @@ def test_training_adds_decoys_to_its_groups_and_counts_them_in_nothing_else(
     assert rows[1]["accuracy"] == rows[0]["accuracy"]
     assert rows[1]["margin"] == pytest.approx(rows[0]["margin"], abs=1e-6)
     assert rows[1]["loss"] != rows[0]["loss"]
+
+
+def test_comparisons_that_are_equal_once_cut_are_named_and_left_out(
+    tmp_path: Path, base: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    groups = make_groups(12)
+    long = "egg " * 600
+    equal = make_group(
+        prompt=[Message("user", "Tell me about eggs.")],
+        completions=[Completion(long + "in water"), Completion(long + "in the sun"), Completion("Boil one.")],
+        comparisons=[Comparison(0, 1, 1.0, 0.0), Comparison(2, 1, 1.0, 0.0)],
+        source="test",
+    )
+    settings = configure(comparisons_per_step=1000)
+    (without,) = train(settings, make_build(tmp_path / "without", base, groups))
+    (row,) = train(settings, make_build(tmp_path / "with", base, [*groups, equal]))
+    assert row["comparisons"] == without["comparisons"] + 1
+    report = json.loads((tmp_path / "with" / "training.json").read_text())
+    assert report["equal_once_cut"] == {equal.id: 1}
+    assert json.loads((tmp_path / "without" / "training.json").read_text())["equal_once_cut"] == {}
+    assert "1 comparisons of the training set are left out, their completions being equal once cut" in caplog.text
+    assert equal.id in caplog.text
+    assert "egg" not in caplog.text
+
+    only = replace(equal, comparisons=equal.comparisons[:1])
+    with pytest.raises(TrainingError, match=r"every comparison of the training set .* equal once cut to model"):
+        train(settings, make_build(tmp_path / "only", base, [only]))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from transformers.models.auto import CONFIG_MAPPING
 
@@ -110,3 +110,30 @@ def write(network: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: 
     network.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "base.json").write_text('{"kind": "scratch"}\n')
+
+
+QWEN3_KIND = (
+    "{%- set ns = namespace(last=-1) %}"
+    "{%- for m in messages %}{%- if m.role == 'user' %}{%- set ns.last = loop.index0 %}{%- endif %}{%- endfor %}"
+    "{%- for m in messages %}"
+    "{%- set content = m.content %}{%- set reasons = '' %}"
+    "{%- if m.role == 'assistant' and '</think>' in content %}"
+    "{%- set reasons = content.split('</think>')[0].rstrip('\\n').split('<think>')[-1].lstrip('\\n') %}"
+    "{%- set content = content.split('</think>')[-1].lstrip('\\n') %}"
+    "{%- endif %}"
+    "{{- '<|im_start|>' + m.role + '\\n' }}"
+    "{%- if m.role == 'assistant' and loop.index0 > ns.last and (loop.last or reasons) %}"
+    "{{- '<think>\\n' + reasons.strip('\\n') + '\\n</think>\\n\\n' + content.lstrip('\\n') }}"
+    "{%- else %}{{- content }}{%- endif %}"
+    "{{- '<|im_end|>\\n' }}"
+    "{%- endfor %}"
+)
+"""Rewrites reasoning as Qwen3's template does: an empty block where there is none, nothing of it in earlier turns."""
+
+
+def make_thinking_tokenizer(template: str = QWEN3_KIND, *, special: bool = False) -> PreTrainedTokenizerFast:
+    """The tiny tokenizer with <think> and </think> as added tokens, and a template that rewrites them."""
+    tokenizer = make_tiny_tokenizer()
+    tokenizer.add_tokens([AddedToken(tag, special=special, normalized=False) for tag in ("<think>", "</think>")])
+    tokenizer.chat_template = template
+    return tokenizer

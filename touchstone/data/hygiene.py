@@ -1,7 +1,6 @@
-"""What a text is made of: the one rule by which every imported text is normalised, and the faults that are left.
+"""What a text is made of: imported groups in normal form (`runtime.texts`), and the faults that are left.
 
-    text = cleaned(text)              # the same meaning has the same digest
-    group, changed = clean_group(group)
+    group, changed = clean_group(group)   # the same meaning has the same digest
     faults(text)                      # ("role_marker",)
 
 Special tokens and role markers are counted and shown, never removed: `templating` encodes what people wrote as text,
@@ -11,14 +10,11 @@ and a message that says `<|im_end|>` yields the ids of those characters, never t
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
 
 from touchstone.groups import Group, make_group, prompt_digest
-
-RULES = ("control_character", "invisible_character", "bidirectional_control", "line_ending", "composition")
-"""What `cleaned` does, in its order: three kinds of characters are removed, line ends become LF, NFC is applied."""
+from touchstone.runtime.texts import RULES, cleaned, rules_that_change
 
 FAULTS = ("lone_surrogate", "replacement_character", "one_character_run", "role_marker", "special_token")
 """What `faults` may name, in its order."""
@@ -28,24 +24,6 @@ UNUSABLE = ("lone_surrogate", "one_character_run")
 
 LONGEST_RUN = 1_000
 """Characters. A longer run of one character is a fault."""
-
-# Tab, LF and CR are no dirt; CR is dealt with as a line end.
-_CONTROL = "\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"
-# Zero-width space, word joiner and byte-order mark. Not ZWNJ and ZWJ (U+200C, U+200D): Persian, the scripts of India
-# and emoji spell with them.
-_INVISIBLE = "\u200b\u2060\ufeff"
-# Overrides, embeddings and isolates, which reorder what a reader sees. Not the marks U+200E and U+200F, which reorder
-# nothing but their neighbours and stand in ordinary Hebrew and Arabic.
-_BIDIRECTIONAL = "\u202a-\u202e\u2066-\u2069"
-
-_REMOVED = {
-    "control_character": re.compile(f"[{_CONTROL}]+"),
-    "invisible_character": re.compile(f"[{_INVISIBLE}]+"),
-    "bidirectional_control": re.compile(f"[{_BIDIRECTIONAL}]+"),
-}
-_ANY_REMOVED = re.compile(f"[{_CONTROL}{_INVISIBLE}{_BIDIRECTIONAL}]+")
-_ASCII_DIRT = bytes([*range(0x09), *range(0x0B, 0x20), 0x7F])
-_LINE_ENDING = re.compile("\r\n?")
 
 _ROLE_TURN = re.compile(r"\n\n[ \t]*(?:Human|Assistant|User|System):")
 _ROLE_MARKER = re.compile(
@@ -64,24 +42,8 @@ _SPECIAL_TOKEN = re.compile(
 )
 
 
-def cleaned(text: str) -> str:
-    """The text by the one declared rule; the same object where there is nothing to do.
-
-    Control characters other than tab and newline, zero-width spaces, word joiners, byte-order marks and bidirectional
-    overrides, embeddings and isolates are removed; CRLF and CR become LF; then NFC is applied (Unicode, UAX 15). In
-    this order, so that cleaning twice changes nothing: what is removed may part a CR from its LF, or a letter from its
-    accent. ZWJ and ZWNJ stay, because they carry meaning. Lone surrogates stay too, for `faults` to name.
-    """
-    if text.isascii():
-        if len(text.encode().translate(None, _ASCII_DIRT)) == len(text):
-            return text
-        return _LINE_ENDING.sub("\n", _REMOVED["control_character"].sub("", text))
-    clean = _LINE_ENDING.sub("\n", _ANY_REMOVED.sub("", text))
-    return clean if unicodedata.is_normalized("NFC", clean) else unicodedata.normalize("NFC", clean)
-
-
 def clean_group(group: Group) -> tuple[Group, tuple[str, ...]]:
-    """The group with every prompt and completion text cleaned, and the names among `RULES` that changed something.
+    """The group with every prompt and completion text cleaned, and the names among `texts.RULES` that changed it.
 
     The same object where nothing changed. Ids follow as `with_texts` says.
     """
@@ -89,7 +51,7 @@ def clean_group(group: Group) -> tuple[Group, tuple[str, ...]]:
     dirty = [text for text in texts if cleaned(text) != text]
     if not dirty:
         return group, ()
-    changed = set[str]().union(*map(_rules, dirty))
+    changed = set[str]().union(*map(rules_that_change, dirty))
     return with_texts(group, cleaned), tuple(rule for rule in RULES if rule in changed)
 
 
@@ -136,17 +98,6 @@ def faults(text: str) -> tuple[str, ...]:
     return (
         tuple(fault for fault, is_present in zip(FAULTS, present, strict=True) if is_present) if any(present) else ()
     )
-
-
-def _rules(text: str) -> set[str]:
-    """Which of `RULES` change a text."""
-    changed = {rule for rule, pattern in _REMOVED.items() if pattern.search(text)}
-    stripped = _ANY_REMOVED.sub("", text)
-    if "\r" in stripped:
-        changed.add("line_ending")
-    if not unicodedata.is_normalized("NFC", stripped):
-        changed.add("composition")
-    return changed
 
 
 def _is_unicode(text: str) -> bool:

@@ -71,7 +71,7 @@ class ImportSummary:
     def quarantine_share(self) -> float:
         """Rows set aside over all rows, where a kept row is a judged pair, or a group that nobody judged."""
         lost = sum(self.quarantined.values())
-        return lost / (lost + max(self.pairs, self.groups, 1))
+        return lost / max(lost + max(self.pairs, self.groups), 1)
 
     def __str__(self) -> str:
         lost = sum(self.quarantined.values())
@@ -253,6 +253,11 @@ def _check(summary: ImportSummary, max_share: float) -> None:
         )
         raise QuarantineError(
             f"{lost} of {lost + max(summary.pairs, summary.groups)} rows of {summary.source} can't be used "
-            f"({summary.quarantine_share:.2%}, allowed {max_share:.2%}): {reasons}. Mend the source, or raise "
-            f"importing.max_quarantine_share"
+            f"({_percent(summary.quarantine_share)}, allowed {_percent(max_share)}): {reasons}. Mend the source"
+            + (", or raise importing.max_quarantine_share" if summary.groups else ", or the settings that read it")
         )
+
+
+def _percent(share: float) -> str:
+    """A share in percent, without zeros that say nothing."""
+    return f"{100 * share:.4g}%"

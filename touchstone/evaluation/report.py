@@ -24,7 +24,7 @@ from touchstone.evaluation.baselines import (
 from touchstone.evaluation.metrics import by_annotators, measure, rounded
 from touchstone.evaluation.pictures import accuracy_chart, margin_histogram, reliability_diagram, reward_against_length
 from touchstone.evaluation.rows import Row, completions, score_rows, write_rows
-from touchstone.groups import Group, read_parquet
+from touchstone.groups import Group, judged_pairs, read_parquet
 from touchstone.model.processor import prepare
 from touchstone.model.scores import as_item
 from touchstone.model.scoring import Scorer
@@ -34,12 +34,22 @@ from touchstone.runtime.files import write_atomic, write_folder, write_json
 def evaluate_set(
     scorer: Scorer, groups: Sequence[Group], train: Sequence[Group], calibration: Sequence[Group]
 ) -> tuple[list[Row], dict[str, Any]]:
-    """Score groups with a sealed artifact: rows and metrics (see `score_rows` and `measure`)."""
-    scores = scorer.raw([as_item(group) for group in groups], description=f"score {len(groups):,} groups")
+    """Score groups with a sealed artifact: rows and metrics (see `score_rows` and `measure`).
+
+    `equal_once_cut` among the metrics counts the judged pairs of which the model sees the same tokens on both sides;
+    they are ties of the model by their texts' length, whatever it has learnt.
+    """
+    encoded = scorer.encode([as_item(group) for group in groups])
+    scores = scorer.raw_encoded(encoded, description=f"score {len(groups):,} groups")
     rows = score_rows(groups, scores)
+    equal = sum(
+        tokens.look_alike(pair.first, pair.second)
+        for group, tokens in zip(groups, encoded, strict=True)
+        for pair in judged_pairs(group)
+    )
     fitted = scorer.card.calibration
     metrics = measure(rows, baseline_differences(groups, train, calibration), fitted.map, fitted.map_error)
-    return rows, {**metrics, "annotators": by_annotators(groups, scores, train)}
+    return rows, {**metrics, "equal_once_cut": equal, "annotators": by_annotators(groups, scores, train)}
 
 
 def draw(
@@ -100,8 +110,9 @@ def table(metrics: Mapping[str, Any]) -> str:
         value, note = metrics[key], notes.get(key, "")
         shown = f"{value:>9.3f}   {note}" if value is not None else f"{'-':>9}   {metrics['missing'].get(key, '')}"
         lines.append(f"{key.replace('_', ' '):<24}{shown}".rstrip())
-    for key in ("pairs", "labelled_ties", "clusters"):
-        lines.append(f"{key.replace('_', ' '):<24}{metrics[key]:>9,}")
+    for key in ("pairs", "labelled_ties", "equal_once_cut", "clusters"):
+        if key in metrics:
+            lines.append(f"{key.replace('_', ' '):<24}{metrics[key]:>9,}")
     return "\n".join(lines) + "\n"
 
 

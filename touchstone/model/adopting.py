@@ -39,7 +39,7 @@ from touchstone.model.layout import Precision
 from touchstone.model.network import head_of, load_reward_model, load_tokenizer, rule_of
 from touchstone.model.scores import tolerance
 from touchstone.model.scoring import raw_scores
-from touchstone.model.sealing import FIXED_TEXTS, seal
+from touchstone.model.sealing import FIXED_TEXTS, blamed_on, seal
 from touchstone.model.templating import encode, scoring_rule
 from touchstone.runtime.files import write_json
 from touchstone.settings import project_root
@@ -53,6 +53,13 @@ COMPARED_TEXTS = 200
 MIN_SAME_IDS = 0.9
 """Share of them that must be the same. Texts that spell control tokens, or begin with white space, may differ; a
 template that its tokenizer joins with every text makes another model of it."""
+
+MOST_HEADS = 3
+"""So many tensors that look like a head are named."""
+
+_HEAD = re.compile(r"head|score|reward|value|classifier|regression")
+_BODY = re.compile(r"lm_head|embed|\b(layers?|h|blocks?)\.\d")
+"""What names of a reward's head hold, and those of other tensors."""
 
 TEMPLATES: dict[str, tuple[str, tuple[str, ...]]] = {
     "chatml": (
@@ -143,7 +150,7 @@ def adopt(
     limit = _limit(config, model, max_tokens, default_tokens)
 
     # Lay out the folder that is sealed, and compare it with what transformers would make of the checkpoint.
-    with TemporaryDirectory(prefix="touchstone-adopt-") as place:
+    with TemporaryDirectory(prefix="touchstone-adopt-") as place, blamed_on(Path(place), model):
         staged = Path(place)
         used = _stage(files, staged, config, model, commit, limit, template)
         if trust_remote_code and _brings_code(files):
@@ -244,12 +251,13 @@ def _inspect(files: Path, model: str, trust_remote_code: bool) -> PretrainedConf
         raise ModelError(f"{model} is of a kind that transformers doesn't know: {_first_line(error)}") from None
     if config.model_type == EncoderConfig.model_type:
         return config
-    _check_class(config, model, own_code=_brings_code(files))
-    _check_head(files, config, model)
+    rows, heads = _find_head(files, model)
+    _check_class(config, model, heads, own_code=_brings_code(files))
+    _check_head(rows, heads, config, model)
     return config
 
 
-def _check_class(config: PretrainedConfig, model: str, *, own_code: bool) -> None:
+def _check_class(config: PretrainedConfig, model: str, heads: Sequence[str], *, own_code: bool) -> None:
     """Refuse what isn't a decoder with a linear head, by its class alone."""
     stock = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.get(config.model_type)
     named = (config.architectures or ["no class"])[0]
@@ -265,32 +273,51 @@ def _check_class(config: PretrainedConfig, model: str, *, own_code: bool) -> Non
         raise ModelError(
             f"{model} is a {named}, and a reward model that can be sealed is a {stock} with one label: another class "
             "has another head, or none; train it here instead (model=pretrained model.base=...), or convert it"
+            + (f" ({_described(heads)})" if heads else "")
         )
     with torch.device("meta"):  # layers without weights, to see what the head is
         head_of(AutoModelForSequenceClassification.from_config(_with_one_label(config)))
 
 
-def _check_head(files: Path, config: PretrainedConfig, model: str) -> None:
-    """Look for the head in the weights themselves: a config without labels says 2 of every model."""
+def _find_head(files: Path, model: str) -> tuple[int | None, list[str]]:
+    """How many numbers the head in the weights gives, None without one, and what else there looks like a head."""
     rows: int | None = None
+    heads: list[str] = []
     try:
         for path in sorted(files.glob("*.safetensors")):
             with safe_open(path, "pt") as weights:
                 for name in weights.keys():  # noqa: SIM118 - no dictionary
+                    shape = weights.get_slice(name).get_shape()
                     if name == "score.weight" or name.endswith(".score.weight"):
-                        rows = int(weights.get_slice(name).get_shape()[0])
+                        rows = int(shape[0])
+                    elif len(shape) == 2 and _HEAD.search(name) and not _BODY.search(name):
+                        heads.append(f"{name} ({' x '.join(map(str, shape))})")
     except SafetensorError as error:
         raise ModelError(f"the weights of {model} are damaged; fetch them again ({_first_line(error)})") from None
+    return rows, heads
+
+
+def _check_head(rows: int | None, heads: Sequence[str], config: PretrainedConfig, model: str) -> None:
+    """Look at the head in the weights themselves: a config without labels says 2 of every model."""
     if rows is None:
         raise ModelError(
-            f"{model} holds no head (score.weight): transformers would make up a random one; it is no reward model, "
-            "or not a whole one"
+            f"{model} holds no head (score.weight): transformers would make up a random one; "
+            + (_described(heads) if heads else "it is no reward model, or not a whole one")
         )
     if rows != 1:
         raise ModelError(
             f"{model} gives {rows} numbers per text (num_labels={config.num_labels}), and a reward is one; choose a "
             "model with num_labels=1, or make its head the weighted sum that you mean and save it so"
         )
+
+
+def _described(heads: Sequence[str]) -> str:
+    """What to do with tensors that look like a head."""
+    looks = "looks like its head" if len(heads) == 1 else "look like parts of its head"
+    return (
+        f"{', '.join(heads[:MOST_HEADS])} {looks}: where that is one linear layer without a bias on the last token, "
+        "save it as score.weight of the stock class with num_labels=1"
+    )
 
 
 def _limit(config: PretrainedConfig, model: str, max_tokens: int | None, default: int) -> int:

@@ -30,6 +30,7 @@ from touchstone.errors import ModelError
 from touchstone.model.encoder import EncoderConfig, EncoderRewardModel, is_encoder, longest_text, with_head
 from touchstone.model.pinned import resolve
 from touchstone.model.templating import ScoringRule, scoring_rule
+from touchstone.runtime.texts import FORM, Form
 from touchstone.settings.model import Model
 
 # Progress bars of milliseconds, and a report that a head is missing, which is said here in one sentence.
@@ -142,7 +143,8 @@ def load_reward_model(
             the rule's.
     """
     stated = max_tokens or (rule.max_tokens if rule else None) or _stated_max_tokens(folder)
-    model, missing, unused = _load(folder, stated, None, trust_remote_code, needs_pad=False)
+    form = FORM if rule is None else rule.text_form
+    model, missing, unused = _load(folder, stated, None, trust_remote_code, needs_pad=False, text_form=form)
     if missing:
         raise ModelError(f"{folder} lacks the weights {_few(missing)}: not a trained reward model; train it first")
     if unused:
@@ -250,6 +252,7 @@ def _load(
     trust_remote_code: bool,
     quantization: Quantization | None = None,
     needs_pad: bool = True,
+    text_form: Form = FORM,
 ) -> tuple[RewardModel, list[str], list[str]]:
     """The model in fp32, and the names of weights that the checkpoint lacks, and of those that nothing uses."""
     if isinstance(base, Path) and not base.is_dir():
@@ -257,7 +260,7 @@ def _load(
     tokenizer = load_tokenizer(base, revision=revision, trust_remote_code=trust_remote_code, needs_pad=needs_pad)
     try:
         config = AutoConfig.from_pretrained(base, revision=revision, trust_remote_code=trust_remote_code, num_labels=1)
-        rule = rule_of(config, tokenizer, max_tokens)
+        rule = rule_of(config, tokenizer, max_tokens, text_form)
         _prepare(config, tokenizer.pad_token_id)
         network, info = _network_class(config).from_pretrained(
             base,
@@ -284,18 +287,20 @@ def _load(
     return RewardModel(network, tokenizer, rule), sorted(missing), sorted(unused)
 
 
-def rule_of(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> ScoringRule:
+def rule_of(
+    config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, max_tokens: int, text_form: Form = FORM
+) -> ScoringRule:
     """The scoring rule of a checkpoint: encoders read a pair of texts and take the mean.
 
     Raises:
         ModelError: the tokenizer can't write what the rule needs, or `max_tokens` is too few or too many.
     """
     if not (is_encoder(config) or isinstance(config, EncoderConfig)):
-        return scoring_rule(tokenizer, max_tokens)
+        return scoring_rule(tokenizer, max_tokens, text_form=text_form)
     longest = longest_text(config)
     if longest is not None and max_tokens > longest:
         raise ModelError(f"model.max_tokens ({max_tokens}) exceeds the {longest} positions of this encoder; lower it")
-    return scoring_rule(tokenizer, max_tokens, "mean")
+    return scoring_rule(tokenizer, max_tokens, "mean", text_form)
 
 
 def _network_class(config: PretrainedConfig) -> Any:

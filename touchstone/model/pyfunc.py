@@ -14,10 +14,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from touchstone.errors import DataError
-from touchstone.groups import Message
+from touchstone.groups import OUT_OF_ORDER, Message, in_order
 from touchstone.model.scoring import Scorer
 
 COLUMNS = ("reward", "centered", "percentile", "truncated")
@@ -32,10 +33,12 @@ class RewardFunction:
     def predict(self, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
         """Scores of rows with a `prompt` (a text, or a list of {"role", "content"}) and a `completion`.
 
+        A list may be an array, as a frame read from Parquet holds it, and a message's other fields may be null.
+
         Returns a DataFrame with reward, centered, percentile and truncated, and the index of the input.
 
         Raises:
-            DataError: a prompt or completion is neither; the message names the row.
+            DataError: a prompt or completion is neither, or its turns are out of order; the message names the row.
         """
         if params:
             raise DataError(f"this model takes no parameters, and was given {', '.join(sorted(params))}")
@@ -58,11 +61,19 @@ class RewardFunction:
 def _messages(prompt: Any, row: int) -> tuple[Message, ...]:
     if isinstance(prompt, str):
         return (Message("user", prompt),)
-    if isinstance(prompt, Sequence):
-        turns = [turn for turn in prompt if isinstance(turn, Mapping) and turn.keys() == {"role", "content"}]
-        if len(turns) == len(prompt) and all(isinstance(value, str) for turn in turns for value in turn.values()):
-            return tuple(Message(turn["role"], turn["content"]) for turn in turns)
-    raise DataError(f"row {row}: prompt is neither a text nor a list of messages with role and content")
+    turns = [_filled(turn) for turn in prompt] if isinstance(prompt, Sequence | np.ndarray) else []
+    if not turns or not all(turn.keys() == {"role", "content"} for turn in turns):
+        raise DataError(f"row {row}: prompt is neither a text nor a list of messages with role and content")
+    messages = tuple(Message(turn["role"], turn["content"]) for turn in turns)
+    if not in_order(messages):
+        raise DataError(f"row {row}: {OUT_OF_ORDER}")
+    return messages
+
+
+def _filled(turn: Any) -> dict[Any, str]:
+    """The texts of a message; a null field is an absent one, and one of another type none that can be used."""
+    fields = {name: value for name, value in turn.items() if value is not None} if isinstance(turn, Mapping) else {}
+    return fields if all(isinstance(value, str) for value in fields.values()) else {}
 
 
 def _load_pyfunc(path: str) -> RewardFunction:

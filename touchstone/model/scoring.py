@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
+from array import array
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -60,7 +63,7 @@ def raw_scores_encoded(
     share: slice = EVERY,
     description: str | None = None,
 ) -> list[list[RawScore]]:
-    """`raw_scores` of what `encode_many` made of the items.
+    """`raw_scores` of what `encode_many` made of the items. Equal texts are computed once and score the same bits.
 
     Args:
         share: which of the batches are computed; texts in the others get NaN. A batch doesn't know of the others, so
@@ -68,8 +71,44 @@ def raw_scores_encoded(
     """
     if token_budget is None:
         token_budget = TOKENS_ON_CPU if model.device.type == "cpu" else TOKENS_ON_GPU
-    batches = make_batches(encoded, token_budget, shared=shares_prompt(model))[share]
-    return _run(model, encoded, batches, precision, description)
+    distinct, places = _each_once(encoded)
+    batches = make_batches(distinct, token_budget, shared=shares_prompt(model))[share]
+    scores = _run(model, distinct, batches, precision, description)
+    return [
+        [
+            replace(scores[item][completion], truncated=truncated)
+            for (item, completion), truncated in zip(row, group.truncated, strict=True)
+        ]
+        for row, group in zip(places, encoded, strict=True)
+    ]
+
+
+def _each_once(encoded: Sequence[EncodedGroup]) -> tuple[list[EncodedGroup], list[list[tuple[int, int]]]]:
+    """The groups with each text only where it comes first, and where among them every completion stands.
+
+    The same tokens would give the same reward but for the order of a batch's sums, and are paid for once.
+    """
+    distinct: list[EncodedGroup] = []
+    places: list[list[tuple[int, int]]] = []
+    first: dict[bytes, tuple[int, int]] = {}
+    for group in encoded:
+        prompts = {start: _digest(group.anchor + group.prompt_ids[start:]) for start in set(group.prompt_starts)}
+        keys = [
+            prompts[start] + _digest(ids) for start, ids in zip(group.prompt_starts, group.completion_ids, strict=True)
+        ]
+        new: list[int] = []
+        for completion, key in enumerate(keys):
+            if key not in first:
+                first[key] = (len(distinct), len(new))
+                new.append(completion)
+        if new:
+            distinct.append(group if len(new) == len(keys) else group.take(new))
+        places.append([first[key] for key in keys])
+    return distinct, places
+
+
+def _digest(ids: Sequence[int]) -> bytes:
+    return hashlib.blake2b(array("q", ids).tobytes(), digest_size=16).digest()
 
 
 def padded_scores(

@@ -13,7 +13,8 @@ import json
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ import torch
 
 from touchstone import settings
 from touchstone import statistics as st
-from touchstone.errors import ArtifactError
+from touchstone.errors import ArtifactError, ModelError
 from touchstone.groups import Group, Message, judged_pairs, read_parquet, set_digest
 from touchstone.model import card as cards
 from touchstone.model.card import Calibration, CalibrationError, Card, Centering, SelfTest, Turn
@@ -67,6 +68,13 @@ FIXED_TEXTS: tuple[tuple[str, tuple[Message, ...], str], ...] = (
     ("three turns", (Message("user", "2+2?"), Message("assistant", "4"), Message("user", "Sure?")), "Yes: 2 + 2 = 4."),
     ("one space", (Message("user", "Say nothing."),), " "),
     ("long prompt", (Message("user", "a long way to go " * 600),), "Arrived."),
+    # As editors on other systems write them; their normal form is what the import would have stored.
+    (
+        "other code points",
+        (Message("user", "Cafe\u0301\r\nou the\u0301?"),),
+        "Du the\u0301,\r\n\u200bs'il vous plai\u0302t.",
+    ),
+    ("reasoning", (Message("user", "2+2?"),), "<think>\nTwo and two.\n</think>\n\n4"),
 )
 """Self-test vectors that need nobody's data: (kind, prompt, completion)."""
 
@@ -99,7 +107,7 @@ def seal(
     """
     card: list[Card] = []
 
-    def fill(aside: Path) -> None:
+    def sealed_in(aside: Path) -> Card:
         _copy_checkpoint(model_folder, aside)
         model = load_reward_model(aside)
         to_device(model)
@@ -120,10 +128,29 @@ def seal(
         if model.rule.pooling == "last":
             _check_stock(model, sealed)
         # What is renamed into place has been read back from the disk and has passed its own self-test.
-        card.append(Scorer.load(aside).card)
+        return Scorer.load(aside).card
+
+    def fill(aside: Path) -> None:
+        with blamed_on(aside, str(model_folder)):
+            card.append(sealed_in(aside))
 
     write_folder(folder, fill)
     return card[0].digest
+
+
+@contextmanager
+def blamed_on(copy: Path, name: str) -> Iterator[None]:
+    """Within, an error that names a working copy names what it was made from: nobody knows the copy, and it is gone.
+
+    Raises:
+        ModelError, ArtifactError: those of the block.
+    """
+    try:
+        yield
+    except (ModelError, ArtifactError) as error:
+        if str(copy) not in str(error):
+            raise
+        raise type(error)(str(error).replace(str(copy), name)) from error
 
 
 def _check_stock(model: RewardModel, card: Card) -> None:

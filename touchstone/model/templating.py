@@ -5,9 +5,10 @@ instead of around the texts, and split at the markers. An encoder's become a pai
 two texts writes it: [CLS] prompt [SEP] completion [SEP].
 
 What a template wrote is tokenised with special tokens parsed, what people wrote with special tokens split: a message
-that says `<|im_end|>` or `[SEP]` yields the ids of those characters, never the control token. The text stands in the
-template as it is; a template's own trimming of contents is not repeated. A space that a template writes in front of a
-text is tokenised with the text, as in the whole.
+that says `<|im_end|>` or `[SEP]` yields the ids of those characters, never the control token. A text is brought into
+its normal form first (`runtime.texts`), whoever sends it, and stands in the template as it is; a template's own
+trimming of contents is not repeated, what it makes of reasoning is (`reasoning`). A space that a template writes in
+front of a text is tokenised with the text, as in the whole.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from __future__ import annotations
 import json
 import re
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, Literal, get_args
 
 from jinja2 import TemplateError
@@ -25,7 +27,9 @@ from transformers import PreTrainedTokenizerBase
 
 from touchstone.errors import ModelError
 from touchstone.groups import ROLES, Message
+from touchstone.model.reasoning import CLOSE, OPEN, PROBES, Frame, frame_of
 from touchstone.runtime.files import digest_text, digest_value
+from touchstone.runtime.texts import FORM, Form, cleaned
 
 Pooling = Literal["last", "mean"]
 
@@ -53,16 +57,23 @@ class ScoringRule:
         truncation: "prompt_left": the completion stays whole and the prompt loses its beginning. A completion
             that alone is too long loses its end, keeps the closing tokens, and has no prompt. The special tokens in
             front of a pair, and those between its texts, stay in any case.
+        text_form: what is done to a text before it is tokenised. 1: the normal form that the import stores too, and
+            reasoning written as the chat template writes it. 0: nothing; rules of before it was named.
     """
 
     max_tokens: int
     template_digest: str
     pooling: Pooling = "last"
     truncation: Literal["prompt_left"] = "prompt_left"
+    text_form: Form = 0
 
     def to_json(self) -> dict[str, Any]:
-        """The rule as a JSON-ready dictionary."""
-        return asdict(self)
+        """The rule as a JSON-ready dictionary, with no word of a text form that does nothing."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("text_form", 0)}
+
+    def text(self, text: str) -> str:
+        """A text in the form that is tokenised."""
+        return cleaned(text) if self.text_form else text
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> ScoringRule:
@@ -79,6 +90,11 @@ class ScoringRule:
             raise ModelError(
                 f"scoring rule {rule.pooling}/{rule.truncation} is unknown; last/prompt_left and mean/prompt_left are "
                 "known: install the version that sealed it, or seal the model again"
+            )
+        if rule.text_form not in get_args(Form):
+            raise ModelError(
+                f"the scoring rule's text form {rule.text_form} is unknown; install the version that sealed it, or "
+                "seal the model again"
             )
         return rule
 
@@ -116,6 +132,13 @@ class EncodedGroup:
         seen = len(self.anchor) + len(self.prompt_ids) - self.prompt_starts[completion]
         return seen + len(self.completion_ids[completion])
 
+    def look_alike(self, first: int, second: int) -> bool:
+        """Whether two completions are the same tokens after the same prompt, once cut: nothing tells them apart."""
+        return (
+            self.completion_ids[first] == self.completion_ids[second]
+            and self.prompt_starts[first] == self.prompt_starts[second]
+        )
+
     def take(self, completions: Sequence[int]) -> EncodedGroup:
         """The same prompt with only these completions, in this order."""
         return EncodedGroup(
@@ -127,24 +150,28 @@ class EncodedGroup:
         )
 
 
-def scoring_rule(tokenizer: PreTrainedTokenizerBase, max_tokens: int, pooling: Pooling = "last") -> ScoringRule:
+def scoring_rule(
+    tokenizer: PreTrainedTokenizerBase, max_tokens: int, pooling: Pooling = "last", text_form: Form = FORM
+) -> ScoringRule:
     """The rule for a tokenizer with a chat template, or with a template for pairs where `pooling` is "mean".
 
     Raises:
-        ModelError: no such template, no fast tokenizer, or `max_tokens` leaves no room for a completion.
+        ModelError: no such template or one that rewrites texts beyond repeating, no fast tokenizer, or `max_tokens`
+            leaves no room for a completion.
     """
     pieces = _pieces(tokenizer)
-    layout = pieces.layout(tokenizer, ("user", "assistant"), pooling)
-    minimum = len(layout.anchor) + layout.separator_length + len(layout.closing)
+    layout = pieces.layout(tokenizer, ("user", "assistant"), pooling, text_form)
+    around = (layout.leading.get(1, []), layout.anchor, layout.closing)
+    minimum = sum(map(len, around)) + layout.separator_length
     if max_tokens <= minimum:
         raise ModelError(
             f"model.max_tokens ({max_tokens}) must exceed the {minimum} tokens that the template itself writes; "
             "raise it"
         )
     if pooling == "mean":
-        around = {"before": layout.anchor, "between": layout.turns[0][1], "after": layout.closing, "turn": TURN}
-        return ScoringRule(max_tokens, digest_value(around), pooling)
-    return ScoringRule(max_tokens, digest_text(str(tokenizer.chat_template)))
+        pair = {"before": layout.anchor, "between": layout.turns[0][1], "after": layout.closing, "turn": TURN}
+        return ScoringRule(max_tokens, digest_value(pair), pooling, text_form=text_form)
+    return ScoringRule(max_tokens, digest_text(str(tokenizer.chat_template)), text_form=text_form)
 
 
 def encode(
@@ -171,27 +198,38 @@ def encode_many(
     pieces = _pieces(tokenizer)
     items = list(items)
     layouts = [
-        pieces.layout(tokenizer, (*(message.role for message in prompt), "assistant"), rule.pooling)
+        pieces.layout(tokenizer, (*(message.role for message in prompt), "assistant"), rule.pooling, rule.text_form)
         for prompt, _ in items
     ]
-    texts = [
-        text
+    # Each text as it stands in the template, and what the template writes in front of only some.
+    standing = [
+        _standing(tokenizer, layout, place, rule.text(text))
         for (prompt, completions), layout in zip(items, layouts, strict=True)
-        for text in (
-            *(front + message.content for front, message in zip(layout.fronts, prompt, strict=False)),
-            *(layout.fronts[-1] + completion for completion in completions),
+        for place, text in (
+            *((place, message.content) for place, message in enumerate(prompt)),
+            *((len(prompt), completion) for completion in completions),
         )
     ]
-    ids = iter(pieces.content_ids(texts))
+    contents = iter(pieces.content_ids([text for _, text in standing]))
+    ids = (leading + content for (leading, _), content in zip(standing, contents, strict=True))
     encoded = []
     for (prompt, completions), layout in zip(items, layouts, strict=True):
-        contents = [next(ids) for _ in prompt]
+        messages = [next(ids) for _ in prompt]
         prompt_ids = list(layout.opening)
         for message, literal in layout.turns:
-            prompt_ids += contents[message]
+            prompt_ids += messages[message]
             prompt_ids += literal
         encoded.append(_fit(prompt_ids, [next(ids) for _ in completions], layout, rule.max_tokens))
     return encoded
+
+
+def _standing(tokenizer: PreTrainedTokenizerBase, layout: _Layout, place: int, text: str) -> tuple[list[int], str]:
+    """The ids that the template writes in front of such a text at one place, and the text as it stands there."""
+    frame = layout.frames.get(place)
+    if frame is None or CLOSE not in text:
+        return layout.leading.get(place, []), layout.fronts[place] + text
+    written = frame.written(text, partial(_render_text, tokenizer, layout.roles, place))
+    return [], written if frame.front else layout.fronts[place] + written
 
 
 def _fit(prompt_ids: list[int], contents: list[list[int]], layout: _Layout, max_tokens: int) -> EncodedGroup:
@@ -213,15 +251,19 @@ class _Layout:
     `anchor` and `opening`, then for each of `turns` (index of the message, what follows it); after the completion
     `closing`. However much is cut, `anchor` stays, and so do the last `separator_length` ids in front of the
     completion. `fronts` has, for each message and the completion, what the template writes in front of it and a
-    tokenizer joins with it: a space, or nothing.
+    tokenizer joins with it: a space, or nothing. `frames` are those of texts that the template may rewrite, by their
+    place among the `roles`; `leading` is what it writes in front of those that have no reasoning.
     """
 
+    roles: tuple[str, ...]
     opening: list[int]
     turns: list[tuple[int, list[int]]]
     closing: list[int]
     fronts: list[str]
     anchor: list[int] = field(default_factory=list)
     separator_length: int = 0
+    frames: Mapping[int, Frame] = field(default_factory=dict)
+    leading: Mapping[int, list[int]] = field(default_factory=dict)
 
 
 class _Pieces:
@@ -239,22 +281,24 @@ class _Pieces:
         self._literals = _copy(tokenizer)
         self._contents = _without_special_pieces(_copy(tokenizer))
         self._contents.encode_special_tokens = True
-        self._layouts: dict[tuple[Pooling, tuple[str, ...]], _Layout] = {}
+        self._layouts: dict[tuple[Pooling, Form, tuple[str, ...]], _Layout] = {}
 
-    def layout(self, tokenizer: PreTrainedTokenizerBase, roles: tuple[str, ...], pooling: Pooling) -> _Layout:
+    def layout(
+        self, tokenizer: PreTrainedTokenizerBase, roles: tuple[str, ...], pooling: Pooling, form: Form
+    ) -> _Layout:
         """What stands around the texts of these roles, the last being the completion's.
 
         The tokenizer is passed in, not kept: as the value of a weak cache this object must not hold its own key.
         """
-        layout = self._layouts.get((pooling, roles))
+        layout = self._layouts.get((pooling, form, roles))
         if layout is None:
             # A closed set: the template writes the role itself, where special tokens are parsed.
             if not set(roles).issubset(ROLES):
                 raise ModelError(f"a message's role is none of {', '.join(sorted(ROLES))}")
             if len(self._layouts) >= _MAX_LAYOUTS:
                 self._layouts.clear()
-            layout = self._chat(tokenizer, roles) if pooling == "last" else self._pair(tokenizer, roles)
-            self._layouts[pooling, roles] = layout
+            layout = self._chat(tokenizer, roles, form) if pooling == "last" else self._pair(tokenizer, roles)
+            self._layouts[pooling, form, roles] = layout
         return layout
 
     def content_ids(self, texts: list[str]) -> list[list[int]]:
@@ -266,7 +310,7 @@ class _Pieces:
         ids: list[int] = self._literals.encode(literal, add_special_tokens=False).ids
         return ids
 
-    def _chat(self, tokenizer: PreTrainedTokenizerBase, roles: tuple[str, ...]) -> _Layout:
+    def _chat(self, tokenizer: PreTrainedTokenizerBase, roles: tuple[str, ...], form: Form) -> _Layout:
         """What the chat template writes."""
         if not tokenizer.chat_template:
             raise ModelError(
@@ -287,8 +331,50 @@ class _Pieces:
         ids = [self._literal_ids(literal.removesuffix(" ")) for literal in before] + [self._literal_ids(last)]
         if not ids[-1]:
             raise ModelError("the chat template doesn't close the assistant's turn with a token to read the reward at")
+        frames = self._frames(tokenizer, roles) if form else {}
+        leading = {}
+        for number, place in enumerate(order):
+            if place not in frames or not (front := frames[place].front):
+                continue
+            # What only some texts have in front is theirs, not their neighbours'.
+            leading[place] = self._literal_ids(front.removesuffix(" "))
+            shared = self._literal_ids(before[number].removesuffix(front))
+            if shared + leading[place] != ids[number]:
+                raise ModelError(
+                    f"the tokenizer of {tokenizer.name_or_path} joins the {OPEN} that its chat template writes with "
+                    "what stands before it; give the model a template that writes each message as it stands"
+                )
+            ids[number] = shared
         turns = list(zip(order[:-1], ids[1:-1], strict=True))
-        return _Layout(ids[0], turns, ids[-1], [fronts[place] for place in range(len(roles))])
+        return _Layout(
+            roles,
+            ids[0],
+            turns,
+            ids[-1],
+            [fronts[place] for place in range(len(roles))],
+            frames=frames,
+            leading=leading,
+        )
+
+    def _frames(self, tokenizer: PreTrainedTokenizerBase, roles: tuple[str, ...]) -> dict[int, Frame]:
+        """What stands around each text of the assistant that the template may rewrite."""
+        frames = {}
+        for place, role in enumerate(roles):
+            if role != "assistant":
+                continue
+            render = partial(_render_text, tokenizer, roles, place)
+            frame = frame_of(_marker(place), render)
+            if frame is None:
+                continue
+            tags = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+            if any(tag in frame.written(PROBES[0], render) for tag in tags & {OPEN, CLOSE}):
+                raise ModelError(
+                    f"the chat template rewrites texts that reason between {OPEN} and {CLOSE}, which are control "
+                    f"tokens of {tokenizer.name_or_path}, and no text of people becomes one; give the model a "
+                    "template that writes each message as it stands"
+                )
+            frames[place] = frame
+        return frames
 
     def _pair(self, tokenizer: PreTrainedTokenizerBase, roles: tuple[str, ...]) -> _Layout:
         """What the tokenizer writes around two texts, with the prompt's roles in words."""
@@ -308,6 +394,7 @@ class _Pieces:
         # The separator, which no content can write, ends a turn: nobody can speak in another's name.
         after = [separator + name for name in (*names[1:], [])]
         return _Layout(
+            roles,
             opening=names[0] if names else separator,
             turns=list(enumerate(after)) if names else [],
             closing=example.ids[ends[1] + 1 :],
@@ -317,9 +404,20 @@ class _Pieces:
         )
 
 
-def _render(tokenizer: PreTrainedTokenizerBase, roles: tuple[str, ...]) -> str:
-    """The chat template around markers."""
-    messages = [{"role": role, "content": f"\ue000{index}\ue001"} for index, role in enumerate(roles)]
+def _marker(place: int) -> str:
+    """What stands for the text at a place."""
+    return f"\ue000{place}\ue001"
+
+
+def _render_text(tokenizer: PreTrainedTokenizerBase, roles: tuple[str, ...], place: int, text: str) -> str:
+    """The chat template around a text in one place and markers elsewhere."""
+    return _render(tokenizer, roles, {place: text})
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, roles: tuple[str, ...], texts: Mapping[int, str] | None = None) -> str:
+    """The chat template around markers, or around the texts that are given for some places."""
+    contents = [(texts or {}).get(place, _marker(place)) for place in range(len(roles))]
+    messages = [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]
     try:
         # Some templates write today's date unless told one: a score must not depend on the day.
         rendered = tokenizer.apply_chat_template(messages, tokenize=False, date_string="26 Jul 2024")

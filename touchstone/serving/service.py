@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from touchstone.errors import ModelError
+from touchstone.groups import OUT_OF_ORDER, in_order
 from touchstone.model.scores import Item, Score
 from touchstone.model.scoring import Scorer
 from touchstone.model.templating import EncodedGroup
@@ -111,6 +112,8 @@ class Service:
                 "too_many_completions",
                 f"{count} completions in one request, at most {most} may be; send several",
             )
+        if not all(in_order(prompt) for prompt, _ in items):
+            raise Refusal(422, "unusable_prompt", OUT_OF_ORDER)
         name, served = self.find(model)
 
         # The tokenizer may take a while over a long text: the event loop goes on meanwhile.

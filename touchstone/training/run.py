@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from touchstone.errors import TrainingError
 from touchstone.groups import Group, read_parquet
 from touchstone.model.network import RewardModel, save
 from touchstone.model.processor import has_bf16, prepare
-from touchstone.model.templating import encode_many
+from touchstone.model.templating import EncodedGroup, encode_many
 from touchstone.runtime.files import canonical_json, digest_value, write_atomic, write_folder, write_json
 from touchstone.settings import Settings, project_root
 from touchstone.training import checkpoints, head_only, methods
@@ -28,11 +29,15 @@ from touchstone.training.trainer import Examples, Places, PreferenceTrainer
 
 log = logging.getLogger(__name__)
 
+NAMED_GROUPS = 5
+"""So many groups of comparisons that were left out are named in the log; build/training.json names all."""
+
 
 def train(settings: Settings, build: Path, events: Path | None = None, keep: Path | None = None) -> list[Row]:
     """Train on build/splits/train.parquet from build/base; returns the curve.
 
-    Writes build/model, build/curve.jsonl, and build/training.json: how many decoys there were, by axis and kind.
+    Writes build/model, build/curve.jsonl, and build/training.json: how many decoys there were, by axis and kind, and
+    how many comparisons of which group were left out because their completions are equal once cut.
 
     Every rank calls it and the first one writes. The same inputs give the same bytes on one machine, however often
     training was killed and called again.
@@ -70,17 +75,19 @@ def train(settings: Settings, build: Path, events: Path | None = None, keep: Pat
             tempfile.TemporaryDirectory(prefix="touchstone-") as scratch,
             checkpoints.held(folder) if folder and first else nullcontext(),
         ):
+            examples = _examples(groups, model, "training")
+            stops_early = settings.train.early_stopping_steps
             trainer = PreferenceTrainer(
                 model,
-                _examples(groups, model),
-                _examples(_groups(build, "validation"), model) if settings.train.early_stopping_steps else None,
+                examples,
+                _examples(_groups(build, "validation"), model, "validation") if stops_early else None,
                 settings,
                 Places(Path(scratch), folder, inputs, events, board),
             )
             trainer.train()
             rows = trainer.progress.rows
             if first:
-                _write(methods.finish(model, settings), rows, groups, build)
+                _write(methods.finish(model, settings), rows, groups, examples, build)
                 if folder:
                     checkpoints.clear(folder)
     except OSError as error:
@@ -99,19 +106,20 @@ def _computable(settings: Settings, device: torch.device) -> Settings:
 def _train_head(model: RewardModel, groups: list[Group], settings: Settings, build: Path) -> list[Row]:
     """As `train`, by one process and without steps, so without checkpoints and events."""
     model.network.to(PartialState().device)
-    examples = _examples(groups, model)
+    examples = _examples(groups, model, "training")
     try:
         rows = head_only.train_head(model, examples.groups, examples.encoded, settings)
-        _write(model, rows, groups, build)
+        _write(model, rows, groups, examples, build)
     except OSError as error:
         raise TrainingError(f"training can't write {error.filename or 'a file'}: {error.strerror or error}") from error
     return rows
 
 
-def _write(model: RewardModel, rows: Sequence[Row], groups: Sequence[Group], build: Path) -> None:
+def _write(model: RewardModel, rows: Sequence[Row], groups: Sequence[Group], examples: Examples, build: Path) -> None:
     """The stage's outputs."""
     write_folder(build / "model", lambda aside: save(model, aside))
-    write_json(build / "training.json", {"decoys": count_decoys(groups)})
+    report = {"decoys": count_decoys(groups), "equal_once_cut": _left_out(groups, examples.groups)}
+    write_json(build / "training.json", report)
     write_atomic(build / "curve.jsonl", "".join(canonical_json(row) + "\n" for row in rows))
 
 
@@ -127,7 +135,43 @@ def _report_decoys(groups: Sequence[Group]) -> None:
         log.warning("decoys on the axis %s: %s", axis, counts)
 
 
-def _examples(groups: list[Group], model: RewardModel) -> Examples:
-    """Groups and their token ids."""
+def _examples(groups: list[Group], model: RewardModel, name: str) -> Examples:
+    """Groups of a set and their token ids, without the comparisons of completions that are equal once cut.
+
+    Nothing tells those apart, so nothing can be learnt from them. The log names their groups.
+
+    Raises:
+        TrainingError: there are no others.
+    """
     items = [(group.prompt, [completion.text for completion in group.completions]) for group in groups]
-    return Examples(groups, encode_many(model.tokenizer, model.rule, items))
+    encoded = encode_many(model.tokenizer, model.rule, items)
+    telling = [_without_equal(group, tokens) for group, tokens in zip(groups, encoded, strict=True)]
+    limit = f"equal once cut to model.max_tokens={model.rule.max_tokens}"
+    left_out = _left_out(groups, telling)
+    if left_out and not any(group.comparisons for group in telling):
+        raise TrainingError(f"every comparison of the {name} set is between completions that are {limit}; raise it")
+    if left_out and PartialState().is_main_process:
+        named = ", ".join(list(left_out)[:NAMED_GROUPS])
+        more = f" and {len(left_out) - NAMED_GROUPS} more" if len(left_out) > NAMED_GROUPS else ""
+        log.warning(
+            "%s comparisons of the %s set are left out, their completions being %s: groups %s%s",
+            f"{sum(left_out.values()):,}",
+            name,
+            limit,
+            named,
+            more,
+        )
+    return Examples(telling, encoded)
+
+
+def _without_equal(group: Group, tokens: EncodedGroup) -> Group:
+    """The group without the comparisons of completions that the model can't tell apart."""
+    telling = tuple(edge for edge in group.comparisons if not tokens.look_alike(edge.i, edge.j))
+    return group if len(telling) == len(group.comparisons) else replace(group, comparisons=telling)
+
+
+def _left_out(groups: Sequence[Group], telling: Sequence[Group]) -> dict[str, int]:
+    """How many comparisons each group has lost, by its id; those that lost none are left out."""
+    pairs = zip(groups, telling, strict=True)
+    counts = {group.id: len(group.comparisons) - len(rest.comparisons) for group, rest in pairs}
+    return {name: count for name, count in counts.items() if count}

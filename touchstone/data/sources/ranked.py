@@ -20,10 +20,10 @@ from itertools import combinations, islice
 from pathlib import Path
 from typing import Any
 
-from touchstone.data.hygiene import cleaned
 from touchstone.data.sources.files import raw_rows
 from touchstone.data.sources.rows import About, Quarantined, Unusable, answer_text, groups_of
 from touchstone.groups import Comparison, Completion, Group, Message, make_group, prompt_digest
+from touchstone.runtime.texts import cleaned
 from touchstone.settings.data import RankedData
 
 ABOUT = About(

@@ -8,10 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
-from touchstone.groups import ROLES, Group, Message
+from touchstone.groups import OUT_OF_ORDER, ROLES, Group, Message, in_order
 
 MAX_LINE = 16 * 2**20
 """Bytes of the longest line, or row of a table, that is read; a longer one is set aside."""
@@ -156,19 +155,8 @@ def common_length(first: Sequence[object], second: Sequence[object]) -> int:
 def check_turns(prompt: Sequence[Message]) -> None:
     """Refuse a prompt whose turns are out of order.
 
-    An optional system message, then user and assistant in turns (tool results follow an assistant), the last one
-    from the user or a tool: what every chat template can render, with the answer to come.
-
     Raises:
-        Unusable: another order, or no turn at all.
+        Unusable: it is not `groups.in_order`, or has no turn at all.
     """
-    allowed = {
-        "system": ("user",),
-        "user": ("assistant",),
-        "assistant": ("user", "tool"),
-        "tool": ("assistant", "tool"),
-    }
-    roles = [message.role for message in prompt]
-    ordered = all(after in allowed[before] for before, after in pairwise(roles))
-    if not roles or roles[0] not in ("system", "user") or roles[-1] not in ("user", "tool") or not ordered:
-        raise Unusable("the prompt's turns are out of order")
+    if not in_order(prompt):
+        raise Unusable(OUT_OF_ORDER)

@@ -27,7 +27,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from touchstone.data.hygiene import cleaned
 from touchstone.data.sources.dialogues import Dialogue, prompt_and_answers
 from touchstone.data.sources.files import raw_rows
 from touchstone.data.sources.judgements import (
@@ -47,6 +46,7 @@ from touchstone.data.sources.trees import tree_groups
 from touchstone.errors import SourceError
 from touchstone.groups import Comparison, Completion, Group, Message, make_group, prompt_digest
 from touchstone.runtime.files import digest_value
+from touchstone.runtime.texts import cleaned
 from touchstone.settings.table import UNKNOWN_LICENCE, Judgement, TableData, rating_name
 
 ABOUT = About(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from touchstone.data.validation.expectations import Check
+from touchstone.groups import OUT_OF_ORDER
 from touchstone.settings.checks import Validation
 
 GROUP_CHECKS = (
@@ -13,7 +14,7 @@ GROUP_CHECKS = (
     Check("prompt_has_content", "warning", "prompt_characters", 1, None, "the prompt has no content"),
     Check("completions_have_content", "warning", "shortest_completion", 1, None, "a completion says nothing"),
     Check("texts_are_varied", "warning", "one_character_run", None, 0, "a text repeats one character endlessly"),
-    Check("known_roles", "warning", "wrong_roles", None, 0, "a role is unknown, or the prompt ends with an answer"),
+    Check("known_roles", "warning", "wrong_roles", None, 0, f"a role is unknown, or {OUT_OF_ORDER}"),
     Check("no_duplicate", "warning", "earlier_copies", None, 0, "a group of the same prompt and completions is kept"),
     Check("has_good_comparison", "warning", "only_bad_comparisons", None, 0, "no comparison of the group can be used"),
 )

@@ -18,7 +18,17 @@ import numpy as np
 import pyarrow as pa
 
 from touchstone.data import hygiene, personal
-from touchstone.groups import ROLES, Comparison, Completion, Group, JudgedPair, from_line, judged_pairs, to_table
+from touchstone.groups import (
+    ROLES,
+    Comparison,
+    Completion,
+    Group,
+    JudgedPair,
+    from_line,
+    in_order,
+    judged_pairs,
+    to_table,
+)
 
 FAULTS = ("index_out_of_range", "with_itself", "bad_votes", "bad_margin", "equal_texts")
 """What can be wrong with a comparison; a group's facts count each."""
@@ -118,7 +128,7 @@ def _facts(
         "missing_ids": (not group.id) + (not group.cluster_id),
         "prompt_characters": sum(len(normal_form(message.content)) for message in group.prompt),
         "shortest_completion": min(map(_content, group.completions, normal), default=0),
-        "wrong_roles": sum(role not in ROLES for role in roles) + (roles[-1:] == ["assistant"]),
+        "wrong_roles": sum(role not in ROLES for role in roles) + (bool(roles) and not in_order(group.prompt)),
         "only_bad_comparisons": int(bool(group.comparisons) and not counts[None]),
         **{fault: counts[fault] for fault in FAULTS},
         **{fault: dirt[fault] for fault in hygiene.FAULTS},

@@ -20,10 +20,11 @@ from touchstone.serving.strict import Closed, StrictRoute
 
 
 class Turn(Closed):
-    """One message of a prompt."""
+    """One message of a prompt; libraries write the fields that it doesn't have as null."""
 
     role: Role
     content: str
+    tool_calls: None = None
 
 
 Prompt = str | Annotated[list[Turn], Field(min_length=1)]
