@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from tests.worlds.tiny import QWEN3_KIND, make_thinking_tokenizer
+from tests.worlds.tiny import CHATML, QWEN3_KIND, make_thinking_tokenizer
 from touchstone.errors import ModelError
 from touchstone.groups import Message
 from touchstone.model.templating import ScoringRule, encode, scoring_rule
@@ -105,3 +107,16 @@ def test_a_rule_of_before_writes_reasoning_as_it_did() -> None:
     encoded = encode(TOKENIZER, older, ASK, [text])
     assert TOKENIZER.decode(encoded.prompt_ids).endswith("assistant\n<think>\n\n</think>\n\n")
     assert TOKENIZER.decode(encoded.completion_ids[0]).startswith(text)
+
+
+def test_a_prompt_of_endless_turns_is_encoded_at_once_or_refused() -> None:
+    """A template is asked about every turn that reasons, with all the others around it: that would be quadratic."""
+    turn = [Message("user", "2+2?"), Message("assistant", "4")]
+    start = time.monotonic()
+    encode(TOKENIZER, RULE, [*turn * 500, *ASK], ["4", TEXTS[1]])
+    reasons = [Message("user", "2+2?"), Message("assistant", TEXTS[1])]
+    with pytest.raises(ModelError, match="more than 64 turns of a prompt reason"):
+        encode(TOKENIZER, RULE, [*reasons * 500, *ASK], ["4"])
+    plain = make_thinking_tokenizer(CHATML)
+    encode(plain, scoring_rule(plain, 4096), [*reasons * 500, *ASK], ["4", TEXTS[1]])
+    assert time.monotonic() - start < 60

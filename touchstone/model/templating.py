@@ -39,6 +39,9 @@ TURN = "{role}:\n"
 _MAX_LAYOUTS = 1024
 """Sequences of roles kept: a stranger's requests can't fill the memory."""
 
+MOST_REASONING_TURNS = 64
+"""Each is rendered by itself, with all the others around it: many would keep the endpoint busy for one request."""
+
 _MARKER = re.compile("\ue000(\\d+)\ue001")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -160,7 +163,7 @@ def scoring_rule(
             leaves no room for a completion.
     """
     pieces = _pieces(tokenizer)
-    layout = pieces.layout(tokenizer, ("user", "assistant"), pooling, text_form)
+    layout = pieces.layout(tokenizer, ("user", "assistant"), pooling, text_form, frozenset())
     around = (layout.leading.get(1, []), layout.anchor, layout.closing)
     minimum = sum(map(len, around)) + layout.separator_length
     if max_tokens <= minimum:
@@ -197,18 +200,29 @@ def encode_many(
     """
     pieces = _pieces(tokenizer)
     items = list(items)
+    texts = [
+        ([rule.text(message.content) for message in prompt], [rule.text(completion) for completion in completions])
+        for prompt, completions in items
+    ]
     layouts = [
-        pieces.layout(tokenizer, (*(message.role for message in prompt), "assistant"), rule.pooling, rule.text_form)
-        for prompt, _ in items
+        pieces.layout(
+            tokenizer,
+            (*(message.role for message in prompt), "assistant"),
+            rule.pooling,
+            rule.text_form,
+            frozenset(
+                place
+                for place, (message, content) in enumerate(zip(prompt, contents, strict=True))
+                if message.role == "assistant" and CLOSE in content
+            ),
+        )
+        for (prompt, _), (contents, _) in zip(items, texts, strict=True)
     ]
     # Each text as it stands in the template, and what the template writes in front of only some.
     standing = [
-        _standing(tokenizer, layout, place, rule.text(text))
-        for (prompt, completions), layout in zip(items, layouts, strict=True)
-        for place, text in (
-            *((place, message.content) for place, message in enumerate(prompt)),
-            *((len(prompt), completion) for completion in completions),
-        )
+        _standing(tokenizer, layout, place, text)
+        for (prompt, answers), layout in zip(texts, layouts, strict=True)
+        for place, text in (*enumerate(prompt), *((len(prompt), answer) for answer in answers))
     ]
     contents = iter(pieces.content_ids([text for _, text in standing]))
     ids = (leading + content for (leading, _), content in zip(standing, contents, strict=True))
@@ -281,24 +295,33 @@ class _Pieces:
         self._literals = _copy(tokenizer)
         self._contents = _without_special_pieces(_copy(tokenizer))
         self._contents.encode_special_tokens = True
-        self._layouts: dict[tuple[Pooling, Form, tuple[str, ...]], _Layout] = {}
+        self._layouts: dict[tuple[Pooling, Form, tuple[str, ...], frozenset[int]], _Layout] = {}
 
     def layout(
-        self, tokenizer: PreTrainedTokenizerBase, roles: tuple[str, ...], pooling: Pooling, form: Form
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        roles: tuple[str, ...],
+        pooling: Pooling,
+        form: Form,
+        reasoning: frozenset[int],
     ) -> _Layout:
-        """What stands around the texts of these roles, the last being the completion's.
+        """What stands around the texts of these roles, the last being the completion's; `reasoning` are the places of
+        earlier turns that hold some.
 
         The tokenizer is passed in, not kept: as the value of a weak cache this object must not hold its own key.
         """
-        layout = self._layouts.get((pooling, form, roles))
+        layout = self._layouts.get((pooling, form, roles, reasoning))
         if layout is None:
             # A closed set: the template writes the role itself, where special tokens are parsed.
             if not set(roles).issubset(ROLES):
                 raise ModelError(f"a message's role is none of {', '.join(sorted(ROLES))}")
             if len(self._layouts) >= _MAX_LAYOUTS:
                 self._layouts.clear()
-            layout = self._chat(tokenizer, roles, form) if pooling == "last" else self._pair(tokenizer, roles)
-            self._layouts[pooling, form, roles] = layout
+            if pooling == "last":
+                layout = self._chat(tokenizer, roles, sorted({*reasoning, len(roles) - 1}) if form else [])
+            else:
+                layout = self._pair(tokenizer, roles)
+            self._layouts[pooling, form, roles, reasoning] = layout
         return layout
 
     def content_ids(self, texts: list[str]) -> list[list[int]]:
@@ -310,8 +333,8 @@ class _Pieces:
         ids: list[int] = self._literals.encode(literal, add_special_tokens=False).ids
         return ids
 
-    def _chat(self, tokenizer: PreTrainedTokenizerBase, roles: tuple[str, ...], form: Form) -> _Layout:
-        """What the chat template writes."""
+    def _chat(self, tokenizer: PreTrainedTokenizerBase, roles: tuple[str, ...], probed: Sequence[int]) -> _Layout:
+        """What the chat template writes; in the probed places it is asked what it makes of reasoning."""
         if not tokenizer.chat_template:
             raise ModelError(
                 f"the tokenizer of {tokenizer.name_or_path} has no chat template; add a chat_template.jinja beside it"
@@ -331,7 +354,7 @@ class _Pieces:
         ids = [self._literal_ids(literal.removesuffix(" ")) for literal in before] + [self._literal_ids(last)]
         if not ids[-1]:
             raise ModelError("the chat template doesn't close the assistant's turn with a token to read the reward at")
-        frames = self._frames(tokenizer, roles) if form else {}
+        frames = self._frames(tokenizer, roles, rendered, probed)
         leading = {}
         for number, place in enumerate(order):
             if place not in frames or not (front := frames[place].front):
@@ -356,12 +379,22 @@ class _Pieces:
             leading=leading,
         )
 
-    def _frames(self, tokenizer: PreTrainedTokenizerBase, roles: tuple[str, ...]) -> dict[int, Frame]:
-        """What stands around each text of the assistant that the template may rewrite."""
+    def _frames(
+        self, tokenizer: PreTrainedTokenizerBase, roles: tuple[str, ...], rendered: str, probed: Sequence[int]
+    ) -> dict[int, Frame]:
+        """What stands around the texts in the probed places; empty where the template writes them as they stand."""
+        if all(
+            _render(tokenizer, roles, dict.fromkeys(probed, probe)) == _filled(rendered, probed, probe)
+            for probe in PROBES
+        ):
+            return {}
+        if len(probed) > MOST_REASONING_TURNS:
+            raise ModelError(
+                f"more than {MOST_REASONING_TURNS} turns of a prompt reason between {OPEN} and {CLOSE}, and the chat "
+                "template rewrites each; leave the reasoning of earlier turns out"
+            )
         frames = {}
-        for place, role in enumerate(roles):
-            if role != "assistant":
-                continue
+        for place in probed:
             render = partial(_render_text, tokenizer, roles, place)
             frame = frame_of(_marker(place), render)
             if frame is None:
@@ -407,6 +440,13 @@ class _Pieces:
 def _marker(place: int) -> str:
     """What stands for the text at a place."""
     return f"\ue000{place}\ue001"
+
+
+def _filled(rendered: str, places: Iterable[int], text: str) -> str:
+    """The rendered template with a text instead of the markers of some places."""
+    for place in places:
+        rendered = rendered.replace(_marker(place), text)
+    return rendered
 
 
 def _render_text(tokenizer: PreTrainedTokenizerBase, roles: tuple[str, ...], place: int, text: str) -> str:
