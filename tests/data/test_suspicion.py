@@ -95,7 +95,7 @@ def test_a_label_that_stands_unused_beside_what_always_wins(tmp_path: Path) -> N
     assert "kettle" not in text
 
 
-def test_a_label_that_is_read_and_changes_nothing(tmp_path: Path) -> None:
+def test_a_label_that_is_read_as_something_else(tmp_path: Path) -> None:
     rows = two(labels=lambda n: n % 2)
     assert raised(tmp_path, rows, {**AS_PAIRS, "margin_field": "labels"}) == ["always_first"]
 
@@ -158,6 +158,7 @@ def test_what_looks_like_a_context(column: str, setting: str, value: Any, tmp_pa
         ("winner", lambda n: None),
         ("winner", lambda n: float("nan") if n < 0 else None),
         ("preference_reason", lambda n: f"Because number {n} says what to do, at some length."),
+        ("preference_statement", lambda n: "slightly better"),
         ("chosen_model", lambda n: ("m1", "m2")[n % 2]),
         ("label_id", lambda n: f"row-{n}"),
         ("score_comment", lambda n: f"good {n}"),

@@ -7,7 +7,7 @@
 | no_judgement | no group holds a comparison |
 | only_ties | no comparison prefers a side |
 | one_prompt | most groups have the same prompt |
-| always_first | the first completion wins every comparison beside a label's column, unread or read to no effect |
+| always_first | the first completion wins every comparison beside a label's column that is not used as one |
 | unused_label, unused_score, unused_context | a column looks like one by name and values, and is not read |
 | one_reason | many rows were set aside, all for the same reason |
 
@@ -30,12 +30,9 @@ from touchstone.errors import SuspicionError
 from touchstone.pages.text import cell, percent
 from touchstone.settings.checks import ALARMS, Import
 from touchstone.settings.data import Data
-from touchstone.settings.table import TableData
 
 MANY = 10
 """Groups, or decided comparisons, from which a share says something; half as many rows set aside do."""
-NUMBERS = ("ratings", "ranks")
-"""Judgements that are numbers of each completion."""
 ASIDE = 0.1
 """Share of the rows that is set aside for one reason, from which it is an alarm."""
 
@@ -50,8 +47,12 @@ _WORDS: dict[Kind, frozenset[str]] = {
     "context": frozenset({"input", "history", "context", "system", "background", "preamble", "passage"}),
 }
 """Words, in the singular, of the names that such columns have."""
-_SUGGESTED = "suggestion"
-"""What a model suggested is no judgement."""
+_BESIDE = frozenset(
+    {"suggestion", "statement", "elaboration", "reason", "explanation", "comment", "rationale", "justification"}
+)
+"""Words of columns that stand beside a judgement: what a model suggested, and what people said of it."""
+_JUDGING = ("field", "ties", "rating_field", "aspects_field", "question")
+"""The last names of settings whose columns say which completion is the better one."""
 _ABOUT_TEXT = frozenset(
     {"id", "length", "token", "count", "type", "lang", "language", "name", "source", "hash", "index", "url"}
 )
@@ -153,16 +154,15 @@ def _one_prompt(reading: Reading, data: Data, unused: dict[str, Kind]) -> list[A
 
 
 def _always_first(reading: Reading, data: Data, unused: dict[str, Kind], allow: Collection[str]) -> list[Alarm]:
-    """The first always wins, and a column that looks like a label is not read, or read and without effect."""
+    """The first always wins, and a column that looks like a label is not read, or read as something else."""
     if not _only_first(reading):
         return []
     names = [name for name, kind in unused.items() if kind == "label"]
+    elsewhere = _used_elsewhere(data)
     names += [
         name
         for name, column in reading.columns.columns.items()
-        if name in reading.columns.read - _ordering(data)
-        and len(column.values) > 1
-        and _is_label(name, column, reading)
+        if name in elsewhere and len(column.values) > 1 and _is_label(name, column, reading)
     ]
     names = [name for name in names if f"always_first:{name}" not in allow]
     if not names:
@@ -171,17 +171,6 @@ def _always_first(reading: Reading, data: Data, unused: dict[str, Kind], allow: 
     seen += "looks like a label" if len(names) == 1 else "look like labels"
     text = f"{seen}, {_verb(names)} not used as such; to use it: {_setting(data, 'label', names[0])}"
     return [Alarm("always_first", text, tuple(names))]
-
-
-def _ordering(data: Data) -> set[str]:
-    """Columns that decide, whatever the order of the completions says.
-
-    A file of rated completions often has the better one first, and where rows are merged the order isn't the file's.
-    """
-    if not isinstance(data, TableData):
-        return set()
-    judgements = [judgement for judgement in data.judgements.values() if data.merge or judgement.kind in NUMBERS]
-    return {judgement.field for judgement in judgements if isinstance(judgement.field, str)}
 
 
 def _unused(reading: Reading, data: Data, unused: dict[str, Kind], allow: Collection[str]) -> list[Alarm]:
@@ -217,7 +206,7 @@ def _kind(name: str, reading: Reading) -> Kind | None:
     """What an unread column looks like."""
     column = reading.columns.columns[name]
     words = set(_words(name))
-    if _SUGGESTED in words or not column.filled:
+    if words & _BESIDE or not column.filled:
         return None
     if words & _WORDS["score"] and not column.long and all(map(_is_number, column.values)):
         return "score"
@@ -275,6 +264,13 @@ def _named(data: Data) -> list[tuple[str, str]]:
         return [(path, value)] if isinstance(value, str) else []
 
     return texts(data.model_dump(mode="json"), "")
+
+
+def _used_elsewhere(data: Data) -> set[str]:
+    """The columns that settings name, but as something else than a judgement: as a margin, an annotator, a policy."""
+    named = _named(data)
+    judging = {name for path, name in named if path.rpartition(".")[2] in _JUDGING}
+    return {name for _, name in named} - judging
 
 
 def _words(name: str) -> list[str]:
