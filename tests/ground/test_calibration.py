@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import statsmodels.api as sm
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.special import expit
 from sklearn.metrics import brier_score_loss
@@ -95,6 +95,7 @@ def test_calibration_scores_are_those_of_their_functions() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 1000), st.floats(1e-3, 1e3), st.sampled_from([0.0, 0.05]))
+@example(42, 1.0, 0.0)
 def test_no_score_depends_on_the_unit_the_side_or_the_order(seed: int, factor: float, floor: float) -> None:
     differences, strengths = voted(150, seed, size=2)
     clusters = np.array(names(300, 2))

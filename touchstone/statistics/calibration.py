@@ -215,10 +215,10 @@ def _draw_bins(
     count = len(sums.residuals)
     spreads = sums.residuals.T @ sums.residuals * count / max(1, count - 1)
     spreads += sums.slopes @ covariance(map_error) @ sums.slopes.T
-    # Draw.
+    # Draw, by the symmetric root: an eigenvector's sign, and so the draws, would depend on the order of the rows.
     values, vectors = np.linalg.eigh(spreads)
-    roots = vectors * np.sqrt(np.clip(values, 0.0, None))
-    drawn = np.random.default_rng(NULL_SEED).standard_normal((NULL_DRAWS, len(values))) @ roots.T
+    root = vectors * np.sqrt(np.clip(values, 0.0, None)) @ vectors.T
+    drawn = np.random.default_rng(NULL_SEED).standard_normal((NULL_DRAWS, len(values))) @ root
     return _Drawn(drawn, sums.pairs.sum(axis=0))
 
 
