@@ -636,6 +636,8 @@ def test_without_configurations_a_subset_is_a_folder(tmp_path: Path) -> None:
     for subset in ("nosuch", ".."):
         with pytest.raises(SourceError, match=r"data\.subset: set has no configuration"):
             prompts("set", tmp_path, subset=subset)
+    lay(tmp_path / "flat", {"train.jsonl": asked("a"), "test.jsonl": asked("b")})
+    assert prompts("flat", tmp_path, split="train", subset="prefs") == ["a"], "a download of that part alone"
 
 
 # Folders: what `datasets` saved.

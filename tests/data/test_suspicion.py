@@ -19,7 +19,7 @@ from touchstone import settings as settings_module
 from touchstone.data.importing import ImportSummary, import_source
 from touchstone.data.reading import Frequent
 from touchstone.data.sources.columns import EVERY, WHOLE, tally
-from touchstone.data.sources.rows import raw_rows
+from touchstone.data.sources.files import raw_rows
 from touchstone.data.sources.ukpconvarg1 import ARCHIVES
 from touchstone.errors import SettingsError, SuspicionError
 from touchstone.settings import Settings

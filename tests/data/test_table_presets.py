@@ -11,6 +11,7 @@ import yaml
 
 from tests.places import ROOT
 from touchstone import settings as settings_module
+from touchstone.data.importing import import_source
 from touchstone.data.sources import Quarantined, about, read_source
 from touchstone.groups import Group, Message, judged_pairs
 from touchstone.settings.table import UNKNOWN_LICENCE, TableData
@@ -173,6 +174,15 @@ def imported(name: str, root: Path, *overrides: str) -> tuple[list[Group], list[
     )
 
 
+def copied(value: Any, number: int) -> Any:
+    """A row for another prompt: every long text but the answers ends with a number."""
+    if isinstance(value, dict):
+        return {key: copied(item, number) for key, item in value.items()}
+    if isinstance(value, list):
+        return [copied(item, number) for item in value]
+    return value.replace("?", f" {number}?") if isinstance(value, str) else value
+
+
 def outcomes(groups: list[Group]) -> list[tuple[str, str, str | None]]:
     """(axis, text, text, the better one) of every judged pair."""
     return [
@@ -206,6 +216,16 @@ def test_a_preset_prefers_what_its_rows_prefer(name: str, tmp_path: Path) -> Non
     assert all(group.prompt[-1].role == "user" for group in groups)
     assert len(aside) == {"oasst_trees": 2, "chatbot_arena": 1, "mt_bench_human": 1}.get(name, 0)
     assert {group.source for group in groups} == {name}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_clean_rows_of_a_preset_raise_no_alarm(name: str, tmp_path: Path) -> None:
+    many = [copied(row, number) for number in range(12) for row in ROWS[name]]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in many))
+    settings = settings_module.compose(
+        [f"data={name}", "data.path=rows.jsonl", "data.revision=null", "importing.suspicion=warn"], ROOT / "configs"
+    )
+    assert [str(alarm) for alarm in import_source(settings, tmp_path, tmp_path / "data").alarms] == []
 
 
 def test_two_axes_of_pku_disagree_where_its_rows_do(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, BinaryIO, Self
 
 from touchstone.groups import Group, from_line, to_line
@@ -115,13 +116,16 @@ class Known:
     def lay_under(self, new: BinaryIO, merged: BinaryIO) -> Iterator[tuple[Group, Group | None]]:
         """Write the groups that stay, and after them the new ones; yields each that changes or goes, with what stays.
 
+        What stays of a group that is corrected in part comes last: of two groups with the same content the checks
+        keep the first, which must be the correction.
+
         Args:
             new: the groups of this import that are not known, or all where it is the whole truth.
             merged: what `data/` shall hold.
         """
         correcting: set[int] = set()
         absent = +self._lines  # those that no group of this import answered for
-        with (self._folder / GROUPS).open("rb") as lines:
+        with (self._folder / GROUPS).open("rb") as lines, TemporaryFile() as rests:
             for number, line in enumerate(lines, start=1):
                 digest = _digest(line) if absent else b""
                 if absent[digest] <= 0:
@@ -130,18 +134,20 @@ class Known:
                     continue
                 absent[digest] -= 1
                 group = from_line(line, number, GROUPS)
-                corrections = {
-                    self._judgements[judgement] for judgement in _judgements(group) if judgement in self._judgements
-                }
+                corrections = {self._judgements[key] for key in _judgements(group) if key in self._judgements}
                 correcting |= corrections
                 rest = self._uncorrected(group) if corrections else group
                 self.again.gone += rest is not None
-                remaining = None if self.again.replaced else rest
-                if remaining is not None:
-                    merged.write(line if remaining is group else to_line(remaining).encode())
-                if remaining is not group:
-                    yield group, remaining
-        shutil.copyfileobj(new, merged)
+                if self.again.replaced or rest is None:
+                    yield group, None
+                elif rest is group:
+                    merged.write(line)
+                else:
+                    rests.write(to_line(rest).encode())
+                    yield group, rest
+            shutil.copyfileobj(new, merged)
+            rests.seek(0)
+            shutil.copyfileobj(rests, merged)
         self.again.corrected = len(correcting)
         self.again.new = self._unknown - len(correcting)
 

@@ -30,9 +30,12 @@ from touchstone.errors import SuspicionError
 from touchstone.pages.text import cell, percent
 from touchstone.settings.checks import ALARMS, Import
 from touchstone.settings.data import Data
+from touchstone.settings.table import TableData
 
 MANY = 10
 """Groups, or decided comparisons, from which a share says something; half as many rows set aside do."""
+NUMBERS = ("ratings", "ranks")
+"""Judgements that are numbers of each completion."""
 ASIDE = 0.1
 """Share of the rows that is set aside for one reason, from which it is an alarm."""
 
@@ -157,7 +160,9 @@ def _always_first(reading: Reading, data: Data, unused: dict[str, Kind], allow: 
     names += [
         name
         for name, column in reading.columns.columns.items()
-        if name in reading.columns.read and len(column.values) > 1 and _is_label(name, column, reading)
+        if name in reading.columns.read - _ordering(data)
+        and len(column.values) > 1
+        and _is_label(name, column, reading)
     ]
     names = [name for name in names if f"always_first:{name}" not in allow]
     if not names:
@@ -166,6 +171,17 @@ def _always_first(reading: Reading, data: Data, unused: dict[str, Kind], allow: 
     seen += "looks like a label" if len(names) == 1 else "look like labels"
     text = f"{seen}, {_verb(names)} not used as such; to use it: {_setting(data, 'label', names[0])}"
     return [Alarm("always_first", text, tuple(names))]
+
+
+def _ordering(data: Data) -> set[str]:
+    """Columns that decide, whatever the order of the completions says.
+
+    A file of rated completions often has the better one first, and where rows are merged the order isn't the file's.
+    """
+    if not isinstance(data, TableData):
+        return set()
+    judgements = [judgement for judgement in data.judgements.values() if data.merge or judgement.kind in NUMBERS]
+    return {judgement.field for judgement in judgements if isinstance(judgement.field, str)}
 
 
 def _unused(reading: Reading, data: Data, unused: dict[str, Kind], allow: Collection[str]) -> list[Alarm]:

@@ -131,10 +131,13 @@ def _saved_files(state: Path, path: str) -> set[str]:
 
 
 def _files_of_part(files: list[Path], local: Path, part: str | None, path: str) -> list[Path]:
-    """The files of the folder within that a subset or a configuration names; all of them where none does."""
+    """The files of the folder within that a subset or a configuration names; all of them where nothing is named, or
+    where there are no folders within."""
     if part in (None, "default", "."):
         return files
     within = [file for file in files if local / str(part) in file.parents]
+    if not within and all(file.parent == local for file in files):
+        return files  # somebody's download of that part alone
     if not within:
         raise SourceError(
             f"data.subset: {path} has no configuration {part}, neither in its README.md nor as a folder with data; "
