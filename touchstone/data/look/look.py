@@ -1,6 +1,7 @@
 """What is in a file of comparisons, and what would come of the settings that fit it; nothing is written.
 
-    look("../mine/pairs.csv", root).render()
+    best = look("../mine/pairs.csv", root).best[0]
+    best.proposal.command(), best.reading.render(), best.alarms, best.comparisons
 
 Proposals are tried on the file's first rows and ordered by how well they read them: with the fewest rows set aside,
 without an alarm, with the most columns used. Where the rows don't say what a label means, the readings stand beside one another,
@@ -36,6 +37,8 @@ MAX_ROWS = 2000
 """Rows that are read at most."""
 SHOWN = 5
 """Comparisons that are shown of a proposal."""
+PLACES = frozenset({"split", "subset", "folder", "revision"})
+"""Settings that say what of a folder or of a hub data set is read."""
 _OPEN = ("labels", "first_is")
 
 
@@ -133,7 +136,7 @@ def look(path: str, root: Path, *, rows: int = MAX_ROWS, **places: str) -> Look:
     """
     choices = choices_in(root / "configs")
     home = next((each["data"] for each in choices.values() if each["data"].get("path") == path), {})
-    usual = {key: home[key] for key in ("split", "subset", "folder", "revision") if home.get(key)} | places
+    usual = {key: home[key] for key in sorted(PLACES) if home.get(key)} | places
     listed = list(islice(raw_rows(path, root, **{"split": "train", **usual}), rows + 1))
     is_all = len(listed) <= rows
     listed = listed[:rows]

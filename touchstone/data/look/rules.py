@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from touchstone.data.look.profile import Profile, words_of
 from touchstone.data.look.proposals import Proposal
 from touchstone.data.look.sides import Sides, better_and_worse, sides_among
 from touchstone.data.look.verdicts import Reading, readings
+from touchstone.data.sources.hh_rlhf import AXES
 from touchstone.data.sources.paths import first_names
 
 Profiles = Mapping[str, Profile]
@@ -38,6 +40,7 @@ LABELS = frozenset(
     | {"judgement", "judgment", "selected", "selection", "chosen", "decision", "comparison", "prefer", "prefers", "won"}
     | {"outcome", "result", "pick", "picked", "wins", "win", "strength", "annotation", "tag", "thumbs", "votes", "is"}
 )
+NO_ANSWER = frozenset({"id", "ids", "hash", "sha", "url", "link", "name", "policy", "source", "author", "rationale"})
 NO_SCORE = frozenset({"id", "token", "tokens", "length", "len", "count", "time", "utc", "index", "seconds", "ratio"})
 PROMPTS = (
     ("prompt",), ("question",), ("instruction",), ("query",), ("user_prompt",), ("conversations",), ("conversation",),
@@ -55,6 +58,8 @@ GOOD, BAD = (
 REPLIES = frozenset({"replies", "children", "responses", "answers", "comments"})
 MAX_RULED = 60
 """Proposals of the rules that are read at most."""
+_AT_HOME = frozenset({"ultrafeedback", "skywork_preference"})
+"""Choices that read what every pair of chosen and rejected has: only their own data set is theirs."""
 _JUDGED = "judgements.helpfulness"
 
 
@@ -63,8 +68,22 @@ def proposals(profiles: Profiles, choices: Mapping[str, Table], path: str, place
     table = {"path": path, **places}
     name = _name(path)
     listed = [*_presets(profiles, choices, table, name), *islice(_by_rules(profiles, table, name), MAX_RULED)]
+    listed = [replace(each, changes=_changed(each, choices)) for each in listed]
     unique = {repr((each.choice, sorted(each.changes.items(), key=str))): each for each in reversed(listed)}
     return list(reversed(unique.values()))
+
+
+def _changed(proposal: Proposal, choices: Mapping[str, Table]) -> dict[str, Any]:
+    """The changes that change something."""
+    usual: Any = choices[proposal.choice]["data"]
+
+    def at(name: str) -> Any:
+        value = usual
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        return value
+
+    return {name: value for name, value in proposal.changes.items() if value != at(name)}
 
 
 def _name(path: str) -> str:
@@ -79,7 +98,7 @@ def _presets(profiles: Profiles, choices: Mapping[str, Table], table: Table, nam
     for choice, values in choices.items():
         data = values["data"]
         needed = _needed(choice, data, profiles)
-        if needed is None or not all(first_names(path) & columns for path in needed):
+        if needed is None or not all(first_names(path) & columns or path in columns for path in needed):
             continue
         is_at_home = data["path"] == table["path"]
         is_general = data["path"] == "???"
@@ -92,8 +111,19 @@ def _presets(profiles: Profiles, choices: Mapping[str, Table], table: Table, nam
             for key in ("time", "cluster")
             if data.get(key) and not first_names(str(data[key])) & columns
         }
-        is_preset = data["source"] != "preference" and choice not in ("table", "rated", "ranked", "skywork_preference")
-        yield Proposal(choice, changes, is_preset or is_at_home)
+        if choice in _AT_HOME and not is_at_home:
+            continue
+        is_preset = choice not in ("preference", "table", "rated", "ranked") or is_at_home
+        for more in _axes(data, str(table["path"])):
+            yield Proposal(choice, changes | more, is_preset)
+
+
+def _axes(data: Table, path: str) -> list[dict[str, Any]]:
+    """The axes by which transcripts may be read: what a folder's name says, or either."""
+    if data["source"] != "hh_rlhf":
+        return [{}]
+    named = [axis for part, axis in AXES.items() if part in Path(path).parts]
+    return [{"axis": axis} for axis in named or ("harmlessness", "helpfulness")]
 
 
 def _needed(choice: str, data: Table, profiles: Profiles) -> list[str] | None:
@@ -101,9 +131,10 @@ def _needed(choice: str, data: Table, profiles: Profiles) -> list[str] | None:
     match data["source"]:
         case "table":
             needed = [*_listed(data["prompt"]), *_listed(data["completions"]), *_listed(data["policies"])]
+            if data["rows"] == "tree":
+                return [f"{data['tree']['root']}.{data['tree']['replies']}"]
             needed += [path for each in data["judgements"].values() for path in _listed(each["field"])]
-            needed += [*_listed(data["turn"]), data["tree"]["root"]] if data["rows"] == "tree" else _listed(data["turn"])
-            return needed
+            return [*needed, *_listed(data["turn"])]
         case "preference":
             is_pair = profiles.get("rejected") is not None and profiles["rejected"].kind != "texts"
             return [data.get("chosen_field", "chosen"), data.get("rejected_field", "rejected")] if is_pair else None
@@ -162,7 +193,11 @@ def _answer_columns(profiles: Profiles) -> list[Sides]:
     def likelihood(sides: Sides) -> tuple[bool, float]:
         return bool(set(sides.stem) & ANSWERS), sum(profiles[path].length for path in sides.paths)
 
-    alike = [sides for sides in sides_among(speech) if len({profiles[path].kind for path in sides.paths}) == 1]
+    alike = [
+        sides
+        for sides in sides_among(speech)
+        if len({profiles[path].kind for path in sides.paths}) == 1 and not set(sides.stem) & NO_ANSWER
+    ]
     return sorted(alike, key=likelihood, reverse=True)[:2]
 
 
@@ -319,6 +354,8 @@ def _label_columns(profiles: Profiles, used: set[str], sides: Sides) -> list[Pro
         for path, each in profiles.items()
         if path not in used and "[]" not in path and each.kinds.keys() <= {"text", "number", "truth"} and each.values
     ]
+    each_side = {path for group in sides_among(profiles) if group.words == sides.words for path in group.paths}
+    columns = [each for each in columns if each.path not in each_side]
     named = [each for each in columns if set(words_of(each.path)) & (LABELS | set(sides.words))]
     rest = [each for each in columns if each not in named and each.kind == "text"]
     few = [each for each in [*named, *rest] if len(each.values) <= 20 and sum(each.values.values()) == each.filled]
@@ -341,7 +378,8 @@ def _votes(profiles: Profiles, sides: Sides) -> Iterator[Reading]:
     """Several labels of a row: in a list, or in columns of their own."""
     for path, column in profiles.items():
         stem, _, last = path.rpartition("[]")
-        if stem and column.is_choice and (set(words_of(path)) & LABELS) and column.kinds.keys() <= {"text", "number"}:
+        is_name = set(words_of(last)) & (NO_SCORE | set(PEOPLE))
+        if stem and column.is_choice and not is_name and set(words_of(path)) & LABELS and column.kinds.keys() <= {"text", "number"}:
             people = [
                 name for name in profiles if name.startswith(f"{stem}[].") and set(words_of(name)) & set(PEOPLE)
             ]
@@ -370,7 +408,11 @@ def _lists(profiles: Profiles) -> Iterator[tuple[dict[str, Any], Reading]]:
         inside = [name for name in profiles if name.startswith(f"{stem}[].") and "[]" not in name[len(stem) + 2 :]]
         lists = [name for name in profiles if name.endswith("[]") and name[:-2] != stem and name.count("[]") == 1]
         near = inside if last else lists
-        models = [name for name in near if set(words_of(name)) & POLICIES and profiles[name].kind == "text" and name != path]
+        models = [
+            name
+            for name in near
+            if set(words_of(name.rpartition(".")[2])) <= POLICIES and profiles[name].kind == "text" and name != path
+        ]
         changes = {**context, "completions": [path], **({"policies": [models[0]]} if models else {})}
         numeric = [name for name in near if profiles[name].is_numeric or profiles[name].is_truth]
         scores = {name: kind for name in numeric if (kind := _kind_by_name(name))}

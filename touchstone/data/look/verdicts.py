@@ -27,6 +27,7 @@ _UNJUDGED = frozenset(
     | {"notsure", "unclear", "flagged", "discarded", "reject", "error", "unjudged", "pending"}
 )
 _SIGNS = re.compile(r"\W*([A-Za-z0-9]+)\s*([<>=≈~]+)\s*([A-Za-z0-9]+)\W*")
+_AMOUNTS = frozenset({"strength", "score", "margin", "confidence", "difference"})
 _INDEX = frozenset({"id", "index", "idx"})
 
 
@@ -133,7 +134,7 @@ def _of_numbers(column: Profile, words: Sequence[str]) -> list[Reading]:
     where = {"kind": "label", "field": column.path}
     if not numbers or any(number < 0 for number in numbers):
         return _of_strength(column) if count == 2 and numbers else []
-    if any(number != int(number) for number in numbers):
+    if any(number != int(number) for number in numbers) or set(words_of(column.path)) & _AMOUNTS:
         return []
     values = [int(number) for number in numbers]
     from_zero = {str(place): place + 1 for place in range(count)}
