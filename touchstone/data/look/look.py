@@ -39,6 +39,8 @@ SHOWN = 5
 """Comparisons that are shown of a proposal."""
 PLACES = frozenset({"split", "subset", "folder", "revision"})
 """Settings that say what of a folder or of a hub data set is read."""
+MAX_SHARE = 0.005
+"""Rows set aside that an import takes (configs/config.yaml), where a choice doesn't say otherwise."""
 _OPEN = ("labels", "first_is")
 
 
@@ -59,19 +61,30 @@ class Trial:
 
     Attributes:
         alarms: those that the choice doesn't expect.
-        unread: columns that nothing asks for.
+        max_share: of rows set aside, that an import takes.
     """
 
     proposal: Proposal
     data: Data
     reading: Reading
     alarms: list[Alarm]
+    max_share: float
     comparisons: list[Comparison]
 
     @property
     def set_aside(self) -> int:
         """Rows that can't be used."""
         return self.reading.quarantined.total()
+
+    @property
+    def share(self) -> float:
+        """Rows set aside over all, as an import counts them."""
+        return self.set_aside / (self.set_aside + max(self.reading.groups, self.reading.comparisons, 1))
+
+    @property
+    def is_importable(self) -> bool:
+        """Whether no more is set aside than an import takes."""
+        return self.share <= self.max_share
 
     @property
     def columns_read(self) -> int:
@@ -82,7 +95,7 @@ class Trial:
     def rank(self) -> tuple[Any, ...]:
         """The better it reads, the smaller."""
         rows = max(self.reading.columns.rows, 1)
-        share = self.set_aside / (self.set_aside + max(self.reading.groups, 1))
+        share = 0.0 if self.is_importable else self.share
         undecided = 1 - self.reading.decided / max(self.reading.comparisons, 1)
         return (
             round(share, 1),
@@ -178,8 +191,10 @@ def try_out(
                     groups.append(item)
     except (SourceError, ValidationError):
         return None
-    allow = choices[proposal.choice].get("importing", {}).get("allow", [])
-    return Trial(proposal, data, reading, alarms(reading, data, allow), _examples(groups))
+    importing = choices[proposal.choice].get("importing", {})
+    raised = alarms(reading, data, importing.get("allow", []))
+    max_share = importing.get("max_quarantine_share", MAX_SHARE)
+    return Trial(proposal, data, reading, raised, max_share, _examples(groups))
 
 
 def _examples(groups: Sequence[Group]) -> list[Comparison]:

@@ -184,6 +184,9 @@ def _exports(profiles: Profiles, table: Table, name: str) -> Iterator[Proposal]:
         if isinstance(prompt, str):
             changes = {**local, "prompt_field": prompt, "completion_fields": list(sides.paths)}
             yield Proposal(choice, changes, is_preset=before != "" or choice == "argilla")
+            controls = profiles.get("annotations[].result[].from_name")
+            for control in sorted(controls.values) if controls and len(controls.values) > 1 else []:
+                yield Proposal(choice, changes | {"control": control}, is_preset=True)
 
 
 def _answer_columns(profiles: Profiles) -> list[Sides]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
+from math import ceil
 from textwrap import wrap
 from typing import Any
 
@@ -96,6 +97,12 @@ def _trial(trial: Trial, title: str) -> Iterator[str]:
     yield from (f"  {line}" for line in trial.proposal.command().splitlines())
     yield trial.reading.render()
     yield from (row("alarm", str(alarm)) for alarm in trial.alarms)
+    if trial.alarms:
+        keys = ",".join(f'"{key}"' for alarm in trial.alarms for key in alarm.keys)
+        yield row("an import stops", f"at the alarms; if all is right as it is, add 'importing.allow=[{keys}]'")
+    if not trial.is_importable:
+        share = f"importing.max_quarantine_share={ceil(100 * trial.share) / 100:.2f}"
+        yield row("an import stops", f"at {percent(trial.share)} set aside; if they may be left out, add {share}")
     if trial.comparisons:
         yield ""
         yield f"  {'better':<{HALF}} {'worse':<{HALF}}".rstrip()
