@@ -108,6 +108,17 @@ def test_the_hub_layout_in_parquet_with_ranks(tmp_path: Path) -> None:
     assert [(edge.wins_i, edge.wins_j) for edge in group.comparisons] == [(0.0, 1.0)]
 
 
+def test_what_argilla_1_wrote_to_the_hub(tmp_path: Path) -> None:
+    def answers(value: Any) -> list[dict[str, Any]]:
+        return [{"user_id": ANNE, "value": value, "status": "submitted"}]
+
+    ranking = {"value": ["response-2", "response-1"], "rank": [1, 2]}
+    for value in (ranking, "response-2"):
+        group = one(tmp_path, {**FIELDS, "preference": answers(value), "comment": answers(None), "metadata": "{}"})
+        assert group.comparisons == (Comparison(0, 1, 0.0, 1.0, annotator=hash_annotator("argilla", ANNE)),)
+    assert one(tmp_path, {**FIELDS, "preference": []}).comparisons == ()
+
+
 def test_drafts_and_discarded_responses_are_counted_and_no_labels(tmp_path: Path) -> None:
     answers = ("response-1", ANNE, "submitted"), ("response-2", BERT, "discarded"), ("response-2", "c", "draft")
     *aside, group = read(tmp_path, flat("preference", *answers), limit=1)

@@ -148,6 +148,27 @@ def test_ratings_of_each_completion_become_margins(tmp_path: Path) -> None:
     assert one(tmp_path, minimal(1, answer1_q=[{"rating": 2}], answer2_q=[{"rating": 5}])) == group
 
 
+def test_of_several_controls_the_settings_name_the_one_with_the_preference(tmp_path: Path) -> None:
+    topic = result("choices", {"choices": ["answer2"]}, from_name="topic")
+    exports = task(annotation(choice("answer1"), topic)), minimal(1, best="answer1", topic="answer2")
+    for export in exports:
+        assert "name the control in data.control" in reason(tmp_path, export)
+        assert [edge.wins_i for edge in one(tmp_path, export, control="best").comparisons] == [1.0]
+
+
+def test_labels_say_what_a_choice_means(tmp_path: Path) -> None:
+    labels = {"Yes": 1, "no": 2, "Hm": "both_bad", "Skip": "none"}
+    for label, edges in (("yes", [(1.0, 0.0)]), ("No", [(0.0, 1.0)]), ("hm", [(0.0, 0.0)]), ("skip", [])):
+        for export in (task(annotation(choice(label))), minimal(1, best=label)):
+            comparisons = one(tmp_path, export, labels=labels).comparisons
+            assert [(edge.wins_i, edge.wins_j) for edge in comparisons] == edges
+    assert "names a completion that the task doesn't have" in reason(
+        tmp_path, task(annotation(choice("Yes"))), labels={"Yes": 3}
+    )
+    with pytest.raises(ValueError, match="counted from 1"):
+        one(tmp_path, task(annotation(choice("Yes"))), labels={"Yes": 0})
+
+
 def test_both_bad_is_a_tie(tmp_path: Path) -> None:
     group = one(tmp_path, task(annotation(choice("Both bad"))))
     assert group.comparisons[0].ties == 1.0

@@ -56,6 +56,29 @@ def sandbox_command(overrides: Overrides = None) -> None:
     _import(["data=sandbox", *(overrides or [])])
 
 
+@app.command("look")
+def look_command(
+    file: Annotated[str, typer.Argument(help="A file, a folder, or org/name on the Hugging Face hub.")],
+    places: Annotated[
+        list[str] | None,
+        typer.Argument(help="What of it: data.split, data.subset, data.folder, data.revision.", show_default=False),
+    ] = None,
+) -> None:
+    """Say what is in a file, which settings read it, and what would come of them; nothing is written.
+
+    Relative paths count from the project's root. At most 2,000 rows are read.
+
+    Example: touchstone data look ../mine/labels.csv
+    """
+    from touchstone.data.look.look import PLACES, look
+    from touchstone.data.look.screen import render
+
+    named = dict(place.removeprefix("data.").partition("=")[::2] for place in places or [])
+    if unknown := sorted(named.keys() - PLACES):
+        raise typer.BadParameter(f"{unknown[0]} is none of data.{', data.'.join(sorted(PLACES))}", param_hint="PLACES")
+    typer.echo(render(look(file, settings.checked_root(), **named)))
+
+
 @app.command("page")
 def page_command(
     previous: Annotated[

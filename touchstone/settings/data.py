@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from touchstone.settings.section import NonNegativeFloat, PositiveInt, Section, Share
-from touchstone.settings.table import TableData
+from touchstone.settings.table import Labels, Place, TableData
 
 
 class SandboxData(Section):
@@ -148,7 +148,18 @@ class LabelStudioData(Section):
     prompt_field: str
     completion_fields: Annotated[list[str], Field(min_length=2)]
     """Fields of a task's data that hold the completions, in the order that labels name them."""
+    control: str | None = None
+    """The control tag with the preference, by its name; None where there is only one of its kind."""
+    labels: Labels | None = None
+    """What a choice means where it doesn't name a completion by itself: a place counted from 1, or a tie."""
     limit: PositiveInt | None = None
+
+    @field_validator("labels")
+    @classmethod
+    def _are_places(cls, labels: dict[str, Place] | None) -> dict[str, Place] | None:
+        if any(isinstance(place, int) and place < 1 for place in (labels or {}).values()):
+            raise ValueError("labels name places counted from 1: the first completion is 1, the second 2")
+        return labels
 
 
 class BenchmarkData(Section):

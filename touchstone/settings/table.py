@@ -27,6 +27,10 @@ def label_key(value: Any) -> str:
     return text.casefold()
 
 
+Place = int | Literal["tie", "both_bad", "none"]
+"""What a label means: a place among the completions, counted from 1, a tie, or no judgement."""
+
+
 def _named_by_text(labels: Any) -> Any:
     """YAML reads `0: 1` as numbers and `true: 1` as a truth value; labels are compared as text."""
     if not isinstance(labels, dict):
@@ -35,6 +39,10 @@ def _named_by_text(labels: Any) -> Any:
     if len(named) < len(labels):
         raise ValueError("two of the labels are the same but for case, blanks or a .0")
     return named
+
+
+Labels = Annotated[dict[str, Place], BeforeValidator(_named_by_text)]
+"""Meanings by the labels' text."""
 
 
 def _nothing_is_empty(value: Any) -> Any:
@@ -50,9 +58,7 @@ class Judgement(Section):
     of which one is 1. strength: a signed number. ratings: the higher one wins. ranks: the lower one wins."""
     field: str | list[str] | None = None
     """A path; for one_hot, ratings and ranks a path per completion; for label and strength a list is several votes."""
-    labels: Annotated[dict[str, int | Literal["tie", "both_bad", "none"]] | None, BeforeValidator(_named_by_text)] = (
-        None
-    )
+    labels: Labels | None = None
     """What each value of a label means: a place among the completions, counted from 1, or a tie. "both_bad" is a tie,
     "none" is no judgement. For ratings: the number that a word stands for."""
     ties: list[str] = Field(default_factory=list)

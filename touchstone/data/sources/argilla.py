@@ -1,4 +1,4 @@
-"""Exports of Argilla 2: records with the answers of several annotators.
+"""Exports of Argilla 2, and of Argilla 1 to the hub: records with the answers of several annotators.
 
     touchstone data import argilla data.path=../mine/records.json data.completion_fields=[response-1,response-2]
 
@@ -8,6 +8,7 @@ Read are the files that the Python SDK writes (argilla-io/argilla, argilla/src/a
 |---|---|---|
 | nested | `records.to_json(path)`, `records.to_list()` | `responses: {question: [{value, user_id}]}` beside `fields` |
 | flat | `records.to_datasets()`, `to_list(flatten=True)` | columns `question.responses`, `.users`, `.status` |
+| Argilla 1 | `FeedbackDataset.push_to_huggingface` | a column `question: [{user_id, value, status}]` beside the fields' |
 
 A record is one group: its completions are the fields that the settings name. The preference is in one question:
 
@@ -94,7 +95,14 @@ def _parts(record: dict[str, Any]) -> tuple[Mapping[str, Any], list[_Response]]:
             raise Unusable("'responses' is no dictionary of questions")
         return record["fields"], _responses({question: _nested(listed) for question, listed in answers.items()})
     names = [key.removesuffix(".responses") for key in record if key.endswith(".responses")]
-    return record, _responses({name: _flat(record, name) for name in names})
+    listed = {name: _nested(value) for name, value in record.items() if _are_responses(value)}
+    return record, _responses({name: _flat(record, name) for name in names} | listed)
+
+
+def _are_responses(value: Any) -> bool:
+    """Whether a column holds a question's responses as Argilla 1 wrote them to the hub."""
+    keys = {"user_id", "value", "status"}
+    return isinstance(value, list) and bool(value) and all(isinstance(each, dict) and keys <= each.keys() for each in value)
 
 
 def _nested(listed: Any) -> list[tuple[Any, Any, Any]]:

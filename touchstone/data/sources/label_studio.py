@@ -13,7 +13,8 @@ annotation's answer stands in the result of one control tag (labelstud.io/tags):
 | Choices | `{choices: [label]}` | the label names the preferred completion, or a tie (see `labels.named`) |
 | Rating | `{rating: 4}` | one for each completion, whose `to_name` or `from_name` holds the completion's field |
 
-The first of these kinds that an annotation holds is read. Completions are fields of the task's data, by name or by
+The first of these kinds that an annotation holds is read; where it holds several of the kind, `data.control` names
+the one that is about the completions. What a choice means beyond that is in `data.labels`. Completions are fields of the task's data, by name or by
 dotted path (`items.0.body`, where a List has its texts); the `id` beside such a text names it in a ranking.
 
 Each annotation is one comparison per pair, under a hashed annotator. Cancelled annotations and such without a result
@@ -34,6 +35,7 @@ from touchstone.data.sources.labels import by_choice, by_rank, by_rating, hash_a
 from touchstone.data.sources.rows import About, Quarantined, RawRow, Unusable, answer_text, finite_number
 from touchstone.groups import Comparison, Completion, Group, Message, make_group
 from touchstone.settings.data import LabelStudioData
+from touchstone.settings.table import Place, label_key
 
 ABOUT = About(
     licence="not known to Touchstone; see the source",
@@ -65,6 +67,7 @@ class _Task:
     prompt: str
     texts: list[str]
     names: list[str]
+    labels: Mapping[str, Place]
     annotators: set[str] = field(default_factory=set)
     comparisons: list[Comparison] = field(default_factory=list)
     ratings: list[dict[int, float]] = field(default_factory=list)
@@ -78,7 +81,7 @@ class _Task:
         name = None if annotator is None else hash_annotator("label_studio", annotator)
         if name in self.annotators:
             raise Unusable("an annotator judged the task twice")
-        comparisons, ratings = _read(results, self.names, name)
+        comparisons, ratings = _read(results, self, name)
         self.comparisons += comparisons
         self.ratings += [ratings] if ratings else []
         self.annotators.update([name] if name else [])
@@ -137,7 +140,7 @@ def _from_json(row: RawRow, settings: LabelStudioData) -> Iterator[Group | Quara
             elif not annotation.get("result"):
                 no_labels.append(WITHOUT_RESULT)
             else:
-                task.add(_results(annotation["result"]), _annotator(annotation.get("completed_by")))
+                task.add(_results(annotation["result"], settings.control), _annotator(annotation.get("completed_by")))
     except Unusable as fault:
         yield Quarantined(row.file, row.line, str(fault))
         return
@@ -156,7 +159,9 @@ def _from_min(rows: list[RawRow], settings: LabelStudioData) -> Iterator[Group |
                 raise Unusable("a text differs from an earlier row's of the same task")
             fields = {path.partition(".")[0] for path in (settings.prompt_field, *settings.completion_fields)}
             answers = {name: value for name, value in row.values.items() if name not in fields | _MIN_FIELDS}
-            results = _min_results(answers, row_task.names)
+            if settings.control is not None:
+                answers = {name: value for name, value in answers.items() if name == settings.control}
+            results = _min_results(answers, row_task)
             if results or row.values.get("annotation_id") is not None:
                 (task or row_task).add(results, _annotator(row.values.get("annotator")))
             else:
@@ -178,7 +183,8 @@ def _task(data: Mapping[str, Any], settings: LabelStudioData) -> _Task:
         texts.append(answer_text(value, path))
         mark = beside.get("id") if isinstance(beside, dict) and "." in path and path not in data else None
         names.append(str(mark) if isinstance(mark, str | int) else path)
-    return _Task(answer_text(_at(data, settings.prompt_field)[0], settings.prompt_field), texts, names)
+    prompt = answer_text(_at(data, settings.prompt_field)[0], settings.prompt_field)
+    return _Task(prompt, texts, names, settings.labels or {})
 
 
 def _at(data: Mapping[str, Any], path: str) -> tuple[Any, Any]:
@@ -206,14 +212,14 @@ def _annotations(task: dict[str, Any]) -> list[dict[str, Any]]:
     return listed
 
 
-def _results(listed: Any) -> list[_Result]:
-    """The results of an annotation that are of a kind that can hold a preference."""
+def _results(listed: Any, control: str | None) -> list[_Result]:
+    """The results of an annotation that are of a kind that can hold a preference; of one control, if it is named."""
     if not isinstance(listed, list) or not all(isinstance(result, dict) for result in listed):
         raise Unusable("an annotation's result is no list")
     results = []
     for result in listed:
         kind, value = result.get("type"), result.get("value")
-        if isinstance(kind, str) and kind in KINDS:
+        if isinstance(kind, str) and kind in KINDS and control in (None, result.get("from_name")):
             if not isinstance(value, dict) or KINDS[kind] not in value:
                 raise Unusable(f"a {kind} result has no '{KINDS[kind]}'")
             about = tuple(name for name in (result.get("to_name"), result.get("from_name")) if isinstance(name, str))
@@ -221,14 +227,14 @@ def _results(listed: Any) -> list[_Result]:
     return results
 
 
-def _min_results(answers: dict[str, Any], names: list[str]) -> list[_Result]:
+def _min_results(answers: dict[str, Any], task: _Task) -> list[_Result]:
     """The same from a row of JSON_MIN, which has no kinds: by their shape; a text counts if it names a completion."""
     results = []
     for name, value in answers.items():
         for item in value if isinstance(value, list) else [value]:
             keys = [kind for kind, key in KINDS.items() if isinstance(item, dict) and key in item]
             results += [_Result(kind, item[KINDS[kind]], (name,)) for kind in keys[:1]]
-        if isinstance(value, str) and _names(value, names):
+        if isinstance(value, str) and (label_key(value) in task.labels or _names(value, task.names)):
             results.append(_Result("choices", [value], (name,)))
     return results
 
@@ -241,14 +247,13 @@ def _names(label: str, names: list[str]) -> bool:
     return True
 
 
-def _read(
-    results: list[_Result], names: list[str], annotator: str | None
-) -> tuple[list[Comparison], dict[int, float]]:
+def _read(results: list[_Result], task: _Task, annotator: str | None) -> tuple[list[Comparison], dict[int, float]]:
     """The comparisons of an annotation, and the ratings where they come from ratings.
 
     Raises:
         Unusable: no control speaks of the completions, more than one does, or its value can't be read.
     """
+    names = task.names
     kind = next((kind for kind in KINDS if any(result.kind == kind for result in results)), None)
     if kind is None:
         raise Unusable("an annotation neither names, ranks nor rates the completions")
@@ -257,7 +262,7 @@ def _read(
         ratings = _ratings([result for result in results if result.kind == kind], names)
         return by_rating(ratings, annotator), ratings
     if len(values) > 1:
-        raise Unusable(f"an annotation holds more than one {kind} result")
+        raise Unusable(f"an annotation holds more than one {kind} result; name the control in data.control")
     (value,) = values
     if kind == "pairwise":
         if value not in ("left", "right") or len(names) != 2:
@@ -266,8 +271,19 @@ def _read(
     if kind == "choices":
         if not isinstance(value, list) or len(value) != 1:
             raise Unusable("a choice is not one label")
-        return by_choice(named(value[0], names), len(names), annotator), {}
+        return _by_choice(value[0], task, annotator), {}
     return by_rank(_ranks(value, names), annotator), {}
+
+
+def _by_choice(label: Any, task: _Task, annotator: str | None) -> list[Comparison]:
+    """What a choice's label says, by `data.labels` or by itself."""
+    place = task.labels.get(label_key(label)) if isinstance(label, str) else None
+    if place == "none":
+        return []
+    if isinstance(place, int) and place > len(task.names):
+        raise Unusable("data.labels names a completion that the task doesn't have")
+    chosen = named(label, task.names) if place is None else place - 1 if isinstance(place, int) else None
+    return by_choice(chosen, len(task.names), annotator)
 
 
 def _ranks(value: Any, names: list[str]) -> list[float]:
