@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +80,12 @@ class Proposal:
         return f"cat > configs/data/{name}.yaml <<'END'\n{head}{text}END\n{command}"
 
 
+@cache
 def choices_in(configs: Path) -> dict[str, dict[str, Any]]:
     """The choices of configs/data/, each with what it is based on laid under it."""
-    files = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted(configs.glob("data/*.yaml"))}
+    files = {
+        path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted(configs.glob("data/*.yaml"))
+    }
     choices = {}
     for name, values in files.items():
         based_on = [files[base] for base in values.pop("defaults", [])]
