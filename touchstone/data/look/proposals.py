@@ -17,7 +17,6 @@ from pydantic import TypeAdapter
 from touchstone.settings.data import Data
 
 WIDTH = 80
-NEW_AXIS = {"ties": [], "first_is": None, "tie_below": 0.0, "margin": None, "annotator": None, "aspects": None}
 
 _PLAIN = re.compile(r"[A-Za-z_./~][\w./~-]*", re.ASCII)
 _KEY = re.compile(r"[\w./ -]*[\w./-]", re.ASCII)

@@ -74,8 +74,8 @@ NO_ANSWER = frozenset({"id", "ids", "hash", "sha", "url", "link", "name", "polic
 NO_SCORE = frozenset({"id", "token", "tokens", "length", "len", "count", "time", "utc", "index", "seconds", "ratio"})
 PROMPTS = (
     ("prompt",), ("question",), ("instruction",), ("query",), ("user_prompt",), ("conversations",), ("conversation",),
-    ("turns",), ("dialogue",), ("dialog",), ("messages",), ("context",), ("history",), ("post",), ("input",), ("task",),
-    ("request",), ("problem",), ("article",), ("document",), ("title",), ("user",),
+    ("turns",), ("dialogue",), ("dialog",), ("messages",), ("context",), ("history",), ("post",), ("input",),
+    ("task",), ("request",), ("problem",), ("article",), ("document",), ("title",), ("user",),
 )  # fmt: skip
 ABOVE = frozenset({"context", "passage", "background", "document", "article", "title", "post"})
 """Words of columns whose text belongs above a question."""

@@ -187,5 +187,7 @@ def _both(column: Profile, where: dict[str, Any], maps: Sequence[dict[str, Any]]
 
 
 def _in_words(labels: dict[str, Any]) -> str:
-    places = {1: "the first", 2: "the second"}
-    return ", ".join(f"{value} is {places.get(place, place)}" for value, place in labels.items())
+    places = {1: "the first", 2: "the second", "tie": "a tie"}
+    meanings = list(dict.fromkeys(labels.values()))
+    values = {meaning: [value for value, place in labels.items() if place == meaning] for meaning in meanings}
+    return ", ".join(f"{' and '.join(values[meaning])} is {places.get(meaning, meaning)}" for meaning in meanings)
