@@ -1,13 +1,13 @@
-"""Whether data in the shapes that people bring is read rightly: by what `touchstone data look` proposes, and by presets.
+"""Whether data in the shapes that people bring is read rightly: as `touchstone data look` proposes, and by presets.
 
     python -m benchmarks.shapes                       # the presets' own invented rows
     python -m benchmarks.shapes --cases ../cases      # and a folder with a folder for each case
 
-A case is a folder of one to some files, or a cloned data set. Its rows are invented: the better answer says what to do, the worse
-one doesn't, so that every label can be checked by its text; where the row's own label is plain (`winner: model_a`, `chosen`), by
-that. A shape is *read* if the first proposal (or the preset) turns every label the right way and no row is lost
-without a reason; *asked* if the rows don't say what a label means, both readings are shown, and one of them is right; *refused* if
-it holds no data (a pointer of Git LFS) and a sentence says so.
+A case is a folder of files, or a cloned data set. Its rows are invented: the better answer says what to do, the worse
+one doesn't, so that every label can be checked by its text; where the row's own label is plain (`winner: model_a`,
+`chosen`), by that. A shape is *read* if the first proposal (or the preset) turns every label the right way and no row
+is lost without a reason; *asked* if the rows don't say what a label means, both readings are shown, and one of them
+is right; *refused*, which counts as read, if it holds no data (a pointer of Git LFS) and a sentence says so.
 
 The last line is RESULT; the exit code is 1 where a label is wrong or a row is lost without a word.
 """
@@ -204,13 +204,12 @@ def _verdicts(row: Mapping[str, Any]) -> Iterator[tuple[frozenset[str], str | No
     values = row["data"] if isinstance(row.get("data"), Mapping) else row
     label = row.get("winner", row.get("preference"))
     if isinstance(row.get("annotations"), list):
-        choices = [result["value"]["choices"][0] for each in row["annotations"] for result in each["result"]]
+        choices = [result["value"]["choices"][0] for each in row["annotations"] for result in each.get("result", [])]
         label = choices[0] if len(choices) == 1 else None
-    is_pair = isinstance(values.get("chosen"), str) and isinstance(values.get("rejected"), str)
+    pair = [values.get(name) for name in ("chosen", "rejected")]
+    is_pair = all(isinstance(text, str) and "\n\nAssistant:" not in text for text in pair)
     if is_pair and "generations" not in values:  # beside generations their ratings are the judgement
-        if "\n\nAssistant:" not in values["chosen"]:
-            chosen, rejected = (_text(values[name]) for name in ("chosen", "rejected"))
-            yield frozenset((chosen, rejected)), chosen
+        yield frozenset(map(_text, pair)), _text(pair[0])
     for names in _ANSWERS:
         if isinstance(label, str) and all(isinstance(values.get(name), str) for name in names):
             texts = [_text(values[name]) for name in names]

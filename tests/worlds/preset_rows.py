@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-
 GOOD, FAIR, BAD = "Dry it first, then cover it.", "Perhaps cover it.", "I don't know."
 ASKED = "How do I store a kettle over winter?"
 

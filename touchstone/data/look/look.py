@@ -4,8 +4,8 @@
     best.proposal.command(), best.reading.render(), best.alarms, best.comparisons
 
 Proposals are tried on the file's first rows and ordered by how well they read them: with the fewest rows set aside,
-without an alarm, with the most columns used. Where the rows don't say what a label means, the readings stand beside one another,
-and the setting that decides is named: somebody who looks at the comparisons sees which one is right.
+without an alarm, with the most columns used. Where the rows don't say what a label means, the readings stand beside
+one another, and the setting that decides is named: who looks at the comparisons sees which one is right.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from touchstone.data.look.candidates import proposals
 from touchstone.data.look.profile import Profile, profile
 from touchstone.data.look.proposals import Proposal, choices_in
-from touchstone.data.look.rules import proposals
 from touchstone.data.reading import Reading
 from touchstone.data.sources import read_source
 from touchstone.data.sources.columns import tally

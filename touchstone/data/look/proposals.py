@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from pydantic import TypeAdapter
 from touchstone.settings.data import Data
 
 WIDTH = 80
-NEW_AXIS = {"ties": [], "first_is": None, "tie_below": 0.0, "margin": None, "annotator": None, "aspects": None}
 
 _PLAIN = re.compile(r"[A-Za-z_./~][\w./~-]*", re.ASCII)
 _KEY = re.compile(r"[\w./ -]*[\w./-]", re.ASCII)
@@ -79,9 +79,12 @@ class Proposal:
         return f"cat > configs/data/{name}.yaml <<'END'\n{head}{text}END\n{command}"
 
 
+@cache
 def choices_in(configs: Path) -> dict[str, dict[str, Any]]:
     """The choices of configs/data/, each with what it is based on laid under it."""
-    files = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted(configs.glob("data/*.yaml"))}
+    files = {
+        path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted(configs.glob("data/*.yaml"))
+    }
     choices = {}
     for name, values in files.items():
         based_on = [files[base] for base in values.pop("defaults", [])]

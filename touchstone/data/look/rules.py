@@ -1,6 +1,6 @@
-"""Settings that may read a file, by the names and values of its columns: the choices that know its shape, then rules.
+"""Rules by which columns may be a table's prompt, completions and judgement: their names, kinds and values.
 
-    for proposal in proposals(profiles, choices, "../mine/pairs.csv"): ...
+    for proposal in by_rules(profiles, {"path": "../mine/pairs.csv"}, "pairs"): ...
 
 A rule proposes whatever may be; `look.py` reads the rows with each, and what reads them best is shown.
 """
@@ -9,43 +9,73 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from touchstone.data.look.profile import Profile, words_of
 from touchstone.data.look.proposals import Proposal
 from touchstone.data.look.sides import Sides, better_and_worse, sides_among
 from touchstone.data.look.verdicts import Reading, readings
-from touchstone.data.sources.hh_rlhf import AXES
-from touchstone.data.sources.paths import first_names
 
 Profiles = Mapping[str, Profile]
 Table = Mapping[str, Any]
 
 ANSWERS = frozenset(
-    {"response", "answer", "completion", "output", "reply", "text", "summary", "generation", "candidate", "conversation"}
+    {
+        "response",
+        "answer",
+        "completion",
+        "output",
+        "reply",
+        "text",
+        "summary",
+        "generation",
+        "candidate",
+        "conversation",
+    }
     | {"message", "content", "body", "ref", "option", "continuation", "translation", "responses", "generations"}
     | {"completions", "answers", "candidates", "outputs", "replies", "summaries", "model", "assistant", "result"}
 )
 """Words of columns that hold completions."""
 SCORES = frozenset(
-    {"score", "scores", "rating", "ratings", "rank", "ranks", "reward", "grade", "stars", "quality", "likert", "points"}
+    {
+        "score",
+        "scores",
+        "rating",
+        "ratings",
+        "rank",
+        "ranks",
+        "reward",
+        "grade",
+        "stars",
+        "quality",
+        "likert",
+        "points",
+    }
     | {"upvotes", "votes", "overall", "helpfulness", "position", "place", "mark", "ranking"}
 )
 RANKS = frozenset({"rank", "ranks", "ranking", "position", "place"})
 LABELS = frozenset(
     {"winner", "label", "labels", "choice", "preference", "preferred", "better", "best", "safer", "verdict", "vote"}
-    | {"judgement", "judgment", "selected", "selection", "chosen", "decision", "comparison", "prefer", "prefers", "won"}
+    | {
+        "judgement",
+        "judgment",
+        "selected",
+        "selection",
+        "chosen",
+        "decision",
+        "comparison",
+        "prefer",
+        "prefers",
+        "won",
+    }
     | {"outcome", "result", "pick", "picked", "wins", "win", "strength", "annotation", "tag", "thumbs", "votes", "is"}
 )
 NO_ANSWER = frozenset({"id", "ids", "hash", "sha", "url", "link", "name", "policy", "source", "author", "rationale"})
 NO_SCORE = frozenset({"id", "token", "tokens", "length", "len", "count", "time", "utc", "index", "seconds", "ratio"})
 PROMPTS = (
     ("prompt",), ("question",), ("instruction",), ("query",), ("user_prompt",), ("conversations",), ("conversation",),
-    ("dialogue",), ("dialog",), ("messages",), ("context",), ("history",), ("post",), ("input",), ("task",),
-    ("request",), ("problem",), ("article",), ("document",), ("title",), ("user",),
+    ("turns",), ("dialogue",), ("dialog",), ("messages",), ("context",), ("history",), ("post",), ("input",),
+    ("task",), ("request",), ("problem",), ("article",), ("document",), ("title",), ("user",),
 )  # fmt: skip
 ABOVE = frozenset({"context", "passage", "background", "document", "article", "title", "post"})
 """Words of columns whose text belongs above a question."""
@@ -53,111 +83,20 @@ PEOPLE = ("annotator", "worker", "judge", "rater", "labeler", "labeller", "evalu
 POLICIES = frozenset({"model", "models", "policy", "policies", "source", "system", "author", "generator", "name"})
 GOOD, BAD = (
     frozenset({"good", "up", "thumbsup", "thumbs_up", "like", "liked", "positive", "accept", "accepted", "desirable"}),
-    frozenset({"bad", "down", "thumbsdown", "thumbs_down", "dislike", "disliked", "negative", "rejected", "undesirable"}),
+    frozenset(
+        {"bad", "down", "thumbsdown", "thumbs_down", "dislike", "disliked", "negative", "rejected", "undesirable"}
+    ),
 )
 REPLIES = frozenset({"replies", "children", "responses", "answers", "comments"})
-MAX_RULED = 60
-"""Proposals of the rules that are read at most."""
-_AT_HOME = frozenset({"ultrafeedback", "skywork_preference"})
-"""Choices that read what every pair of chosen and rejected has: only their own data set is theirs."""
 _JUDGED = "judgements.helpfulness"
 
 
-def proposals(profiles: Profiles, choices: Mapping[str, Table], path: str, places: Table) -> list[Proposal]:
-    """All of them: of a file, a folder or a hub id at `path`; `places` say what of it is read (split, subset ...)."""
-    table = {"path": path, **places}
-    name = _name(path)
-    listed = [*_presets(profiles, choices, table, name), *islice(_by_rules(profiles, table, name), MAX_RULED)]
-    listed = [replace(each, changes=_changed(each, choices)) for each in listed]
-    unique = {repr((each.choice, sorted(each.changes.items(), key=str))): each for each in reversed(listed)}
-    return list(reversed(unique.values()))
-
-
-def _changed(proposal: Proposal, choices: Mapping[str, Table]) -> dict[str, Any]:
-    """The changes that change something."""
-    usual: Any = choices[proposal.choice]["data"]
-
-    def at(name: str) -> Any:
-        value = usual
-        for part in name.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
-        return value
-
-    return {name: value for name, value in proposal.changes.items() if value != at(name)}
-
-
-def _name(path: str) -> str:
-    """A name for the data, after the last part of where it lies that is no split's."""
-    parts = [re.sub(r"\.[\w.]+$", "", part) for part in Path(path).parts]
-    telling = [part for part in parts if part.strip("./~") and part not in ("data", "train", "test")]
-    return re.sub(r"\W+", "_", telling[-1] if telling else "mine", flags=re.ASCII).strip("_") or "mine"
-
-
-def _presets(profiles: Profiles, choices: Mapping[str, Table], table: Table, name: str) -> Iterator[Proposal]:
-    columns = {path for path in profiles if "." not in path and "[]" not in path} | set(profiles)
-    for choice, values in choices.items():
-        data = values["data"]
-        needed = _needed(choice, data, profiles)
-        if needed is None or not all(first_names(path) & columns or path in columns for path in needed):
-            continue
-        is_at_home = data["path"] == table["path"]
-        is_general = data["path"] == "???"
-        changes = dict(table) if not is_at_home else {key: table[key] for key in table if key != "path"}
-        if is_general:
-            changes["name"] = name
-        changes = {key: value for key, value in changes.items() if key in (*data, "path", "split", "subset")}
-        changes |= {
-            key: None
-            for key in ("time", "cluster")
-            if data.get(key) and not first_names(str(data[key])) & columns
-        }
-        if choice in _AT_HOME and not is_at_home:
-            continue
-        is_preset = choice not in ("preference", "table", "rated", "ranked") or is_at_home
-        for more in _axes(data, str(table["path"])):
-            yield Proposal(choice, changes | more, is_preset)
-
-
-def _axes(data: Table, path: str) -> list[dict[str, Any]]:
-    """The axes by which transcripts may be read: what a folder's name says, or either."""
-    if data["source"] != "hh_rlhf":
-        return [{}]
-    named = [axis for part, axis in AXES.items() if part in Path(path).parts]
-    return [{"axis": axis} for axis in named or ("harmlessness", "helpfulness")]
-
-
-def _needed(choice: str, data: Table, profiles: Profiles) -> list[str] | None:
-    """The paths that a choice can't do without; None where it isn't tried."""
-    match data["source"]:
-        case "table":
-            needed = [*_listed(data["prompt"]), *_listed(data["completions"]), *_listed(data["policies"])]
-            if data["rows"] == "tree":
-                return [f"{data['tree']['root']}.{data['tree']['replies']}"]
-            needed += [path for each in data["judgements"].values() for path in _listed(each["field"])]
-            return [*needed, *_listed(data["turn"])]
-        case "preference":
-            is_pair = profiles.get("rejected") is not None and profiles["rejected"].kind != "texts"
-            return [data.get("chosen_field", "chosen"), data.get("rejected_field", "rejected")] if is_pair else None
-        case "hh_rlhf":
-            text = profiles["chosen"].example if "chosen" in profiles else None
-            is_transcript = isinstance(text, str) and text.startswith("\n\nHuman:")
-            return ["chosen", "rejected"] if is_transcript else None
-        case "rated":
-            return [*data["prompt_fields"], data["completion_field"], data["rating_field"]]
-        case "ranked":
-            return [data["prompt_field"], data["completions_field"]]
-        case "pandalm":
-            return ["instruction", "response1", "response2", "annotator1"]
-    return None
-
-
-def _listed(where: Any) -> list[str]:
+def listed(where: Any) -> list[str]:
     return [where] if isinstance(where, str) else list(where or [])
 
 
-def _by_rules(profiles: Profiles, table: Table, name: str) -> Iterator[Proposal]:
+def by_rules(profiles: Profiles, table: Table, name: str) -> Iterator[Proposal]:
     base = {**table, "name": name}
-    yield from _exports(profiles, table, name)
     rules = (_trees, _better_and_worse, _columns, _lists, _one_a_row)
     for rule in rules:
         for changes, reading in rule(profiles):
@@ -165,31 +104,7 @@ def _by_rules(profiles: Profiles, table: Table, name: str) -> Iterator[Proposal]
             yield Proposal("table", {**base, **changes, **judgement}, remark=reading.remark, question=reading.question)
 
 
-def _exports(profiles: Profiles, table: Table, name: str) -> Iterator[Proposal]:
-    """Exports of the labelling tools, by the objects that they have and others don't."""
-    local = {"path": table["path"], "name": name}
-    is_label_studio = {"data", "annotations"} <= profiles.keys()
-    is_argilla = {"fields", "responses"} <= profiles.keys()
-    is_flat = any(path.endswith(".responses") for path in profiles) or any(
-        path.endswith("[].user_id") for path in profiles
-    )
-    before = "data." if is_label_studio else "fields." if is_argilla else ""
-    if not (is_label_studio or is_argilla or is_flat or "annotation_id" in profiles):
-        return
-    inner = {path.removeprefix(before): each for path, each in profiles.items() if path.startswith(before)}
-    choice = "label_studio" if is_label_studio or "annotation_id" in profiles else "argilla"
-    for sides in _answer_columns(inner):
-        context = _context(inner, sides.paths)
-        prompt = context.get("prompt")
-        if isinstance(prompt, str):
-            changes = {**local, "prompt_field": prompt, "completion_fields": list(sides.paths)}
-            yield Proposal(choice, changes, is_preset=before != "" or choice == "argilla")
-            controls = profiles.get("annotations[].result[].from_name")
-            for control in sorted(controls.values) if controls and len(controls.values) > 1 else []:
-                yield Proposal(choice, changes | {"control": control}, is_preset=True)
-
-
-def _answer_columns(profiles: Profiles) -> list[Sides]:
+def answer_columns(profiles: Profiles) -> list[Sides]:
     """Groups of columns that may hold a row's completions, the likeliest first."""
     speech = [path for path, each in profiles.items() if each.is_speech and "[]" not in path]
 
@@ -204,7 +119,7 @@ def _answer_columns(profiles: Profiles) -> list[Sides]:
     return sorted(alike, key=likelihood, reverse=True)[:2]
 
 
-def _context(profiles: Profiles, used: Sequence[str]) -> dict[str, Any]:
+def context_of(profiles: Profiles, used: Sequence[str]) -> dict[str, Any]:
     """The settings of the prompt, and of what goes before or below it."""
     stems = {path.split("[]")[0] for path in used}
     spoken = {
@@ -213,10 +128,13 @@ def _context(profiles: Profiles, used: Sequence[str]) -> dict[str, Any]:
         if path not in used and path not in stems and "[]" not in path and _may_be_prompt(each)
     }
     prompt = next(
-        (path for words in PROMPTS for path in spoken if words_of(path)[-1:] == words or path.casefold() in words), None
+        (path for words in PROMPTS for path in spoken if words_of(path)[-1:] == words or path.casefold() in words),
+        None,
     )
     if prompt is None:
-        texts = [path for path, each in spoken.items() if each.is_speech and len(each.distinct) > 1]
+        texts = [
+            path for path, each in spoken.items() if each.is_speech and (each.kind != "text" or len(each.distinct) > 1)
+        ]
         prompt = texts[0] if len(texts) == 1 else None
     changes: dict[str, Any] = {"prompt": prompt}
     rest = [path for path in spoken if path != prompt]
@@ -239,7 +157,9 @@ def _context(profiles: Profiles, used: Sequence[str]) -> dict[str, Any]:
 
 
 def _may_be_prompt(column: Profile) -> bool:
-    return column.kind in ("text", "messages", "texts") or (column.kind == "list" and "history" in words_of(column.path))
+    return column.kind in ("text", "messages", "texts") or (
+        column.kind == "list" and "history" in words_of(column.path)
+    )
 
 
 def _people(profiles: Profiles) -> dict[str, Any]:
@@ -299,7 +219,7 @@ def _better_and_worse(profiles: Profiles) -> Iterator[tuple[dict[str, Any], Read
     for better, worse in better_and_worse(spoken):
         fields = [path + ("[]" if profiles[path].kind == "texts" else "") for path in (better, worse)]
         listed = [path for path in fields if path.endswith("[]")]
-        changes = {**_context(profiles, (better, worse)), "completions": fields}
+        changes = {**context_of(profiles, (better, worse)), "completions": fields}
         people = _people(profiles)
         margins = [
             list(pair)
@@ -316,14 +236,14 @@ def _better_and_worse(profiles: Profiles) -> Iterator[tuple[dict[str, Any], Read
 
 def _columns(profiles: Profiles) -> Iterator[tuple[dict[str, Any], Reading]]:
     """Two or more answers side by side, with what says which is the better one."""
-    for sides in _answer_columns(profiles):
+    for sides in answer_columns(profiles):
         policies = _policies_of(profiles, sides)
-        changes = {**_context(profiles, sides.paths), "completions": list(sides.paths)}
+        changes = {**context_of(profiles, sides.paths), "completions": list(sides.paths)}
         changes |= {"policies": policies} if policies else {}
         people = _people(profiles)
         names = [value for path in policies or () for value in profiles[path].values]
-        used = {*sides.paths, *_listed(changes["prompt"]), *(policies or ()), *people.values()}
-        scores = [group for group in _beside(profiles, sides, SCORES)]
+        used = {*sides.paths, *listed(changes["prompt"]), *(policies or ()), *people.values()}
+        scores = _beside(profiles, sides, SCORES)
         aspects = {"_".join(group.stem): list(group.paths) for group in scores}
         verdicts: list[Reading] = [*_one_hot(profiles, sides), *_votes(profiles, sides)]
         for column in _label_columns(profiles, used, sides):
@@ -339,7 +259,10 @@ def _columns(profiles: Profiles) -> Iterator[tuple[dict[str, Any], Reading]]:
         for reading in verdicts:
             judgement = {**people, **reading.judgement} if "annotator" not in reading.judgement else reading.judgement
             each = Reading(judgement, reading.remark, reading.question)
-            yield (changes | {"merge": True} if people and _comes_again(profiles, changes["prompt"]) else changes), each
+            yield (
+                (changes | {"merge": True} if people and _comes_again(profiles, changes["prompt"]) else changes),
+                each,
+            )
 
 
 def _comes_again(profiles: Profiles, prompt: Any) -> bool:
@@ -359,7 +282,12 @@ def _label_columns(profiles: Profiles, used: set[str], sides: Sides) -> list[Pro
     ]
     each_side = {path for group in sides_among(profiles) if group.words == sides.words for path in group.paths}
     columns = [each for each in columns if each.path not in each_side]
-    named = [each for each in columns if set(words_of(each.path)) & (LABELS | set(sides.words))]
+    named = [
+        each
+        for each in columns
+        if set(words_of(each.path)) & (LABELS | set(sides.words))
+        or (set(words_of(each.path)) & SCORES and each.numbers[:1] and each.numbers[0] < 0)
+    ]
     rest = [each for each in columns if each not in named and each.kind == "text"]
     few = [each for each in [*named, *rest] if len(each.values) <= 20 and sum(each.values.values()) == each.filled]
     return [each for each in few if not set(words_of(each.path)) & {"suggestion", "confidence"}]
@@ -382,17 +310,26 @@ def _votes(profiles: Profiles, sides: Sides) -> Iterator[Reading]:
     for path, column in profiles.items():
         stem, _, last = path.rpartition("[]")
         is_name = set(words_of(last)) & (NO_SCORE | set(PEOPLE))
-        if stem and column.is_choice and not is_name and set(words_of(path)) & LABELS and column.kinds.keys() <= {"text", "number"}:
-            people = [
-                name for name in profiles if name.startswith(f"{stem}[].") and set(words_of(name)) & set(PEOPLE)
-            ]
+        if (
+            stem
+            and column.is_choice
+            and not is_name
+            and set(words_of(path)) & LABELS
+            and column.kinds.keys() <= {"text", "number"}
+        ):
+            people = [name for name in profiles if name.startswith(f"{stem}[].") and set(words_of(name)) & set(PEOPLE)]
             for reading in readings(column, sides.words) if last or column.kind == "text" else []:
                 more = {"annotator": people[0]} if people else {}
                 yield Reading(reading.judgement | more, reading.remark, reading.question)
-    labels = [path for path, each in profiles.items() if "[]" not in path and each.is_choice and path not in sides.paths]
+    labels = [
+        path for path, each in profiles.items() if "[]" not in path and each.is_choice and path not in sides.paths
+    ]
     for group in sides_among(labels):
         values = sorted({value for path in group.paths for value in profiles[path].values})
-        pooled = Profile(group.paths[0], kinds=sum((profiles[path].kinds for path in group.paths[1:]), profiles[group.paths[0]].kinds.copy()))
+        pooled = Profile(
+            group.paths[0],
+            kinds=sum((profiles[path].kinds for path in group.paths[1:]), profiles[group.paths[0]].kinds.copy()),
+        )
         pooled.filled = len(values)
         pooled.values.update(values)
         if set(group.stem) & (LABELS | set(PEOPLE)) and (len(group.paths) > 2 or pooled.kind == "text"):
@@ -407,7 +344,7 @@ def _lists(profiles: Profiles) -> Iterator[tuple[dict[str, Any], Reading]]:
         words = set(words_of(last or stem))
         if not step or "[]" in last or not column.is_speech or not words & ANSWERS or column.kind == "texts":
             continue
-        context = _context(profiles, (path, stem))
+        context = context_of(profiles, (path, stem))
         inside = [name for name in profiles if name.startswith(f"{stem}[].") and "[]" not in name[len(stem) + 2 :]]
         lists = [name for name in profiles if name.endswith("[]") and name[:-2] != stem and name.count("[]") == 1]
         near = inside if last else lists
@@ -456,13 +393,15 @@ def _one_a_row(profiles: Profiles) -> Iterator[tuple[dict[str, Any], Reading]]:
         words = words_of(path)
         if "[]" in path or not column.is_speech or not set(words) & ANSWERS:
             continue
-        context = _context(profiles, (path,))
+        context = context_of(profiles, (path,))
         if not context["prompt"]:
             continue
+        used = {path, *listed(context["prompt"]), *map(str, context.values())}
         policies = [
-            name for name, each in profiles.items()
-            if "[]" not in name and set(words_of(name)) & POLICIES and each.kind == "text" and name not in context.values() and name != path
-        ]  # fmt: skip
+            name
+            for name, each in profiles.items()
+            if "[]" not in name and set(words_of(name)) & POLICIES and each.kind == "text" and name not in used
+        ]
         changes = {**context, "rows": "completion", "completions": [path]}
         changes |= {"policies": [policies[0]]} if policies else {}
         numbers = [

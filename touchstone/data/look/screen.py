@@ -31,7 +31,7 @@ def render(look: Look) -> str:
         return "\n".join(lines)
     if len(best) > 1:
         lines += _wrapped(
-            f"The rows don't say {best[0].proposal.question}. These are the readings; the comparisons below "
+            f"The rows don't say {visible(best[0].proposal.question)}. These are the readings; the comparisons below "
             "each show which one has the better completion on the left."
         )
         lines.append("")
@@ -93,8 +93,10 @@ def _plain(value: Any) -> str:
 
 def _trial(trial: Trial, title: str) -> Iterator[str]:
     choice = trial.proposal.choice
-    yield f"{title}: data={choice}" + (f", where {trial.proposal.remark}" if trial.proposal.remark else "")
-    yield from (f"  {line}" for line in trial.proposal.command().splitlines())
+    yield from _wrapped(
+        f"{title}: data={choice}" + (f", where {visible(trial.proposal.remark)}" if trial.proposal.remark else "")
+    )
+    yield from map(visible, trial.proposal.command().split("\n"))
     yield trial.reading.render()
     yield from (row("alarm", str(alarm)) for alarm in trial.alarms)
     if trial.alarms:
@@ -131,8 +133,8 @@ def _in_short(trial: Trial) -> Iterator[str]:
     seen = f"{reading.groups:,} groups, {reading.comparisons:,} comparisons, {trial.set_aside:,} rows set aside"
     alarms = f", alarms: {', '.join(alarm.name for alarm in trial.alarms)}" if trial.alarms else ""
     question = f"; if {trial.proposal.remark}" if trial.proposal.question and trial.proposal.remark else ""
-    yield from _wrapped(f"{trial.proposal.choice}: {seen}{alarms}{question}", "  ")
-    yield from (f"    {line}" for line in trial.proposal.command().splitlines())
+    yield from _wrapped(visible(f"{trial.proposal.choice}: {seen}{alarms}{question}"), "  ")
+    yield from map(visible, trial.proposal.command().split("\n"))
 
 
 def _nothing(look: Look) -> Sequence[str]:

@@ -28,6 +28,7 @@ _UNJUDGED = frozenset(
 )
 _SIGNS = re.compile(r"\W*([A-Za-z0-9]+)\s*([<>=≈~]+)\s*([A-Za-z0-9]+)\W*")
 _AMOUNTS = frozenset({"strength", "score", "margin", "confidence", "difference"})
+_PLACES = ({"a", "first", "left", "one"}, {"b", "second", "right", "two"})
 _INDEX = frozenset({"id", "index", "idx"})
 
 
@@ -122,8 +123,9 @@ def _by_signs(match: re.Match[str], words: Sequence[str]) -> int | str | None:
 def _of_truth(column: Profile, words: Sequence[str], where: dict[str, Any]) -> list[Reading]:
     if len(words) != 2:
         return []
-    sides = [number for number, side in enumerate(words, start=1) if side in words_of(column.path)]
-    if len(sides) == 1:
+    named = set(words_of(column.path))
+    sides = [place for place, side in enumerate(words, start=1) if named & ({side} | _PLACES[place - 1])]
+    if len(sides) == 1 and not named & _TURNED:
         (place,) = sides
         return [Reading(where | {"labels": {"true": place, "false": 3 - place}})]
     return _both(column, where, [{"true": 1, "false": 2}, {"true": 2, "false": 1}])
@@ -185,5 +187,7 @@ def _both(column: Profile, where: dict[str, Any], maps: Sequence[dict[str, Any]]
 
 
 def _in_words(labels: dict[str, Any]) -> str:
-    places = {1: "the first", 2: "the second"}
-    return ", ".join(f"{value} is {places.get(place, place)}" for value, place in labels.items())
+    places = {1: "the first", 2: "the second", "tie": "a tie"}
+    meanings = list(dict.fromkeys(labels.values()))
+    values = {meaning: [value for value, place in labels.items() if place == meaning] for meaning in meanings}
+    return ", ".join(f"{' and '.join(values[meaning])} is {places.get(meaning, meaning)}" for meaning in meanings)

@@ -8,7 +8,7 @@ Read are the files that the Python SDK writes (argilla-io/argilla, argilla/src/a
 |---|---|---|
 | nested | `records.to_json(path)`, `records.to_list()` | `responses: {question: [{value, user_id}]}` beside `fields` |
 | flat | `records.to_datasets()`, `to_list(flatten=True)` | columns `question.responses`, `.users`, `.status` |
-| Argilla 1 | `FeedbackDataset.push_to_huggingface` | a column `question: [{user_id, value, status}]` beside the fields' |
+| Argilla 1 | `FeedbackDataset.push_to_huggingface` | columns `question: [{user_id, value, status}]`, and fields' |
 
 A record is one group: its completions are the fields that the settings name. The preference is in one question:
 
@@ -102,7 +102,11 @@ def _parts(record: dict[str, Any]) -> tuple[Mapping[str, Any], list[_Response]]:
 def _are_responses(value: Any) -> bool:
     """Whether a column holds a question's responses as Argilla 1 wrote them to the hub."""
     keys = {"user_id", "value", "status"}
-    return isinstance(value, list) and bool(value) and all(isinstance(each, dict) and keys <= each.keys() for each in value)
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(each, dict) and keys <= each.keys() for each in value)
+    )
 
 
 def _nested(listed: Any) -> list[tuple[Any, Any, Any]]:

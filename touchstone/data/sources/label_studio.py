@@ -14,8 +14,9 @@ annotation's answer stands in the result of one control tag (labelstud.io/tags):
 | Rating | `{rating: 4}` | one for each completion, whose `to_name` or `from_name` holds the completion's field |
 
 The first of these kinds that an annotation holds is read; where it holds several of the kind, `data.control` names
-the one that is about the completions. What a choice means beyond that is in `data.labels`. Completions are fields of the task's data, by name or by
-dotted path (`items.0.body`, where a List has its texts); the `id` beside such a text names it in a ranking.
+the one that is about the completions. What a choice means beyond that is in `data.labels`. Completions are fields of
+the task's data, by name or by dotted path (`items.0.body`, where a List has its texts); the `id` beside such a text
+names it in a ranking.
 
 Each annotation is one comparison per pair, under a hashed annotator. Cancelled annotations and such without a result
 are no labels: each is set aside and counted. Predictions and drafts are left behind. A task that nobody judged is a
