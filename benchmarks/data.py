@@ -50,7 +50,7 @@ FAULTS = {
     "number": "'chosen' is not text",
     "blank": "'rejected' is empty",
     "surrogate": "a lone surrogate",
-    "negative_margin": "'margin' is below 0",
+    "negative_margin": "'margin' is below 0: by it the rejected completion is the better one",
     "equal": "has_good_comparison",
     "repeated": "no_duplicate",
     "endless": "texts_are_varied",

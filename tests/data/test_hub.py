@@ -80,6 +80,7 @@ from touchstone.errors import SourceError
 from touchstone.data.importing import import_source
 
 base = settings.load(Path(sys.argv[1])).model_dump()
+base["importing"]["allow"] = ["unused_score:score_chosen", "unused_score:score_rejected"]
 for number, more in enumerate(({}, {"limit": 2}, {"split": "nosuch"}, {"subset": "nosuch"}, {"path": "org/missing"})):
     data = {"source": "preference", "name": "x", "path": "org/name", **more}
     try:
