@@ -210,7 +210,7 @@ ARGILLA |= {"completion_fields": ["response_a", "response_b"]}
 def test_no_judgement_and_only_ties(tmp_path: Path) -> None:
     assert raised(tmp_path, records(lambda n: "tie"), ARGILLA) == ["only_ties"]
     assert raised(tmp_path, records(lambda n: None), ARGILLA) == ["no_judgement"]
-    old = two(preference=lambda n: [{"user_id": "u", "value": {"rank": [1, 2]}, "status": "submitted"}])
+    old = two(preference=lambda n: [{"user": "u", "value": {"rank": [1, 2]}}])
     assert raised(tmp_path, old, ARGILLA) == ["no_judgement", "unused_label"]
     text = message(tmp_path, old, ARGILLA)
     assert f"no_judgement: none of {COUNT} groups holds a comparison, and 'preference' is not read" in text

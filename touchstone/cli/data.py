@@ -76,7 +76,7 @@ def look_command(
     named = dict(place.removeprefix("data.").partition("=")[::2] for place in places or [])
     if unknown := sorted(named.keys() - PLACES):
         raise typer.BadParameter(f"{unknown[0]} is none of data.{', data.'.join(sorted(PLACES))}", param_hint="PLACES")
-    typer.echo(render(look(file, settings.checked_root(), **named)))
+    typer.echo(render(look(file, settings.checked_root(), named)))
 
 
 @app.command("page")

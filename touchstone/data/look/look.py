@@ -136,21 +136,22 @@ class Look:
         return [first, *(each for each in self.trials[1:] if question and _is_reading_of(each, first))]
 
 
-def look(path: str, root: Path, *, rows: int = MAX_ROWS, **places: str) -> Look:
+def look(path: str, root: Path, places: Mapping[str, str] | None = None, *, rows: int = MAX_ROWS) -> Look:
     """Look into a file, a folder or a data set on the hub.
 
     Args:
         root: the project's; relative paths count from it, and configs/ is in it.
-        rows: those that are read at most.
         places: split, subset, folder and revision, as the settings below `data` have them.
+        rows: those that are read at most.
 
     Raises:
         SourceError: nothing lies there, it is damaged, or can't be reached.
     """
     choices = choices_in(root / "configs")
-    home = next((each["data"] for each in choices.values() if each["data"].get("path") == path), {})
-    usual = {key: home[key] for key in sorted(PLACES) if home.get(key)} | places
-    listed = list(islice(raw_rows(path, root, **{"split": "train", **usual}), rows + 1))
+    home: Mapping[str, Any] = next((each["data"] for each in choices.values() if each["data"].get("path") == path), {})
+    named = dict(places or {})
+    usual = {"split": "train"} | {key: home[key] for key in sorted(PLACES) if home.get(key)} | named
+    listed = list(islice(raw_rows(path, root, **usual), rows + 1))
     is_all = len(listed) <= rows
     listed = listed[:rows]
     values = [row.values for row in listed if not isinstance(row, Quarantined)]
@@ -167,7 +168,7 @@ def look(path: str, root: Path, *, rows: int = MAX_ROWS, **places: str) -> Look:
             more = {"path": str(sample), "revision": None}
         trials = [
             trial
-            for proposal in proposals(profiles, choices, path, places)
+            for proposal in proposals(profiles, choices, path, named)
             if (trial := try_out(proposal, choices, root, rows, **more)) and trial.reading.decided
         ]
     return Look(path, len(listed), is_all, quarantined, profiles, _ordered(trials))

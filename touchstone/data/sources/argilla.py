@@ -95,7 +95,9 @@ def _parts(record: dict[str, Any]) -> tuple[Mapping[str, Any], list[_Response]]:
             raise Unusable("'responses' is no dictionary of questions")
         return record["fields"], _responses({question: _nested(listed) for question, listed in answers.items()})
     names = [key.removesuffix(".responses") for key in record if key.endswith(".responses")]
-    listed = {name: _nested(value) for name, value in record.items() if _are_responses(value)}
+    # Past the watch over what is read (columns.py): a column that is only looked at is not used.
+    questions = [name for name in record if _are_responses(dict.get(record, name))]
+    listed = {name: _nested(record[name]) for name in questions}
     return record, _responses({name: _flat(record, name) for name in names} | listed)
 
 
