@@ -155,6 +155,15 @@ def test_a_margin_is_a_finite_number_or_the_row_goes(tmp_path: Path, margin: Any
     assert "'margin'" in bad.reason
 
 
+@pytest.mark.parametrize("field", ["prompt", "chosen"])
+def test_messages_inside_a_text_are_no_text(tmp_path: Path, field: str) -> None:
+    """In a file without types they were the question and the answers, braces and all."""
+    row = {"prompt": "Which?", "chosen": "This one.", "rejected": "That one."}
+    lines(tmp_path / "rows.jsonl", {**row, field: json.dumps([said("user", "Which?")])}, {**row, field: '[{"a": 1}]'})
+    (aside,) = [group for group in read(tmp_path, "rows.jsonl") if isinstance(group, Quarantined)]
+    assert (aside.line, aside.reason) == (1, f"'{field}' holds messages as JSON inside a text; data=table reads them")
+
+
 def test_invalid_utf8_and_an_endless_line_cost_one_row_each(tmp_path: Path) -> None:
     good = json.dumps(GOOD).encode() + b"\n"
     with gzip.open(tmp_path / "a.jsonl.gz", "wb", compresslevel=1) as file:

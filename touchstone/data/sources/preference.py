@@ -33,6 +33,7 @@ from touchstone.data.sources.rows import (
     chat_messages,
     check_turns,
     common_length,
+    field_text,
     finite_number,
     groups_of,
     prompt_messages,
@@ -69,7 +70,7 @@ def _group(values: dict[str, Any], settings: PreferenceData) -> Group:
         given = None if prompt is None else prompt_messages(prompt, settings.prompt_field)
         messages, answers = _split_dialogues(given, *dialogues)
     else:
-        answers = answer_text(chosen, settings.chosen_field), answer_text(rejected, settings.rejected_field)
+        answers = field_text(chosen, settings.chosen_field), field_text(rejected, settings.rejected_field)
         if prompt is None:
             text, *rest = split_texts(*answers)
             messages, answers = (Message("user", text),), (rest[0], rest[1])

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from touchstone.data.sources.files import raw_rows
-from touchstone.data.sources.rows import About, Quarantined, Unusable, answer_text, groups_of
+from touchstone.data.sources.rows import About, Quarantined, Unusable, answer_text, field_text, groups_of
 from touchstone.groups import Comparison, Completion, Group, Message, make_group, prompt_digest
 from touchstone.runtime.texts import cleaned
 from touchstone.settings.data import RankedData
@@ -52,7 +52,7 @@ def instruction_text(values: dict[str, Any], field: str, input_field: str | None
     Raises:
         Unusable: the instruction is not text with content, or the input is not text.
     """
-    instruction = answer_text(values.get(field), field)
+    instruction = field_text(values.get(field), field)
     below = values.get(input_field) if input_field else None
     if below is None:
         return instruction

@@ -24,7 +24,7 @@ from typing import Any
 
 from touchstone.data.sources.files import raw_rows
 from touchstone.data.sources.ranked import MAX_COMPLETIONS
-from touchstone.data.sources.rows import About, Quarantined, Unusable, answer_text, finite_number
+from touchstone.data.sources.rows import About, Quarantined, Unusable, field_text, finite_number
 from touchstone.groups import Comparison, Completion, Group, Message, make_group
 from touchstone.settings.data import RatedData
 
@@ -92,7 +92,7 @@ def _prompt(values: dict[str, Any], fields: list[str]) -> str:
 
 
 def _completion(values: dict[str, Any], settings: RatedData) -> Completion:
-    text = answer_text(values.get(settings.completion_field), settings.completion_field)
+    text = field_text(values.get(settings.completion_field), settings.completion_field)
     policy = values.get(settings.policy_field) if settings.policy_field else None
     if not isinstance(policy, str | None):
         raise Unusable(f"'{settings.policy_field}' is not text")

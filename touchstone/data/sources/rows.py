@@ -5,7 +5,9 @@ A row that can't be read or used becomes a `Quarantined` with file, line and rea
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +16,8 @@ from touchstone.groups import OUT_OF_ORDER, ROLES, Group, Message, in_order
 
 MAX_LINE = 16 * 2**20
 """Bytes of the longest line, or row of a table, that is read; a longer one is set aside."""
+_MESSAGES = re.compile(r"\s*\[\s*\{")
+_SPEAKERS = {"role", "from"}
 TOO_LONG = f"line longer than {MAX_LINE // 2**20} MiB"
 
 
@@ -95,6 +99,25 @@ def answer_text(value: Any, field: str) -> str:
     return str(value)
 
 
+def field_text(value: Any, field: str) -> str:
+    """The value of a row's field that must hold text with content, and not a dialogue that is written as JSON.
+
+    A file without types holds messages so; taken for text, the model would learn to read braces.
+
+    Raises:
+        Unusable: it doesn't.
+    """
+    text = answer_text(value, field)
+    if _MESSAGES.match(text):
+        try:
+            turns = json.loads(text)
+        except (ValueError, RecursionError):
+            return text
+        if isinstance(turns, list) and all(isinstance(turn, dict) and turn.keys() & _SPEAKERS for turn in turns):
+            raise Unusable(f"'{field}' holds messages as JSON inside a text; data=table reads them")
+    return text
+
+
 def finite_number(value: Any, field: str) -> float:
     """The value of a field that must hold a number, or the text of one where the file has no types.
 
@@ -125,7 +148,7 @@ def prompt_messages(value: Any, field: str) -> tuple[Message, ...]:
     """
     if isinstance(value, list):
         return chat_messages(value, field)
-    return (Message("user", answer_text(value, field)),)
+    return (Message("user", field_text(value, field)),)
 
 
 def chat_messages(turns: list[Any], field: str) -> tuple[Message, ...]:
