@@ -38,6 +38,7 @@ from touchstone.model.scores import as_item
 from touchstone.model.scoring import raw_scores
 from touchstone.refusals import beaten_by_refusal, is_refusal
 from touchstone.settings import Settings, compose
+from touchstone.statistics import CalibrationMap
 from touchstone.training.decoys import REFUSALS, count_decoys, with_decoys
 from touchstone.training.run import train
 
@@ -160,7 +161,7 @@ def look(build: Path, settings: Settings, baselines: dict[str, Any]) -> dict[str
     limits = settings.gates
     # Labels and probes.
     rows = score_rows(holdout, raw_scores(model, [as_item(group) for group in holdout]))
-    measured = measure(rows, baselines, 1.0)
+    measured = measure(rows, baselines, CalibrationMap(1.0))
     questions = probes.questions(holdout, limits.probe_prompts, limits.safety_axes)
     table = probes.to_table(questions, raw_scores(model, [as_item(question.group) for question in questions]))
     wins, losses = probes.of_all_axes(probes.wins(table)), probes.losses(table)
