@@ -10,9 +10,9 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from touchstone.groups import OUT_OF_ORDER, ROLES, Group, Message, in_order
+from touchstone.groups import OUT_OF_ORDER, ROLES, Message, in_order
 
 MAX_LINE = 16 * 2**20
 """Bytes of the longest line, or row of a table, that is read; a longer one is set aside."""
@@ -68,14 +68,18 @@ class Cell(str):
     __slots__ = ()
 
 
+Made = TypeVar("Made")
+
+
 class Unusable(Exception):
     """Raised while a row is turned into a group; its message becomes the reason in quarantine."""
 
 
 def groups_of(
-    rows: Iterable[RawRow | Quarantined], make: Callable[[dict[str, Any]], Group]
-) -> Iterator[Group | Quarantined]:
-    """A group for each row; one that `make` refuses as `Unusable`, or that couldn't be read, stays set aside."""
+    rows: Iterable[RawRow | Quarantined], make: Callable[[dict[str, Any]], Made]
+) -> Iterator[Made | Quarantined]:
+    """A group for each row, or what `make` reads of it; a row that it refuses as `Unusable`, or that couldn't be read,
+    stays set aside."""
     for row in rows:
         if isinstance(row, Quarantined):
             yield row

@@ -41,7 +41,7 @@ from touchstone.data.sources.judgements import (
 from touchstone.data.sources.labels import mean_rating
 from touchstone.data.sources.paths import first_names, has_list_step, is_null, value_at, values_at
 from touchstone.data.sources.ranked import MAX_COMPLETIONS
-from touchstone.data.sources.rows import About, Quarantined, RawRow, Unusable
+from touchstone.data.sources.rows import About, Quarantined, RawRow, Unusable, groups_of
 from touchstone.data.sources.trees import tree_groups
 from touchstone.errors import SourceError
 from touchstone.groups import Comparison, Completion, Group, Message, make_group, prompt_digest
@@ -186,20 +186,15 @@ class _Read:
 
 
 def _by_row(rows: Iterator[RawRow | Quarantined], settings: TableData) -> Iterator[Group | Quarantined]:
-    for row in rows:
-        if isinstance(row, Quarantined):
-            yield row
+    for parts in groups_of(rows, lambda values: _read(values, settings)):
+        if isinstance(parts, Quarantined):
+            yield parts
             continue
-        try:
-            parts = _read(row.values, settings)
-        except Unusable as fault:
-            yield Quarantined(row.file, row.line, str(fault))
-            continue
-        for axis, found in parts.judged.items():
+        for axis, verdict in parts.judged.items():
             yield make_group(
                 prompt=parts.prompt,
-                completions=_rated(parts.completions, found),
-                comparisons=found.comparisons,
+                completions=_rated(parts.completions, verdict),
+                comparisons=verdict.comparisons,
                 source=settings.name,
                 axis=axis,
                 cluster_id=parts.cluster,
@@ -220,17 +215,17 @@ def _read(values: Mapping[str, Any], settings: TableData) -> _Read:
     return _Read(
         prompt,
         [Completion(answer, policy) for answer, policy in zip(answers, policies, strict=True)],
-        {axis: found for axis, found in axes.items() if found.comparisons} or dict(list(axes.items())[:1]),
+        {axis: verdict for axis, verdict in axes.items() if verdict.comparisons} or dict(list(axes.items())[:1]),
         cluster_of(values, prompt, settings),
         _created_at(values, settings.time),
     )
 
 
-def _rated(completions: list[Completion], found: Judged) -> list[Completion]:
-    if not any(found.ratings):
+def _rated(completions: list[Completion], verdict: Judged) -> list[Completion]:
+    if not any(verdict.ratings):
         return completions
     return [
-        replace(completion, ratings=numbers) for completion, numbers in zip(completions, found.ratings, strict=True)
+        replace(completion, ratings=numbers) for completion, numbers in zip(completions, verdict.ratings, strict=True)
     ]
 
 
@@ -365,12 +360,12 @@ def _merged(rows: Iterator[RawRow | Quarantined], settings: TableData) -> Iterat
         except Unusable as fault:
             yield Quarantined(row.file, row.line, str(fault))
             continue
-        for axis, found in parts.judged.items():
+        for axis, verdict in parts.judged.items():
             together = groups[parts.prompt, axis]
             places = [together.place(completion, once=True) for completion in parts.completions]
-            for place, numbers in zip(places, found.ratings, strict=False):
+            for place, numbers in zip(places, verdict.ratings, strict=False):
                 together.rate(place, numbers)
-            together.edges += [replace(edge, i=places[edge.i], j=places[edge.j]) for edge in found.comparisons]
+            together.edges += [replace(edge, i=places[edge.i], j=places[edge.j]) for edge in verdict.comparisons]
     for (_, axis), together in groups.items():
         if together.completions:
             yield together.group(axis, together.edges, settings.name)
@@ -379,14 +374,8 @@ def _merged(rows: Iterator[RawRow | Quarantined], settings: TableData) -> Iterat
 def _by_prompt(rows: Iterator[RawRow | Quarantined], settings: TableData) -> Iterator[Group | Quarantined]:
     """Groups of rows that are one completion each, in the order of their first rows, after the last row."""
     prompts: dict[Dialogue | str, _Together] = {}
-    for row in rows:
-        if isinstance(row, Quarantined):
-            yield row
-            continue
-        try:
-            _add_completion(row.values, settings, prompts)
-        except Unusable as fault:
-            yield Quarantined(row.file, row.line, str(fault))
+    added = groups_of(rows, lambda values: _add_completion(values, settings, prompts))
+    yield from (row for row in added if isinstance(row, Quarantined))
     first, *_ = settings.judgements
     for together in prompts.values():
         judged_on = {

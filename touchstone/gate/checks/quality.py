@@ -127,7 +127,7 @@ def calibration(pairs: Pairs, limits: Gates) -> Check:
 
     # Measure.
     fitted = pairs.calibration_map
-    found = statistics.assess_calibration(
+    scores = statistics.assess_calibration(
         pairs.differences,
         pairs.strengths,
         pairs.clusters,
@@ -135,10 +135,10 @@ def calibration(pairs: Pairs, limits: Gates) -> Check:
         pairs.map_error,
         allowed=limits.max_calibration_error,
     )
-    slope, interval = found.slope
+    slope, interval = scores.slope
     spread = statistics.spread(pairs.differences, pairs.clusters)
-    threshold = found.threshold
-    details = _calibration_details(pairs, found, spread, float(losses.mean()))
+    threshold = scores.threshold
+    details = _calibration_details(pairs, scores, spread, float(losses.mean()))
 
     # Decide.
     low, high = limits.min_calibration_slope, limits.max_calibration_slope
@@ -146,12 +146,12 @@ def calibration(pairs: Pairs, limits: Gates) -> Check:
     refuted = not interval.low <= 1 <= interval.high
     sure = "too sure" if slope < 1 else "too modest"
     reason = (
-        f"The calibration error reads {found.error:.3f} (above {threshold:.3f} it shows one above "
+        f"The calibration error reads {scores.error:.3f} (above {threshold:.3f} it shows one above "
         f"{limits.max_calibration_error:g}), the slope {slope:.2f} ({_between(interval)})."
     )
     status: Status = "pass"
     more: int | None = None
-    if found.error > threshold or beyond:
+    if scores.error > threshold or beyond:
         status, reason = "fail", f"{reason} Probabilities are not to be taken at their word: the model is {sure}."
     elif refuted and not low <= slope <= high:
         status, reason = "undecided", f"{reason} The model seems {sure}; there are too few prompts to say how much."
@@ -163,14 +163,16 @@ def calibration(pairs: Pairs, limits: Gates) -> Check:
         )
     table = tuple(_bin(row) for row in statistics.reliability(statistics.probability(gaps, fitted), correct))
     return Check(
-        "calibration", status, reason, found.error, None, threshold, count, more, details=details, table=table
+        "calibration", status, reason, scores.error, None, threshold, count, more, details=details, table=table
     )
 
 
-def _calibration_details(pairs: Pairs, found: statistics.CalibrationScores, spread: float, log_loss: float) -> Details:
-    fitted, error, interval = pairs.calibration_map, pairs.map_error, found.slope.interval
+def _calibration_details(
+    pairs: Pairs, scores: statistics.CalibrationScores, spread: float, log_loss: float
+) -> Details:
+    fitted, error, interval = pairs.calibration_map, pairs.map_error, scores.slope.interval
     return {
-        "slope": found.slope.value,
+        "slope": scores.slope.value,
         "slope_low": interval.low if math.isfinite(interval.low) else None,
         "slope_high": interval.high if math.isfinite(interval.high) else None,
         "temperature": fitted.temperature,
@@ -178,10 +180,10 @@ def _calibration_details(pairs: Pairs, found: statistics.CalibrationScores, spre
         "noise_floor": fitted.noise_floor,
         "standard_error_of_log_temperature": None if error is None else error.log_temperature,
         "standard_error_of_noise_floor": None if error is None else error.noise_floor,
-        "calibration_error_of_a_calibrated_model": found.null,
-        "debiased_error": found.debiased_error,
-        "brier": found.brier,
-        "spiegelhalter_z": found.spiegelhalter,
+        "calibration_error_of_a_calibrated_model": scores.null,
+        "debiased_error": scores.debiased_error,
+        "brier": scores.brier,
+        "spiegelhalter_z": scores.spiegelhalter,
         "log_loss": log_loss,
     }
 
