@@ -35,6 +35,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from threadpoolctl import threadpool_limits
 
 from benchmarks.gate.sandbox import ROOT, Rewards, World, configure, make_world, scoring, seal
 from benchmarks.machine import hardware
@@ -479,7 +480,7 @@ def measure(part: str, quick: bool, processes: int, folder: Path) -> dict[str, A
         worlds, groups = (WORLDS[:1], 3_000) if quick else (WORLDS, 20_000)
         world = configure(1200, train=1500, confirm=600, safety=0.2)
         return {"rows": sandboxes(folder, worlds, groups, world), "holdout_share": world.split.shares["holdout"]}
-    with ProcessPoolExecutor(processes) as pool:
+    with ProcessPoolExecutor(processes, initializer=threadpool_limits, initargs=(1,)) as pool:
         if part == "sizes":
             reaches = settings.split.shares["holdout"]
             return {"rows": sizes(limits, 8 if quick else 300, pool, reaches), "holdout_share": reaches}

@@ -29,6 +29,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
 
+from threadpoolctl import threadpool_limits
+
 from benchmarks.gate import cost, known_bad, releases, simulations
 from benchmarks.gate.picture import draw
 from benchmarks.gate.sandbox import ROOT
@@ -107,7 +109,8 @@ def simulate(size: Size, processes: int) -> dict[str, Any]:
 
     limits = limits_of("strict")
     shape = simulations.default_shape(limits)
-    with ProcessPoolExecutor(processes) as pool:
+    # One thread of the algebra library in each: more of them spend three times the processor on two coefficients.
+    with ProcessPoolExecutor(processes, initializer=threadpool_limits, initargs=(1,)) as pool:
         cells = simulations.table(
             shape, limits, size.cell_draws, pool, prompts=size.table_sizes, gains=GAINS, noises=NOISES
         )

@@ -14,6 +14,8 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from threadpoolctl import threadpool_limits
+
 from touchstone.errors import DataError
 
 Item = TypeVar("Item")
@@ -26,6 +28,9 @@ MOST = 16
 
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
 """Microseconds of processor time that a container gets, and in how many; "max" is without limit."""
+
+ALGEBRA_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+"""What the algebra libraries behind numpy read when they are loaded."""
 
 Threads = int | Literal["auto"]
 """Threads of a process, or "auto": as many as it has cores."""
@@ -61,7 +66,7 @@ def map_ordered(function: Callable[[Item], Result], items: Iterable[Item]) -> It
         yield from map(function, chain(first, items))
         return
     context = multiprocessing.get_context("forkserver")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_follow_parent)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin)
     waiting: deque[Future[Result]] = deque()
     try:
         for item in chain(first, items):
@@ -76,8 +81,12 @@ def map_ordered(function: Callable[[Item], Result], items: Iterable[Item]) -> It
         pool.shutdown(cancel_futures=True)
 
 
-def _follow_parent() -> None:
-    """End this process when the one that started it has gone, whatever became of it."""
+def _begin() -> None:
+    """One thread for algebra, and an end when the process that started this one has gone, whatever became of it."""
+    # Every core has a process of its own: a second thread for two coefficients of a regression takes three times the
+    # processor. The first line is for libraries that are loaded already, the second for those to come.
+    threadpool_limits(1)
+    os.environ.update(dict.fromkeys(ALGEBRA_THREADS, "1"))
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
