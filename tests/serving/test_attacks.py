@@ -45,10 +45,10 @@ def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     root = one_version(tmp_path_factory.mktemp("attacked")).root
     params = root / "params.yaml"
     params.write_text(settings_module.dump(tiny_settings(grace_seconds=15.0)))
-    command = [sys.executable, "-m", "touchstone.serving", "--name", NAME, "--root", str(root), "--params", str(params)]
+    command = [sys.executable, "-m", "touchstone.serving", "--name", NAME, "--root", str(root)]
     with tempfile.TemporaryFile("w+") as errors:
         popen = subprocess.Popen(
-            [*command, "--port", "0"],
+            [*command, "--params", str(params), "--port", "0"],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -78,7 +78,9 @@ def test_silent_connections_keep_nobody_out_and_fill_no_log(process: Process) ->
 
 def test_sigterm_under_load_answers_everybody_and_ends_with_zero(process: Process, tmp_path: Path) -> None:
     """Bulk that takes a few seconds, and single requests beside it."""
-    bulk = {"inputs": [{"prompt": f"{n}", "completions": [f"{k} " + "egg " * 100 for k in range(8)]} for n in range(64)]}
+    bulk = {
+        "inputs": [{"prompt": f"{n}", "completions": [f"{k} " + "egg " * 100 for k in range(8)]} for n in range(64)]
+    }
     bodies = [bulk] * 3 + [rewards_body(str(number)) for number in range(20)]
 
     def ask(body: dict[str, object]) -> int:

@@ -1,4 +1,4 @@
-"""What strangers send to a real server on loopback: too much, too slowly, half of it, in another's name; and overload."""
+"""What strangers send to a real server on loopback: too much, too slowly, half of it, in another's name, too often."""
 
 from __future__ import annotations
 
@@ -123,7 +123,12 @@ def test_all_bodies_together_are_bounded(strict: Running) -> None:
 
 def test_silent_connections_and_half_sent_heads_are_closed(strict: Running) -> None:
     began = time.perf_counter()
-    with strict.connect() as silent, strict.connect() as half, strict.connect() as trickling, strict.connect() as second:
+    with (
+        strict.connect() as silent,
+        strict.connect() as half,
+        strict.connect() as trickling,
+        strict.connect() as second,
+    ):
         half.sendall(b"POST /v1/rewards HTTP/1.1\r\nHost: 127")
         second.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         assert b" 200 " in second.recv(65536)
@@ -421,7 +426,10 @@ def test_more_work_than_the_grace_allows_is_told_to_come_back(
 
 
 def test_readiness_ends_first(registry: Registry) -> None:
-    with running(registry, serve_settings()) as endpoint, httpx.Client(base_url=endpoint.url, trust_env=False) as client:
+    with (
+        running(registry, serve_settings()) as endpoint,
+        httpx.Client(base_url=endpoint.url, trust_env=False) as client,
+    ):
         assert client.get("/readyz").json()["model"] == f"{NAME}@champion"
         endpoint.stop()
         until(lambda: endpoint.server._service.draining)

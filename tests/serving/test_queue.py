@@ -20,30 +20,28 @@ from touchstone.model.scores import Item
 from touchstone.model.scoring import Scorer
 from touchstone.model.templating import EncodedGroup
 from touchstone.serving.batching import Batcher, EngineError, QueueFullError, Result, StoppingError
-from touchstone.serving.cost import Size
+from touchstone.serving.cost import Coefficients, Cost, Size
 
 ASK = (Message("user", "2+2?"),)
+KNOWN = Coefficients(call=0.0, completion=0.01, token=1e-6, attention=0.0)
+"""Predictions that don't depend on this machine's other work, until the first batch corrects them."""
 
 
 @contextmanager
 def working(scorer: Scorer, *, start: bool = True, **settings: object) -> Iterator[Batcher]:
     batcher = Batcher(serve_settings(**settings))
-    batcher.prepare(scorer)
+    batcher.prepare(scorer, Cost(KNOWN))
     if start:
         batcher.start()
     try:
         yield batcher
     finally:
-        if not start:
-            batcher.start()
         batcher.abandon()
         batcher.stop()
 
 
 def submit(batcher: Batcher, scorer: Scorer, *items: Item, client: str = "", encode: Any = None) -> Future[Result]:
-    sizes = [
-        Size(sum(len(message.content) for message in prompt), tuple(map(len, texts))) for prompt, texts in items
-    ]
+    sizes = [Size(sum(len(message.content) for message in prompt), tuple(map(len, texts))) for prompt, texts in items]
     return batcher.submit(scorer, items, sizes, encode or scorer.encode, client=client)
 
 
@@ -57,7 +55,7 @@ def test_what_waits_is_scored_together_and_each_gets_its_own() -> None:
     with working(scorer, start=False, batch_seconds=5.0) as batcher:
         futures = [submit(batcher, scorer, item, client=str(number % 3)) for number, item in enumerate(items)]
         batcher.start()
-        results = [future.result(20) for future in futures]
+        results = [future.result(60) for future in futures]
         assert batcher.queued_requests == 0
         assert batcher.queued_seconds == pytest.approx(0, abs=1e-9)
         batcher.stop()
@@ -71,11 +69,11 @@ def test_what_waits_is_scored_together_and_each_gets_its_own() -> None:
 def test_a_request_that_comes_alone_waits_for_nobody() -> None:
     scorer = slowed(0.0)
     with working(scorer, batch_seconds=5.0) as batcher:
-        submit(batcher, scorer, *texts(1)).result(20)
+        submit(batcher, scorer, *texts(1)).result(60)
         times = []
         for item in texts(9):
             began = time.perf_counter()
-            submit(batcher, scorer, item).result(20)
+            submit(batcher, scorer, item).result(60)
             times.append(time.perf_counter() - began)
     began = time.perf_counter()
     for item in texts(9, "water"):
@@ -90,53 +88,55 @@ def test_a_batch_is_cut_where_it_would_take_too_long() -> None:
         futures = [submit(batcher, scorer, item) for item in texts(20)]
         batcher.start()
         for future in futures:
-            future.result(20)
-    assert max(scorer.batches) <= 8
-    assert len(scorer.batches) <= 12
+            future.result(60)
+    assert scorer.batches[0] == 5  # a hundredth of a second each, and a little for their tokens
 
 
 def test_one_bulk_client_does_not_starve_small_ones() -> None:
     scorer = slowed(0.01)
     with working(scorer, batch_seconds=0.03, max_wait_seconds=30.0) as batcher:
-        bulk = submit(batcher, scorer, *texts(300), client="bulk")
+        bulk = submit(batcher, scorer, *texts(150), client="bulk")
         until(lambda: scorer.batches)
-        began = time.perf_counter()
         small = [submit(batcher, scorer, item, client=f"small {n}") for n, item in enumerate(texts(8, "king"))]
         own = submit(batcher, scorer, *texts(1, "Paris"), client="bulk")
         for future in small:
-            future.result(20)
-        own.result(20)
-        assert time.perf_counter() - began < 1.0  # 300 take three seconds
+            future.result(60)
+        own.result(60)
+        assert scorer.completions < 70  # of 159, some of them before the others came
         assert not bulk.done()
-        assert len(bulk.result(30).scores) == 300
+        assert len(bulk.result(60).scores) == 150
 
 
 def test_one_large_group_is_scored_in_pieces_that_let_others_pass() -> None:
-    """400 long completions of one prompt in a single request."""
-    scorer = Scorer.load(artifact(0))
-    many = [f"{number} " + "egg water " * 40 for number in range(400)]
+    scorer = slowed(0.0)
+    many = [f"{number} " + "egg water " * 20 for number in range(160)]
     with working(scorer, batch_seconds=0.02) as batcher:
         row = submit(batcher, scorer, (ASK, many)).result(60).scores[0]
+    assert len(scorer.batches) > 2
     expected = scorer.score([(ASK, many)])[0]
     assert [score.reward for score in row] == pytest.approx([score.reward for score in expected], abs=1e-5)
 
 
 def test_a_full_queue_refuses_with_what_waits_and_takes_again_what_fits() -> None:
-    scorer = slowed(0.02)
-    with working(scorer, start=False, max_wait_seconds=1.0) as batcher:
-        accepted = []
-        with pytest.raises(QueueFullError) as refused:
+    scorer = slowed(0.0)
+    with working(scorer, start=False, max_wait_seconds=1.0, batch_seconds=5.0) as batcher:
+        accepted: list[Future[Result]] = []
+
+        def fill() -> None:
             for item in texts(1000):
                 accepted.append(submit(batcher, scorer, item))
-        assert 20 < len(accepted) < 100  # one second of 20 ms each, about
+
+        with pytest.raises(QueueFullError) as refused:
+            fill()
+        assert 95 < len(accepted) <= 101  # one second of 10 ms each
+        assert refused.value.retry_after == 2
         with pytest.raises(QueueFullError):
             batcher.check_room("", 10_000)
         submit(batcher, scorer, *texts(1), client="another")  # whose turn comes soon
-        began = time.perf_counter()
         batcher.start()
         for future in accepted:
-            future.result(20)
-        assert time.perf_counter() - began < refused.value.retry_after + 2
+            future.result(60)
+        until(lambda: batcher.queued_requests == 0)
         batcher.check_room("", 10_000)
         submit(batcher, scorer, *texts(500)).cancel()  # what comes while nothing waits is taken, however large
 
@@ -152,8 +152,8 @@ def test_what_nobody_waits_for_any_more_is_not_computed() -> None:
         assert left.cancel()
         assert batcher.queued_requests == 2
         assert batcher.queued_seconds < seconds / 2
-        assert len(first.result(20).scores) == 2
-        stays.result(20)
+        assert len(first.result(60).scores) == 2
+        stays.result(60)
         until(lambda: batcher.queued_requests == 0)
         with pytest.raises(CancelledError):
             left.result()
@@ -175,7 +175,7 @@ def test_texts_are_not_tokenised_for_whom_nobody_waits() -> None:
         for future in futures[4:]:
             future.cancel()
         for future in futures[:4]:
-            future.result(20)
+            future.result(60)
     assert sorted(text[0] for text in seen) == ["0", "1", "2", "3"]
 
 
@@ -191,16 +191,14 @@ def test_one_text_that_cannot_be_tokenised_fails_alone() -> None:
         return scorer.encode(items)
 
     with working(scorer, start=False) as batcher:
-        good, bad, worse = [
-            submit(batcher, scorer, (ASK, [text]), encode=encode) for text in ("egg", "king", "Paris")
-        ]
+        good, bad, worse = [submit(batcher, scorer, (ASK, [text]), encode=encode) for text in ("egg", "king", "Paris")]
         batcher.start()
-        assert math.isfinite(good.result(20).scores[0][0].reward)
+        assert math.isfinite(good.result(60).scores[0][0].reward)
         with pytest.raises(ModelError, match="can't be rendered"):
-            bad.result(20)
+            bad.result(60)
         with pytest.raises(EngineError, match="MemoryError"):
-            worse.result(20)
-        assert submit(batcher, scorer, *texts(1)).result(20).scores
+            worse.result(60)
+        assert submit(batcher, scorer, *texts(1)).result(60).scores
 
 
 def test_a_nan_of_one_text_stays_with_its_request() -> None:
@@ -215,7 +213,7 @@ def test_a_nan_of_one_text_stays_with_its_request() -> None:
     with working(scorer, start=False, batch_seconds=5.0) as batcher:
         futures = [submit(batcher, scorer, (ASK, [text])) for text in ("egg", "king", "water", "egg")]
         batcher.start()
-        rewards = [future.result(20).scores[0][0].reward for future in futures]
+        rewards = [future.result(60).scores[0][0].reward for future in futures]
     assert [math.isfinite(reward) for reward in rewards] == [True, False, True, True]
     assert rewards[0] == pytest.approx(expected, abs=1e-5)
 
@@ -231,9 +229,9 @@ def test_a_forward_that_raises_fails_its_own_request_only() -> None:
     with working(scorer, start=False, batch_seconds=5.0) as batcher:
         good, bad = submit(batcher, scorer, *texts(2)), submit(batcher, scorer, (ASK, ["a", "b", "c"]))
         batcher.start()
-        assert len(good.result(20).scores) == 2
+        assert len(good.result(60).scores) == 2
         with pytest.raises(EngineError, match=r"^RuntimeError$"):
-            bad.result(20)
+            bad.result(60)
 
 
 def test_versions_take_turns_and_are_not_mixed() -> None:
@@ -242,7 +240,7 @@ def test_versions_take_turns_and_are_not_mixed() -> None:
     with working(scorers[0], start=False, batch_seconds=5.0) as batcher:
         futures = [[submit(batcher, scorer, item) for scorer in scorers] for item in items]
         batcher.start()
-        rewards = [[future.result(20).scores[0][0].reward for future in pair] for pair in futures]
+        rewards = [[future.result(60).scores[0][0].reward for future in pair] for pair in futures]
     for place, seed in enumerate((0, 1)):
         expected = [row[0].reward for row in Scorer.load(artifact(seed)).score(items)]
         assert [pair[place] for pair in rewards] == pytest.approx(expected, abs=1e-5)
@@ -266,4 +264,4 @@ def test_an_item_without_completions_has_no_scores() -> None:
     scorer = slowed(0.0)
     with working(scorer) as batcher:
         assert submit(batcher, scorer, (ASK, [])).result(5).scores == [[]]
-        assert [len(row) for row in submit(batcher, scorer, (ASK, []), (ASK, ["4"])).result(20).scores] == [0, 1]
+        assert [len(row) for row in submit(batcher, scorer, (ASK, []), (ASK, ["4"])).result(60).scores] == [0, 1]

@@ -76,8 +76,8 @@ JOBS = st.lists(st.tuples(st.sampled_from("abcd"), st.integers(1, 12)), min_size
 
 @given(jobs=JOBS, client=st.sampled_from("abcd"), size=st.integers(1, 12))
 def test_the_predicted_wait_is_what_the_turns_come_to(jobs: list[tuple[str, int]], client: str, size: int) -> None:
-    """Jobs of unit parts: a new one waits for as many parts of others as predicted, but for a part of each of them, and
-    for lengths being classes of one power of two."""
+    """Jobs of unit parts: a new one waits for as many parts of others as predicted, but for one part of each, and for
+    lengths being classes of one power of two."""
     turns: Turns[bool] = Turns()
     backlog = Backlog()
     for name, parts in jobs:
@@ -85,7 +85,7 @@ def test_the_predicted_wait_is_what_the_turns_come_to(jobs: list[tuple[str, int]
         backlog.add(name, parts)
     predicted = backlog.wait(client, size)
     turns.put(client, [(1.0, True)] * size)
-    left = size
+    waited, left = 0, size
     while left:
         if turns.take():
             left -= 1

@@ -1,7 +1,7 @@
 """Aliases and versions read from the project's own sqlite file, without MLflow: an endpoint starts in half the time.
 
-Only where the file has the very schema that this was written for; every function gives None otherwise, and the registry
-asks MLflow.
+Only where the file has the very schema that this was written for; otherwise every function gives None, and the
+registry asks MLflow.
 """
 
 from __future__ import annotations
@@ -19,10 +19,7 @@ _VERSION = (
     "SELECT source, run_id FROM model_versions"
     " WHERE workspace = 'default' AND name = :name AND version = :version AND current_stage != 'Deleted_Internal'"
 )
-_TAGS = (
-    "SELECT key, value FROM model_version_tags"
-    " WHERE workspace = 'default' AND name = :name AND version = :version"
-)
+_TAGS = "SELECT key, value FROM model_version_tags WHERE workspace = 'default' AND name = :name AND version = :version"
 
 _WAIT_SECONDS = 5.0
 """For a writer who has locked the file."""

@@ -58,7 +58,7 @@ def from_mlflow(version: ModelVersion) -> Version:
     Raises:
         RegistryError: somebody else made the version: it has no digest.
     """
-    return from_record(version.name, version.version, version.source, version.run_id, version.tags)
+    return from_record(version.name, version.version, str(version.source), str(version.run_id), version.tags)
 
 
 def from_record(name: str, version: int | str, source: str, run_id: str, tags: Mapping[str, str]) -> Version:

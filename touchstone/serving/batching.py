@@ -1,8 +1,8 @@
 """Batches across requests: one queue by predicted cost, a few threads that tokenise, one that scores.
 
-RL trainers send one sample per request. Whatever waits for the same version while a batch runs is scored together next,
-in fair turns between clients (`turns`), up to a number of predicted seconds (`cost`); nothing waits for company. A
-text's score doesn't depend on its neighbours.
+RL trainers send one sample per request. Whatever waits for the same version while a batch runs is scored together
+next, in fair turns between clients (`turns`), up to a number of predicted seconds (`cost`); nothing waits for company.
+A text's score doesn't depend on its neighbours.
 
     batcher = Batcher(settings.serve)
     batcher.prepare(scorer)                 # fit the cost of its forwards
@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 Scores = list[list[Score]]
 """Per item one score per completion, in their order."""
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -126,7 +127,7 @@ class Batcher:
     """Scores what is submitted; see the module.
 
     Attributes:
-        on_batch: called by the scoring thread after each batch with its texts, its tokens and the seconds that it took.
+        on_batch: called by the scoring thread after each batch with its texts, its tokens and its seconds.
     """
 
     def __init__(self, settings: Serve) -> None:
@@ -151,8 +152,9 @@ class Batcher:
         self._lock = threading.Lock()
         self._to_encode = threading.Condition(self._lock)
         self._to_score = threading.Condition(self._lock)
-        work = [self._score_always, *[self._encode_always] * TOKENISING_THREADS]
-        self._threads = [threading.Thread(target=target, daemon=True) for target in work]
+        work = {"scoring": self._score_always}
+        work |= {f"tokenising-{number}": self._encode_always for number in range(TOKENISING_THREADS)}
+        self._threads = [threading.Thread(target=target, name=name, daemon=True) for name, target in work.items()]
 
     @property
     def queued_requests(self) -> int:
@@ -165,9 +167,10 @@ class Batcher:
         with self._lock:
             return self._backlog.seconds
 
-    def prepare(self, scorer: Scorer) -> None:
-        """Fit what this scorer's forwards cost, by timing some. Another one is predicted as the latest until then."""
-        cost = measure(scorer)
+    def prepare(self, scorer: Scorer, cost: Cost | None = None) -> None:
+        """Fit what this scorer's forwards cost, by timing some, unless it is known. Until then it is predicted as the
+        scorer that was prepared last."""
+        cost = cost or measure(scorer)
         with self._lock:
             self._costs[scorer] = self._latest = cost
 
@@ -212,8 +215,8 @@ class Batcher:
             client: whose turn it takes: a key's name or an address.
 
         Returns:
-            A future of ids and scores in their order. Cancel it when nobody waits any more: what isn't begun isn't done then.
-            Or ModelError of `encode`, EngineError, StoppingError.
+            A future of ids and scores in their order, or ModelError of `encode`, EngineError, StoppingError. Cancel it
+            when nobody waits any more: what isn't begun isn't done then.
 
         Raises:
             QueueFullError: come back later. What comes while nothing waits is taken, however large.
@@ -228,7 +231,9 @@ class Batcher:
                 return job.future
             job.length = self._backlog.add(client, seconds)
             self._jobs.add(job)
-            parts = [(size.total + TEXT_CHARACTERS, _Text(job, number, size.total)) for number, size in enumerate(sizes)]
+            parts = [
+                (size.total + TEXT_CHARACTERS, _Text(job, number, size.total)) for number, size in enumerate(sizes)
+            ]
             self._texts.put(client, parts)
             self._to_encode.notify(len(parts))
         job.future.add_done_callback(lambda _: self._forget(job))

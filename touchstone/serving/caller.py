@@ -1,4 +1,4 @@
-"""Who asks, and until when: what the limits know of a request and the service needs, without a place in any protocol."""
+"""Who asks, and until when: what the limits know of a request and the service needs, whatever the protocol."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """What scoring costs: seconds predicted from tokens and their squares, fitted to the model that is loaded.
 
-    cost = measure(scorer)                      # times a few forwards, half a second
-    cost.seconds(Size(40, (12, 15)))            # of one prompt with two completions
-    cost.observe(sizes, seconds)                # what a batch really took corrects what is predicted next
+cost = measure(scorer)                      # times a few forwards, half a second
+cost.seconds(Size(40, (12, 15)))            # of one prompt with two completions
+cost.observe(sizes, seconds)                # what a batch really took corrects what is predicted next
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The HTTP server: uvicorn, with limits on its connections and an end that answers everybody.
 
 A silent connection costs a file, and a process may have so many files. So a connection has a limited time for the
-head of a request, however it trickles, and where all places are taken the one that has been idle the longest gives way:
-first those that never asked anything.
+head of a request, however it trickles, and where all places are taken the one that has been idle for longest gives
+way: first those that never asked anything.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def connection_class(most: int, head_seconds: float) -> type[H11Protocol]:
 
     Args:
         most: how many are open at once.
-        head_seconds: in which a request's head has to arrive: from the connection's opening, later from its first byte.
+        head_seconds: in which a head has to arrive, from the connection's opening, later from its first byte.
     """
     # In the order in which they became so.
     silent: dict[H11Protocol, None] = {}
@@ -132,7 +132,9 @@ def connection_class(most: int, head_seconds: float) -> type[H11Protocol]:
                 self._head_limit = None
 
         def _turn_away(self) -> None:
-            self._send(503, "too_many_connections", f"{most} requests are under way; try again", (b"retry-after", b"1"))
+            self._send(
+                503, "too_many_connections", f"{most} requests are under way; try again", (b"retry-after", b"1")
+            )
 
         def _send(self, status: int, kind: str, message: str, *headers: tuple[bytes, bytes]) -> None:
             """Answer without the application, and close."""
@@ -146,7 +148,11 @@ def connection_class(most: int, head_seconds: float) -> type[H11Protocol]:
                 (b"connection", b"close"),
                 *headers,
             ]
-            for event in (h11.Response(status_code=status, headers=fields), h11.Data(data=content), h11.EndOfMessage()):
+            for event in (
+                h11.Response(status_code=status, headers=fields),
+                h11.Data(data=content),
+                h11.EndOfMessage(),
+            ):
                 self.transport.write(self.conn.send(event) or b"")
             self.transport.close()
 
@@ -172,8 +178,8 @@ def complain_briefly(loop: asyncio.AbstractEventLoop) -> None:
 class Server(uvicorn.Server):
     """uvicorn with our connections and our end.
 
-    The first signal lets what is accepted finish, within `serve.grace_seconds`; what isn't done by then, or at a second
-    signal, is told to come back later. Nothing new is accepted meanwhile.
+    The first signal lets what is accepted finish, within `serve.grace_seconds`; what isn't done by then, or at a
+    second signal, is told to come back later. Nothing new is accepted meanwhile.
     """
 
     def __init__(self, app: FastAPI, service: Service, settings: Serve) -> None:
