@@ -211,18 +211,18 @@ def test_an_unknown_text_form_is_refused() -> None:
 
 def test_what_prompts_of_many_turns_leave_in_memory_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the template writes around a sequence of roles is kept, and a stranger chooses the sequences."""
-    monkeypatch.setattr(templating, "_LAYOUT_BYTES", 2**20)
+    monkeypatch.setattr(templating, "_LAYOUT_BYTES", 2**18)
     tokenizer = make_tiny_tokenizer()
     encode(tokenizer, RULE, [Message("user", "2+2?")], ["4"])
     gc.collect()
     tracemalloc.start()
     try:
-        for number in range(12):
-            turns = [Message("user", "a"), Message("assistant", "b")] * (700 + number)
+        for number in range(8):
+            turns = [Message("user", "a"), Message("assistant", "b")] * (250 + number)
             encode(tokenizer, RULE, [*turns, Message("user", "c")], ["4"])
         del turns
         gc.collect()
         kept, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert kept < 2 * 2**20
+    assert kept < 2 * 2**18

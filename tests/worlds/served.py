@@ -21,6 +21,7 @@ from touchstone.model.templating import EncodedGroup
 from touchstone.registry import Registry
 from touchstone.serving.app import make_app
 from touchstone.serving.batching import Batcher
+from touchstone.serving.cost import Coefficients, Cost
 from touchstone.serving.http_server import Server
 from touchstone.serving.live import Live
 from touchstone.serving.server import listen
@@ -105,14 +106,15 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(registry: Registry, settings: Serve, scorer: Scorer | None = None) -> Iterator[Running]:
+def running(registry: Registry, settings: Serve, scorer: Slowed | None = None) -> Iterator[Running]:
     """Serve the champion, or `scorer` in its place, until the block ends."""
     live = Live(registry, NAME, tokens_per_batch=settings.tokens_per_batch)
     live.open()
     if scorer is not None:
         live.served = {alias: replace(served, scorer=scorer) for alias, served in live.served.items()}
     batcher = Batcher(settings)
-    batcher.prepare(live.served["champion"].scorer)
+    known = None if scorer is None else Cost(Coefficients(1e-3, scorer.seconds, 1e-6, 0.0))
+    batcher.prepare(live.served["champion"].scorer, known)
     app = make_app(live, batcher, settings)
     server = Server(app, app.state.service, settings)
     listener = listen("127.0.0.1", 0)

@@ -193,5 +193,6 @@ class Limits:
 def _hostname(value: str, header: str) -> str:
     """The host's name in a header, in small letters without its port; empty where there is none."""
     with suppress(ValueError):
-        return urlsplit(value if header == "origin" else f"//{value}").hostname or ""
+        parts = urlsplit(value if header == "origin" else f"//{value}")
+        return parts.hostname or "" if parts.username is None else ""
     return ""
