@@ -15,14 +15,19 @@ from touchstone.serving import status
 from touchstone.serving.batching import Batcher
 from touchstone.serving.limits import BodyLimit
 from touchstone.serving.live import Live
+from touchstone.serving.operating import Operation
 from touchstone.serving.protocols import native
 from touchstone.serving.refusals import answer_errors
 from touchstone.serving.service import Service
 from touchstone.settings.serve import Serve
 
 
-def make_app(live: Live, batcher: Batcher, settings: Serve) -> FastAPI:
-    """The application over loaded versions; it starts and stops the batcher."""
+def make_app(live: Live, batcher: Batcher, settings: Serve, operation: Operation | None = None) -> FastAPI:
+    """The application over loaded versions; it starts and stops the batcher.
+
+    Args:
+        operation: keys, log, traces and samples; default: none of them.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -36,4 +41,5 @@ def make_app(live: Live, batcher: Batcher, settings: Serve) -> FastAPI:
     service = Service(live, batcher, settings)
     app.include_router(native.router(service))
     app.include_router(status.router(service))
+    (operation or Operation()).surround(app, live, batcher)
     return app

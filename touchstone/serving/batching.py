@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import traceback
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from touchstone.model.scores import Score
 from touchstone.model.scoring import Scorer
 from touchstone.model.templating import EncodedGroup
+from touchstone.serving.exchange import Exchange, current, done
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,7 @@ class _Job:
     encoded: Sequence[EncodedGroup]
     tokens: int
     future: Future[Scores] = field(default_factory=Future)
+    exchange: Exchange | None = field(default_factory=current.get)
 
 
 class Batcher:
@@ -46,11 +49,15 @@ class Batcher:
     Args:
         tokens_per_batch: how many tokens of waiting requests go into one call of the scorer.
         max_queued_tokens: above this many waiting tokens a request is refused; one request alone always fits.
+
+    Attributes:
+        on_batch: called after each batch with its texts, its tokens and the seconds that it took.
     """
 
     def __init__(self, tokens_per_batch: int, max_queued_tokens: int) -> None:
         self.tokens_per_batch = tokens_per_batch
         self.max_queued_tokens = max_queued_tokens
+        self.on_batch: Callable[[int, int, float], None] = lambda texts, tokens, seconds: None
         self._jobs: deque[_Job] = deque()
         self._queued = 0
         self._stopping = False
@@ -61,6 +68,11 @@ class Batcher:
     def queued_tokens(self) -> int:
         """How many tokens wait."""
         return self._queued
+
+    @property
+    def queued_requests(self) -> int:
+        """How many requests wait."""
+        return len(self._jobs)
 
     def start(self) -> None:
         """Start the worker; what was submitted before is waiting for it."""
@@ -101,7 +113,10 @@ class Batcher:
                 head = self._take()
             batch = [job for job in head if job.future.set_running_or_notify_cancel()]
             if batch:
+                begun = time.perf_counter()
                 _score(batch)
+                texts = sum(len(group.truncated) for job in batch for group in job.encoded)
+                self.on_batch(texts, sum(job.tokens for job in batch), time.perf_counter() - begun)
 
     def _take(self) -> list[_Job]:
         """The longest head of the queue that is for one version and within the budget; at least one job."""
@@ -118,6 +133,8 @@ class Batcher:
 
 
 def _score(batch: Sequence[_Job]) -> None:
+    for job in batch:
+        done("wait", job.exchange)
     try:
         scores = batch[0].scorer.score_encoded([group for job in batch for group in job.encoded])
     except Exception as error:  # whatever a kernel, a tokenizer or the memory raises, the worker lives on
@@ -131,5 +148,6 @@ def _score(batch: Sequence[_Job]) -> None:
         return
     start = 0
     for job in batch:
+        done("forward", job.exchange)
         job.future.set_result(scores[start : start + len(job.encoded)])
         start += len(job.encoded)

@@ -6,7 +6,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from touchstone.settings.section import PositiveFloat, PositiveInt, Section
+from touchstone.settings.section import PositiveFloat, PositiveInt, Section, Share
+
+
+class Samples(Section):
+    """A store of what was scored; without a folder there is none."""
+
+    folder: str | None
+    share: Share
+    days: PositiveFloat
+    most_mib: PositiveInt
+    redact: bool
 
 
 class Serve(Section):
@@ -19,3 +29,8 @@ class Serve(Section):
     max_queued_tokens: PositiveInt
     max_completions: PositiveInt
     threads: PositiveInt | Literal["auto"]
+    keys: Literal["auto", "none"]
+    api_keys_file: str | None
+    log_format: Literal["text", "json"]
+    opentelemetry: bool
+    samples: Samples
