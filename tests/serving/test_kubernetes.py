@@ -1,4 +1,4 @@
-"""The manifests name what there is: paths that the application answers, options that the command takes, keys that it reads."""
+"""The manifests name what there is: paths that are answered, options that the command takes, keys that it reads."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_it_is_given_no_more_than_it_needs(pod: dict[str, Any], container: dict[
     assert written in {mount["mountPath"] for mount in container["volumeMounts"]}
 
 
-def test_the_cluster_waits_longer_than_the_endpoint_takes_to_end(pod: dict[str, Any], container: dict[str, Any]) -> None:
+def test_the_cluster_waits_until_the_endpoint_has_ended(pod: dict[str, Any], container: dict[str, Any]) -> None:
     _, seconds = container["lifecycle"]["preStop"]["exec"]["command"]
     assert pod["terminationGracePeriodSeconds"] >= int(seconds) + GRACE_SECONDS + 10
 

@@ -85,7 +85,7 @@ def test_as_text_only_refusals_are_written_and_without_texts(live: Live, caplog:
     assert KEY not in written
 
 
-def test_a_server_error_counts_as_one_and_is_logged_by_its_places(live: Live, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_fault_of_ours_counts_as_a_500(live: Live, caplog: pytest.LogCaptureFixture) -> None:
     with served(live, Operation(log_format="json")) as endpoint:
 
         @endpoint.app.get("/broken")

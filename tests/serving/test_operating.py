@@ -1,4 +1,4 @@
-"""The whole of it in a process of its own: keys, a log of JSON lines, samples, and the signals that an operator sends."""
+"""All of it in a process of its own: keys, a log of JSON lines, samples, and the signals that an operator sends."""
 
 from __future__ import annotations
 

@@ -74,7 +74,8 @@ def test_what_the_endpoint_kept_is_a_pool_for_labels_ask(live: Live, tmp_path: P
             for part in [texts] if place == 0 else [[text] for text in texts]:
                 body = {"inputs": [{"prompt": prompt, "completions": part}]}
                 assert endpoint.ask("/v1/rewards", body).status_code == 200
-        assert endpoint.ask("/v1/rewards", {"inputs": [{"prompt": "Alone?", "completions": ["Yes."]}]}).status_code == 200
+        alone = {"inputs": [{"prompt": "Alone?", "completions": ["Yes."]}]}
+        assert endpoint.ask("/v1/rewards", alone).status_code == 200
         blank = {"inputs": [{"prompt": PROMPTS[0], "completions": ["", " ", "0  MINUTES."]}]}
         assert endpoint.ask("/v1/rewards", blank).status_code == 200
         pair = {"prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]}
@@ -249,5 +250,6 @@ def test_the_command_writes_the_pool(tmp_path: Path, monkeypatch: pytest.MonkeyP
     operation.samples.offer(exchange("Why?", "So.", "No."))
     operation.close()
     shown = CliRunner().invoke(command, ["labels", "pool", str(tmp_path / "pool.jsonl")])
-    assert (shown.exit_code, shown.stdout) == (0, "1 prompts with completions to compare; 0 have one completion only\n")
+    assert shown.exit_code == 0
+    assert shown.stdout == "1 prompts with completions to compare; 0 have one completion only\n"
     assert len(read_pool(tmp_path / "pool.jsonl")[0]) == 1

@@ -52,7 +52,9 @@ class Served:
 
 
 @contextlib.contextmanager
-def served(live: Live, operation: Operation | None = None, *, client: str = HERE, working: bool = True) -> Iterator[Served]:
+def served(
+    live: Live, operation: Operation | None = None, *, client: str = HERE, working: bool = True
+) -> Iterator[Served]:
     """Within, an endpoint over what is loaded; one that isn't `working` has a queue that the caller starts."""
     batcher = Batcher(tokens_per_batch=1024, max_queued_tokens=100_000)
     app = make_app(live, batcher, tiny_settings().serve, operation)

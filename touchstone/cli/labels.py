@@ -68,12 +68,13 @@ def ask_command(
 def pool_command(
     pool: Annotated[Path, typer.Argument(metavar="FILE", dir_okay=False, help="The pool to write.")],
     folder: Annotated[
-        Path | None, typer.Option(exists=True, file_okay=False, help="Default: serve.samples.folder.", show_default=False)
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="Default: serve.samples.folder.", show_default=False),
     ] = None,
 ) -> None:
     """Write what the endpoint kept of its traffic (serve.samples) as a pool for `labels ask`.
 
-    Every prompt becomes one line with all its different completions; one that has a single completion can't be compared.
+    Every prompt becomes one line with all its different completions; a single completion can't be compared.
 
     Example: touchstone labels pool pool.jsonl
     """

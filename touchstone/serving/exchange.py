@@ -119,11 +119,11 @@ def done(stage: str, exchange: Exchange | None = None) -> None:
         exchange.stages.append((stage, time.perf_counter_ns()))
 
 
-def scored(model: str, version: Version, items: Sequence[Item], tokens: int, scores: Sequence[Sequence[Score]]) -> None:
+def scored(content: Scored) -> None:
     """Keep with the task's exchange what its items were scored as."""
     exchange = current.get()
     if exchange is not None:
-        exchange.scored = Scored(model, version, items, tokens, scores)
+        exchange.scored = content
 
 
 class Watched:

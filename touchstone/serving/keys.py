@@ -1,10 +1,10 @@
-"""API keys: who may ask this endpoint. Held as SHA-256 digests, compared in constant time, read again when they change.
+"""API keys: who may ask. Held as SHA-256 digests, compared in constant time, read again when they change.
 
     keys = Keys.open(root, settings.serve, host)      # None: nobody is asked for one
     keys.name_of("ts_...")                            # "trainer", or None
 
-A file has one key a line, `NAME=KEY` or `NAME=sha256:DIGEST`, and lines that begin with `#` are comments; TOUCHSTONE_API_KEYS holds the same,
-separated by commas or spaces. `touchstone serve --new-key NAME` makes one.
+A file has one key a line, `NAME=KEY` or `NAME=sha256:DIGEST`; lines that begin with `#` are comments.
+TOUCHSTONE_API_KEYS holds the same, separated by commas or spaces. `touchstone serve --new-key NAME` makes one.
 
 A key is random and long (`new_key`: 256 bits), so that a plain digest can't be guessed back; a short one is refused.
 """
@@ -92,9 +92,9 @@ class Keys:
             return keys
         if not is_loopback(host):
             raise ServingError(
-                f"{host} can be reached from other machines, and there are no API keys: set serve.api_keys_file and make one "
-                f"with `touchstone serve --new-key NAME`, or put NAME=KEY into {VARIABLE}; `serve.keys: none` serves "
-                "without, where something in front of the endpoint asks who it is"
+                f"{host} can be reached from other machines, and there are no API keys: set serve.api_keys_file and "
+                f"make one with `touchstone serve --new-key NAME`, or put NAME=KEY into {VARIABLE}; `serve.keys: none` "
+                "serves without, where something in front of the endpoint asks who it is"
             )
         return keys
 

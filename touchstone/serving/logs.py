@@ -3,7 +3,7 @@
     set_up("json")
     log_exchange("json", exchange)      # one line a request; as text, of refused ones only
 
-Whatever goes wrong a thousand times a second is written ten times a minute: a kind of trouble is counted once it is known.
+Whatever goes wrong a thousand times a second is written ten times a minute: after that its kind is only counted.
 """
 
 from __future__ import annotations
@@ -86,10 +86,10 @@ def _about(exchange: Exchange) -> dict[str, Any]:
 
 
 class Limited(logging.Filter):
-    """Lets MOST_OF_A_KIND troubles of a kind pass within WINDOW_SECONDS; the next one that passes says how many didn't.
+    """Lets MOST_OF_A_KIND troubles of a kind pass within WINDOW_SECONDS; the next to pass says how many didn't.
 
-    A record's kind is its `kind`, otherwise its logger and the first line of its unfilled message. What isn't at least a
-    warning passes.
+    A record's kind is its `kind`, otherwise its logger and the first line of its unfilled message. What isn't at least
+    a warning passes.
     """
 
     def __init__(self) -> None:

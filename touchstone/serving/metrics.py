@@ -5,8 +5,8 @@
     metrics.batch(texts, tokens, 0.2)   # after each batch
     app.include_router(metrics.router())
 
-Counted while requests pass: counters and histograms. Read when somebody asks: the queue, and what is live. A label never
-holds what a client wrote, so their number is bounded.
+Counted while requests pass: counters and histograms. Read when somebody asks: the queue, and what is live. A label
+never holds what a client wrote, so their number is bounded.
 """
 
 from __future__ import annotations

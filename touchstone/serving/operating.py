@@ -51,8 +51,8 @@ class Operation:
             host: the address that will be listened on.
 
         Raises:
-            ServingError: there are no keys and `host` can be reached from elsewhere, or a file, folder or package that the
-                settings name can't be used.
+            ServingError: there are no keys and `host` can be reached from elsewhere, or a file, folder or package that
+                the settings name can't be used.
         """
         keys = Keys.open(root, settings, host)
         trace = None

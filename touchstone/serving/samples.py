@@ -5,8 +5,9 @@
     samples.close()                                         # writes what was offered
     write_pool(folder, Path("pool.jsonl"))                  # for `touchstone labels ask --pool`
 
-Prompts are drawn by their hash: all completions of a prompt are kept, or none, so that what an RL trainer sends one by one can be
-compared. Lines have the shape that `touchstone.data.pool` reads; parts are closed after an hour and deleted by age and size.
+Prompts are drawn by their hash: all completions of a prompt are kept, or none, so that what an RL trainer sends one by
+one can be compared. Lines have the shape that `touchstone.data.pool` reads. Parts are closed after an hour, and deleted
+by age and size.
 """
 
 from __future__ import annotations

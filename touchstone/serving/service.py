@@ -19,7 +19,7 @@ from touchstone.model.scores import Item, Score
 from touchstone.model.scoring import Scorer
 from touchstone.model.templating import EncodedGroup
 from touchstone.serving.batching import Batcher, EngineError, QueueFullError, Scores
-from touchstone.serving.exchange import done, scored
+from touchstone.serving.exchange import Scored, done, scored
 from touchstone.serving.live import Live, Served
 from touchstone.serving.refusals import Refusal
 from touchstone.settings.serve import Serve
@@ -126,7 +126,8 @@ class Service:
         # A number that is none must not become a reward.
         if not all(math.isfinite(score.reward) and math.isfinite(score.centered) for row in scores for score in row):
             raise Refusal(500, "non_finite_score", f"version {served.version.version} gave a score that is not finite")
-        scored(name, served.version, items, sum(group.shared_tokens for group in encoded), scores)
+        tokens = sum(group.shared_tokens for group in encoded)
+        scored(Scored(name, served.version, items, tokens, scores))
         return name, served, scores
 
     async def _queued(self, scorer: Scorer, encoded: Sequence[EncodedGroup]) -> Scores:

@@ -3,8 +3,8 @@
     record = span_recorder()            # as the OTEL_... variables say
     record(exchange)
 
-Only `opentelemetry-api` is imported until it is wanted. Spans are made once an exchange is over, from the times that were kept
-anyway: tracing costs nothing while a request is computed.
+Nothing of OpenTelemetry is imported until it is wanted. Spans are made once an exchange is over, from the times that
+were kept anyway: tracing costs nothing while a request is computed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ def span_recorder(provider: TracerProvider | None = None) -> Callable[[Exchange]
         from opentelemetry import trace
     except ImportError:
         raise ServingError(
-            "serve.opentelemetry is on, and opentelemetry-api isn't installed: pip install 'touchstone-rm[opentelemetry]'"
+            "serve.opentelemetry is on, and opentelemetry-api isn't installed: "
+            "pip install 'touchstone-rm[opentelemetry]'"
         ) from None
     if provider is None:
         present = trace.get_tracer_provider()

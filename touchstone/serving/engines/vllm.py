@@ -3,9 +3,9 @@
     print(script(artifact, "reward-sandbox"))                 # to be run where vLLM is installed
     check(artifact, "http://127.0.0.1:8101")                  # its scores are the sealed self-test's, or ServingError
 
-vLLM passes the one logit of a reward model through a sigmoid unless it is told not to, calls the result `probs`, and lets unknown
-fields of a request pass, so that a misspelt switch trains a policy on numbers between 0 and 1. The check sends token ids:
-vLLM neither brings a text into the artifact's form nor cuts a long one by its rule.
+vLLM passes the one logit of a reward model through a sigmoid unless it is told not to, calls the result `probs`, and
+lets unknown fields of a request pass, so that a misspelt switch trains a policy on numbers between 0 and 1. The check
+sends token ids: vLLM neither brings a text into the artifact's form nor cuts a long one by its rule.
 """
 
 from __future__ import annotations
@@ -62,11 +62,13 @@ def script(artifact: Path, name: str) -> str:
         ("--host", "127.0.0.1"),
         ("--port", str(PORT)),
     ]
-    lines = [f"vllm serve {shlex.quote(str(artifact))}", *(f"{flag} {shlex.quote(value)}" for flag, value in arguments)]
+    options = [f"{flag} {shlex.quote(value)}" for flag, value in arguments]
+    command = " \\\n  ".join([f"vllm serve {shlex.quote(str(artifact))}", *options])
     return f"""#!/bin/sh
 # Serves the sealed artifact {card.digest[:16]} with vLLM (flags as of 0.32).
 #
-# POST /classify {{"input": [[TOKEN IDS]], "use_activation": false, "add_special_tokens": false}}: `probs` holds the raw reward.
+# POST /classify {{"input": [[TOKEN IDS]], "use_activation": false, "add_special_tokens": false}}
+# `probs` in its answer are raw rewards.
 # use_activation=false keeps the sigmoid away whatever a client forgets; the dtype is what the artifact was sealed in.
 # Longer texts than --max-model-len get 400: this server cuts nothing. Raw rewards only: centring is in reward.json
 # (mean {card.centering.mean:.6g}, sd {card.centering.sd:.6g}).
@@ -74,7 +76,7 @@ def script(artifact: Path, name: str) -> str:
 # Once it runs:  touchstone serve --engine vllm --artifact {shlex.quote(str(artifact))} --check http://127.0.0.1:{PORT}
 set -eu
 export VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1
-exec {" \\\n  ".join(lines)}
+exec {command}
 """
 
 
@@ -142,7 +144,7 @@ def _ask(url: str, inputs: Sequence[Sequence[int]]) -> list[float]:
         raise ServingError(f"{where} can't be reached ({type(error).__name__}); is it running?") from None
     if answer.status_code != httpx.codes.OK:
         raise ServingError(
-            f"{where} answered {answer.status_code} to POST /classify; start it as `touchstone serve --engine vllm` writes it"
+            f"{where} answered {answer.status_code} to POST /classify; start it as `serve --engine vllm` says"
         )
     try:
         entries: list[dict[str, Any]] = sorted(answer.json()["data"], key=lambda entry: int(entry["index"]))
@@ -151,7 +153,7 @@ def _ask(url: str, inputs: Sequence[Sequence[int]]) -> list[float]:
     except (ValueError, KeyError, TypeError):
         raise ServingError(f"{where} doesn't answer /classify as vLLM does") from None
     if places != list(range(len(inputs))) or len(rewards) != len(inputs):
-        raise ServingError(f"{where} gave {len(rewards)} numbers for {len(inputs)} texts; a reward model gives one each")
+        raise ServingError(f"{where} gave {len(rewards)} numbers for {len(inputs)} texts; one each is a reward")
     if not all(map(math.isfinite, rewards)):
         raise ServingError(f"{where} gives scores that are not finite")
     return rewards
