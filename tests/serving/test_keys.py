@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from tests.places import ROOT
 from tests.worlds.registered import NAME, tiny_settings
-from tests.worlds.served import open_live, served
+from tests.worlds.operated import open_live, served
 from touchstone import settings as settings_module
 from touchstone.cli.main import app as command
 from touchstone.errors import ServingError
@@ -120,6 +120,9 @@ def test_metrics_need_no_key_from_this_machine_alone(live: Live) -> None:
     for client, status in ((ELSEWHERE, 401), ("127.0.0.1", 200), ("::1", 200)):
         with served(live, operation, client=client) as endpoint:
             assert endpoint.ask("/metrics").status_code == status
+    with served(live, operation) as endpoint:
+        for header in ("X-Forwarded-For", "Forwarded", "X-Real-IP"):
+            assert endpoint.ask("/metrics", headers={header: "127.0.0.1"}).status_code == 401
     with served(live, operation, client=ELSEWHERE) as endpoint:
         assert endpoint.ask("/metrics", headers={"X-API-Key": KEY}).status_code == 200
 

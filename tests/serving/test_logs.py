@@ -13,7 +13,7 @@ import pytest
 
 from tests.places import ROOT
 from tests.worlds.registered import NAME
-from tests.worlds.served import open_live, served
+from tests.worlds.operated import open_live, served
 from touchstone.serving.exchange import STAGES
 from touchstone.serving.keys import Keys
 from touchstone.serving.live import Live
@@ -75,7 +75,7 @@ def test_as_text_only_refusals_are_written_and_without_texts(live: Live, caplog:
     lines = [record.getMessage() for record in caplog.records if record.name == "touchstone.requests"]
     assert [line.split(",")[0] for line in lines] == [
         "POST /v1/rewards 422 invalid_request",
-        "POST none 401 unauthorized",
+        "POST /v1/rewards 401 unauthorized",
         "GET none 404 http_error",
     ]
     assert all("from 127.0.0.1, request " in line for line in lines)

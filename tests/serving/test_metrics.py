@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.worlds.registered import NAME, artifact
-from tests.worlds.served import Served, open_live, served
+from tests.worlds.operated import Served, open_live, served
 from touchstone.groups import Message
 from touchstone.model.scoring import Scorer
 from touchstone.serving import metrics as metrics_module
@@ -58,11 +58,11 @@ def test_what_was_asked_is_counted_with_its_scores(live: Live) -> None:
     assert value(samples, "requests_total", route="/v1/rewards", status="200") == 4
     assert value(samples, "requests_total", route="/v1/rewards", status="422") == 1
     assert value(samples, "refusals_total", type="invalid_request") == 1
-    assert value(samples, "centred_score_count", version="1") == 9
-    assert value(samples, "centred_score_count", version="2") == 2
+    assert value(samples, "centred_score_count", model=NAME, version="1") == 9
+    assert value(samples, "centred_score_count", model=NAME, version="2") == 2
     total = 3 * sum(score.centered for score in offline)
-    assert value(samples, "centred_score_sum", version="1") == pytest.approx(total, abs=1e-3)
-    assert value(samples, "truncated_completions_total", version="1") == 3
+    assert value(samples, "centred_score_sum", model=NAME, version="1") == pytest.approx(total, abs=1e-3)
+    assert value(samples, "truncated_completions_total", model=NAME, version="1") == 3
     assert value(samples, "batch_texts_sum") == 11
     assert value(samples, "batch_tokens_count") == value(samples, "batch_duration_seconds_count")
 
@@ -78,9 +78,9 @@ def test_versions_queue_and_process_are_read_when_asked(live: Live) -> None:
         assert value(after, "version_info", **labels) == 1
         assert 0 <= value(after, "self_test_age_seconds", model=NAME, alias=alias) < 600
     assert value(after, "queue_requests") == value(after, "queue_tokens") == 0
-    assert value(after, "version_troubles") == 0
+    assert value(after, "version_troubles", model=NAME) == 0
     assert after["process_resident_memory_bytes", ()] > 0
-    computed = [value(samples, "computed_tokens_total", version="1") for samples in (before, after)]
+    computed = [value(samples, "computed_tokens_total", model=NAME, version="1") for samples in (before, after)]
     assert computed[1] > computed[0]
 
 
@@ -93,12 +93,11 @@ def test_what_waits_is_shown_with_how_long_it_will_take(live: Live) -> None:
             waiting = await asyncio.to_thread(scrape, endpoint)
             assert value(waiting, "queue_requests") == 3
             assert value(waiting, "queue_tokens") == endpoint.batcher.queued_tokens > 0
-            endpoint.batcher.on_batch(2, 1000, 0.5)
-            waiting = await asyncio.to_thread(scrape, endpoint)
-            expected = endpoint.batcher.queued_tokens * 0.5 / 1000
-            assert value(waiting, "queue_predicted_seconds") == pytest.approx(expected)
+            assert value(waiting, "queue_predicted_seconds") == endpoint.batcher.queued_seconds
             endpoint.batcher.start()
             assert [answer.status_code for answer in await asyncio.gather(*asked)] == [200] * 3
+            done = await asyncio.to_thread(scrape, endpoint)
+            assert value(done, "queue_requests") == value(done, "queue_predicted_seconds") == 0
 
     asyncio.run(scenario())
 
@@ -131,9 +130,9 @@ def test_padding_is_the_share_of_what_was_computed_in_vain(live: Live) -> None:
     padding = long.tokens(0) - short.tokens(0)
     assert model.work.padding - done[1] == padding > 0
     assert model.work.tokens - done[0] == long.tokens(0) + short.tokens(0)
-    assert value(samples, "padding_tokens_total", version="2") == model.work.padding
+    assert value(samples, "padding_tokens_total", model=NAME, version="2") == model.work.padding
     share = model.work.padding / (model.work.padding + model.work.tokens)
-    assert value(samples, "padding_share", version="2") == pytest.approx(share)
+    assert value(samples, "padding_share", model=NAME, version="2") == pytest.approx(share)
 
 
 def test_no_label_holds_what_a_client_wrote(live: Live) -> None:
@@ -207,7 +206,7 @@ def test_watching_costs_little_of_a_request(live: Live, caplog: pytest.LogCaptur
     version = live.served["champion"].version
     scores = Scorer.load(artifact(0)).score([(ASK, ["4"])])
     with served(live) as endpoint:
-        metrics = Metrics(live, endpoint.batcher)
+        metrics = Metrics([live], endpoint.batcher)
 
     def watch() -> float:
         started = time.process_time()

@@ -41,5 +41,5 @@ def make_app(live: Live, batcher: Batcher, settings: Serve, operation: Operation
     service = Service(live, batcher, settings)
     app.include_router(native.router(service))
     app.include_router(status.router(service))
-    (operation or Operation()).surround(app, live, batcher)
+    (operation or Operation()).surround(app, [live], batcher)
     return app

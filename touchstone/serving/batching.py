@@ -60,6 +60,7 @@ class Batcher:
         self.on_batch: Callable[[int, int, float], None] = lambda texts, tokens, seconds: None
         self._jobs: deque[_Job] = deque()
         self._queued = 0
+        self._seconds_per_token = 0.0
         self._stopping = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="scoring", daemon=True)
@@ -73,6 +74,11 @@ class Batcher:
     def queued_requests(self) -> int:
         """How many requests wait."""
         return len(self._jobs)
+
+    @property
+    def queued_seconds(self) -> float:
+        """How long they will take, as the last batches went."""
+        return self._queued * self._seconds_per_token
 
     def start(self) -> None:
         """Start the worker; what was submitted before is waiting for it."""
@@ -116,7 +122,9 @@ class Batcher:
                 begun = time.perf_counter()
                 _score(batch)
                 texts = sum(len(group.truncated) for job in batch for group in job.encoded)
-                self.on_batch(texts, sum(job.tokens for job in batch), time.perf_counter() - begun)
+                seconds, tokens = time.perf_counter() - begun, sum(job.tokens for job in batch)
+                self._seconds_per_token += 0.2 * (seconds / max(1, tokens) - self._seconds_per_token)
+                self.on_batch(texts, tokens, seconds)
 
     def _take(self) -> list[_Job]:
         """The longest head of the queue that is for one version and within the budget; at least one job."""

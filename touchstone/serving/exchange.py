@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # MLflow comes with a version, and the port is taken before a
 STAGES = ("read", "tokenise", "wait", "forward", "answer")
 """Until the body is in and understood; token ids; in the queue; with the model; until the reply is sent."""
 UNROUTED = "none"
-"""The route of what was answered before a route was found: no key, too large a body, an unknown path."""
+"""The route of a path that there is none for."""
 CLIENT_GONE = 499
 """Status of a request that nobody was there to hear the answer of, as nginx has it."""
 
@@ -42,7 +42,8 @@ class Scored:
     """What a request was scored as.
 
     Attributes:
-        items: its texts, for the store of samples alone: no log, metric or trace may hold them.
+        items: its texts, for the store of samples alone: no log, metric or trace may hold them. Empty where they came
+            rendered, so that prompt and completion can't be told apart.
         tokens: what the queue counted them as.
         scores: per item one per completion.
     """
@@ -73,7 +74,7 @@ class Exchange:
         client: the address that it came from.
         started: `time.perf_counter_ns` when its first byte was read.
         stages: (name, when it ended), in their order; the first begins at `started`.
-        route: the path of the route that answered.
+        route: its path, where there is a route for it.
         status: of the reply.
         refusal: the type of a refusal, as the client reads it.
         key: name of the API key that it came with.
@@ -136,6 +137,7 @@ class Watched:
     def __init__(self, app: ASGIApp, observers: Sequence[Callable[[Exchange], None]]) -> None:
         self.app = app
         self.observers = observers
+        self._paths: frozenset[str | None] = frozenset()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Watch one request."""
@@ -161,10 +163,19 @@ class Watched:
             raise
         finally:
             done("answer", exchange)
-            exchange.route = getattr(scope.get("route"), "path", UNROUTED)
+            exchange.route = self._route(scope)
             exchange.refusal = _refusal(bytes(refusal)) if exchange.status >= 400 else None
             for observe in self.observers:
                 observe(exchange)
+
+    def _route(self, scope: Scope) -> str:
+        """What a path counts as: known before it is routed, so that who has no key is counted by what they asked."""
+        if not self._paths:
+            from fastapi.routing import iter_route_contexts
+
+            self._paths = frozenset(context.path for context in iter_route_contexts(scope["app"].routes))
+        path: str = scope["path"]
+        return path if path in self._paths else getattr(scope.get("route"), "path", UNROUTED)
 
 
 def _open(scope: Scope) -> Exchange:

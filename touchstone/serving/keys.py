@@ -44,6 +44,8 @@ SHORTEST = 20
 """Characters of a key: fewer could be found by trying."""
 OPEN = frozenset({"/healthz", "/readyz"})
 """Answered to everybody, so that a load balancer needs no key. By their exact spelling."""
+FORWARDED = frozenset({b"forwarded", b"x-forwarded-for", b"x-real-ip"})
+"""What proxies say of whom they speak for."""
 METRICS = "/metrics"
 """Answered to this machine without a key, to others with one."""
 
@@ -93,7 +95,7 @@ class Keys:
         if not is_loopback(host):
             raise ServingError(
                 f"{host} can be reached from other machines, and there are no API keys: set serve.api_keys_file and "
-                f"make one with `touchstone serve --new-key NAME`, or put NAME=KEY into {VARIABLE}; `serve.keys: none` "
+                f"make one with `touchstone serve --new-key NAME`, or put NAME=KEY into {VARIABLE}; serve.keys: none "
                 "serves without, where something in front of the endpoint asks who it is"
             )
         return keys
@@ -162,10 +164,13 @@ class KeyCheck:
         # All are looked up: a proxy may put its own credentials beside the client's.
         names = [self.keys.name_of(key) for key in _presented(scope)]
         name = next((name for name in names if name is not None), None)
+        if name is None:
+            return False
+        scope.setdefault("state", {})["client"] = name  # whose turns its work takes
         exchange = current.get()
         if exchange is not None:
             exchange.key = name
-        return name is not None
+        return True
 
 
 def new_key(file: Path | None, name: str) -> tuple[str, str]:
@@ -278,6 +283,9 @@ def _basic(credentials: str) -> Iterator[str]:
 
 
 def _from_here(scope: Scope) -> bool:
+    """Whether a request was sent on this machine, and not through a proxy on it."""
+    if any(header in FORWARDED for header, _ in scope["headers"]):
+        return False
     return scope.get("client") is not None and is_loopback(scope["client"][0])
 
 

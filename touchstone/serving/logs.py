@@ -37,6 +37,7 @@ def set_up(form: Format) -> None:
     handler.addFilter(Limited())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("touchstone").setLevel(logging.INFO)
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # else a line for everything that is sent and is no HTTP
 
 
 def log_exchange(form: Format, exchange: Exchange) -> None:

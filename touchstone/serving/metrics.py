@@ -1,6 +1,6 @@
 """What Prometheus reads at /metrics: the queue, batches, latency by stage, scores, refusals and versions.
 
-    metrics = Metrics(live, batcher, samples)
+    metrics = Metrics([live], batcher, samples)
     metrics.answered(exchange)          # after each request
     metrics.batch(texts, tokens, 0.2)   # after each batch
     app.include_router(metrics.router())
@@ -12,7 +12,7 @@ never holds what a client wrote, so their number is bounded.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -32,10 +32,9 @@ TEXTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 TOKENS = (64, 256, 1_024, 4_096, 16_384, 65_536)
 CENTRED = (-4.0, -3.0, -2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 """Standard deviations of the reference set: most scores lie within four."""
+VERSION = ("model", "version")
 MOST_VERSIONS = 32
 """So many versions have scores of their own; then the one that came first is forgotten."""
-RECENT = 0.05
-"""Weight of the last batch in the seconds that a token takes."""
 
 
 class Metrics:
@@ -45,10 +44,13 @@ class Metrics:
         registry: for whoever reads them otherwise than at /metrics.
     """
 
-    def __init__(self, live: Live, batcher: Batcher, samples: Samples | None = None) -> None:
+    def __init__(self, lives: Sequence[Live], batcher: Batcher, samples: Samples | None = None) -> None:
+        """
+        Args:
+            lives: a model each.
+        """
         self.registry = CollectorRegistry()
-        self._seconds_per_token = 0.0
-        self._versions: dict[str, None] = {}
+        self._versions: dict[tuple[str, str], None] = {}
         self._requests = self._counter("requests", "Requests answered.", "route", "status")
         self._refusals = self._counter("refusals", "Requests refused, by the error's type.", "type")
         self._duration = self._histogram("request_duration_seconds", "From first byte to reply.", LATENCIES)
@@ -57,9 +59,9 @@ class Metrics:
         self._texts = self._histogram("batch_texts", "Completions scored together.", TEXTS)
         self._tokens = self._histogram("batch_tokens", "Tokens scored together.", TOKENS)
         self._seconds = self._histogram("batch_duration_seconds", "Time that a batch took to score.", LATENCIES)
-        self._scores = self._histogram("centred_score", "Scores, in SDs of the reference set.", CENTRED, "version")
-        self._truncated = self._counter("truncated_completions", "Completions that were cut.", "version")
-        self.registry.register(_Present(live, batcher, samples, self))
+        self._scores = self._histogram("centred_score", "Scores, in SDs of the reference set.", CENTRED, *VERSION)
+        self._truncated = self._counter("truncated_completions", "Completions that were cut.", *VERSION)
+        self.registry.register(_Present(lives, batcher, samples))
         ProcessCollector(registry=self.registry)
 
     def router(self) -> APIRouter:
@@ -90,32 +92,25 @@ class Metrics:
         self._texts.observe(texts)
         self._tokens.observe(tokens)
         self._seconds.observe(seconds)
-        latest = seconds / max(1, tokens)
-        weight = RECENT if self._seconds_per_token else 1.0
-        self._seconds_per_token += weight * (latest - self._seconds_per_token)
-
-    def predicted_seconds(self, tokens: int) -> float:
-        """How long so many tokens will take, as the last batches went; 0 before the first."""
-        return tokens * self._seconds_per_token
 
     def _count_scores(self, scored: Scored) -> None:
-        version = str(scored.version.version)
+        version = scored.version.name, str(scored.version.version)
         self._remember(version)
-        histogram = self._scores.labels(version)
+        histogram = self._scores.labels(*version)
         for row in scored.scores:
             for score in row:
                 histogram.observe(score.centered)
-        self._truncated.labels(version).inc(scored.truncated)
+        self._truncated.labels(*version).inc(scored.truncated)
 
-    def _remember(self, version: str) -> None:
+    def _remember(self, version: tuple[str, str]) -> None:
         if version in self._versions:
             return
         self._versions[version] = None
         if len(self._versions) > MOST_VERSIONS:
             oldest = next(iter(self._versions))
             del self._versions[oldest]
-            self._scores.remove(oldest)
-            self._truncated.remove(oldest)
+            self._scores.remove(*oldest)
+            self._truncated.remove(*oldest)
 
     def _counter(self, name: str, about: str, *labels: str) -> Counter:
         return Counter(f"touchstone_{name}", about, labels, registry=self.registry)
@@ -127,11 +122,10 @@ class Metrics:
 class _Present(Collector):
     """What is true when somebody asks: nothing has to be counted for it."""
 
-    def __init__(self, live: Live, batcher: Batcher, samples: Samples | None, metrics: Metrics) -> None:
-        self.live = live
+    def __init__(self, lives: Sequence[Live], batcher: Batcher, samples: Samples | None) -> None:
+        self.lives = lives
         self.batcher = batcher
         self.samples = samples
-        self.metrics = metrics
 
     def collect(self) -> Iterator[Metric]:
         """The queue, the versions, what they computed, and the samples."""
@@ -143,11 +137,9 @@ class _Present(Collector):
             yield _count("samples_dropped", "Samples given up because writing was behind.", self.samples.dropped)
 
     def _queue(self) -> Iterator[Metric]:
-        tokens = self.batcher.queued_tokens
         yield _gauge("queue_requests", "Requests that wait to be scored.", self.batcher.queued_requests)
-        yield _gauge("queue_tokens", "Tokens that wait to be scored.", tokens)
-        seconds = self.metrics.predicted_seconds(tokens)
-        yield _gauge("queue_predicted_seconds", "How long the queue will take.", seconds)
+        yield _gauge("queue_tokens", "Tokens that wait to be scored.", self.batcher.queued_tokens)
+        yield _gauge("queue_predicted_seconds", "How long the queue will take.", self.batcher.queued_seconds)
 
     def _versions(self) -> Iterator[Metric]:
         about = GaugeMetricFamily(
@@ -156,34 +148,39 @@ class _Present(Collector):
         ages = GaugeMetricFamily(
             "touchstone_self_test_age_seconds", "Since the self-test passed.", labels=("model", "alias")
         )
-        for alias, served in self.live.served.items():
-            version = served.version
-            about.add_metric((self.live.name, alias, str(version.version), version.digest[:16]), 1)
-            ages.add_metric((self.live.name, alias), time.time() - served.scorer.self_tested)
-        yield about
-        yield ages
-        troubles = len(self.live.troubles)
-        yield _gauge("version_troubles", "Aliases that aren't served as the registry says.", troubles)
+        troubles = GaugeMetricFamily(
+            "touchstone_version_troubles", "Aliases not served as the registry says.", labels=("model",)
+        )
+        for live in self.lives:
+            for alias, served in live.served.items():
+                version = served.version
+                about.add_metric((live.name, alias, str(version.version), version.digest[:16]), 1)
+                ages.add_metric((live.name, alias), time.time() - served.scorer.self_tested)
+            troubles.add_metric((live.name,), len(live.troubles))
+        yield from (about, ages, troubles)
 
     def _work(self) -> Iterator[Metric]:
-        version = ("version",)
-        computed = CounterMetricFamily("touchstone_computed_tokens", "Tokens computed, padding not.", labels=version)
-        padding = CounterMetricFamily("touchstone_padding_tokens", "Padding computed.", labels=version)
-        share = GaugeMetricFamily("touchstone_padding_share", "Share of padding since the start.", labels=version)
-        hits = CounterMetricFamily("touchstone_prefix_cache_hits", "Prompts found computed.", labels=version)
-        misses = CounterMetricFamily("touchstone_prefix_cache_misses", "Prompts not found.", labels=version)
-        held = GaugeMetricFamily("touchstone_prefix_cache_bytes", "What computed prompts take.", labels=version)
-        scorers = {str(served.version.version): served.scorer for served in self.live.served.values()}
-        for number, scorer in scorers.items():
+        computed = CounterMetricFamily("touchstone_computed_tokens", "Tokens computed, padding not.", labels=VERSION)
+        padding = CounterMetricFamily("touchstone_padding_tokens", "Padding computed.", labels=VERSION)
+        share = GaugeMetricFamily("touchstone_padding_share", "Share of padding since the start.", labels=VERSION)
+        hits = CounterMetricFamily("touchstone_prefix_cache_hits", "Prompts found computed.", labels=VERSION)
+        misses = CounterMetricFamily("touchstone_prefix_cache_misses", "Prompts not found.", labels=VERSION)
+        held = GaugeMetricFamily("touchstone_prefix_cache_bytes", "What computed prompts take.", labels=VERSION)
+        scorers = {
+            (live.name, str(served.version.version)): served.scorer
+            for live in self.lives
+            for served in live.served.values()
+        }
+        for version, scorer in scorers.items():
             work = scorer.model.work
-            computed.add_metric((number,), work.tokens)
-            padding.add_metric((number,), work.padding)
-            share.add_metric((number,), work.padding / max(1, work.tokens + work.padding))
-            cache = getattr(scorer, "prefix_cache", None)
+            computed.add_metric(version, work.tokens)
+            padding.add_metric(version, work.padding)
+            share.add_metric(version, work.padding / max(1, work.tokens + work.padding))
+            cache = getattr(scorer, "prefixes", None)
             if cache is not None:
-                hits.add_metric((number,), cache.hits)
-                misses.add_metric((number,), cache.misses)
-                held.add_metric((number,), cache.bytes)
+                hits.add_metric(version, cache.hits)
+                misses.add_metric(version, cache.misses)
+                held.add_metric(version, cache.bytes)
         yield from (computed, padding, share, hits, misses, held)
 
 

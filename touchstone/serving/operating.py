@@ -1,13 +1,13 @@
 """What stands around an endpoint while it works: API keys, metrics, the log, traces and samples, as the settings say.
 
     operation = Operation.open(root, settings.serve, host)     # before the port is taken: refuses what can't be
-    operation.surround(app, live, batcher)                     # the application, its routes included
+    operation.surround(app, [live], batcher)                   # the application, its routes included
     operation.close()
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -62,11 +62,11 @@ class Operation:
             trace = span_recorder()
         return cls(keys, Samples.open(root, settings.samples), trace, settings.log_format)
 
-    def surround(self, app: FastAPI, live: Live, batcher: Batcher) -> None:
+    def surround(self, app: FastAPI, lives: Sequence[Live], batcher: Batcher) -> None:
         """Watch everything that the application answers, and ask for keys. To be called once it is complete."""
         from touchstone.serving.metrics import Metrics
 
-        metrics = Metrics(live, batcher, self.samples)
+        metrics = Metrics(lives, batcher, self.samples)
         batcher.on_batch = metrics.batch
         app.include_router(metrics.router())
 

@@ -6,8 +6,8 @@
     write_pool(folder, Path("pool.jsonl"))                  # for `touchstone labels ask --pool`
 
 Prompts are drawn by their hash: all completions of a prompt are kept, or none, so that what an RL trainer sends one by
-one can be compared. Lines have the shape that `touchstone.data.pool` reads. Parts are closed after an hour, and deleted
-by age and size.
+one can be compared. Lines have the shape that `touchstone.data.pool` reads. Parts are closed after an hour and
+deleted by age and size.
 """
 
 from __future__ import annotations
@@ -113,9 +113,9 @@ class Samples:
 
     def offer(self, exchange: Exchange) -> None:
         """Take the items of an exchange whose prompts are drawn; what can't be written soon is given up."""
-        if exchange.scored is None:
-            return
         scored = exchange.scored
+        if scored is None or not scored.items:
+            return
         about = {"model": scored.model, "version": scored.version.version, "digest": scored.version.digest}
         for (prompt, completions), row in zip(scored.items, scored.scores, strict=True):
             if int(prompt_digest(prompt), 16) >= self._threshold:
