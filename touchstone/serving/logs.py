@@ -107,7 +107,7 @@ class Limited(logging.Filter):
         begun, count = self._seen.get(kind, (now, 0))
         if now - begun >= WINDOW_SECONDS:
             if count > MOST_OF_A_KIND:
-                record.unwritten = count - MOST_OF_A_KIND
+                record.__dict__["unwritten"] = count - MOST_OF_A_KIND
             begun, count = now, 0
         if len(self._seen) >= MOST_KINDS and kind not in self._seen:
             self._seen.clear()

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 from touchstone.serving.exchange import Exchange, Watched
 from touchstone.serving.keys import KeyCheck, Keys
 from touchstone.serving.logs import Format, log_exchange
-from touchstone.serving.samples import Samples
 
 if TYPE_CHECKING:  # the port is taken before anything is loaded
     from fastapi import FastAPI
 
     from touchstone.serving.batching import Batcher
     from touchstone.serving.live import Live
+    from touchstone.serving.samples import Samples
     from touchstone.settings.serve import Serve
 
 
@@ -55,12 +55,16 @@ class Operation:
                 the settings name can't be used.
         """
         keys = Keys.open(root, settings, host)
-        trace = None
+        trace = samples = None
         if settings.opentelemetry:
             from touchstone.serving.tracing import span_recorder
 
             trace = span_recorder()
-        return cls(keys, Samples.open(root, settings.samples), trace, settings.log_format)
+        if settings.samples.folder is not None:
+            from touchstone.serving.samples import Samples
+
+            samples = Samples.open(root, settings.samples)
+        return cls(keys, samples, trace, settings.log_format)
 
     def surround(self, app: FastAPI, lives: Sequence[Live], batcher: Batcher) -> None:
         """Watch everything that the application answers, and ask for keys. To be called once it is complete."""
@@ -70,7 +74,7 @@ class Operation:
         batcher.on_batch = metrics.batch
         app.include_router(metrics.router())
 
-        observers = [metrics.answered, partial(log_exchange, self.log_format)]
+        observers: list[Callable[[Exchange], None]] = [metrics.answered, partial(log_exchange, self.log_format)]
         if self.trace is not None:
             observers.append(self.trace)
         if self.samples is not None:
