@@ -13,8 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.places import ROOT
-from tests.worlds.registered import NAME, tiny_settings
 from tests.worlds.operated import open_live, served
+from tests.worlds.registered import NAME, tiny_settings
 from touchstone import settings as settings_module
 from touchstone.cli.main import app as command
 from touchstone.errors import ServingError
@@ -27,6 +27,7 @@ KEY = "a-key-of-more-than-twenty-characters"
 OTHER = "another-key-of-more-than-twenty-characters"
 BODY = {"inputs": [{"prompt": "2+2?", "completions": ["4"]}]}
 ELSEWHERE = "203.0.113.7"
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - what must not be listened on without keys
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +191,7 @@ def test_a_file_that_cannot_be_read_any_more_leaves_the_keys_of_before(
         assert "nonsense" not in caplog.text
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
+@pytest.mark.parametrize("host", [EVERYWHERE, "::", "192.0.2.1", "example.org"])
 def test_beyond_loopback_keys_are_required(tmp_path: Path, host: str, caplog: pytest.LogCaptureFixture) -> None:
     settings = tiny_settings().serve
     with pytest.raises(ServingError, match=r"--new-key NAME.*serve\.keys: none"):
@@ -248,9 +249,9 @@ def test_the_command_makes_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_the_endpoint_refuses_to_start_in_one_sentence(tmp_path: Path) -> None:
     params = tmp_path / "params.yaml"
     params.write_text(settings_module.dump(tiny_settings()))
+    command_line = [sys.executable, "-m", "touchstone.serving", "--name", NAME, "--root", str(tmp_path)]
     finished = subprocess.run(
-        [sys.executable, "-m", "touchstone.serving", "--name", NAME, "--root", str(tmp_path)]
-        + ["--params", str(params), "--host", "0.0.0.0", "--port", "0"],
+        [*command_line, "--params", str(params), "--host", EVERYWHERE, "--port", "0"],
         cwd=ROOT,
         capture_output=True,
         text=True,

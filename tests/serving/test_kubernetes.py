@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from tests.places import ROOT
 from tests.worlds.operated import open_live, served
 from touchstone.cli.main import app as command
-from touchstone.serving.keys import VARIABLE, Keys, digest_of
+from touchstone.serving.keys import VARIABLE, Keys, digest_of, is_loopback
 from touchstone.serving.operating import Operation
 from touchstone.serving.server import GRACE_SECONDS
 
@@ -44,7 +44,7 @@ def test_the_command_takes_the_arguments(container: dict[str, Any]) -> None:
 
 def test_ports_are_the_one_that_is_listened_on(container: dict[str, Any]) -> None:
     arguments = dict(zip(container["args"][1::2], container["args"][2::2], strict=True))
-    assert arguments["--host"] == "0.0.0.0"
+    assert not is_loopback(arguments["--host"])
     assert container["ports"] == [{"name": "http", "containerPort": int(arguments["--port"])}]
     (port,) = manifest("service")["spec"]["ports"]
     assert port["targetPort"] == "http"

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from tests.places import ROOT
-from tests.worlds.registered import NAME
 from tests.worlds.operated import open_live, served
+from tests.worlds.registered import NAME
 from touchstone.serving.exchange import STAGES
 from touchstone.serving.keys import Keys
 from touchstone.serving.live import Live
@@ -64,7 +64,8 @@ def test_nobody_forges_a_line_by_a_request_id(live: Live, caplog: pytest.LogCapt
 
 
 def test_as_text_only_refusals_are_written_and_without_texts(live: Live, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, "touchstone")
+    caplog.set_level(logging.WARNING, "httpx")  # the client's own, which names URLs
     keys = Keys(None, f"trainer={KEY}")
     with served(live, Operation(keys=keys)) as endpoint:
         bearer = {"Authorization": f"Bearer {KEY}"}

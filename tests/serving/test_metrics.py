@@ -9,8 +9,8 @@ import time
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.worlds.registered import NAME, artifact
 from tests.worlds.operated import Served, open_live, served
+from tests.worlds.registered import NAME, artifact
 from touchstone.groups import Message
 from touchstone.model.scoring import Scorer
 from touchstone.serving import metrics as metrics_module
@@ -60,8 +60,9 @@ def test_what_was_asked_is_counted_with_its_scores(live: Live) -> None:
     assert value(samples, "refusals_total", type="invalid_request") == 1
     assert value(samples, "centred_score_count", model=NAME, version="1") == 9
     assert value(samples, "centred_score_count", model=NAME, version="2") == 2
-    total = 3 * sum(score.centered for score in offline)
-    assert value(samples, "centred_score_sum", model=NAME, version="1") == pytest.approx(total, abs=1e-3)
+    for bound in ("-1.0", "0.0", "+Inf"):
+        count = 3 * sum(score.centered <= float(bound) for score in offline)
+        assert value(samples, "centred_score_bucket", model=NAME, version="1", le=bound) == count
     assert value(samples, "truncated_completions_total", model=NAME, version="1") == 3
     assert value(samples, "batch_texts_sum") == 11
     assert value(samples, "batch_tokens_count") == value(samples, "batch_duration_seconds_count")

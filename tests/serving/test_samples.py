@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from tests.worlds.registered import NAME, tiny_settings
 from tests.worlds.operated import open_live, served
+from tests.worlds.registered import NAME, tiny_settings
 from touchstone import settings as settings_module
 from touchstone.cli.main import app as command
 from touchstone.data.pool import find_families, read_pool
@@ -183,7 +183,7 @@ def test_old_parts_go_and_the_oldest_when_there_are_too_many(tmp_path: Path) -> 
     store = open_store(tmp_path, most_bytes=100_000)
     store.offer(exchange("Why?", "So."))
     store.close()
-    ages = [round((now - samples_module._begun(path)) / 3_600) for path in part_files(tmp_path)]
+    ages = [round((now - samples_module._order(path)[0]) / 3_600) for path in part_files(tmp_path)]
     assert ages == [48, 1, 0]
     assert (tmp_path / "notes.txt").exists()
 

@@ -75,9 +75,7 @@ def test_a_server_of_raw_rewards_agrees_with_the_self_test() -> None:
     assert agreement.count == len(card.self_test) == len(bodies[0]["input"])
     assert agreement.largest <= agreement.tolerance < 1e-3 * card.centering.sd
     assert (bodies[0]["use_activation"], bodies[0]["add_special_tokens"]) == (False, False)
-    longest = max(map(len, bodies[0]["input"]))
-    assert longest <= card.rule["max_tokens"]
-    assert any(vector.truncated for vector in card.self_test)
+    assert max(map(len, bodies[0]["input"])) <= card.rule["max_tokens"]
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """What stands around an endpoint while it works: API keys, metrics, the log, traces and samples, as the settings say.
 
-    operation = Operation.open(root, settings.serve, host)     # before the port is taken: refuses what can't be
-    operation.surround(app, [live], batcher)                   # the application, its routes included
-    operation.close()
+operation = Operation.open(root, settings.serve, host)     # before the port is taken: refuses what can't be
+operation.surround(app, [live], batcher)                   # the application, its routes included
+operation.close()
 """
 
 from __future__ import annotations

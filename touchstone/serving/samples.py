@@ -47,7 +47,7 @@ MOST_WAITING = 8 * 2**20
 SWEEP_SECONDS = 60.0
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_PART = re.compile(r"samples-(\d+)-\d+-\d+\.jsonl")
+_PART = re.compile(r"samples-\d+-\d+-\d+\.jsonl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +216,7 @@ class Samples:
         oldest = time.time() - self._most_seconds
         excess = sum(sizes) - self._most_bytes
         for path, size in zip(parts, sizes, strict=True):
-            if _begun(path) < oldest or excess > 0:
+            if _order(path)[0] < oldest or excess > 0:
                 excess -= size
                 with contextlib.suppress(OSError):  # another endpoint's sweep took it
                     path.unlink()
@@ -229,7 +229,7 @@ def folder_of(root: Path, choice: Choice) -> Path | None:
 
 def part_files(folder: Path) -> list[Path]:
     """The store's parts, oldest first."""
-    return sorted((path for path in folder.glob("samples-*.jsonl") if _PART.fullmatch(path.name)), key=_begun)
+    return sorted((path for path in folder.glob("samples-*.jsonl") if _PART.fullmatch(path.name)), key=_order)
 
 
 def write_pool(folder: Path, pool: Path) -> tuple[int, int]:
@@ -275,9 +275,9 @@ def _lines(folder: Path) -> Iterator[dict[str, Any]]:
                     yield json.loads(line)
 
 
-def _begun(path: Path) -> int:
-    found = _PART.fullmatch(path.name)
-    return int(found[1]) if found else 0
+def _order(path: Path) -> tuple[int, ...]:
+    """When a part was begun, in seconds since 1970, by which process, and its number there."""
+    return tuple(map(int, path.stem.split("-")[1:]))
 
 
 def _size(path: Path) -> int:

@@ -2,8 +2,8 @@
 
     run(root, settings, name="reward-sandbox", host="127.0.0.1", port=8100, replicas=2)
 
-A replica has a queue, versions and metrics of its own; Ray's proxy deals requests out. Needs `touchstone-rm[ray]`. Every
-machine must see the project's root at the same place.
+A replica has a queue, versions and metrics of its own; Ray's proxy deals requests out. Needs `touchstone-rm[ray]`.
+Every machine must see the project's root at the same place.
 """
 
 from __future__ import annotations
