@@ -187,11 +187,12 @@ def new_key(file: Path | None, name: str) -> tuple[str, str]:
         file.parent.mkdir(parents=True, exist_ok=True)
         if file.exists() and name in Keys(file, "").names:
             raise ServingError(f"{file} has a key of {name} already; take its line out, or choose another name")
-        whole = not file.exists() or file.read_bytes()[-1:] in (b"", b"\n")  # somebody's editor left no last newline
+        # Somebody's editor may have left no last newline.
+        ends_in_a_line = not file.exists() or file.read_bytes()[-1:] in (b"", b"\n")
         try:
             descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             with open(descriptor, "a", encoding="utf-8") as lines:
-                lines.write(("" if whole else "\n") + entry + "\n")
+                lines.write(("" if ends_in_a_line else "\n") + entry + "\n")
         except OSError as error:
             raise ServingError(f"{file} can't be written: {os.strerror(error.errno or 0).lower()}") from None
     return key, entry

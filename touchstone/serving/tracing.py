@@ -63,8 +63,8 @@ def _from_environment() -> TracerProvider:
         ) from None
 
     # Sampler, attributes and the batches' sizes are read from the environment by the SDK itself.
-    told = os.environ.get("OTEL_SERVICE_NAME") or "service.name=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
-    provider = TracerProvider(resource=Resource.create({} if told else {"service.name": "touchstone"}))
+    named = os.environ.get("OTEL_SERVICE_NAME") or "service.name=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
+    provider = TracerProvider(resource=Resource.create({} if named else {"service.name": "touchstone"}))
     for name in _exporters():
         points = entry_points(group="opentelemetry_traces_exporter", name=name)
         if not points:
