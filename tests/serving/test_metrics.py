@@ -14,8 +14,10 @@ from tests.worlds.registered import NAME, artifact
 from touchstone.groups import Message
 from touchstone.model.scoring import Scorer
 from touchstone.serving import metrics as metrics_module
-from touchstone.serving.exchange import STAGES
+from touchstone.serving.exchange import STAGES, Exchange, Scored, done
 from touchstone.serving.live import Live
+from touchstone.serving.logs import log_exchange
+from touchstone.serving.metrics import Metrics
 
 SECRET = "the-planted-secret"
 ASK = (Message("user", "2+2?"),)
@@ -199,10 +201,6 @@ def test_readiness_is_the_self_test_of_the_champion(live: Live) -> None:
 
 def test_watching_costs_little_of_a_request(live: Live, caplog: pytest.LogCaptureFixture) -> None:
     """All that is done for an exchange, and not for a request without one: far from a request's own milliseconds."""
-    from touchstone.serving.exchange import Exchange, Scored, done
-    from touchstone.serving.logs import log_exchange
-    from touchstone.serving.metrics import Metrics
-
     caplog.set_level(logging.CRITICAL)
     version = live.served["champion"].version
     scores = Scorer.load(artifact(0)).score([(ASK, ["4"])])
