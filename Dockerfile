@@ -3,7 +3,7 @@
 #   docker build -t touchstone --build-arg TORCH_INDEX=... .    # an index with torch's CPU wheels
 #   docker build -t touchstone:cuda --build-arg BASE=nvidia/cuda:13.0.1-runtime-ubuntu24.04 .
 #   docker run --rm -v "$PWD:/project" touchstone retrain
-#   docker run --rm -p 127.0.0.1:8100:8100 -v "$PWD:/project" touchstone serve --host 0.0.0.0
+#   docker run --rm -p 127.0.0.1:8100:8100 -v "$PWD:/project" -e TOUCHSTONE_API_KEYS touchstone serve --host 0.0.0.0
 ARG BASE=python:3.11-slim-bookworm
 FROM ${BASE}
 

@@ -82,6 +82,16 @@ def test_a_request_that_comes_alone_waits_for_nobody() -> None:
     assert sorted(times)[4] < 3 * alone + 0.02
 
 
+def test_tokens_that_wait_are_counted_until_they_are_scored() -> None:
+    scorer = slowed(0.2)
+    with working(scorer, batch_seconds=0.01) as batcher:
+        futures = [submit(batcher, scorer, item) for item in texts(3)]
+        until(lambda: scorer.batches and batcher.queued_tokens > 0)
+        for future in futures:
+            future.result(60)
+        assert batcher.queued_tokens == 0
+
+
 def test_a_batch_is_cut_where_it_would_take_too_long() -> None:
     scorer = slowed(0.01)
     with working(scorer, start=False, batch_seconds=0.06) as batcher:

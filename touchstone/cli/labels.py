@@ -1,6 +1,7 @@
 """`touchstone labels`: ask people where candidate and champion disagree, and take their answers.
 
 touchstone judge                              # INCONCLUSIVE: what is open
+touchstone labels pool pool.jsonl             # what the endpoint sampled, where serve.samples asks for it
 touchstone labels ask --pool pool.jsonl       # scores a pool, says how many labels decide, writes the questions
 touchstone labels take answers.csv            # brings the answers back
 touchstone judge                              # decides on holdout and answers together
@@ -61,6 +62,32 @@ def ask_command(
         settings = settings.model_copy(update={"name": name})
     request = ask(root, settings, pool, Wanted(labels, slice_labels, random), artifact)
     typer.echo(pretty_json(request.to_json()) if json else _request_words(request, root), nl=not json)
+
+
+@app.command("pool")
+def pool_command(
+    pool: Annotated[Path, typer.Argument(metavar="FILE", dir_okay=False, help="The pool to write.")],
+    folder: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="Default: serve.samples.folder.", show_default=False),
+    ] = None,
+) -> None:
+    """Write what the endpoint kept of its traffic (serve.samples) as a pool for `labels ask`.
+
+    Every prompt becomes one line with all its different completions; a single completion can't be compared.
+
+    Example: touchstone labels pool pool.jsonl
+    """
+    from touchstone.errors import SettingsError
+    from touchstone.serving.samples import folder_of, write_pool
+
+    if folder is None:
+        root, settings = load_project()
+        folder = folder_of(root, settings.serve.samples)
+    if folder is None:
+        raise SettingsError("serve.samples.folder is null, so nothing is kept; set it, or name a folder with --folder")
+    groups, single = write_pool(folder, pool)
+    typer.echo(f"{groups:,} prompts with completions to compare; {single:,} have one completion only")
 
 
 @app.command("take")

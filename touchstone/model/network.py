@@ -44,6 +44,19 @@ Quantization = dict[str, Any]
 
 
 @dataclass
+class Work:
+    """What a network has computed for scores so far, in tokens; counted by the thread that scores."""
+
+    tokens: int = 0
+    padding: int = 0
+
+    def add(self, tokens: int, cells: int) -> None:
+        """Count a batch of so many cells, of which so many hold tokens."""
+        self.tokens += tokens
+        self.padding += cells - tokens
+
+
+@dataclass
 class RewardModel:
     """A network with its tokenizer and scoring rule.
 
@@ -53,12 +66,14 @@ class RewardModel:
         rule: how texts become a reward.
         shares: whether rows with a shared prompt give this network's rewards; None until `layout.shares_prompt`
             has found out.
+        work: what was computed for scores.
     """
 
     network: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     rule: ScoringRule
     shares: bool | None = field(default=None, compare=False)
+    work: Work = field(default_factory=Work, compare=False)
 
     @property
     def device(self) -> torch.device:

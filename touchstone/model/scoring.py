@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import time
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -139,6 +140,7 @@ def _run(
     for batch in shown:
         with torch.inference_mode():
             values = rewards(model, batch, precision).float().tolist()
+        model.work.add(batch.tokens, batch.input_ids.numel())
         found.update(zip(batch.owners, values, strict=True))
     return [
         [
@@ -156,6 +158,7 @@ class Scorer:
         card: its `reward.json`.
         model: network, tokenizer and scoring rule.
         token_budget: most tokens of a batch; None: what suits the device.
+        self_tested: when the self-test passed, in seconds since 1970; NaN before.
     """
 
     def __init__(self, model: RewardModel, card: Card, token_budget: int | None = None) -> None:
@@ -163,6 +166,7 @@ class Scorer:
         self.model = model
         self.card = card
         self.token_budget = token_budget
+        self.self_tested = math.nan
 
     @classmethod
     def load(cls, folder: Path, *, threads: int | None = None, token_budget: int | None = None) -> Self:
@@ -209,6 +213,7 @@ class Scorer:
                     f"were {vector.reward:.6g} over {vector.tokens} (tolerance {limit:.2g}): other libraries or "
                     "hardware; install the locked versions, or seal the model here again"
                 )
+        self.self_tested = time.time()
 
     def encode(self, items: Sequence[Item]) -> list[EncodedGroup]:
         """Token ids of the items by the artifact's rule. Safe to call from several threads.

@@ -16,6 +16,7 @@ from touchstone.serving import status
 from touchstone.serving.batching import Batcher
 from touchstone.serving.limits import Limits
 from touchstone.serving.live import Live
+from touchstone.serving.operating import Operation
 from touchstone.serving.protocols import native
 from touchstone.serving.reference import POLICY, page
 from touchstone.serving.refusals import ERRORS, answer_errors
@@ -23,8 +24,12 @@ from touchstone.serving.service import Service
 from touchstone.settings.serve import Serve
 
 
-def make_app(live: Live, batcher: Batcher, settings: Serve) -> FastAPI:
-    """The application over loaded versions; it starts and stops the batcher. Its service is `app.state.service`."""
+def make_app(live: Live, batcher: Batcher, settings: Serve, operation: Operation | None = None) -> FastAPI:
+    """The application over loaded versions; it starts and stops the batcher. Its service is `app.state.service`.
+
+    Args:
+        operation: keys, log, traces and samples; default: none of them.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -50,4 +55,5 @@ def make_app(live: Live, batcher: Batcher, settings: Serve) -> FastAPI:
         return HTMLResponse(page(app.openapi()), headers={"Content-Security-Policy": POLICY})
 
     app.add_middleware(Limits, service=service, settings=settings)
+    (operation or Operation()).surround(app, [live], batcher)
     return app

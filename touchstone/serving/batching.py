@@ -29,6 +29,7 @@ from touchstone.model.scores import Score
 from touchstone.model.scoring import Scorer
 from touchstone.model.templating import EncodedGroup
 from touchstone.serving.cost import LONGEST, Cost, Rate, Size, measure
+from touchstone.serving.exchange import Exchange, current, done
 from touchstone.serving.turns import Backlog, Turns
 from touchstone.settings.serve import Serve
 
@@ -96,6 +97,7 @@ class _Job:
     length: int = 0
     scores: list[list[Any]] = field(default_factory=list)
     future: Future[Result] = field(default_factory=Future)
+    exchange: Exchange | None = field(default_factory=current.get)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,7 @@ class Batcher:
     """Scores what is submitted; see the module.
 
     Attributes:
+        queued_tokens: of what is tokenised and waits to be scored.
         on_batch: called by the scoring thread after each batch with its texts, its tokens and its seconds.
     """
 
@@ -140,6 +143,7 @@ class Batcher:
         self._backlog = Backlog()
         self._texts: Turns[_Text] = Turns()
         self._lanes: dict[Scorer, Turns[_Piece]] = {}
+        self.queued_tokens = 0
         self._stopping = False
 
         # What it costs.
@@ -282,7 +286,9 @@ class Batcher:
 
     def _queue_pieces(self, job: _Job) -> None:
         """Queue a job, all of whose items are tokenised, for scoring, at its real cost."""
+        done("tokenise", job.exchange)
         pieces = list(_pieces(job, self._cost(job.scorer)))
+        self.queued_tokens += sum(piece.size.total for piece in pieces)
         self._backlog.remove(job.client, job.length, job.seconds)
         job.seconds = sum(piece.seconds for piece in pieces)
         job.length = self._backlog.add(job.client, job.seconds)
@@ -302,6 +308,7 @@ class Batcher:
             if batch and total + seconds > self._batch_seconds:
                 break
             turns.take()
+            self.queued_tokens -= piece.size.total
             if not piece.job.future.done():
                 batch.append((piece, piece.group()))
                 total += seconds
@@ -367,6 +374,8 @@ class Batcher:
 
     def _score(self, scorer: Scorer, batch: Sequence[tuple[_Piece, EncodedGroup]]) -> None:
         """Score some pieces; a job that has all of its scores is done."""
+        for piece, _ in batch:
+            done("wait", piece.job.exchange)
         rows: Scores = []
         failure: Exception | None = None
         began = time.perf_counter()
@@ -399,6 +408,8 @@ class Batcher:
                 job.missing -= 1
                 if not job.missing:
                     finished.append(job)
+        for piece, _ in batch:
+            done("forward", piece.job.exchange)
         for job in finished:
             _settle(job, Result(job.groups, job.scores))
         texts = sum(len(piece.completions) for piece, _ in batch)

@@ -26,9 +26,13 @@ def temporary_endpoint(root: Path, settings: Settings, name: str) -> Iterator[Cl
     Raises:
         ServingError: it did not start; the message is its own last line.
     """
+    # On loopback, for this process: nobody is asked for a key, and nothing is kept.
+    chosen = settings.serve
+    quiet = {"keys": "none", "opentelemetry": False, "samples": chosen.samples.model_copy(update={"folder": None})}
+    private = settings.model_copy(update={"serve": chosen.model_copy(update=quiet)})
     with tempfile.TemporaryDirectory(prefix="touchstone-serve-") as folder:
         params = Path(folder) / "params.yaml"
-        write_atomic(params, dump(settings))
+        write_atomic(params, dump(private))
         command = [
             *(sys.executable, "-m", "touchstone.serving", "--name", name, "--root", str(root)),
             *("--params", str(params), "--host", "127.0.0.1", "--port", "0"),

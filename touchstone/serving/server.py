@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import gc
 import ipaddress
-import logging
 import os
 import signal
 import socket
-import sys
 import threading
 from pathlib import Path
 from types import FrameType
 
 from touchstone.errors import ServingError
+from touchstone.serving import logs
+from touchstone.serving.operating import Operation
 from touchstone.settings import Settings
 
 
@@ -25,12 +25,16 @@ def serve(root: Path, settings: Settings, *, name: str, host: str, port: int) ->
         port: 0 takes a free one.
 
     Raises:
-        ServingError: the port is taken (found before anything is loaded), or there is nothing to serve.
+        ServingError: the port is taken or there are no API keys although others can reach it (both found before
+            anything is loaded), or there is nothing to serve.
         RegistryError: the registry can't be opened.
     """
     # Take the port. Until the server runs, both signals end the process at once, without a traceback and with 0.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
+    chosen = settings.serve
+    logs.set_up(chosen.log_format)
+    operation = Operation.open(root, chosen, host)
     listener = listen(host, port)
 
     # Load. Seconds of imports, so after the port is ours.
@@ -43,9 +47,6 @@ def serve(root: Path, settings: Settings, *, name: str, host: str, port: int) ->
 
     # What the imports made lives as long as the process: no collection need walk it (the last one took seconds).
     gc.freeze()
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stderr)
-    logging.getLogger("touchstone").setLevel(logging.INFO)
-    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # else a line for everything that is sent and is no HTTP
     chosen = settings.serve.model_copy(update={"host": host})
     prepare(settings.serving_threads)
     live = Live(Registry.open(root), name, tokens_per_batch=chosen.tokens_per_batch)
@@ -53,7 +54,7 @@ def serve(root: Path, settings: Settings, *, name: str, host: str, port: int) ->
     batcher = Batcher(chosen)
     for scorer in {served.scorer for served in live.served.values()}:
         batcher.prepare(scorer)
-    app = make_app(live, batcher, chosen)
+    app = make_app(live, batcher, chosen, operation)
     server = Server(app, app.state.service, chosen)
 
     # The server catches both signals once it runs, drains, puts these handlers back and raises the signal again: the
@@ -63,6 +64,9 @@ def serve(root: Path, settings: Settings, *, name: str, host: str, port: int) ->
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
+
+    # By default SIGHUP would end the process.
+    signal.signal(signal.SIGHUP, lambda number, frame: operation.reload())
 
     # Serve, and follow the aliases meanwhile.
     stop = threading.Event()
@@ -75,6 +79,7 @@ def serve(root: Path, settings: Settings, *, name: str, host: str, port: int) ->
         stop.set()
         follower.join(timeout=chosen.poll_seconds + 1)
         listener.close()
+        operation.close()
 
 
 def listen(host: str, port: int) -> socket.socket:

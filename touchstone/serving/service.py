@@ -22,6 +22,7 @@ from touchstone.model.scoring import Scorer
 from touchstone.serving.batching import Batcher, Encode, EngineError, QueueFullError, Result, Scores, StoppingError
 from touchstone.serving.caller import CALLER, Caller
 from touchstone.serving.cost import Size
+from touchstone.serving.exchange import Scored, done, scored
 from touchstone.serving.live import Live, Served
 from touchstone.serving.refusals import Refusal
 from touchstone.settings.serve import Serve
@@ -159,11 +160,14 @@ class Service:
             Size(sum(len(message.content) for message in prompt), tuple(map(len, completions)))
             for prompt, completions in items
         ]
-        scores = (await self._queued(served.scorer, items, sizes, served.scorer.encode)).scores
+        result = await self._queued(served.scorer, items, sizes, served.scorer.encode)
+        scores = result.scores
 
         # A number that is none must not become a reward.
         if not all(math.isfinite(score.reward) and math.isfinite(score.centered) for row in scores for score in row):
             raise Refusal(500, "non_finite_score", f"version {served.version.version} gave a score that is not finite")
+        tokens = sum(group.shared_tokens for group in result.groups)
+        scored(Scored(name, served.version, items, tokens, scores))
         return name, served, scores
 
     def _check(self, items: Sequence[Item]) -> None:
@@ -215,6 +219,7 @@ class Service:
         """Ids and scores of items by way of the queue, within the request's deadline; cancelled with the request."""
         seconds = self._settings.deadline_seconds
         caller = CALLER.get() or Caller("", asyncio.get_running_loop().time() + seconds)
+        done("read")
         with self._refusing():
             future = self._batcher.submit(scorer, items, sizes, encode, client=caller.client)
             try:

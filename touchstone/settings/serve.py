@@ -6,7 +6,17 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from touchstone.settings.section import PositiveFloat, PositiveInt, Section
+from touchstone.settings.section import PositiveFloat, PositiveInt, Section, Share
+
+
+class Samples(Section):
+    """A store of what was scored; without a folder there is none."""
+
+    folder: str | None
+    share: Share
+    days: PositiveFloat
+    most_mib: PositiveInt
+    redact: bool
 
 
 class Serve(Section):
@@ -36,6 +46,11 @@ class Serve(Section):
     allowed_hosts: list[str]
     poll_seconds: PositiveFloat
     threads: PositiveInt | Literal["auto"]
+    keys: Literal["auto", "none"]
+    api_keys_file: str | None
+    log_format: Literal["text", "json"]
+    opentelemetry: bool
+    samples: Samples
     tokens_per_batch: PositiveInt
     batch_seconds: PositiveFloat
     max_wait_seconds: PositiveFloat
