@@ -9,20 +9,26 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from touchstone.serving import status
 from touchstone.serving.batching import Batcher
+from touchstone.serving.combination import Combination
 from touchstone.serving.limits import BodyLimit
 from touchstone.serving.live import Live
+from touchstone.serving.pins import read_pin
 from touchstone.serving.protocols import native
 from touchstone.serving.refusals import answer_errors
 from touchstone.serving.service import Service
 from touchstone.settings.serve import Serve
 
 
-def make_app(live: Live, batcher: Batcher, settings: Serve) -> FastAPI:
-    """The application over loaded versions; it starts and stops the batcher."""
+def make_app(live: Live, batcher: Batcher, settings: Serve, *, combination: Combination | None = None) -> FastAPI:
+    """The application over loaded versions; it starts and stops the batcher.
+
+    Args:
+        combination: a model made of two, served beside them.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -30,10 +36,16 @@ def make_app(live: Live, batcher: Batcher, settings: Serve) -> FastAPI:
         yield
         await asyncio.to_thread(batcher.stop)
 
-    app = FastAPI(title="Touchstone", summary=f"Scores of {live.name}", lifespan=lifespan, redoc_url=None)
+    app = FastAPI(
+        title="Touchstone",
+        summary=f"Scores of {live.name}",
+        lifespan=lifespan,
+        redoc_url=None,
+        dependencies=[Depends(read_pin)],
+    )
     app.add_middleware(BodyLimit)
     answer_errors(app)
-    service = Service(live, batcher, settings)
+    service = Service(live, batcher, settings, combination)
     app.include_router(native.router(service))
     app.include_router(status.router(service))
     return app
