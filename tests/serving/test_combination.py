@@ -38,8 +38,8 @@ RULES = {
 }
 
 
-def rule(name: str, **changed: object) -> Rule:
-    return Rule.model_validate({**PARTS, **RULES[name], **changed})
+def rule(which: str, **changed: object) -> Rule:
+    return Rule.model_validate({**PARTS, **RULES[which], **changed})
 
 
 def combined(chosen: Rule, helpfulness: str = "a", safety: str = "b") -> Combined:
@@ -154,7 +154,8 @@ def test_a_combination_answers_with_its_parts_and_they_answer_alone(folders: Pat
 
     async def scenario(client: httpx.AsyncClient) -> None:
         nameless, by_name = [
-            (await client.post("/v1/rewards", json={**ASKED, "model": model})).json() for model in (None, "reward-both")
+            (await client.post("/v1/rewards", json={**ASKED, "model": model})).json()
+            for model in (None, "reward-both")
         ]
         assert nameless["digest"] == by_name["digest"]
         assert centred(nameless) == pytest.approx(centred(by_name), abs=1e-5)

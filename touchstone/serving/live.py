@@ -1,8 +1,8 @@
 """The versions of one model in memory: follows its aliases, loads aside, swaps; if that fails the old one stays.
 
-    live = Live(registry, "reward-sandbox", tokens_per_batch=16_384)    # or Live(Folder(path), name, ...)
-    live.open()                                                         # the versions that the aliases name now
-    live.follow(stop, 2.0)                                              # and, in a thread, those that they will name
+live = Live(registry, "reward-sandbox", tokens_per_batch=16_384)    # or Live(Folder(path), name, ...)
+live.open()                                                         # the versions that the aliases name now
+live.follow(stop, 2.0)                                              # and, in a thread, those that they will name
 """
 
 from __future__ import annotations
@@ -209,9 +209,9 @@ class Live:
         served: dict[str, Served | None] = {**before.served, alias: target}
         last, current = before.served.get(self.which), served.get(self.which)
         # Each once: a version that the alias comes back to is its present one, and was among the previous.
-        candidates = [version for version in (last, *before.previous) if version is not None and version is not current]
+        left = [version for version in (last, *before.previous) if version is not None and version is not current]
         aliases = {each: version for each in self.follows if (version := served.get(each)) is not None}
-        self.memory = Memory(aliases, tuple(candidates[: self.keep_previous]))
+        self.memory = Memory(aliases, tuple(left[: self.keep_previous]))
 
     def _warm_previous(self, number: int | None) -> dict[str, str]:
         """After a start: load the version that a rollback would go to, which this process has never served."""

@@ -19,7 +19,10 @@ from touchstone.model import card
 
 CHAMPION = "champion"
 
-_REGISTERED = re.compile(r"(?:models:/)?(?P<name>[A-Za-z0-9][A-Za-z0-9._-]{0,99})(?:[@/](?P<which>[A-Za-z0-9._-]+))?")
+_REGISTERED = re.compile(
+    r"(?P<scheme>models:/)?(?P<name>[A-Za-z0-9][A-Za-z0-9._-]{0,99})"
+    r"(?:@(?P<alias>[A-Za-z0-9._-]+)|(?(scheme)/(?P<number>[0-9]{1,18})|(?!)))?"  # NAME/7 alone may be a folder
+)
 
 
 class SealedVersion(Protocol):
@@ -120,4 +123,4 @@ def named(model: str, root: Path, name: str | None = None) -> Origin:
         )
     if name not in (None, match["name"]):
         raise ServingError(f"{model} has its name from the registry; --name {name} goes with a folder only")
-    return Origin(match["name"], match["which"] or CHAMPION)
+    return Origin(match["name"], match["alias"] or match["number"] or CHAMPION)

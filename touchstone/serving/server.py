@@ -26,9 +26,7 @@ GRACE_SECONDS = 20
 """How long requests under way may take to end after SIGTERM."""
 
 
-def serve(
-    root: Path, settings: Settings, *, name: str | None, host: str, port: int, model: str | None = None
-) -> None:
+def serve(root: Path, settings: Settings, *, name: str | None, host: str, port: int, model: str | None = None) -> None:
     """Serve a model until SIGTERM or Ctrl-C; prints where it listens and what it serves.
 
     Args:
@@ -52,6 +50,9 @@ def serve(
     from touchstone.serving.app import make_app
     from touchstone.serving.batching import Batcher
     from touchstone.serving.models import open_models
+
+    if model is None or not (root / model).is_dir():
+        import touchstone.registry  # noqa: F401 - MLflow comes with it, which a folder does without
 
     # What the imports made lives as long as the process: no collection need walk it (the last one took seconds).
     gc.freeze()
@@ -82,9 +83,7 @@ def serve(
     # Serve, and follow the aliases meanwhile.
     stop = threading.Event()
     lives = dict.fromkeys([live, *([] if combination is None else (combination.helpfulness, combination.safety))])
-    followers = [
-        threading.Thread(target=each.follow, args=(stop, chosen.poll_seconds), daemon=True) for each in lives
-    ]
+    followers = [threading.Thread(target=each.follow, args=(stop, chosen.poll_seconds), daemon=True) for each in lives]
     for follower in followers:
         follower.start()
     _announce([*lives], combination, listener)

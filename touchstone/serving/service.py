@@ -82,9 +82,7 @@ class Service:
         shadow: compares the challenger with the champion on live traffic; None where `serve.shadow` is off.
     """
 
-    def __init__(
-        self, live: Live, batcher: Batcher, settings: Serve, combination: Combination | None = None
-    ) -> None:
+    def __init__(self, live: Live, batcher: Batcher, settings: Serve, combination: Combination | None = None) -> None:
         parts = () if combination is None else (combination.helpfulness, combination.safety)
         self.live = live
         self.lives = {each.name: each for each in (live, *parts)}
@@ -123,8 +121,8 @@ class Service:
         """The name and the version that a request's model stands for, and its pin allows.
 
         Raises:
-            Refusal: 503 while there is no champion yet or the pinned version is being loaded, 404 for what isn't served
-                here, 409 for a pinned version that isn't in memory, 422 for a combination.
+            Refusal: 503 while there is no champion yet or the pinned version is being loaded, 404 for what isn't
+                served here, 409 for a pinned version that isn't in memory, 422 for a combination.
         """
         if self._combines(model):
             raise Refusal(

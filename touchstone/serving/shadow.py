@@ -69,7 +69,7 @@ class ShadowReport:
         win_flips: prompts whose best completion is another one.
         dropped: chosen requests that were not scored, for load.
         failed: chosen requests that the shadow could not score.
-        waiting: chosen requests that wait now.
+        waiting: chosen requests that wait now, or are being scored.
     """
 
     alias: str
@@ -178,12 +178,14 @@ class Comparison:
         """
         known = self._prompts.setdefault(prompt, _Prompt())
         self._prompts.move_to_end(prompt)
-        for first, second in zip(served, shadow, strict=True):
-            x, y = first.centered, second.centered
+        for answered, shadowed in zip(
+            (score.centered for score in served), (score.centered for score in shadow), strict=True
+        ):
             self._n += 1
-            terms = (x, y, x * x, y * y, x * y, y - x, abs(y - x))
+            squares = (answered**2, shadowed**2, answered * shadowed)
+            terms = (answered, shadowed, *squares, shadowed - answered, abs(shadowed - answered))
             self._sums = [total + term for total, term in zip(self._sums, terms, strict=True)]
-            known.add(x, y)
+            known.add(answered, shadowed)
         if len(self._prompts) > MOST_PROMPTS:
             self._closed.add(self._prompts.popitem(last=False)[1])
 
@@ -237,8 +239,8 @@ class Shadow:
     """Scores a share of what the followed alias answers by the version of another alias.
 
     Args:
-        live: the model. Requests for the challenger or for a previous version are not shadowed; a combination's are, as its
-            part's.
+        live: the model. Requests for the challenger or a previous version are not shadowed; a combination's are, as
+            those of its part.
         batcher: the queue that the answers come from.
     """
 
@@ -264,9 +266,7 @@ class Shadow:
             return
         prompts = [self._hash(group) for group in encoded]
         limit = int(self.settings.share * 2**64)
-        chosen = {
-            place: prompt for place, prompt in enumerate(prompts) if int.from_bytes(prompt[:8], "big") < limit
-        }
+        chosen = {place: prompt for place, prompt in enumerate(prompts) if int.from_bytes(prompt[:8], "big") < limit}
         if not chosen:
             return
         if len(self._waiting) >= MOST_WAITING:
@@ -302,23 +302,26 @@ class Shadow:
         """Score what waits, one request at a time, whenever nobody else waits."""
         while self._waiting:
             sample = self._waiting[0]
-            if sample.comparison is not self._comparison:
-                self._waiting.popleft()  # another version has come: nobody asks any more
-            elif time.monotonic() > sample.until:
-                self._waiting.popleft()
-                sample.comparison.dropped += 1
-            elif self._batcher.queued_tokens:
+            current = sample.comparison is self._current()  # if another version has come, nobody asks any more
+            late = time.monotonic() > sample.until
+            if current and not late and self._batcher.queued_tokens:
                 await asyncio.sleep(LOOK_SECONDS)
-            else:
+                continue
+            try:
+                if late:
+                    sample.comparison.dropped += 1
+                elif current:
+                    await self._score(sample)
+            finally:
                 self._waiting.popleft()
-                await self._score(sample)
 
     async def _score(self, sample: _Sample) -> None:
-        comparison = sample.comparison
+        comparison, shadow = sample.comparison, self._live.served.get(self.settings.alias)
+        if shadow is None or shadow.version is not comparison.shadow:
+            return
         try:
-            scorer = self._live.served[self.settings.alias].scorer
-            encoded = await asyncio.to_thread(sample.encode, scorer)
-            future = self._batcher.submit(scorer, [encoded[place] for place in sample.chosen])
+            encoded = await asyncio.to_thread(sample.encode, shadow.scorer)
+            future = self._batcher.submit(shadow.scorer, [encoded[place] for place in sample.chosen])
             rows = await asyncio.wrap_future(future)
         except QueueFullError:
             comparison.dropped += 1

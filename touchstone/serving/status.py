@@ -27,7 +27,6 @@ _PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsaf
 def router(service: Service) -> APIRouter:
     """The routes that score nothing."""
     routes = APIRouter()
-    live = service.live
     page = files("touchstone.serving").joinpath("page.html").read_text(encoding="utf-8")
 
     @routes.get("/v1/models", summary="What is served")
