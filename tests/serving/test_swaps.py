@@ -15,5 +15,3 @@ def test_swaps_under_load_fail_no_request_and_mix_no_versions(tmp_path: Path) ->
     assert result.faults == []
     assert (result.swaps, result.failed, result.mixed) == (6, 0, 0)
     assert result.requests > 150
-    # A rollback takes its version out of memory: the alias is looked at every 0.2 s.
-    assert result.rollback_seconds < 1.0

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 import shutil
+import sys
 import threading
 import weakref
 from pathlib import Path
@@ -14,12 +15,15 @@ import httpx
 import pytest
 from mlflow import MlflowClient
 
+from tests.places import ROOT
 from tests.worlds.registered import NAME, artifact, open_registry, publish, tiny_settings
+from touchstone import settings
 from touchstone.errors import ServingError
 from touchstone.groups import Message
 from touchstone.model import card
 from touchstone.model.scoring import Scorer
 from touchstone.registry import Registry, Version
+from touchstone.runtime import processes
 from touchstone.runtime.files import digest_file
 from touchstone.serving import live as live_module
 from touchstone.serving.app import make_app
@@ -393,3 +397,21 @@ def test_an_alias_that_was_taken_away_keeps_its_version_and_its_pins(registry: R
     live.refresh()
     assert live.served["champion"].version.version == 2
     assert live.memory.previous[0].version.version == 1
+
+
+@pytest.mark.slow
+def test_a_folder_is_served_by_a_process_that_knows_no_registry(tmp_path: Path) -> None:
+    params = tmp_path / "params.yaml"
+    params.write_text(settings.dump(tiny_settings()))
+    command = [sys.executable, "-m", "touchstone.serving", "--model", str(artifact(0)), "--name", "reward-mine"]
+    command += ["--root", str(tmp_path), "--params", str(params), "--port", "0"]
+    with processes.dialogue(command, cwd=ROOT) as process:
+        line = process.receive(120)
+        assert line is not None, process.finish(1).output
+        assert "reward-mine@champion version 1" in line
+        url = next(word for word in line.split() if word.startswith("http://"))
+        answer = httpx.post(f"{url}/v1/rewards", json=ASKED, headers={DIGEST_HEADER: DIGESTS[1][:12]}, trust_env=False)
+        loaded = httpx.get(f"{url}/v1/models", trust_env=False).json()["models"]
+    assert (answer.status_code, answer.json()["digest"]) == (200, DIGESTS[1])
+    assert [each["id"] for each in loaded] == ["reward-mine@champion"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["params.yaml"]

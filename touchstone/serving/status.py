@@ -63,9 +63,9 @@ def _models(service: Service) -> dict[str, Any]:
     named = [(f"{live.name}@{alias}", served) for alias, served in live.served.items()]
     previous = [(f"{live.name}@{served.version.version}", served) for served in live.memory.previous]
     troubles = dict(live.troubles)
-    for other in service.lives.values():
-        if other is not live:
-            troubles |= {f"{other.name}@{alias}": trouble for alias, trouble in other.troubles.items()}
+    for part in service.lives.values():
+        if part is not live:
+            troubles |= {f"{part.name}@{alias}": trouble for alias, trouble in part.troubles.items()}
     return {
         "name": live.name,
         "models": [_describe(name, served) for name, served in named],
