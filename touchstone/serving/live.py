@@ -31,8 +31,8 @@ LONGEST_RETRY_SECONDS = 960.0
 second. A large artifact takes minutes of a processor to verify."""
 
 SWITCH_SECONDS = 0.001
-"""How long the thread that loads may hold Python's lock while others ask for it. A forward pass of 81 ms takes 160 beside
-such a thread at the interpreter's 5 ms, and 127 at this (median of 8)."""
+"""How long the thread that loads may hold Python's lock while others ask for it. Beside such a thread a forward pass
+of 81 ms takes 160 at the interpreter's 5 ms, and 127 at this (medians of 8)."""
 
 _ONE_LOADS = threading.Lock()
 """One version of one model at a time: two at once would take twice the processor from whoever is being answered."""
