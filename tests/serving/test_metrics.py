@@ -15,7 +15,7 @@ from touchstone.groups import Message
 from touchstone.model.scoring import Scorer
 from touchstone.serving import metrics as metrics_module
 from touchstone.serving.exchange import STAGES, Exchange, Scored, done
-from touchstone.serving.live import Live
+from touchstone.serving.live import Live, Memory
 from touchstone.serving.logs import log_exchange
 from touchstone.serving.metrics import Metrics
 
@@ -190,13 +190,13 @@ def test_readiness_is_the_self_test_of_the_champion(live: Live) -> None:
     with served(live) as endpoint:
         assert live.served["champion"].scorer.self_tested > 0
         assert endpoint.ask("/readyz").json()["version"] == "1"
-        present, live.served = live.served, {}
+        present, live.memory = live.memory, Memory()
         try:
             assert endpoint.ask("/readyz").status_code == 503
             assert endpoint.ask("/healthz").status_code == 200
             assert "touchstone_version_info{" not in endpoint.ask("/metrics").text
         finally:
-            live.served = present
+            live.memory = present
 
 
 def test_watching_costs_little_of_a_request(live: Live, caplog: pytest.LogCaptureFixture) -> None:

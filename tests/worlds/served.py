@@ -23,7 +23,7 @@ from touchstone.serving.app import make_app
 from touchstone.serving.batching import Batcher
 from touchstone.serving.cost import Coefficients, Cost
 from touchstone.serving.http_server import Server
-from touchstone.serving.live import Live
+from touchstone.serving.live import Live, Memory
 from touchstone.serving.server import listen
 from touchstone.settings.serve import Serve
 
@@ -111,7 +111,7 @@ def running(registry: Registry, settings: Serve, scorer: Slowed | None = None) -
     live = Live(registry, NAME, tokens_per_batch=settings.tokens_per_batch)
     live.open()
     if scorer is not None:
-        live.served = {alias: replace(served, scorer=scorer) for alias, served in live.served.items()}
+        live.memory = Memory({alias: replace(served, scorer=scorer) for alias, served in live.served.items()})
     batcher = Batcher(settings)
     known = None if scorer is None else Cost(Coefficients(1e-3, scorer.seconds, 1e-6, 0.0))
     batcher.prepare(live.served["champion"].scorer, known)

@@ -16,7 +16,13 @@ Engine = Literal["touchstone", "vllm"]
 def serve_command(
     host: Annotated[str | None, typer.Option(help="Address to listen on; loopback by default.")] = None,
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port to listen on.")] = None,
-    name: Annotated[str | None, typer.Option(help="Registered model; default: the one in params.yaml.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="models:/NAME@ALIAS, models:/NAME/VERSION, or a sealed artifact's folder (no registry)."),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Registered model, or a folder's name; default: the one in params.yaml.")
+    ] = None,
     new_key: Annotated[
         str | None, typer.Option(metavar="NAME", help="Make an API key, print it once, and serve nothing.")
     ] = None,
@@ -31,6 +37,8 @@ def serve_command(
     """Serve the champion, and follow it when it changes.
 
     Example: touchstone serve --port 8200
+
+    Example: touchstone serve --model build/artifact
     """
     root, chosen = settings.checked_root(), current_settings(None)
     if new_key is not None:
@@ -42,7 +50,8 @@ def serve_command(
     else:
         from touchstone.serving import serve
 
-        serve(root, chosen, name=name or chosen.name, host=host or chosen.serve.host, port=port or chosen.serve.port)
+        address = {"host": host or chosen.serve.host, "port": port or chosen.serve.port}
+        serve(root, chosen, name=name, model=model, **address)
 
 
 def _make_key(root: Path, chosen: settings.Settings, name: str) -> None:

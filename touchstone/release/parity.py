@@ -52,7 +52,9 @@ def aside(root: Path, settings: Settings, version: Version) -> Iterator[Client]:
     Raises:
         ServingError: it didn't start, or couldn't load the version.
     """
-    serve = settings.serve.model_copy(update={"poll_seconds": POLL_SECONDS})
+    # Champion and challenger alone: nobody asks it for anything else.
+    alone = {"keep_previous": 0, "shadow": None, "combination": None}
+    serve = settings.serve.model_copy(update={"poll_seconds": POLL_SECONDS, **alone})
     with temporary_endpoint(root, settings.model_copy(update={"serve": serve}), version.name) as client:
         client.wait_for("challenger", version.version, SWAP_SECONDS)
         yield client

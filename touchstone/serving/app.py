@@ -9,25 +9,35 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.responses import HTMLResponse
 
 from touchstone.serving import status
 from touchstone.serving.batching import Batcher
+from touchstone.serving.combination import Combination
 from touchstone.serving.limits import Limits
 from touchstone.serving.live import Live
 from touchstone.serving.operating import Operation
+from touchstone.serving.pins import read_pin
 from touchstone.serving.protocols import native
 from touchstone.serving.refusals import ERRORS, answer_errors
 from touchstone.serving.service import Service
 from touchstone.settings.serve import Serve
 
 
-def make_app(live: Live, batcher: Batcher, settings: Serve, operation: Operation | None = None) -> FastAPI:
+def make_app(
+    live: Live,
+    batcher: Batcher,
+    settings: Serve,
+    operation: Operation | None = None,
+    *,
+    combination: Combination | None = None,
+) -> FastAPI:
     """The application over loaded versions; it starts and stops the batcher. Its service is `app.state.service`.
 
     Args:
         operation: keys, log, traces and samples; default: none of them.
+        combination: a model made of two, served beside them.
     """
 
     @asynccontextmanager
@@ -43,9 +53,10 @@ def make_app(live: Live, batcher: Batcher, settings: Serve, operation: Operation
         docs_url=None,  # the framework's pages load their scripts from elsewhere
         redoc_url=None,
         responses=ERRORS,
+        dependencies=[Depends(read_pin)],
     )
     answer_errors(app)
-    service = app.state.service = Service(live, batcher, settings)
+    service = app.state.service = Service(live, batcher, settings, combination)
     app.include_router(native.router(service))
     app.include_router(status.router(service))
 
@@ -54,7 +65,7 @@ def make_app(live: Live, batcher: Batcher, settings: Serve, operation: Operation
         return await asyncio.to_thread(_docs, app)
 
     app.add_middleware(Limits, service=service, settings=settings)
-    (operation or Operation()).surround(app, [live], batcher)
+    (operation or Operation()).surround(app, [*service.lives.values()], batcher)
     return app
 
 

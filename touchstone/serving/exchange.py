@@ -19,11 +19,11 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # MLflow comes with a version, and the port is taken before anything is loaded
+if TYPE_CHECKING:  # the port is taken before anything is loaded
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from touchstone.model.scores import Item, Score
-    from touchstone.registry import Version
+    from touchstone.serving.origins import SealedVersion
 
 STAGES = ("read", "tokenise", "wait", "forward", "answer")
 """Until the body is in and understood; token ids; in the queue; with the model; until the reply is sent."""
@@ -49,7 +49,7 @@ class Scored:
     """
 
     model: str
-    version: Version
+    version: SealedVersion
     items: Sequence[Item]
     tokens: int
     scores: Sequence[Sequence[Score]]

@@ -94,7 +94,7 @@ class Metrics:
         self._seconds.observe(seconds)
 
     def _count_scores(self, scored: Scored) -> None:
-        version = scored.version.name, str(scored.version.version)
+        version = scored.model.partition("@")[0], str(scored.version.version)
         self._remember(version)
         histogram = self._scores.labels(*version)
         for row in scored.scores:

@@ -8,20 +8,27 @@ import os
 import signal
 import socket
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from touchstone.errors import ServingError
 from touchstone.serving import logs
 from touchstone.serving.operating import Operation
 from touchstone.settings import Settings
 
+if TYPE_CHECKING:  # seconds of imports
+    from touchstone.serving.combination import Combination
+    from touchstone.serving.live import Live
 
-def serve(root: Path, settings: Settings, *, name: str, host: str, port: int) -> None:
-    """Serve a registered model until SIGTERM or Ctrl-C; prints where it listens and what it serves.
+
+def serve(root: Path, settings: Settings, *, name: str | None, host: str, port: int, model: str | None = None) -> None:
+    """Serve a model until SIGTERM or Ctrl-C; prints where it listens and what it serves.
 
     Args:
         root: the project's root: where the registry is.
+        name, model: what is served, as `models.open_models` takes them.
         port: 0 takes a free one.
 
     Raises:
@@ -39,22 +46,23 @@ def serve(root: Path, settings: Settings, *, name: str, host: str, port: int) ->
 
     # Load. Seconds of imports, so after the port is ours.
     from touchstone.model.processor import prepare
-    from touchstone.registry import Registry
     from touchstone.serving.app import make_app
     from touchstone.serving.batching import Batcher
     from touchstone.serving.http_server import Server
-    from touchstone.serving.live import Live
+    from touchstone.serving.models import open_models
+
+    if model is None or not (root / model).is_dir():
+        import touchstone.registry  # noqa: F401 - MLflow comes with it, which a folder does without
 
     # What the imports made lives as long as the process: no collection need walk it (the last one took seconds).
     gc.freeze()
     chosen = settings.serve.model_copy(update={"host": host})
     prepare(settings.serving_threads)
-    live = Live(Registry.open(root), name, tokens_per_batch=chosen.tokens_per_batch)
-    live.open()
+    live, combination = open_models(root, settings, name=name, model=model)
     batcher = Batcher(chosen)
-    for scorer in {served.scorer for served in live.served.values()}:
+    app = make_app(live, batcher, chosen, operation, combination=combination)
+    for scorer in {served.scorer for each in app.state.service.lives.values() for served in each.served.values()}:
         batcher.prepare(scorer)
-    app = make_app(live, batcher, chosen, operation)
     server = Server(app, app.state.service, chosen)
 
     # The server catches both signals once it runs, drains, puts these handlers back and raises the signal again: the
@@ -70,14 +78,17 @@ def serve(root: Path, settings: Settings, *, name: str, host: str, port: int) ->
 
     # Serve, and follow the aliases meanwhile.
     stop = threading.Event()
-    follower = threading.Thread(target=live.follow, args=(stop, chosen.poll_seconds), daemon=True)
-    follower.start()
-    _announce(live.name, {alias: served.version.version for alias, served in live.served.items()}, listener)
+    lives = app.state.service.lives.values()
+    followers = [threading.Thread(target=each.follow, args=(stop, chosen.poll_seconds), daemon=True) for each in lives]
+    for follower in followers:
+        follower.start()
+    _announce([*lives], combination, listener)
     try:
         server.run(sockets=[listener])
     finally:
         stop.set()
-        follower.join(timeout=chosen.poll_seconds + 1)
+        for follower in followers:
+            follower.join(timeout=chosen.poll_seconds + 1)
         listener.close()
         operation.close()
 
@@ -108,9 +119,14 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _announce(name: str, versions: dict[str, int], listener: socket.socket) -> None:
+def _announce(lives: Sequence[Live], combination: Combination | None, listener: socket.socket) -> None:
     host, port = listener.getsockname()[:2]
-    served = ", ".join(f"{name}@{alias} version {version}" for alias, version in versions.items())
+    names = [
+        f"{live.name}@{alias} version {served.version.version}"
+        for live in lives
+        for alias, served in live.served.items()
+    ]
+    served = ", ".join([*names, *([] if combination is None else [combination.name])])
     address = f"[{host}]" if ":" in host else host
     print(f"Serving {served} on http://{address}:{port} (Ctrl-C stops)", flush=True)  # noqa: T201 - the command's output
 

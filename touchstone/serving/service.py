@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
 
 from touchstone.errors import ModelError
 from touchstone.groups import OUT_OF_ORDER, in_order
@@ -21,14 +22,22 @@ from touchstone.model.scores import Item, Score
 from touchstone.model.scoring import Scorer
 from touchstone.serving.batching import Batcher, Encode, EngineError, QueueFullError, Result, Scores, StoppingError
 from touchstone.serving.caller import CALLER, Caller
+from touchstone.serving.combination import Combination, Combined
 from touchstone.serving.cost import Size
 from touchstone.serving.exchange import Scored, done, scored
 from touchstone.serving.live import Live, Served
+from touchstone.serving.pins import DIGEST_HEADER, Pin, pinned
 from touchstone.serving.refusals import Refusal
+from touchstone.serving.shadow import EncodeBy, Shadow
 from touchstone.settings.serve import Serve
 
 RESTART_SECONDS = 5
 """Retry-After of an endpoint that ends: about how long another one takes to start."""
+
+NO_NUMBER = 0
+"""Stands for the version of a combination, which is no registered one; its digest says which it is."""
+
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
@@ -47,9 +56,14 @@ class Stamp:
 
 @dataclass(frozen=True)
 class Answer(Stamp):
-    """Scores of all items' completions, from one version."""
+    """Scores of all items' completions, from one version, or from a combination of several.
+
+    Attributes:
+        parts: what each part of a combination answered.
+    """
 
     scores: Scores
+    parts: Mapping[str, Answer] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -65,12 +79,20 @@ class Service:
     """Scores what requests ask for, by the versions that are live.
 
     Attributes:
+        live: the model that nameless requests get, unless they get the combination.
+        lives: every model, by name.
+        combination: of two of them.
+        shadow: compares the challenger with the champion on live traffic; None where `serve.shadow` is off.
         draining: the endpoint ends: it finishes what it has accepted, and accepts nothing more.
     """
 
-    def __init__(self, live: Live, batcher: Batcher, settings: Serve) -> None:
+    def __init__(self, live: Live, batcher: Batcher, settings: Serve, combination: Combination | None = None) -> None:
+        parts = () if combination is None else (combination.helpfulness, combination.safety)
         self.live = live
         self.draining = False
+        self.lives = {each.name: each for each in (live, *parts)}
+        self.combination = combination
+        self.shadow = None if settings.shadow is None else Shadow(live, batcher, settings.shadow)
         self._batcher = batcher
         self._settings = settings
         self._at_drain: list[Callable[[], None]] = []
@@ -79,11 +101,15 @@ class Service:
         """Scores of the items' completions.
 
         Args:
-            model: NAME, NAME@ALIAS or NAME@VERSION; None and NAME mean the champion.
+            model: NAME, NAME@ALIAS or NAME@VERSION; None and NAME mean the champion, None a combination where one is
+                what the endpoint was started for.
 
         Raises:
-            Refusal: more than a request may hold, no such model, an unusable prompt, or no finite scores in time.
+            Refusal: more than a request may hold, no such model, an unusable prompt, a pinned version that isn't in
+                memory, or no finite scores in time.
         """
+        if self._combines(model):
+            return await self._combined(items)
         name, served, scores = await self._scores(model, items)
         return Answer(name, served.version.version, served.version.digest, scores)
 
@@ -91,26 +117,75 @@ class Service:
         """Which of an item's two completions is better.
 
         Raises:
-            Refusal: as for `score`.
+            Refusal: as for `score`; a combination has no calibrated probability.
         """
         name, served, ((a, b),) = await self._scores(model, [item])
         probability = served.scorer.probability(a.reward, b.reward)
         return Comparison(name, served.version.version, served.version.digest, a, b, probability)
 
     def find(self, model: str | None) -> tuple[str, Served]:
-        """The name and the version that a request's model stands for.
+        """The name and the version that a request's model stands for, and its pin allows.
 
         Raises:
-            Refusal: 503 while there is no champion yet or once the endpoint ends, 404 for what isn't served here.
+            Refusal: 503 while there is no champion yet, while the pinned version is being loaded, or once the endpoint
+                ends; 404 for what isn't served here, 409 for a pinned version that isn't in memory, 422 for a
+                combination.
         """
         self.check_open()
-        live = self.live
-        match = live.find(model)
-        if match is None and model in (None, live.name, f"{live.name}@champion"):
-            raise Refusal(503, "not_ready", f"{live.name} has no champion loaded yet", retry_after=2)
+        if self._combines(model):
+            raise Refusal(
+                422, "one_model_needed", "this needs the scores of one model, and that is a combination; name a part"
+            )
+        live = self.lives.get((model or self.live.name).partition("@")[0], self.live)
+        match = live.find(model or live.name)
+        if match is None and model in (None, live.name, f"{live.name}@{live.which}"):
+            raise Refusal(503, "not_ready", f"{live.name} has no {live.which} loaded yet", retry_after=2)
         if match is None:
-            names = ", ".join(f"{live.name}@{alias}" for alias in sorted(live.served))
+            names = ", ".join(f"{each.name}@{alias}" for each in self.lives.values() for alias in sorted(each.served))
             raise Refusal(404, "unknown_model", f"that model isn't served here; these are: {names or 'none yet'}")
+        pin = pinned()
+        return match if not pin else self._pinned(live, model, pin)
+
+    def find_combined(self) -> Combined:
+        """The versions of both parts that a request for the combination gets.
+
+        Raises:
+            Refusal: 503 while a part isn't loaded, 409 for a pin that no versions in memory give.
+        """
+        assert self.combination is not None  # noqa: S101 - for the type checker: callers have looked
+        self.check_open()
+        pin = pinned()
+        if pin.version not in (None, NO_NUMBER):
+            raise Refusal(
+                409,
+                "version_not_served",
+                f"{self.combination.name} is a combination and has no version; pin it by {DIGEST_HEADER}",
+            )
+        combined = self.combination.find(pin.digest)
+        if combined is None and pin.digest:
+            raise Refusal(
+                409,
+                "version_not_served",
+                f"no versions in memory make {self.combination.name} with {pin}; /v1/models says which are there",
+            )
+        if combined is None:
+            raise Refusal(503, "not_ready", f"a part of {self.combination.name} isn't loaded yet", retry_after=2)
+        return combined
+
+    def _combines(self, model: str | None) -> bool:
+        return self.combination is not None and self.combination.meant(model)
+
+    def _pinned(self, live: Live, model: str | None, pin: Pin) -> tuple[str, Served]:
+        match = live.find(model or live.name, pin)
+        if match is None and pin.version is not None and pin.version == live.loading:
+            raise Refusal(503, "version_loading", f"{live.name} version {pin.version} is being loaded", retry_after=2)
+        if match is None:
+            # No answer by another version: a run would go on with another reward and never know.
+            versions = [served.version for served in live.memory]
+            present = ", ".join(f"{version.version} ({version.digest[:12]})" for version in versions)
+            raise Refusal(
+                409, "version_not_served", f"{live.name} {pin} isn't in memory here; these versions are: {present}"
+            )
         return match
 
     # --- how much there is room for ----------------------------------------------------------------------------------
@@ -153,22 +228,63 @@ class Service:
 
     # --- one request -------------------------------------------------------------------------------------------------
 
+    async def _combined(self, items: Sequence[Item]) -> Answer:
+        """Both parts' scores, side by side in the queue, and what the rule makes of them."""
+        combined = self.find_combined()
+        self._check(items)
+        parts = await self._by_parts(combined, partial(self._answered, items=items))
+        rows = combined.rows(parts["helpfulness"].scores, parts["safety"].scores)
+        return Answer(combined.rule.name, NO_NUMBER, combined.digest, rows, parts)
+
+    async def _by_parts(self, combined: Combined, ask: Callable[[str, Served], Awaitable[Part]]) -> dict[str, Part]:
+        """What each part answers; if one refuses, the other is no longer asked."""
+        tasks = [asyncio.ensure_future(ask(name, served)) for name, served in combined.parts.values()]
+        try:
+            answers = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+        return dict(zip(combined.parts, answers, strict=True))
+
     async def _scores(self, model: str | None, items: Sequence[Item]) -> tuple[str, Served, Scores]:
         self._check(items)
         name, served = self.find(model)
+        return name, served, (await self._answered(name, served, items)).scores
+
+    async def _answered(self, name: str, served: Served, items: Sequence[Item]) -> Answer:
         sizes = [
             Size(sum(len(message.content) for message in prompt), tuple(map(len, completions)))
             for prompt, completions in items
         ]
-        result = await self._queued(served.scorer, items, sizes, served.scorer.encode)
-        scores = result.scores
+        result = await self._result(name, served, items, sizes, _encode_items, items)
+        return Answer(name, served.version.version, served.version.digest, result.scores)
+
+    async def _result(
+        self,
+        name: str,
+        served: Served,
+        parts: Sequence[Any],
+        sizes: Sequence[Size],
+        encode: EncodeBy,
+        conversations: Sequence[Item],
+    ) -> Result:
+        """Ids and finite scores of parts by one version; what watches the traffic is told.
+
+        Args:
+            encode: gives the function that makes token ids of parts by a version's own rule.
+            conversations: what the parts say, where prompt and completion can be told apart.
+        """
+        result = await self._queued(served.scorer, parts, sizes, encode(served.scorer))
 
         # A number that is none must not become a reward.
-        if not all(math.isfinite(score.reward) and math.isfinite(score.centered) for row in scores for score in row):
-            raise Refusal(500, "non_finite_score", f"version {served.version.version} gave a score that is not finite")
+        version, rows = served.version, result.scores
+        if not all(math.isfinite(score.reward) and math.isfinite(score.centered) for row in rows for score in row):
+            raise Refusal(500, "non_finite_score", f"version {version.version} gave a score that is not finite")
         tokens = sum(group.shared_tokens for group in result.groups)
-        scored(Scored(name, served.version, items, tokens, scores))
-        return name, served, scores
+        scored(Scored(name, version, conversations, tokens, rows))
+        if self.shadow is not None:
+            self.shadow.offer(served, encode, parts, sizes, result)
+        return result
 
     def _check(self, items: Sequence[Item]) -> None:
         """Refuse what can never be scored before anything is computed."""
@@ -200,12 +316,12 @@ class Service:
     def _check_lengths(self, lengths: Mapping[str, Sequence[int]]) -> None:
         """Refuse texts of too many characters, which are given by the field that holds them."""
         settings = self._settings
-        for field, texts in lengths.items():
+        for name, texts in lengths.items():
             if max(texts, default=0) > settings.max_text_characters:
                 raise Refusal(
                     422,
                     "text_too_long",
-                    f"{field}: a text of {max(texts)} characters, at most {settings.max_text_characters} may be",
+                    f"{name}: a text of {max(texts)} characters, at most {settings.max_text_characters} may be",
                 )
         total = sum(map(sum, lengths.values()))
         if total > settings.max_request_characters:
@@ -244,6 +360,10 @@ class Service:
             raise Refusal(500, "engine_failed", f"scoring failed ({error}); see the endpoint's log") from None
         except ModelError as error:
             raise Refusal(422, "unusable_prompt", str(error)) from None
+
+
+def _encode_items(scorer: Scorer) -> Encode:
+    return scorer.encode
 
 
 def _stopping() -> Refusal:

@@ -2,18 +2,21 @@
 
 GET  /v1/models    what is served: versions, digests, centering
 GET  /healthz      the process answers
+GET  /v1/shadow    how the shadow's scores compare with those that were answered
 GET  /readyz       the champion is loaded and has passed its self-test
 GET  /             a page for people
 """
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from importlib.resources import files
 from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import HTMLResponse
 
+from touchstone.serving.combination import Combination
 from touchstone.serving.live import Served
 from touchstone.serving.service import Service
 
@@ -24,16 +27,11 @@ _PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsaf
 def router(service: Service) -> APIRouter:
     """The routes that score nothing."""
     routes = APIRouter()
-    live = service.live
     page = files("touchstone.serving").joinpath("page.html").read_text(encoding="utf-8")
 
     @routes.get("/v1/models", summary="What is served")
     async def models() -> dict[str, Any]:
-        return {
-            "name": live.name,
-            "models": [_describe(f"{live.name}@{alias}", served) for alias, served in live.served.items()],
-            "troubles": dict(live.troubles),
-        }
+        return _models(service)
 
     # For load balancers: alive, and able to score.
     @routes.get("/healthz", summary="Whether the process answers")
@@ -42,8 +40,15 @@ def router(service: Service) -> APIRouter:
 
     @routes.get("/readyz", summary="Whether the champion can be asked")
     async def readyz() -> dict[str, str]:
+        combination = service.combination
+        if combination is not None and combination.nameless:
+            return {"status": "ready", "model": combination.name, "digest": service.find_combined().digest}
         name, served = service.find(None)
         return {"status": "ready", "model": name, "version": str(served.version.version)}
+
+    @routes.get("/v1/shadow", summary="How another version would have answered")
+    async def shadow() -> dict[str, Any]:
+        return {"shadow": None if service.shadow is None else asdict(service.shadow.report())}
 
     # For people: a page that asks the endpoint's own routes.
     @routes.get("/", include_in_schema=False)
@@ -51,6 +56,35 @@ def router(service: Service) -> APIRouter:
         return HTMLResponse(page, headers={"Content-Security-Policy": _PAGE_POLICY})
 
     return routes
+
+
+def _models(service: Service) -> dict[str, Any]:
+    live, combination = service.live, service.combination
+    named = [(f"{live.name}@{alias}", served) for alias, served in live.served.items()]
+    previous = [(f"{live.name}@{served.version.version}", served) for served in live.memory.previous]
+    troubles = dict(live.troubles)
+    for part in service.lives.values():
+        if part is not live:
+            troubles |= {f"{part.name}@{alias}": trouble for alias, trouble in part.troubles.items()}
+    return {
+        "name": live.name,
+        "models": [_describe(name, served) for name, served in named],
+        "previous": [_describe(name, served) for name, served in previous],
+        "combination": None if combination is None else _describe_combination(combination),
+        "troubles": troubles,
+    }
+
+
+def _describe_combination(combination: Combination) -> dict[str, Any]:
+    combined = combination.find()
+    parts = {} if combined is None else combined.parts
+    return {
+        "id": combination.name,
+        "nameless": combination.nameless,
+        "digest": None if combined is None else combined.digest,
+        **combination.rule.model_dump(mode="json", include={"rule", "weights", "percentile"}),
+        "parts": {part: _describe(name, served) for part, (name, served) in parts.items()},
+    }
 
 
 def _describe(model: str, served: Served) -> dict[str, Any]:

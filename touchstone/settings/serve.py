@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from touchstone.settings.section import PositiveFloat, PositiveInt, Section, Share
+from touchstone.settings.section import NonNegativeInt, PositiveFloat, PositiveInt, Section, Share
 
 
 class Samples(Section):
@@ -17,6 +17,47 @@ class Samples(Section):
     days: PositiveFloat
     most_mib: PositiveInt
     redact: bool
+
+
+class Shadow(Section):
+    """A second version that scores a share of live traffic; nobody gets its scores.
+
+    Attributes:
+        alias: the alias that it has in the registry.
+        share: of the prompts; which ones depends on their token ids alone.
+    """
+
+    alias: Annotated[str, Field(pattern="^[A-Za-z][A-Za-z0-9._-]*$")]
+    share: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+
+
+class Combination(Section):
+    """Two models served as a third, by a rule over their centred scores.
+
+    Attributes:
+        name: of the model that they make together.
+        helpfulness, safety: NAME, models:/NAME@ALIAS, models:/NAME/VERSION, or a sealed artifact's folder.
+        rule: `weighted`: the sum of centred scores times `weights`; `minimum`: the lower centred score; `threshold`:
+            helpfulness, unless safety's percentile lies below `percentile`: then safety.
+        weights: of helpfulness and of safety.
+    """
+
+    name: Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    helpfulness: str
+    safety: str
+    rule: Literal["weighted", "minimum", "threshold"]
+    weights: tuple[PositiveFloat, PositiveFloat] | None = None
+    percentile: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for field, rule in (("weights", "weighted"), ("percentile", "threshold")):
+            if (getattr(self, field) is None) == (self.rule == rule):
+                verb = "needs" if self.rule == rule else "has no use for"
+                raise ValueError(f"rule {self.rule} {verb} {field}; {field} goes with rule {rule}")
+        if self.helpfulness == self.safety:
+            raise ValueError(f"helpfulness and safety are both {self.safety}; name two models")
+        return self
 
 
 class Serve(Section):
@@ -78,3 +119,7 @@ class Serve(Section):
         if self.max_bytes_in_flight < self.max_body_bytes:
             raise ValueError("max_bytes_in_flight must be at least max_body_bytes: else some bodies never fit")
         return self
+
+    keep_previous: NonNegativeInt
+    shadow: Shadow | None
+    combination: Combination | None

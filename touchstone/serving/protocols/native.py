@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from touchstone.client import ScoreReply
 from touchstone.groups import Message, Role
 from touchstone.model.scores import Item, Score
-from touchstone.serving.service import Service, Stamp
+from touchstone.serving.service import Answer, Service, Stamp
 from touchstone.serving.strict import Closed, StrictRoute
 
 
@@ -75,9 +75,10 @@ class Scored(BaseModel):
 
 
 class RewardsReply(Stamped):
-    """Reply of POST /v1/rewards: one entry per input, in their order."""
+    """Reply of POST /v1/rewards: one entry per input, in their order; a combination's parts beside it."""
 
     results: list[Scored]
+    parts: dict[str, RewardsReply] | None = Field(None, description="What each part of a combination answered.")
 
 
 class CompareReply(Stamped):
@@ -92,12 +93,11 @@ def router(service: Service) -> APIRouter:
     """The protocol's routes."""
     routes = APIRouter(route_class=StrictRoute)
 
-    @routes.post("/v1/rewards", summary="Scores of completions")
+    @routes.post("/v1/rewards", summary="Scores of completions", response_model_exclude_none=True)
     async def rewards(request: RewardsRequest) -> RewardsReply:
         items = [_item(part.prompt, part.completions) for part in request.inputs]
         answer = await service.score(request.model, items)
-        results = [Scored(scores=[_reply(score) for score in row]) for row in answer.scores]
-        return RewardsReply(**_stamp(answer), results=results)
+        return _rewards(answer)
 
     @routes.post("/v1/compare", summary="Which of two completions is better")
     async def compare(request: CompareRequest) -> CompareReply:
@@ -113,6 +113,13 @@ def _item(prompt: Prompt, completions: Sequence[str]) -> Item:
     if isinstance(prompt, str):
         return (Message("user", prompt),), completions
     return tuple(Message(turn.role, turn.content) for turn in prompt), completions
+
+
+def _rewards(answer: Answer) -> RewardsReply:
+    """Scores and, of a combination, its parts."""
+    results = [Scored(scores=[_reply(score) for score in row]) for row in answer.scores]
+    parts = {part: _rewards(each) for part, each in answer.parts.items()} or None
+    return RewardsReply(**_stamp(answer), results=results, parts=parts)
 
 
 def _reply(score: Score) -> ScoreReply:

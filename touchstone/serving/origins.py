@@ -1,0 +1,126 @@
+"""Where served versions come from: a registry's aliases, or the folder of one sealed artifact.
+
+    named("models:/reward-sandbox@champion", root)    # a registered model and the alias that is followed
+    named("build/artifact", root)                     # a folder: no registry is opened
+
+`Versions` is all that the endpoint asks for; `touchstone.registry.Registry` gives it as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from touchstone.errors import ServingError
+from touchstone.model import card
+
+CHAMPION = "champion"
+
+_REGISTERED = re.compile(
+    r"(?P<scheme>models:/)?(?P<name>[A-Za-z0-9][A-Za-z0-9._-]{0,99})"
+    r"(?:@(?P<alias>[A-Za-z0-9._-]+)|(?(scheme)/(?P<number>[0-9]{1,18})|(?!)))?"  # NAME/7 alone may be a folder
+)
+
+
+class SealedVersion(Protocol):
+    """A version of a model. `digest` is its sealed artifact's; what is loaded must have it."""
+
+    @property
+    def version(self) -> int: ...
+
+    @property
+    def digest(self) -> str: ...
+
+
+class Versions(Protocol):
+    """The versions of models. Every method may raise RegistryError or ArtifactError."""
+
+    def aliases(self, name: str) -> Mapping[str, int]:
+        """Version by alias; empty if there is no such model."""
+
+    def version(self, name: str, which: int) -> SealedVersion | None:
+        """The version with a number; None if there is none."""
+
+    def download(self, version: Any) -> Path:
+        """The sealed artifact's folder on this machine, for a version that `version` gave."""
+
+
+@dataclass(frozen=True)
+class FolderVersion:
+    """What a folder held at some time; numbers count from 1 when the endpoint started."""
+
+    version: int
+    digest: str
+
+
+class Folder:
+    """`Versions` of one sealed artifact's folder: its only alias is `champion`.
+
+    Whatever is sealed into the folder later is the next version, so an endpoint swaps to it as it does to a promoted
+    one. The numbers mean nothing in another process: a run that pins a folder's version pins its digest.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._digests: list[str] = []
+
+    def aliases(self, name: str) -> Mapping[str, int]:
+        """The champion: what the folder holds now.
+
+        Raises:
+            ArtifactError: no sealed artifact.
+        """
+        digest = card.read(self.path).digest
+        if digest not in self._digests:
+            self._digests.append(digest)
+        return {CHAMPION: self._digests.index(digest) + 1}
+
+    def version(self, name: str, which: int) -> FolderVersion:
+        """A version that `aliases` has named."""
+        return FolderVersion(which, self._digests[which - 1])
+
+    def download(self, version: FolderVersion) -> Path:
+        """The folder: it is here already."""
+        return self.path
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What somebody asked to be served.
+
+    Attributes:
+        name: the model's.
+        which: the alias that is followed, or the number of a version that stays.
+        folder: the sealed artifact's; None for a registered model.
+    """
+
+    name: str
+    which: str = CHAMPION
+    folder: Path | None = None
+
+
+def named(model: str, root: Path, name: str | None = None) -> Origin:
+    """What a setting or an option names: NAME, models:/NAME, models:/NAME@ALIAS, models:/NAME/VERSION, or a folder.
+
+    Args:
+        root: relative folders count from here.
+        name: what a folder's model is called; default: the folder's own name.
+
+    Raises:
+        ServingError: none of these, or another name for a registered model.
+    """
+    folder = root / model
+    if folder.is_dir():
+        return Origin(name or folder.resolve().name, folder=folder.resolve())
+    match = _REGISTERED.fullmatch(model)
+    if match is None:
+        raise ServingError(
+            f"{model!r} is no folder and names no registered model; write a sealed artifact's folder, "
+            "models:/NAME@champion or models:/NAME/VERSION"
+        )
+    if name not in (None, match["name"]):
+        raise ServingError(f"{model} has its name from the registry; --name {name} goes with a folder only")
+    return Origin(match["name"], match["alias"] or match["number"] or CHAMPION)
