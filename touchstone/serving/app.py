@@ -15,10 +15,13 @@ from touchstone.serving import status
 from touchstone.serving.batching import Batcher
 from touchstone.serving.limits import BodyLimit
 from touchstone.serving.live import Live
-from touchstone.serving.protocols import native
+from touchstone.serving.protocols import llama_factory, mlflow, native, openrlhf, sglang, shared_paths, slime, vllm
 from touchstone.serving.refusals import answer_errors
 from touchstone.serving.service import Service
 from touchstone.settings.serve import Serve
+
+
+PROTOCOLS = (native, openrlhf, vllm, sglang, shared_paths, slime, llama_factory, mlflow)
 
 
 def make_app(live: Live, batcher: Batcher, settings: Serve) -> FastAPI:
@@ -34,6 +37,7 @@ def make_app(live: Live, batcher: Batcher, settings: Serve) -> FastAPI:
     app.add_middleware(BodyLimit)
     answer_errors(app)
     service = Service(live, batcher, settings)
-    app.include_router(native.router(service))
+    for protocol in PROTOCOLS:
+        app.include_router(protocol.router(service))
     app.include_router(status.router(service))
     return app

@@ -19,3 +19,5 @@ class Serve(Section):
     max_queued_tokens: PositiveInt
     max_completions: PositiveInt
     threads: PositiveInt | Literal["auto"]
+    stand_in_names: list[Annotated[str, Field(min_length=1)]]
+    protocol_reward: Literal["raw", "centered"]
