@@ -1,10 +1,10 @@
 """Whether a score depends on how it was asked for: random groups by every protocol, alone and in random batches.
 
-    python -m benchmarks.serving.invariance                    # 2,000 groups; benchmarks/results/serving_invariance.json
+    python -m benchmarks.serving.invariance                # 2,000 groups; benchmarks/results/serving_invariance.json
     python -m benchmarks.serving.invariance --groups 200 --result invariance.json
 
-A real endpoint serves a tiny model in fp32 on this machine. What each completion scores alone, by the scorer without an
-endpoint, is what every other way is compared with: one request after another, and sixteen clients at once whose
+A real endpoint serves a tiny model in fp32 on this machine. What each completion scores alone, by the scorer without
+an endpoint, is what every other way is compared with: one request after another, and sixteen clients at once whose
 requests hold random numbers of samples, so that batches mix groups, lengths and protocols. The largest difference may
 be 1e-5.
 """
@@ -172,9 +172,11 @@ def main() -> None:
     options = parser.parse_args()
     groups = random_groups(options.groups, options.seed)
     scorer = Scorer.load(bos_artifact(0))
-    with tempfile.TemporaryDirectory(prefix="touchstone-bench-") as folder:
-        with listening(Path(folder), bos_artifact(0)) as running:
-            differences = measure(running.url, scorer, groups, alone=len(groups), seed=options.seed)
+    with (
+        tempfile.TemporaryDirectory(prefix="touchstone-bench-") as folder,
+        listening(Path(folder), bos_artifact(0)) as running,
+    ):
+        differences = measure(running.url, scorer, groups, alone=len(groups), seed=options.seed)
     largest = max(found["largest"] for found in differences.values())
     result = {
         "groups": len(groups),

@@ -8,6 +8,7 @@ import io
 import json
 import math
 import struct
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -68,7 +69,7 @@ def token_ids(scorer: Scorer, prompt: tuple[Message, ...], answer: str) -> list[
     return group.prompt(0) + group.completion_ids[0]
 
 
-# --- one conversation, one score --------------------------------------------------------------------------------------
+# --- one conversation, one score -------------------------------------------------------------------------------------
 
 Reader = Callable[[Any], list[float]]
 
@@ -115,7 +116,11 @@ def ways(scorer: Scorer, prompt: tuple[Message, ...], answer: str) -> dict[str, 
         "SGLang, v1": ("/v1/classify", {"model": "rm", "input": whole}, data("data", 0, "probs")),
         "SGLang, score": ("/v1/score", {"query": asked, "items": [answer + EOS]}, data("scores", 0)),
         "SGLang, score of ids": ("/v1/score", {"query": ids[:-4], "items": [ids[-4:]]}, data("scores", 0)),
-        "slime": ("/slime", {"prompt": chat(prompt), "response": answer + EOS, "label": {"x": 1}}, lambda body: [body]),
+        "slime": (
+            "/slime",
+            {"prompt": chat(prompt), "response": answer + EOS, "label": {"x": 1}},
+            lambda body: [body],
+        ),
         "slime, rendered": ("/slime?rendered=true", {"prompt": asked, "response": answer}, lambda body: [body]),
         "LLaMA-Factory": (
             "/v1/score/evaluation",
@@ -181,7 +186,7 @@ def test_ranks_come_with_probabilities_against_the_best(ask: Callable[..., httpx
     assert len(ask("/v1/rank", {"prompt": "2+2?", "completions": ["4", "5"]}).json()["ranking"]) == 2
 
 
-# --- the traps of protocols.md, section 2 -----------------------------------------------------------------------------
+# --- the traps of protocols.md, section 2 ----------------------------------------------------------------------------
 
 
 def numbers(answer: Any) -> list[float]:
@@ -289,7 +294,11 @@ def test_5_of_nothing_each_route_says_what_its_original_does(
     answer = ask(path, body)
     assert answer.status_code == status, answer.text
     if status == 200:
-        assert answer.json() == {"rewards": [], "scores": [], "extra_logs": {"length": [], "truncated": [], "bos_added": []}}
+        assert answer.json() == {
+            "rewards": [],
+            "scores": [],
+            "extra_logs": {"length": [], "truncated": [], "bos_added": []},
+        }
         assert answer.headers["X-Touchstone-Version"] == "1"
 
 
@@ -311,7 +320,7 @@ def test_6_single_samples_of_several_protocols_are_scored_together(
             for path, body, _ in every
         ]
         while len(running.batcher._jobs) < len(every):
-            pass
+            time.sleep(0.01)
         running.batcher.start()
         assert {answer.result().status_code for answer in asked} == {200}
         running.batcher.stop()
@@ -325,7 +334,9 @@ def test_7_overload_is_503_with_retry_after_on_every_route(tmp_path: Path, score
 
         async def scenario() -> None:
             async with httpx.AsyncClient(base_url=running.url, trust_env=False, timeout=30) as client:
-                first = asyncio.create_task(client.post("/v1/rewards", json={"inputs": [{"prompt": SECRET, "completions": ["4"]}]}))
+                first = asyncio.create_task(
+                    client.post("/v1/rewards", json={"inputs": [{"prompt": SECRET, "completions": ["4"]}]})
+                )
                 while not running.batcher.queued_tokens:
                     await asyncio.sleep(0.01)
                 for name, (path, body, _) in every.items():
@@ -480,7 +491,7 @@ def test_14_an_error_holds_no_text(
     assert SECRET not in caplog.text
 
 
-# --- what else each protocol promises ---------------------------------------------------------------------------------
+# --- what else each protocol promises --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("model", ["model", "rm", "rm@champion", NAME, f"{NAME}@1", "rm@1", None])
@@ -550,7 +561,9 @@ def test_pairs_are_paired_as_vllm_pairs_them(ask: Callable[..., httpx.Response])
 
 
 def test_sglangs_items_may_come_first(ask: Callable[..., httpx.Response], scorer: Scorer) -> None:
-    whole = [ask("/get_reward", {"query": [text]}).json()["rewards"][0] for text in (f"cold egg{EOS}", f"hot egg{EOS}")]
+    whole = [
+        ask("/get_reward", {"query": [text]}).json()["rewards"][0] for text in (f"cold egg{EOS}", f"hot egg{EOS}")
+    ]
     body = {"query": f" egg{EOS}", "items": ["cold", "hot"], "item_first": True}
     answer = ask("/v1/score", body).json()
     assert [row[0] for row in answer["scores"]] == pytest.approx(whole, abs=1e-5)

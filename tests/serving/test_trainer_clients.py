@@ -1,4 +1,4 @@
-"""What trainers really send and how they try again, against a real endpoint: their clients re-enacted, waits shortened."""
+"""What trainers really send and how they try again, against a real endpoint: clients re-enacted, waits shortened."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_mlflows_own_client_reads_predictions(endpoint: Listening, rewards: list
         assert list(read[0]) == pytest.approx(rewards, abs=1e-5)
 
 
-# --- when it can't answer ---------------------------------------------------------------------------------------------
+# --- when it can't answer --------------------------------------------------------------------------------------------
 
 
 def crowded(
@@ -153,7 +153,9 @@ def test_openrlhf_verl_and_slime_get_through_an_overload(
         "verl": lambda running, tries: verl(
             running.url.removeprefix("http://"), "vllm", "rm", text, second=0.02, tries=tries
         ),
-        "slime": lambda running, tries: slime(f"{running.url}/slime", PROMPT, ANSWERS[0], None, second=0.02, tries=tries),
+        "slime": lambda running, tries: slime(
+            f"{running.url}/slime", PROMPT, ANSWERS[0], None, second=0.02, tries=tries
+        ),
     }
     for name, client in clients.items():
         tries = Tries()
@@ -186,16 +188,12 @@ def test_no_client_takes_a_failure_for_a_reward(tmp_path: Path, asked: str) -> N
         with torch.no_grad():
             running.live.served["champion"].scorer.model.network.score.weight.fill_(math.nan)
         tries = Tries()
-        read = asyncio.run(
-            openrlhf([f"{running.url}/get_reward"], whole, asked, None, second=0.001, tries=tries)
-        )
+        read = asyncio.run(openrlhf([f"{running.url}/get_reward"], whole, asked, None, second=0.001, tries=tries))
         assert (read["reward"], tries.statuses) == (None, [500] * 5)
         for engine in ("vllm", "sglang"):
             tries = Tries()
             with pytest.raises(aiohttp.ClientResponseError):
-                asyncio.run(
-                    verl(running.url.removeprefix("http://"), engine, "rm", whole, second=0.0001, tries=tries)
-                )
+                asyncio.run(verl(running.url.removeprefix("http://"), engine, "rm", whole, second=0.0001, tries=tries))
             assert tries.statuses == [500] * 16
         tries = Tries()
         with pytest.raises(aiohttp.ClientResponseError):

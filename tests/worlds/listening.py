@@ -1,4 +1,4 @@
-"""An endpoint on a loopback port in a thread of the test's process, and a model whose template has all that is hard."""
+"""An endpoint on a loopback port in a thread of the test's process, and a model whose template is a hard one."""
 
 from __future__ import annotations
 

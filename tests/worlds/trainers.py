@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 from collections.abc import Sequence
@@ -45,7 +46,7 @@ async def openrlhf(
         raise RuntimeError("Request error for 5 times")
 
     reward: dict[str, Any] = {"reward": None, "scores": None, "extra_logs": {}}
-    try:
+    with contextlib.suppress(Exception):
         parts = [slice(number * size, (number + 1) * size) for number in range(len(urls))]
         payloads = [{"query": queries[part], "prompts": prompts[part], "labels": labels[part]} for part in parts]
         answers = await asyncio.gather(*(post(url, data) for url, data in zip(urls, payloads, strict=True)))
@@ -55,8 +56,6 @@ async def openrlhf(
             "scores": first.get("scores") or first.get("rewards"),
             "extra_logs": first.get("extra_logs") or {},
         }
-    except Exception:
-        pass
     return reward
 
 

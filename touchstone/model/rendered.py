@@ -1,11 +1,12 @@
 """Texts that a client has rendered itself, by a chat template or into token ids: what RL trainers send.
 
 A text that reads as the artifact's own template writes a conversation is taken apart into its messages, which are
-encoded as they are everywhere else: the same ids, the same cut, so the same score. What people wrote in it can't become
-a control token, and completions of one prompt share it. Any other text is encoded as it stands, its special tokens
-parsed, and loses its beginning where it is too long.
+encoded as they are everywhere else: the same ids, the same cut, so the same score. What people wrote in it can't
+become a control token, and completions of one prompt share it. Any other text is encoded as it stands, its special
+tokens parsed, and loses its beginning where it is too long.
 
-    reading = read_rendered(model, [Rendered("<|im_start|>user\\n2+2?<|im_end|>\\n<|im_start|>assistant\\n4<|im_end|>")])
+    text = "<|im_start|>user\\n2+2?<|im_end|>\\n<|im_start|>assistant\\n4<|im_end|>"
+    reading = read_rendered(model, [Rendered(text)])
     scores = scorer.score_encoded(encode_rendered(model, reading.sources))
     [scores[source][completion] for source, completion in reading.places]
 """
@@ -124,9 +125,7 @@ def encode_rendered(model: RewardModel, sources: Sequence[Rendered | Conversatio
     """
     items = [(source.prompt, source.completions) for source in sources if isinstance(source, Conversation)]
     groups = iter(encode_many(model.tokenizer, model.rule, items))
-    return [
-        next(groups) if isinstance(source, Conversation) else _as_it_stands(model, source) for source in sources
-    ]
+    return [next(groups) if isinstance(source, Conversation) else _as_it_stands(model, source) for source in sources]
 
 
 def _read(model: RewardModel, rendered: Rendered) -> tuple[Conversation | Rendered, bool]:
@@ -136,11 +135,14 @@ def _read(model: RewardModel, rendered: Rendered) -> tuple[Conversation | Render
             "this model reads prompt and completion as a pair of texts, and none that a chat template rendered; send "
             "both apart (/v1/rewards, /score or /rerank)"
         )
+    conversation = _taken_apart(model, rendered)
+    if conversation is not None:
+        return conversation
     front, _ = _around(_pieces(model.tokenizer)._literals.encode("a"))
-    return _taken_apart(model, rendered) or (rendered, bool(front) and _lacks(model, rendered, front))
+    return rendered, bool(front) and _lacks(model, rendered, front)
 
 
-# --- a text that the model's own template has written -----------------------------------------------------------------
+# --- a text that the model's own template has written ----------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,9 +259,12 @@ def _contents(literals: _Literals, text: str, completion: str | None) -> list[st
 
 def _unclosed(text: str, after: str, eos: str | None) -> str:
     """A completion without what closes its turn, whichever way a client wrote it: the template writes that again."""
-    for ending in (after, after.strip(), eos):
-        if ending and text.endswith(ending):
-            return text.removesuffix(ending)
+    if after and text.endswith(after):
+        return text.removesuffix(after)
+    end = len(text.rstrip())  # another template of the family may write a newline behind the EOS, or none
+    for ending in (after.strip(), eos):
+        if ending and text.endswith(ending, 0, end):
+            return text[: end - len(ending)]
     return text
 
 
@@ -273,7 +278,7 @@ def _bare(model: RewardModel, conversation: Conversation) -> Conversation:
     return replace(conversation, completions=[_unclosed(text, closing, eos) for text in conversation.completions])
 
 
-# --- any other text ---------------------------------------------------------------------------------------------------
+# --- any other text --------------------------------------------------------------------------------------------------
 
 
 def _as_it_stands(model: RewardModel, rendered: Rendered) -> EncodedGroup:

@@ -20,7 +20,6 @@ from touchstone.serving.refusals import answer_errors
 from touchstone.serving.service import Service
 from touchstone.settings.serve import Serve
 
-
 PROTOCOLS = (native, openrlhf, vllm, sglang, shared_paths, slime, llama_factory, mlflow)
 
 

@@ -177,9 +177,7 @@ class Service:
         except EngineError as error:
             raise Refusal(500, "engine_failed", f"scoring failed ({error}); see the endpoint's log") from None
 
-
-
-    # --- what other protocols ask -------------------------------------------------------------------------------------
+    # --- what other protocols ask -----------------------------------------------------------------------------------
 
     def resolve(self, model: str | None) -> str | None:
         """The model that a client means which doesn't know our names; None for the champion.

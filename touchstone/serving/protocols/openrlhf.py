@@ -2,9 +2,9 @@
 
 POST /get_reward   texts of prompt and response -> rewards, and their percentiles to filter prompts by
 
-It sends one sample a request, with special tokens in it, and tries five times; to every further URL of several it sends
-empty lists. It keeps a prompt whose mean of `scores` lies between bounds of 0 and 1, so that is what they are: places
-in the reference set.
+It sends one sample a request, with special tokens in it, and tries five times; to every further URL of several it
+sends empty lists. It keeps a prompt whose mean of `scores` lies between bounds of 0 and 1, so that is what they are:
+places in the reference set.
 """
 
 from __future__ import annotations

@@ -147,7 +147,9 @@ def router(service: Service) -> APIRouter:
         stamp(response, answer)
         data = [
             Embedding(
-                index=index, embedding=vector(service.number(score), request.encoding_format), truncated=score.truncated
+                index=index,
+                embedding=vector(service.number(score), request.encoding_format),
+                truncated=score.truncated,
             )
             for index, score in enumerate(answer.scores)
         ]
@@ -157,7 +159,7 @@ def router(service: Service) -> APIRouter:
     async def classify_v1(request: ClassifyRequest, response: Response) -> ClassifyReply:
         batch = [request.input] if isinstance(request.input, str) else request.input
         if not batch or any(not part.strip() if isinstance(part, str) else part == [] for part in batch):
-            raise Refusal(400, "empty_input", "input is empty or holds a text of spaces only; there is nothing to score")
+            raise Refusal(400, "empty_input", "input is empty or holds a text of nothing but spaces")
         answer = await service.score_rendered(request.model, rendered(request.input, add_special_tokens=True))
         stamp(response, answer)
         return ClassifyReply(
@@ -171,9 +173,7 @@ def router(service: Service) -> APIRouter:
     return routes
 
 
-async def classify(
-    service: Service, request: NativeRequest, response: Response
-) -> NativeReward | list[NativeReward]:
+async def classify(service: Service, request: NativeRequest, response: Response) -> NativeReward | list[NativeReward]:
     """POST and PUT /classify with a body of SGLang's; what comes alone is answered alone."""
     source: Any = request.text if request.text is not None else request.input_ids
     texts = rendered(source, add_special_tokens=True)

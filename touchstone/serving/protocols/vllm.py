@@ -58,9 +58,13 @@ class Common(Activated):
 class PoolingInput(Common):
     """Texts, ids or one conversation, with the fields of vLLM's chat requests."""
 
-    input: Text | Annotated[list[Text], Field(min_length=1)] | TokenIds | Annotated[
-        list[TokenIds], Field(min_length=1)
-    ] | None = None
+    input: (
+        Text
+        | Annotated[list[Text], Field(min_length=1)]
+        | TokenIds
+        | Annotated[list[TokenIds], Field(min_length=1)]
+        | None
+    ) = None
     messages: Annotated[list[Turn], Field(min_length=2)] | None = None
     chat_template: None = None
     chat_template_kwargs: Empty | None = None
@@ -166,8 +170,7 @@ class ScoreRequest(Common):
         left, right = self.sides()
         queries = left * len(right) if len(left) == 1 else left
         return [
-            Conversation((Message("user", query),), [document])
-            for query, document in zip(queries, right, strict=True)
+            Conversation((Message("user", query),), [document]) for query, document in zip(queries, right, strict=True)
         ]
 
 
@@ -178,9 +181,7 @@ class RerankRequest(Common):
     documents: Annotated[list[Text], Field(min_length=1)]
     top_n: Annotated[int, Field(ge=0)] = 0
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"query": "2+2?", "documents": ["5", "4"], "top_n": 1}]}
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [{"query": "2+2?", "documents": ["5", "4"], "top_n": 1}]})
 
 
 class Listed(BaseModel):
@@ -332,9 +333,7 @@ async def score(service: Service, request: ScoreRequest, response: Response) -> 
 def classifications(service: Service, answer: TextsAnswer, *, activated: bool = False) -> list[Classification]:
     """Every text's number, in their order."""
     return [
-        Classification(
-            index=index, probs=[service.number(score, activated=activated)], truncated=score.truncated
-        )
+        Classification(index=index, probs=[service.number(score, activated=activated)], truncated=score.truncated)
         for index, score in enumerate(answer.scores)
     ]
 
