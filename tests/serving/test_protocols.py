@@ -364,7 +364,8 @@ def test_8_a_bos_is_never_doubled_and_said_to_be_added(ask: Callable[..., httpx.
     assert bare.headers["X-Touchstone-Bos-Added"] == "0"
     assert numbers(bare.json()) != [first]
     logs = ask("/get_reward", {"query": [f"{BOS}egg", "egg"]}).json()["extra_logs"]
-    assert logs == {"length": [3.0, 2.0], "truncated": [0.0, 0.0], "bos_added": [0.0, 0.0]}
+    closed = len(scorer.model.tokenizer(f"egg{EOS}", add_special_tokens=False)["input_ids"])
+    assert logs == {"length": [closed + 1, closed], "truncated": [0.0, 0.0], "bos_added": [0.0, 0.0]}
 
 
 def test_9_what_is_too_long_is_cut_as_in_training_flagged_and_counted(
@@ -382,7 +383,8 @@ def test_9_what_is_too_long_is_cut_as_in_training_flagged_and_counted(
     texts = ["egg " * 200, "egg"]
     answer = ask("/classify", {"input": texts})
     assert [entry["truncated"] for entry in answer.json()["data"]] == [True, False]
-    assert answer.json()["usage"] == {"prompt_tokens": 130, "total_tokens": 130}
+    total = 128 + len(scorer.model.tokenizer("egg")["input_ids"])
+    assert answer.json()["usage"] == {"prompt_tokens": total, "total_tokens": total}
     assert answer.headers["X-Touchstone-Truncated"] == "1"
     # Nobody may have texts cut otherwise: that would be another score.
     for body in ({"truncate_prompt_tokens": 5}, {"truncation_side": "right"}):

@@ -195,14 +195,18 @@ def _csv(body: bytes) -> dict[str, list[str]]:
 def _parquet(body: bytes, most: int) -> dict[str, list[Any]]:
     """A Parquet file's columns; texts that repeat are held once, however many rows they fill."""
     try:
-        file = pq.ParquetFile(io.BytesIO(body), read_dictionary=list(COLUMNS))
-        size = sum(file.metadata.row_group(group).total_byte_size for group in range(file.num_row_groups))
+        metadata = pq.read_metadata(io.BytesIO(body))
+        size = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
         if size > MAX_PARQUET_BYTES:
             raise Refusal(413, "body_too_large", f"the file unpacks to more than {MAX_PARQUET_BYTES} bytes")
-        if file.metadata.num_rows > most:
-            raise Refusal(422, "too_many_completions", f"{file.metadata.num_rows} rows, at most {most} may be")
-        names = _known(file.schema_arrow.names)
-        return {name: _texts(file.read(columns=[name])[name]) for name in names}
+        if metadata.num_rows > most:
+            raise Refusal(422, "too_many_completions", f"{metadata.num_rows} rows, at most {most} may be")
+        schema = metadata.schema.to_arrow_schema()
+        names = _known(schema.names)
+        if not all(kind in (pa.string(), pa.large_string()) for kind in schema.types):
+            raise Refusal(422, "malformed_body", "a column of the file holds something else than texts")
+        table = pq.ParquetFile(io.BytesIO(body), read_dictionary=names).read(columns=names)
+        return {name: _texts(table[name]) for name in names}
     except (pa.ArrowException, OSError):
         raise Refusal(400, "malformed_parquet", "the body is no Parquet file that can be read") from None
 
@@ -215,11 +219,9 @@ def _known(names: list[str]) -> list[str]:
 
 
 def _texts(column: pa.ChunkedArray) -> list[Any]:
-    """A column's values; those of a dictionary are made once."""
+    """A dictionary column's values, each made once."""
     values: list[Any] = []
     for chunk in column.chunks:
-        if not pa.types.is_dictionary(chunk.type):
-            raise Refusal(422, "malformed_body", "a column of the file holds something else than texts")
         words = chunk.dictionary.to_pylist()
         values += [None if place is None else words[place] for place in chunk.indices.to_pylist()]
     return values
