@@ -99,7 +99,7 @@ def protocols(scorer: Scorer) -> dict[str, Callable[[Send, Sequence[Sample]], li
         return [entry["embedding"][0] for entry in send("/v1/embeddings", body)["data"]]
 
     def slime(send: Send, samples: Sequence[Sample]) -> list[float]:
-        return [send("/slime", {"prompt": chat(prompt), "response": response}) for prompt, response in samples]
+        return [send("/slime", {"prompt": chat(prompt), "response": response + eos}) for prompt, response in samples]
 
     def llama_factory(send: Send, samples: Sequence[Sample]) -> list[float]:
         body = {"model": "model", "messages": list(map(generated, samples))}

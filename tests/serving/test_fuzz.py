@@ -24,8 +24,10 @@ def test_no_request_that_the_description_allows_or_forbids_breaks_anything(tmp_p
         command = [
             *(sys.executable, "-m", "schemathesis.cli", "run", f"{running.url}/openapi.json"),
             *("--checks", ",".join(CHECKS), "--request-timeout", str(SECONDS), "--max-examples", "40"),
-            *("--seed", "17", "--mode", "all", "--phases", "examples,coverage,fuzzing", "--no-color"),
+            *("--seed", "17", "--mode", "all", "--phases", "examples,coverage,fuzzing", "--continue-on-failure"),
+            *("--suppress-health-check", "all", "--no-shrink", "--warnings", "off", "--no-color"),
         ]
+        # Deep schemas are slow to generate from, which is no fault of the endpoint.
         answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=800, check=False)
         # It still serves, and has not failed.
         assert httpx.get(f"{running.url}/ping", trust_env=False).status_code == 200

@@ -6,6 +6,7 @@ import asyncio
 import math
 import threading
 import time
+import warnings
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +16,6 @@ import httpx
 import pandas as pd
 import pytest
 import torch
-from mlflow.pyfunc.scoring_server.client import ScoringServerClient
 
 from tests.worlds.listening import EOS, Listening, bos_artifact, listening
 from tests.worlds.trainers import Tries, llama_factory, openrlhf, openrlhf_keeps, slime, verl, verl_text
@@ -26,6 +26,10 @@ PROMPT = [{"role": "user", "content": "How do I boil an egg?"}]
 ASK = (Message("user", "How do I boil an egg?"),)
 ANSWERS = ("Put it into hot water.", "king", "")
 Reward = TypeVar("Reward")
+
+with warnings.catch_warnings():  # of MLflow's own type hints, when it is imported
+    warnings.simplefilter("ignore")
+    from mlflow.pyfunc.scoring_server.client import ScoringServerClient
 
 
 @pytest.fixture(scope="module")
