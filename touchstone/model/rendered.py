@@ -319,16 +319,16 @@ def _text_ids(
 ) -> tuple[list[int], list[int]]:
     """Ids of a text up to its completion, and from there; tokenised in one, as the client's model did."""
     before = model.rule.text(text)
-    whole = before + model.rule.text(completion or "")
-    start, end = _unpadded(model.tokenizer, whole)
+    rendering = before + model.rule.text(completion or "")
+    start, end = _unpadded(model.tokenizer, rendering)
     eos = model.tokenizer.eos_token
     if ends and eos:
-        while whole.endswith(eos, start, end):
+        while rendering.endswith(eos, start, end):
             end -= len(eos)
-        whole = whole[start:end] + eos
+        rendering = rendering[start:end] + eos
     else:
-        whole = whole[start:end]
-    encoding: Encoding = backend.encode(_SURROGATE.sub("\ufffd", whole), add_special_tokens=False)
+        rendering = rendering[start:end]
+    encoding: Encoding = backend.encode(_SURROGATE.sub("\ufffd", rendering), add_special_tokens=False)
     ids = list(encoding.ids)
     if completion is None:
         return [], ids
@@ -342,7 +342,7 @@ def _ids(model: RewardModel, backend: Tokenizer, part: str | Sequence[int]) -> l
     if isinstance(part, str):
         encoding: Encoding = backend.encode(_SURROGATE.sub("\ufffd", model.rule.text(part)), add_special_tokens=False)
         return list(encoding.ids)
-    size = model.network.get_input_embeddings().num_embeddings
+    size = int(model.network.config.vocab_size)
     if not all(0 <= number < size for number in part):
         raise ModelError(f"a token id is none of the model's, which go from 0 to {size - 1}")
     start, end = 0, len(part)

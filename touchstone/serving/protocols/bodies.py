@@ -115,10 +115,14 @@ class Refused(BaseModel):
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"model": Refused, "description": "Malformed; the same request can never succeed"},
+    401: {"model": Refused, "description": "An API key is needed"},
+    403: {"model": Refused, "description": "Not allowed, or sent to a host name that isn't ours"},
     404: {"model": Refused, "description": "That model isn't served here"},
     408: {"model": Refused, "description": "The body didn't arrive in time"},
+    409: {"model": Refused, "description": "The pinned version isn't in memory"},
     413: {"model": Refused, "description": "The body is over the limit; send several requests"},
     422: {"model": Refused, "description": "A field is unknown, of the wrong type or contradicts another"},
+    429: {"model": Refused, "description": "As 503, where the operator has chosen so"},
     500: {"model": Refused, "description": "The model gave no finite score, or failed"},
     503: {"model": Refused, "description": "Not ready, or too much work is waiting; see Retry-After"},
     504: {"model": Refused, "description": "Not scored within the deadline"},

@@ -80,7 +80,9 @@ _REQUEST_BODY = {
         PARQUET: {"schema": {"type": "string", "format": "binary"}},
     },
 }
-_UNSUPPORTED = {415: {"model": Refused, "description": "Neither JSON nor CSV nor Parquet, or not UTF-8"}}
+_UNSUPPORTED: dict[int | str, dict[str, Any]] = {
+    415: {"model": Refused, "description": "Neither JSON nor CSV nor Parquet, or not UTF-8"}
+}
 
 
 def router(service: Service) -> APIRouter:
