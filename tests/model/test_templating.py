@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from tests.worlds.tiny import CHATML, make_tiny_tokenizer
 from touchstone.errors import ModelError
 from touchstone.groups import Message
+from touchstone.model import templating
 from touchstone.model.templating import ScoringRule, encode, encode_many, scoring_rule
 from touchstone.runtime.texts import cleaned
 
@@ -204,3 +207,22 @@ def test_a_rule_of_before_the_form_was_named_takes_texts_as_they_stand() -> None
 def test_an_unknown_text_form_is_refused() -> None:
     with pytest.raises(ModelError, match="text form 7 is unknown; install"):
         ScoringRule.from_json({**RULE.to_json(), "text_form": 7})
+
+
+def test_what_prompts_of_many_turns_leave_in_memory_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the template writes around a sequence of roles is kept, and a stranger chooses the sequences."""
+    monkeypatch.setattr(templating, "_LAYOUT_BYTES", 2**18)
+    tokenizer = make_tiny_tokenizer()
+    encode(tokenizer, RULE, [Message("user", "2+2?")], ["4"])
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for number in range(8):
+            turns = [Message("user", "a"), Message("assistant", "b")] * (250 + number)
+            encode(tokenizer, RULE, [*turns, Message("user", "c")], ["4"])
+        del turns
+        gc.collect()
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 2 * 2**18

@@ -319,25 +319,25 @@ def test_6_single_samples_of_several_protocols_are_scored_together(
             pool.submit(httpx.post, running.url + path, json=body, trust_env=False, timeout=30)
             for path, body, _ in every
         ]
-        while len(running.batcher._jobs) < len(every):
+        while running.batcher.queued_requests < len(every):
             time.sleep(0.01)
         running.batcher.start()
         assert {answer.result().status_code for answer in asked} == {200}
         running.batcher.stop()
     assert sum(calls) == len(every)
-    assert len(calls) <= 2
+    assert len(calls) < len(every) / 2
 
 
 def test_7_overload_is_503_with_retry_after_on_every_route(tmp_path: Path, scorer: Scorer) -> None:
     every = ways(scorer, (ASK,), ANSWER)
-    with listening(tmp_path, bos_artifact(0), started=False, max_queued_tokens=1) as running:
+    with listening(tmp_path, bos_artifact(0), started=False, max_wait_seconds=1e-4) as running:
 
         async def scenario() -> None:
             async with httpx.AsyncClient(base_url=running.url, trust_env=False, timeout=30) as client:
                 first = asyncio.create_task(
                     client.post("/v1/rewards", json={"inputs": [{"prompt": SECRET, "completions": ["4"]}]})
                 )
-                while not running.batcher.queued_tokens:
+                while not running.batcher.queued_requests:
                     await asyncio.sleep(0.01)
                 for name, (path, body, _) in every.items():
                     if name == "LLaMA-Factory":

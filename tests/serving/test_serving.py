@@ -25,6 +25,7 @@ from mlflow import MlflowClient
 
 from tests.places import ROOT
 from tests.worlds.registered import NAME, artifact, open_registry, publish, reference, tiny_settings
+from tests.worlds.served import serve_settings
 from touchstone import settings as settings_module
 from touchstone.data.sources.rows import Unusable, check_turns
 from touchstone.errors import ServingError
@@ -36,11 +37,11 @@ from touchstone.registry import Registry
 from touchstone.serving import Client, temporary_endpoint
 from touchstone.serving.app import make_app
 from touchstone.serving.batching import Batcher
-from touchstone.serving.limits import MAX_BODY_BYTES
 from touchstone.serving.live import Live
 from touchstone.serving.server import listen
 
 SECRET = "the-planted-secret"
+MAX_BODY_BYTES = tiny_settings().serve.max_body_bytes
 ASK = (Message("user", "2+2?"),)
 
 
@@ -272,7 +273,7 @@ def test_a_reply_does_not_wait_for_an_acknowledgement() -> None:
 def client_of(registry: Registry, batcher: Batcher) -> tuple[httpx.AsyncClient, Live]:
     live = Live(registry, NAME, tokens_per_batch=1024)
     live.open()
-    app = make_app(live, batcher, tiny_settings().serve)
+    app = make_app(live, batcher, serve_settings())
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://endpoint"), live
 
 
@@ -285,7 +286,7 @@ def test_each_text_is_tokenised_once(registry: Registry, monkeypatch: pytest.Mon
         return content_ids(pieces, batch)
 
     async def scenario() -> None:
-        batcher = Batcher(tokens_per_batch=1024, max_queued_tokens=100_000)
+        batcher = Batcher(serve_settings())
         client, _ = client_of(registry, batcher)
         monkeypatch.setattr(templating._Pieces, "content_ids", counted)
         batcher.start()
@@ -298,10 +299,10 @@ def test_each_text_is_tokenised_once(registry: Registry, monkeypatch: pytest.Mon
 
 def test_a_full_queue_sheds_with_retry_after_and_recovers(registry: Registry) -> None:
     async def scenario() -> None:
-        batcher = Batcher(tokens_per_batch=1024, max_queued_tokens=1)
+        batcher = Batcher(serve_settings(max_wait_seconds=1e-4))
         client, _ = client_of(registry, batcher)
         first = asyncio.create_task(client.post("/v1/rewards", json=body()))
-        while not batcher.queued_tokens:
+        while not batcher.queued_requests:
             await asyncio.sleep(0.01)
         refused = await client.post("/v1/rewards", json=body())
         assert refused.status_code == 503
@@ -318,7 +319,7 @@ def test_a_full_queue_sheds_with_retry_after_and_recovers(registry: Registry) ->
 
 def test_a_score_that_is_not_finite_is_a_typed_error(registry: Registry) -> None:
     async def scenario() -> None:
-        batcher = Batcher(tokens_per_batch=1024, max_queued_tokens=100_000)
+        batcher = Batcher(serve_settings())
         client, live = client_of(registry, batcher)
         with torch.no_grad():  # a bit that flipped in memory after the self-test
             live.served["champion"].scorer.model.network.score.weight.fill_(math.nan)

@@ -125,14 +125,14 @@ def crowded(
     tmp_path: Path, act: Callable[[Listening], Awaitable[Reward]], tries: Tries, refusals: int
 ) -> tuple[Reward, Listening]:
     """What a client reads from an endpoint whose queue is full until it has been refused so many times."""
-    with listening(tmp_path, bos_artifact(0), started=False, max_queued_tokens=1) as running:
+    with listening(tmp_path, bos_artifact(0), started=False, max_wait_seconds=1e-4) as running:
 
         async def scenario() -> Reward:
             async with httpx.AsyncClient(base_url=running.url, trust_env=False, timeout=30) as client:
                 first = asyncio.create_task(
                     client.post("/v1/rewards", json={"inputs": [{"prompt": "2+2?", "completions": ["4"]}]})
                 )
-                while not running.batcher.queued_tokens:
+                while not running.batcher.queued_requests:
                     await asyncio.sleep(0.01)
                 asking = asyncio.ensure_future(act(running))
                 while len(tries.statuses) < refusals and not asking.done():

@@ -99,14 +99,11 @@ def listening(root: Path, *artifacts: Path, started: bool = True, **serve: objec
     settings = tiny_settings(**serve).serve
     live = Live(registry, NAME, tokens_per_batch=settings.tokens_per_batch)
     live.open()
-    batcher = Batcher(settings.tokens_per_batch, settings.max_queued_tokens)
+    batcher = Batcher(settings)
     listener = listen("127.0.0.1", 0)
     lifespan = "on" if started else "off"
-    server = uvicorn.Server(
-        uvicorn.Config(
-            make_app(live, batcher, settings), log_config=None, access_log=False, ws="none", lifespan=lifespan
-        )
-    )
+    app = make_app(live, batcher, settings)
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, ws="none", lifespan=lifespan))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:

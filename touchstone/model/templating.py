@@ -36,8 +36,8 @@ Pooling = Literal["last", "mean"]
 TURN = "{role}:\n"
 """What a text pair writes before each message of a prompt that is more than one message of the user."""
 
-_MAX_LAYOUTS = 1024
-"""Sequences of roles kept: a stranger's requests can't fill the memory."""
+_LAYOUT_BYTES = 16 * 2**20
+"""Memory for what templates write around sequences of roles: a stranger's requests can't fill more with it."""
 
 MOST_REASONING_TURNS = 64
 """Each is rendered by itself, with all the others around it: many would keep the endpoint busy for one request."""
@@ -279,6 +279,12 @@ class _Layout:
     frames: Mapping[int, Frame] = field(default_factory=dict)
     leading: Mapping[int, list[int]] = field(default_factory=dict)
 
+    @property
+    def size(self) -> int:
+        """Bytes of memory, about: 36 of an id in a list, 200 of a turn with its key."""
+        parts = [self.opening, self.closing, self.anchor, *(literal for _, literal in self.turns)]
+        return 36 * sum(map(len, [*parts, *self.leading.values()])) + 200 * len(self.roles)
+
 
 class _Pieces:
     """A tokenizer taken apart: its template's literals, and private copies of its backend.
@@ -296,6 +302,7 @@ class _Pieces:
         self._contents = _without_special_pieces(_copy(tokenizer))
         self._contents.encode_special_tokens = True
         self._layouts: dict[tuple[Pooling, Form, tuple[str, ...], frozenset[int]], _Layout] = {}
+        self._bytes = 0  # of them
 
     def layout(
         self,
@@ -315,13 +322,16 @@ class _Pieces:
             # A closed set: the template writes the role itself, where special tokens are parsed.
             if not set(roles).issubset(ROLES):
                 raise ModelError(f"a message's role is none of {', '.join(sorted(ROLES))}")
-            if len(self._layouts) >= _MAX_LAYOUTS:
-                self._layouts.clear()
             if pooling == "last":
                 layout = self._chat(tokenizer, roles, sorted({*reasoning, len(roles) - 1}) if form else [])
             else:
                 layout = self._pair(tokenizer, roles)
-            self._layouts[pooling, form, roles, reasoning] = layout
+            if self._bytes + layout.size > _LAYOUT_BYTES:
+                self._layouts.clear()
+                self._bytes = 0
+            if layout.size <= _LAYOUT_BYTES:
+                self._layouts[pooling, form, roles, reasoning] = layout
+                self._bytes += layout.size
         return layout
 
     def content_ids(self, texts: list[str]) -> list[list[int]]:

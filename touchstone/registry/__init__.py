@@ -13,9 +13,6 @@ before it is made.
 """
 
 import os
-import warnings
-
-from touchstone.runtime.imports import large_imports
 
 # Before mlflow is imported: it reads some of these at import. `true` is the only spelling that it understands, and the
 # last two are one switch under its names before and after 3.18: no pickle, no code from an artifact.
@@ -25,13 +22,6 @@ os.environ.update(
     MLFLOW_ALLOW_PICKLE_DESERIALIZATION="false",
     MLFLOW_ALLOW_MODEL_CODE_EXECUTION="false",
 )
-
-with large_imports(), warnings.catch_warnings():
-    # MLflow 3.17.2 complains about its own code while it is imported (AnyType hints; SQLAlchemy 2.1's `noload`).
-    warnings.filterwarnings("ignore", message=".*Any type hint is inferred", category=UserWarning)
-    warnings.filterwarnings("ignore", message=".*noload.* loader strategy", category=DeprecationWarning)
-    import mlflow.pyfunc
-    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401 - imported here for the filters' sake
 
 from touchstone.registry.entries import all_moves, decided_moves, stamp
 from touchstone.registry.store import Registry

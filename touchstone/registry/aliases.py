@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-
-from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
+from typing import TYPE_CHECKING
 
 from touchstone.errors import RegistryError
 from touchstone.registry import entries
 from touchstone.registry.entries import AliasesApplied, AliasesDecided, AliasesFound, Move, Why, stamp
 
+if TYPE_CHECKING:  # seconds
+    from mlflow import MlflowClient
+
 
 def read(client: MlflowClient, name: str) -> dict[str, int]:
     """Version by alias; empty if there is no such model."""
+    from touchstone.registry.tracking import MlflowException
+
     try:
         versions = client.get_registered_model(name).aliases
     except MlflowException as error:

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from mlflow.exceptions import MlflowException
 
 from touchstone.errors import RegistryError
 
@@ -65,7 +64,11 @@ def wording(what: str) -> Iterator[None]:
     """Turn MLflow's exceptions into RegistryError, with the first line of their message."""
     try:
         yield
-    except MlflowException as error:
+    except Exception as error:
+        from touchstone.registry.tracking import MlflowException  # loaded already, if it is one
+
+        if not isinstance(error, MlflowException):
+            raise
         message = without_secrets(str(error).strip().splitlines()[0])
         raise RegistryError(f"MLflow failed while {what}: {message}") from error
 
@@ -92,7 +95,7 @@ def _initialise(database: Path, root: Path) -> None:
     Two processes that initialise the same file break it for good ("_alembic_tmp_latest_metrics already exists"), so
     nobody may see it before it is whole.
     """
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+    from touchstone.registry.tracking import SqlAlchemyStore
 
     database.parent.mkdir(parents=True, exist_ok=True)
     with _lock(database.with_name(f"{database.stem}.lock")):

@@ -6,18 +6,13 @@ import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import mlflow.artifacts
-import mlflow.pyfunc
-from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run
-from mlflow.exceptions import MlflowException
+from typing import TYPE_CHECKING, Any
 
 from touchstone.errors import RegistryError
 from touchstone.model import card
-from touchstone.registry import aliases, database, entries
+from touchstone.registry import aliases, database, entries, reading
 from touchstone.registry.database import locked, wording
 from touchstone.registry.entries import ReleaseEntry, Why
 from touchstone.registry.versions import (
@@ -28,10 +23,15 @@ from touchstone.registry.versions import (
     facts,
     flatten,
     from_mlflow,
+    from_record,
     local_folder,
     signature,
 )
 from touchstone.runtime.files import write_folder
+
+if TYPE_CHECKING:  # seconds
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Run
 
 _METRICS_PER_CALL = 1000
 _PARAMS_PER_CALL = 100
@@ -44,20 +44,29 @@ class Registry:
     def __init__(self, root: Path, uri: str) -> None:
         self.root = root
         self.uri = uri
-        self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+    @cached_property
+    def _client(self) -> MlflowClient:
+        from touchstone.registry.tracking import MlflowClient
+
+        return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
 
     @classmethod
     def open(cls, root: Path) -> Registry:
         """The registry at MLFLOW_TRACKING_URI, by default the sqlite file mlflow/mlflow.db below `root`."""
         root = root.resolve()
-        uri = database.connect(root)
-        with wording(f"opening {database.without_secrets(uri)}"):
-            return cls(root, uri)
+        registry = cls(root, database.connect(root))
+        if reading.aliases(registry.uri, "") is None:
+            with wording(f"opening {database.without_secrets(registry.uri)}"):
+                _ = registry._client
+        return registry
 
     # Runs: parameters and live curves.
 
     def start_run(self, name: str, fingerprint: str, params: Mapping[str, Any]) -> str:
         """Id of the fingerprint's run, found or created, marked as running; nested params get dotted names."""
+        from touchstone.registry.tracking import Param
+
         check_name(name)
         with locked(self.root), wording("starting a run"):
             run = self._find_run(name, fingerprint) or self._create_run(name, fingerprint)
@@ -75,6 +84,8 @@ class Registry:
         Each row has `step`, `loss` and other numbers by name, and may have `time` (seconds since 1970). Steps up to
         the highest that the run has already are skipped, so a follower may send everything again.
         """
+        from touchstone.registry.tracking import Metric
+
         with wording("logging a curve"):
             done = max((m.step for m in self._client.get_metric_history(run_id, "loss")), default=-1)
             fresh = [row for row in rows if int(row["step"]) > done]
@@ -145,6 +156,11 @@ class Registry:
 
     def version(self, name: str, which: str | int) -> Version | None:
         """The version with a number or an alias; None if there is none."""
+        record = reading.version(self.uri, name, int(which)) if str(which).isdigit() else None
+        if record is not None:
+            return from_record(name, which, record["source"], record["run_id"], record["tags"]) if record else None
+        from touchstone.registry.tracking import MlflowException
+
         with wording(f"looking up {name}"):
             try:
                 if str(which).isdigit():
@@ -209,6 +225,8 @@ class Registry:
 
     def evidence(self, version: Version, path: str) -> Path | None:
         """A file or folder of a version's evidence on this machine, by its path below evidence/; None if absent."""
+        from touchstone.registry.tracking import MlflowException
+
         with wording(f"looking for {path} of {version.name} version {version.version}"):
             run = self._client.get_run(version.run_id)
             folder = local_folder(run.info.artifact_uri)
@@ -239,6 +257,9 @@ class Registry:
 
     def aliases(self, name: str) -> dict[str, int]:
         """Version by alias; empty if there is no such model."""
+        known = reading.aliases(self.uri, name)
+        if known is not None:
+            return known
         with wording(f"reading the aliases of {name}"):
             return aliases.read(self._client, name)
 
@@ -337,6 +358,8 @@ class Registry:
         return found[0] if found else None
 
     def _create_model(self, name: str) -> None:
+        from touchstone.registry.tracking import MlflowException
+
         try:
             self._client.create_registered_model(name)
         except MlflowException as error:
@@ -345,6 +368,8 @@ class Registry:
 
     def _upload(self, run_id: str, artifact: Path, evidence: Sequence[Path]) -> None:
         """Put the model and its evidence among the run's artifacts; the same names replace what was there."""
+        from touchstone.registry.tracking import pyfunc
+
         # A fixed name, safe under the lock: what a killed publisher left is cleared by the next one.
         partial = self.root / "mlflow" / "artifacts" / ".partial"
         shutil.rmtree(partial, ignore_errors=True)
@@ -353,7 +378,7 @@ class Registry:
             with warnings.catch_warnings():
                 # An input example would put texts beside the weights; the signature says what is needed.
                 warnings.filterwarnings("ignore", message=".*input example was not provided", category=UserWarning)
-                mlflow.pyfunc.save_model(
+                pyfunc.save_model(
                     str(partial / "model"),
                     loader_module="touchstone.model.pyfunc",
                     data_path=str(partial / "artifact"),
@@ -367,7 +392,9 @@ class Registry:
             self._client.log_artifact(run_id, str(path), "evidence")
 
     def _fetch(self, version: Version, folder: Path) -> None:
-        mlflow.artifacts.download_artifacts(artifact_uri=version.source, dst_path=str(folder), tracking_uri=self.uri)
+        from touchstone.registry.tracking import artifacts
+
+        artifacts.download_artifacts(artifact_uri=version.source, dst_path=str(folder), tracking_uri=self.uri)
         inner = folder / "model"
         if inner.is_dir():  # some stores put the source's last part into the target, others its content
             for path in inner.iterdir():

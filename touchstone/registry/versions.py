@@ -6,15 +6,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
-
-from mlflow.entities.model_registry import ModelVersion
-from mlflow.models.signature import ModelSignature
-from mlflow.types.schema import AnyType, ColSpec, DataType, Schema
 
 from touchstone.errors import RegistryError
 from touchstone.model.card import Card
+
+if TYPE_CHECKING:  # seconds
+    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.models.signature import ModelSignature
 
 FINGERPRINT = "touchstone.fingerprint"
 DIGEST = "touchstone.digest"
@@ -58,18 +58,27 @@ def from_mlflow(version: ModelVersion) -> Version:
     Raises:
         RegistryError: somebody else made the version: it has no digest.
     """
-    if DIGEST not in version.tags or FINGERPRINT not in version.tags:
+    return from_record(version.name, version.version, str(version.source), str(version.run_id), version.tags)
+
+
+def from_record(name: str, version: int | str, source: str, run_id: str, tags: Mapping[str, str]) -> Version:
+    """Our view of what MLflow keeps of a version.
+
+    Raises:
+        RegistryError: somebody else made the version: it has no digest.
+    """
+    if DIGEST not in tags or FINGERPRINT not in tags:
         raise RegistryError(
-            f"{version.name} version {version.version} was not published by Touchstone (it has no tag {DIGEST}); "
+            f"{name} version {version} was not published by Touchstone (it has no tag {DIGEST}); "
             "point the alias at one that was"
         )
     return Version(
-        name=str(version.name),
-        version=int(version.version),
-        digest=version.tags[DIGEST],
-        fingerprint=version.tags[FINGERPRINT],
-        run_id=str(version.run_id),
-        source=str(version.source),
+        name=str(name),
+        version=int(version),
+        digest=tags[DIGEST],
+        fingerprint=tags[FINGERPRINT],
+        run_id=str(run_id),
+        source=str(source),
     )
 
 
@@ -91,6 +100,8 @@ def facts(sealed: Card) -> dict[str, str]:
 
 def signature() -> ModelSignature:
     """Columns in, columns out; see `touchstone/model/pyfunc.py`."""
+    from touchstone.registry.tracking import AnyType, ColSpec, DataType, ModelSignature, Schema
+
     prompt = AnyType()  # type: ignore[no-untyped-call]  # a text or a list of messages: MLflow has no type for "either"
     scores = [ColSpec(DataType.double, name) for name in ("reward", "centered", "percentile")]
     return ModelSignature(

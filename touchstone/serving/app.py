@@ -10,13 +10,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi.responses import HTMLResponse
 
 from touchstone.serving import status
 from touchstone.serving.batching import Batcher
-from touchstone.serving.limits import BodyLimit
+from touchstone.serving.limits import Limits
 from touchstone.serving.live import Live
 from touchstone.serving.protocols import llama_factory, mlflow, native, openrlhf, sglang, shared_paths, slime, vllm
-from touchstone.serving.refusals import answer_errors
+from touchstone.serving.reference import POLICY, page
+from touchstone.serving.refusals import ERRORS, answer_errors
 from touchstone.serving.service import Service
 from touchstone.settings.serve import Serve
 
@@ -24,7 +26,7 @@ PROTOCOLS = (native, openrlhf, vllm, sglang, shared_paths, slime, llama_factory,
 
 
 def make_app(live: Live, batcher: Batcher, settings: Serve) -> FastAPI:
-    """The application over loaded versions; it starts and stops the batcher."""
+    """The application over loaded versions; it starts and stops the batcher. Its service is `app.state.service`."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -32,11 +34,23 @@ def make_app(live: Live, batcher: Batcher, settings: Serve) -> FastAPI:
         yield
         await asyncio.to_thread(batcher.stop)
 
-    app = FastAPI(title="Touchstone", summary=f"Scores of {live.name}", lifespan=lifespan, redoc_url=None)
-    app.add_middleware(BodyLimit)
+    app = FastAPI(
+        title="Touchstone",
+        summary=f"Scores of {live.name}",
+        lifespan=lifespan,
+        docs_url=None,  # the framework's pages load their scripts from elsewhere
+        redoc_url=None,
+        responses=ERRORS,
+    )
     answer_errors(app)
-    service = Service(live, batcher, settings)
+    service = app.state.service = Service(live, batcher, settings)
     for protocol in PROTOCOLS:
         app.include_router(protocol.router(service))
     app.include_router(status.router(service))
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(page(app.openapi()), headers={"Content-Security-Policy": POLICY})
+
+    app.add_middleware(Limits, service=service, settings=settings)
     return app

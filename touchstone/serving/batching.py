@@ -1,22 +1,36 @@
-"""Batches across requests: one queue, one worker, one forward pass for all requests that wait.
+"""Batches across requests: one queue by predicted cost, a few threads that tokenise, one that scores.
 
-RL trainers send one sample per request. Whatever has queued up for the same version while the last batch ran is
-scored together, up to a budget of tokens; a text's score doesn't depend on its neighbours.
+RL trainers send one sample per request. Whatever waits for the same version while a batch runs is scored together
+next, in fair turns between clients (`turns`), up to a number of predicted seconds (`cost`); nothing waits for company.
+A text's score doesn't depend on its neighbours.
+
+    batcher = Batcher(settings.serve)
+    batcher.prepare(scorer)                 # fit the cost of its forwards
+    batcher.start()
+    future = batcher.submit(scorer, items, sizes, scorer.encode, client="10.0.0.7")
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 import threading
+import time
 import traceback
-from collections import deque
-from collections.abc import Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
 
+from touchstone.errors import ModelError
 from touchstone.model.scores import Score
 from touchstone.model.scoring import Scorer
 from touchstone.model.templating import EncodedGroup
+from touchstone.serving.cost import LONGEST, Cost, Rate, Size, measure
+from touchstone.serving.turns import Backlog, Turns
+from touchstone.settings.serve import Serve
 
 log = logging.getLogger(__name__)
 
@@ -24,112 +38,411 @@ Scores = list[list[Score]]
 """Per item one score per completion, in their order."""
 
 
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of a submission: per item its token ids, and one score per completion."""
+
+    groups: list[EncodedGroup]
+    scores: Scores
+
+
+Encode = Callable[[Sequence[Any]], list[EncodedGroup]]
+"""Makes token ids of items, a group of each; several threads call it."""
+
+TOKENISING_THREADS = 2
+"""A tokenizer lets other threads run meanwhile; with one alone, a client's long text would hold up all others."""
+
+CHUNK_CHARACTERS = 32_768
+"""Texts are tokenised so many characters at a time: about 30 ms, after which it is another client's turn."""
+
+TEXT_CHARACTERS = 50
+"""What the template around a text costs, in characters."""
+
+PIECE_SECONDS = 0.5
+"""A group that would keep the others waiting for longer is scored in pieces, as long as that isn't much dearer."""
+
+
 class QueueFullError(Exception):
-    """More tokens wait than may."""
+    """More work waits than may.
+
+    Attributes:
+        retry_after: whole seconds after which what waits now is done, as predicted.
+    """
+
+    def __init__(self, wait: float) -> None:
+        super().__init__(f"{wait:.1f} s of work wait")
+        self.retry_after = max(1, math.ceil(wait))
+
+
+class StoppingError(Exception):
+    """The endpoint ends, and there is no time left for this job."""
 
 
 class EngineError(Exception):
-    """The forward pass raised. Says with what type only: a library's message may quote its input."""
+    """A forward pass or a tokenizer raised. Says with what type only: a library's message may quote its input."""
 
 
 @dataclass(eq=False)
 class _Job:
+    """One submission: its items, first as texts, then as token ids, then as scores."""
+
     scorer: Scorer
-    encoded: Sequence[EncodedGroup]
-    tokens: int
-    future: Future[Scores] = field(default_factory=Future)
+    client: str
+    items: Sequence[Any]
+    encode: Encode
+    seconds: float  # predicted, of what is left
+    groups: list[Any]  # EncodedGroup, or None where there is none yet
+    missing: int  # items without ids, later pieces without scores
+    length: int = 0
+    scores: list[list[Any]] = field(default_factory=list)
+    future: Future[Result] = field(default_factory=Future)
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """An item of a job that is to be tokenised."""
+
+    job: _Job
+    number: int
+    characters: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Some completions of an item of a job that are to be scored, and the predicted seconds of that."""
+
+    job: _Job
+    number: int
+    completions: range
+    size: Size
+    seconds: float
+
+    def group(self) -> EncodedGroup:
+        """The ids of these completions and their prompt."""
+        group: EncodedGroup = self.job.groups[self.number]
+        return group if len(self.completions) == len(group.completion_ids) else group.take(self.completions)
 
 
 class Batcher:
-    """A queue of requests and the thread that scores them, first come first served.
+    """Scores what is submitted; see the module.
 
-    Args:
-        tokens_per_batch: how many tokens of waiting requests go into one call of the scorer.
-        max_queued_tokens: above this many waiting tokens a request is refused; one request alone always fits.
+    Attributes:
+        on_batch: called by the scoring thread after each batch with its texts, its tokens and its seconds.
     """
 
-    def __init__(self, tokens_per_batch: int, max_queued_tokens: int) -> None:
-        self.tokens_per_batch = tokens_per_batch
-        self.max_queued_tokens = max_queued_tokens
-        self._jobs: deque[_Job] = deque()
-        self._queued = 0
+    def __init__(self, settings: Serve) -> None:
+        self.on_batch: Callable[[int, int, float], None] = lambda texts, tokens, seconds: None
+        self._batch_seconds = settings.batch_seconds
+        self._max_wait = settings.max_wait_seconds
+
+        # What waits. A lane per version: batches of two can't be mixed, and they take turns.
+        self._jobs: set[_Job] = set()
+        self._backlog = Backlog()
+        self._texts: Turns[_Text] = Turns()
+        self._lanes: dict[Scorer, Turns[_Piece]] = {}
         self._stopping = False
-        self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._work, name="scoring", daemon=True)
+
+        # What it costs.
+        self._costs: WeakKeyDictionary[Scorer, Cost] = WeakKeyDictionary()
+        self._latest = Cost()
+        self._tokens = Rate(0.3, amount=1e4)  # per character
+        self._tokenising = Rate(1e-6, amount=1e5)  # seconds per character
+
+        # Who does it.
+        self._lock = threading.Lock()
+        self._to_encode = threading.Condition(self._lock)
+        self._to_score = threading.Condition(self._lock)
+        work = {"scoring": self._score_always}
+        work |= {f"tokenising-{number}": self._encode_always for number in range(TOKENISING_THREADS)}
+        self._threads = [threading.Thread(target=target, name=name, daemon=True) for name, target in work.items()]
 
     @property
-    def queued_tokens(self) -> int:
-        """How many tokens wait."""
-        return self._queued
+    def queued_requests(self) -> int:
+        """How many submissions are not done yet."""
+        return len(self._jobs)
+
+    @property
+    def queued_seconds(self) -> float:
+        """Predicted seconds until all of them are."""
+        with self._lock:
+            return self._backlog.seconds
+
+    def prepare(self, scorer: Scorer, cost: Cost | None = None) -> None:
+        """Fit what this scorer's forwards cost, by timing some, unless it is known. Until then it is predicted as the
+        scorer that was prepared last."""
+        cost = cost or measure(scorer)
+        with self._lock:
+            self._costs[scorer] = self._latest = cost
 
     def start(self) -> None:
-        """Start the worker; what was submitted before is waiting for it."""
-        self._thread.start()
+        """Start the threads; what was submitted before is waiting for them."""
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
-        """Score what waits, then end the worker."""
-        with self._changed:
+        """Take no more, score what waits, then end the threads."""
+        with self._lock:
             self._stopping = True
-            self._changed.notify()
-        self._thread.join()
+            self._wake_all()
+        for thread in self._threads:
+            thread.join()
 
-    def submit(self, scorer: Scorer, encoded: Sequence[EncodedGroup]) -> Future[Scores]:
-        """Queue what the scorer's `encode` made of some items, at the cost of its tokens.
+    def abandon(self) -> None:
+        """Take no more, and fail what isn't done with StoppingError."""
+        with self._lock:
+            self._stopping = True
+            jobs = list(self._jobs)
+        for job in jobs:
+            _settle(job, StoppingError())
 
-        Returns:
-            A future of their scores in order, or EngineError. Cancel it when nobody waits any more.
+    def check_room(self, client: str, characters: int) -> None:
+        """Refuse early what `submit` would refuse in any case; `characters` is all that a request may hold.
 
         Raises:
-            QueueFullError: come back later.
+            QueueFullError, StoppingError: as `submit`.
         """
-        tokens = sum(group.shared_tokens for group in encoded)
-        job = _Job(scorer, encoded, tokens)
-        with self._changed:
-            if self._jobs and self._queued + tokens > self.max_queued_tokens:
-                raise QueueFullError
-            self._jobs.append(job)
-            self._queued += tokens
-            self._changed.notify()
+        with self._lock:
+            text = Size(0, (min(LONGEST, int(characters * self._tokens.value)),))
+            self._claim(client, self._latest.seconds(text))
+
+    def submit(
+        self, scorer: Scorer, items: Sequence[Any], sizes: Sequence[Size], encode: Encode, *, client: str = ""
+    ) -> Future[Result]:
+        """Queue items to be tokenised and scored.
+
+        Args:
+            sizes: characters of each item.
+            client: whose turn it takes: a key's name or an address.
+
+        Returns:
+            A future of ids and scores in their order, or ModelError of `encode`, EngineError, StoppingError. Cancel it
+            when nobody waits any more: what isn't begun isn't done then.
+
+        Raises:
+            QueueFullError: come back later. What comes while nothing waits is taken, however large.
+            StoppingError: come back to another process.
+        """
+        with self._lock:
+            seconds = self._predicted(scorer, sizes)
+            self._claim(client, seconds)
+            job = _Job(scorer, client, items, encode, seconds, [None] * len(items), len(items))
+            if not any(size.completions for size in sizes):
+                job.future.set_result(Result([], [[] for _ in items]))
+                return job.future
+            job.length = self._backlog.add(client, seconds)
+            self._jobs.add(job)
+            parts = [
+                (size.total + TEXT_CHARACTERS, _Text(job, number, size.total)) for number, size in enumerate(sizes)
+            ]
+            self._texts.put(client, parts)
+            self._to_encode.notify(len(parts))
+        job.future.add_done_callback(lambda _: self._forget(job))
         return job.future
 
-    def _work(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._jobs or self._stopping)
-                if not self._jobs:
-                    return
-                head = self._take()
-            batch = [job for job in head if job.future.set_running_or_notify_cancel()]
-            if batch:
-                _score(batch)
+    # --- under the lock ----------------------------------------------------------------------------------------------
 
-    def _take(self) -> list[_Job]:
-        """The longest head of the queue that is for one version and within the budget; at least one job."""
-        head: list[_Job] = []
-        tokens = 0
-        while self._jobs:
-            job = self._jobs[0]
-            if head and (job.scorer is not head[0].scorer or tokens + job.tokens > self.tokens_per_batch):
+    def _claim(self, client: str, seconds: float) -> None:
+        if self._stopping:
+            raise StoppingError
+        wait = self._backlog.wait(client, seconds)
+        if wait > self._max_wait:
+            raise QueueFullError(wait)
+
+    def _cost(self, scorer: Scorer) -> Cost:
+        if scorer not in self._costs:
+            self._costs[scorer] = self._latest.as_guess()
+        return self._costs[scorer]
+
+    def _predicted(self, scorer: Scorer, sizes: Sequence[Size]) -> float:
+        """Seconds of tokenising and scoring texts of so many characters."""
+        cost, rate, most = self._cost(scorer), self._tokens.value, scorer.model.rule.max_tokens
+
+        def tokens(characters: int) -> int:
+            return min(most, int(rate * (characters + TEXT_CHARACTERS)))
+
+        seconds = self._tokenising.value * sum(size.total for size in sizes)
+        return seconds + sum(
+            cost.seconds(Size(tokens(size.prompt), tuple(map(tokens, size.completions)))) for size in sizes
+        )
+
+    def _take_texts(self) -> list[tuple[_Text, Any]]:
+        """The next texts for one call of one tokenizer, each with its item."""
+        chosen: list[tuple[_Text, Any]] = []
+        characters = 0.0
+        while self._texts:
+            cost, text = self._texts.peek()
+            if text.job.future.done():
+                self._texts.take()
+                continue
+            if chosen and (characters + cost > CHUNK_CHARACTERS or text.job.encode != chosen[0][0].job.encode):
                 break
-            head.append(self._jobs.popleft())
-            tokens += job.tokens
-        self._queued -= tokens
-        return head
+            chosen.append((self._texts.take(), text.job.items[text.number]))
+            characters += cost
+        return chosen
 
+    def _queue_pieces(self, job: _Job) -> None:
+        """Queue a job, all of whose items are tokenised, for scoring, at its real cost."""
+        pieces = list(_pieces(job, self._cost(job.scorer)))
+        self._backlog.remove(job.client, job.length, job.seconds)
+        job.seconds = sum(piece.seconds for piece in pieces)
+        job.length = self._backlog.add(job.client, job.seconds)
+        job.missing = len(pieces)
+        turns = self._lanes.setdefault(job.scorer, Turns())
+        turns.put(job.client, ((piece.seconds, piece) for piece in pieces))
+        self._to_score.notify()
 
-def _score(batch: Sequence[_Job]) -> None:
-    try:
-        scores = batch[0].scorer.score_encoded([group for job in batch for group in job.encoded])
-    except Exception as error:  # whatever a kernel, a tokenizer or the memory raises, the worker lives on
-        if len(batch) > 1:  # one request's fault is not its neighbours'
-            for job in batch:
-                _score([job])
+    def _take_batch(self) -> tuple[Scorer, list[tuple[_Piece, EncodedGroup]]]:
+        """The next pieces of one version, cut where they would take too long together; each with its ids."""
+        scorer = next(iter(self._lanes))
+        turns = self._lanes.pop(scorer)
+        batch: list[tuple[_Piece, EncodedGroup]] = []
+        total = self._cost(scorer).call
+        while turns:
+            seconds, piece = turns.peek()
+            if batch and total + seconds > self._batch_seconds:
+                break
+            turns.take()
+            if not piece.job.future.done():
+                batch.append((piece, piece.group()))
+                total += seconds
+        if turns:
+            self._lanes[scorer] = turns  # behind the others
+        return scorer, batch
+
+    def _wake_all(self) -> None:
+        self._to_encode.notify_all()
+        self._to_score.notify_all()
+
+    # --- in the threads ----------------------------------------------------------------------------------------------
+
+    def _encode_always(self) -> None:
+        while True:
+            with self._lock:
+                self._to_encode.wait_for(lambda: self._texts or self._ended())
+                if not self._texts:
+                    return
+                chosen = self._take_texts()
+            if chosen:
+                self._encode(chosen)
+
+    def _score_always(self) -> None:
+        while True:
+            with self._lock:
+                self._to_score.wait_for(lambda: self._lanes or self._ended())
+                if not self._lanes:
+                    return
+                scorer, batch = self._take_batch()
+            if batch:
+                self._score(scorer, batch)
+
+    def _ended(self) -> bool:
+        return self._stopping and not self._jobs
+
+    def _encode(self, chosen: Sequence[tuple[_Text, Any]]) -> None:
+        """Tokenise some items; a job that has all of its ids goes on to be scored."""
+        job = chosen[0][0].job
+        began = time.perf_counter()
+        try:
+            groups = job.encode([item for _, item in chosen])
+        except Exception as error:  # whatever a tokenizer or the memory raises, the thread lives on
+            if len(chosen) > 1:  # one request's fault is not its neighbours'
+                for pair in chosen:
+                    self._encode([pair])
+                return
+            _settle(job, error if isinstance(error, ModelError) else _engine_error("tokenising", error))
             return
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        log.error("scoring failed: %s in %s, line %s", type(error).__name__, frame.filename, frame.lineno)
-        batch[0].future.set_exception(EngineError(type(error).__name__))
-        return
-    start = 0
-    for job in batch:
-        job.future.set_result(scores[start : start + len(job.encoded)])
-        start += len(job.encoded)
+        seconds = time.perf_counter() - began
+        with self._lock:
+            self._tokenising.observe(sum(text.characters for text, _ in chosen), seconds)
+            for (text, _), group in zip(chosen, groups, strict=True):
+                job = text.job
+                if job.future.done():
+                    continue
+                if not any(group.truncated):
+                    self._tokens.observe(text.characters + TEXT_CHARACTERS, group.shared_tokens)
+                job.groups[text.number] = group
+                job.missing -= 1
+                if not job.missing:
+                    self._queue_pieces(job)
+
+    def _score(self, scorer: Scorer, batch: Sequence[tuple[_Piece, EncodedGroup]]) -> None:
+        """Score some pieces; a job that has all of its scores is done."""
+        rows: Scores = []
+        failure: Exception | None = None
+        began = time.perf_counter()
+        try:
+            rows = scorer.score_encoded([group for _, group in batch])
+        except Exception as error:  # whatever a kernel or the memory raises, the thread lives on
+            failure = error
+        seconds = time.perf_counter() - began
+
+        # One request's fault is not its neighbours': in a packed row a NaN spreads.
+        if len(batch) > 1 and (failure is not None or not _finite(rows)):
+            for piece, group in batch:
+                if not piece.job.future.done():
+                    self._score(scorer, [(piece, group)])
+            return
+        if failure is not None:
+            _settle(batch[0][0].job, _engine_error("scoring", failure))
+            return
+
+        finished = []
+        with self._lock:
+            self._cost(scorer).observe([piece.size for piece, _ in batch], seconds)
+            for (piece, _), row in zip(batch, rows, strict=True):
+                job = piece.job
+                if job.future.done():
+                    continue
+                job.scores[piece.number][piece.completions.start : piece.completions.stop] = row
+                job.seconds -= piece.seconds
+                self._backlog.shorten(job.client, job.length, piece.seconds)
+                job.missing -= 1
+                if not job.missing:
+                    finished.append(job)
+        for job in finished:
+            _settle(job, Result(job.groups, job.scores))
+        texts = sum(len(piece.completions) for piece, _ in batch)
+        self.on_batch(texts, sum(piece.size.total for piece, _ in batch), seconds)
+
+    def _forget(self, job: _Job) -> None:
+        """A job is done, or nobody waits for it any more: what it holds is freed, its parts are passed over."""
+        with self._lock:
+            self._jobs.discard(job)
+            self._backlog.remove(job.client, job.length, job.seconds)
+            job.items, job.groups = (), []
+            if self._ended():
+                self._wake_all()
+
+
+def _pieces(job: _Job, cost: Cost) -> Iterable[_Piece]:
+    """A job's groups, those that take long divided among their completions; lays out room for the scores."""
+    for number, group in enumerate(job.groups):
+        size = Size.of(group)
+        count = len(size.completions)
+        job.scores.append([None] * count)
+        # The prompt is computed again for each piece.
+        room = max(PIECE_SECONDS, 4 * cost.seconds(Size(size.prompt, ())))
+        step = max(1, int(count * min(1.0, room / max(cost.seconds(size), 1e-9))))
+        for start in range(0, count, step):
+            completions = range(start, min(start + step, count))
+            part = Size(size.prompt, size.completions[start : start + step])
+            yield _Piece(job, number, completions, part, cost.seconds(part))
+
+
+def _settle(job: _Job, outcome: Result | Exception) -> None:
+    """Give a job its outcome, unless somebody was faster."""
+    with contextlib.suppress(InvalidStateError):
+        if isinstance(outcome, Exception):
+            job.future.set_exception(outcome)
+        else:
+            job.future.set_result(outcome)
+
+
+def _engine_error(doing: str, error: Exception) -> EngineError:
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    log.error("%s failed: %s in %s, line %s", doing, type(error).__name__, frame.filename, frame.lineno)
+    return EngineError(type(error).__name__)
+
+
+def _finite(rows: Scores) -> bool:
+    return all(math.isfinite(score.reward) for row in rows for score in row)

@@ -16,9 +16,6 @@ from types import FrameType
 from touchstone.errors import ServingError
 from touchstone.settings import Settings
 
-GRACE_SECONDS = 20
-"""How long requests under way may take to end after SIGTERM."""
-
 
 def serve(root: Path, settings: Settings, *, name: str, host: str, port: int) -> None:
     """Serve a registered model until SIGTERM or Ctrl-C; prints where it listens and what it serves.
@@ -31,40 +28,35 @@ def serve(root: Path, settings: Settings, *, name: str, host: str, port: int) ->
         ServingError: the port is taken (found before anything is loaded), or there is nothing to serve.
         RegistryError: the registry can't be opened.
     """
-    # Take the port. Until uvicorn takes over, both signals end the process at once, without a traceback and with 0.
+    # Take the port. Until the server runs, both signals end the process at once, without a traceback and with 0.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
     listener = listen(host, port)
 
     # Load. Seconds of imports, so after the port is ours.
-    import uvicorn
-
     from touchstone.model.processor import prepare
     from touchstone.registry import Registry
     from touchstone.serving.app import make_app
     from touchstone.serving.batching import Batcher
+    from touchstone.serving.http_server import Server
     from touchstone.serving.live import Live
 
     # What the imports made lives as long as the process: no collection need walk it (the last one took seconds).
     gc.freeze()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stderr)
     logging.getLogger("touchstone").setLevel(logging.INFO)
-    chosen = settings.serve
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # else a line for everything that is sent and is no HTTP
+    chosen = settings.serve.model_copy(update={"host": host})
     prepare(settings.serving_threads)
     live = Live(Registry.open(root), name, tokens_per_batch=chosen.tokens_per_batch)
     live.open()
-    batcher = Batcher(chosen.tokens_per_batch, chosen.max_queued_tokens)
-    config = uvicorn.Config(
-        make_app(live, batcher, chosen),
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        ws="none",
-        timeout_graceful_shutdown=GRACE_SECONDS,
-    )
-    server = uvicorn.Server(config)
+    batcher = Batcher(chosen)
+    for scorer in {served.scorer for served in live.served.values()}:
+        batcher.prepare(scorer)
+    app = make_app(live, batcher, chosen)
+    server = Server(app, app.state.service, chosen)
 
-    # uvicorn catches both signals once it runs, drains, puts these handlers back and raises the signal again: its own
+    # The server catches both signals once it runs, drains, puts these handlers back and raises the signal again: the
     # default would end in a traceback or 143. Before it runs, they tell it to end as soon as it does.
     def end(number: int, frame: FrameType | None) -> None:
         server.should_exit = True

@@ -2,22 +2,66 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from touchstone.settings.section import PositiveFloat, PositiveInt, Section
 
 
 class Serve(Section):
-    """The scoring endpoint."""
+    """The scoring endpoint.
+
+    Attributes:
+        host, port: where it listens.
+        allowed_hosts: names that requests may be sent to beside loopback's and the address that it listens on.
+        poll_seconds: how soon a moved alias is noticed.
+        threads: of a forward pass.
+        tokens_per_batch: most tokens of one forward pass, padding included.
+        batch_seconds: requests are scored together up to so many predicted seconds.
+        max_wait_seconds: a request that would be kept from its work for longer, as predicted, is refused.
+        overload_status: how.
+        deadline_seconds: from a request's head to its answer.
+        body_seconds, head_seconds: in which a request's body and its head have to arrive.
+        keep_alive_seconds: after which a connection without requests is closed.
+        grace_seconds: what is accepted may take so long after SIGTERM.
+        max_connections: open at once; never more than the process may have files.
+        max_body_bytes, max_bytes_in_flight: of one request's body, and of all together.
+        max_text_characters, max_request_characters: of one text, and of all of one request.
+        max_turns, max_completions: of one prompt, and of one request.
+    """
 
     host: str
     port: Annotated[int, Field(ge=1, le=65535)]
+    allowed_hosts: list[str]
     poll_seconds: PositiveFloat
-    tokens_per_batch: PositiveInt
-    max_queued_tokens: PositiveInt
-    max_completions: PositiveInt
     threads: PositiveInt | Literal["auto"]
+    tokens_per_batch: PositiveInt
+    batch_seconds: PositiveFloat
+    max_wait_seconds: PositiveFloat
+    overload_status: Literal[503, 429]
+    deadline_seconds: PositiveFloat
+    body_seconds: PositiveFloat
+    head_seconds: PositiveFloat
+    keep_alive_seconds: PositiveFloat
+    grace_seconds: PositiveFloat
+    max_connections: PositiveInt
+    max_body_bytes: PositiveInt
+    max_bytes_in_flight: PositiveInt
+    max_text_characters: PositiveInt
+    max_request_characters: PositiveInt
+    max_turns: PositiveInt
+    max_completions: PositiveInt
     stand_in_names: list[Annotated[str, Field(min_length=1)]]
     protocol_reward: Literal["raw", "centered"]
+
+    @model_validator(mode="after")
+    def _waits_end_before_the_deadline(self) -> Self:
+        if self.max_wait_seconds >= self.deadline_seconds:
+            raise ValueError(
+                f"max_wait_seconds ({self.max_wait_seconds:g}) must be below deadline_seconds "
+                f"({self.deadline_seconds:g}): else requests are accepted and not answered"
+            )
+        if self.max_bytes_in_flight < self.max_body_bytes:
+            raise ValueError("max_bytes_in_flight must be at least max_body_bytes: else some bodies never fit")
+        return self

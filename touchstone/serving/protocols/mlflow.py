@@ -24,7 +24,6 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 import touchstone
 from touchstone.model.rendered import Conversation
-from touchstone.serving.limits import MAX_BODY_BYTES
 from touchstone.serving.protocols.bodies import REFUSALS, Prompt, Refused, Turn, messages_of, stamp
 from touchstone.serving.refusals import Refusal
 from touchstone.serving.service import Service
@@ -34,7 +33,7 @@ JSON, CSV, PARQUET = "application/json", "text/csv", "application/vnd.apache.par
 LAYOUTS = ("dataframe_records", "dataframe_split", "inputs", "instances")
 COLUMNS = ("prompt", "completion", "response")
 
-MAX_PARQUET_BYTES = 4 * MAX_BODY_BYTES
+MAX_PARQUET_BYTES = 32 * 2**20
 """What the columns of a Parquet file may unpack to."""
 
 

@@ -1,0 +1,181 @@
+"""What scoring costs: seconds predicted from tokens and their squares, fitted to the model that is loaded.
+
+cost = measure(scorer)                      # times a few forwards, half a second
+cost.seconds(Size(40, (12, 15)))            # of one prompt with two completions
+cost.observe(sizes, seconds)                # what a batch really took corrects what is predicted next
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import nnls
+
+from touchstone.model.layout import shares_prompt
+from touchstone.model.scoring import Scorer
+from touchstone.model.templating import EncodedGroup
+
+MEASURE_SECONDS = 0.4
+"""No further forward is timed after so long; two are in any case."""
+
+LONGEST = 1024
+"""Most tokens of a text that is timed."""
+
+FORGET = 0.95
+"""What an observation's weight is multiplied by at the next one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much there is of a prompt and of each of its completions: tokens, or characters before they are tokens."""
+
+    prompt: int
+    completions: tuple[int, ...]
+
+    @classmethod
+    def of(cls, group: EncodedGroup) -> Size:
+        """Tokens of what is encoded."""
+        prompt = len(group.anchor) + len(group.prompt_ids)
+        return cls(prompt, tuple(len(ids) for ids in group.completion_ids))
+
+    @property
+    def total(self) -> int:
+        """Prompt and completions together."""
+        return self.prompt + sum(self.completions)
+
+
+class Rate:
+    """What one unit of something comes to, as a ratio of sums that forget: recent observations count most."""
+
+    def __init__(self, value: float, amount: float) -> None:
+        """Start at a value, as if that much had been observed."""
+        self._amount = amount
+        self._result = value * amount
+
+    @property
+    def value(self) -> float:
+        """The present ratio."""
+        return self._result / self._amount
+
+    def observe(self, amount: float, result: float) -> None:
+        """So much of one came to so much of the other."""
+        self._amount = FORGET * self._amount + amount
+        self._result = FORGET * self._result + result
+
+
+@dataclass(frozen=True, slots=True)
+class Coefficients:
+    """Seconds of one call, and of each completion, token, and unit of attention (a token that looks at another)."""
+
+    call: float
+    completion: float
+    token: float
+    attention: float
+
+
+GUESS = Coefficients(call=2e-3, completion=1e-4, token=3e-5, attention=0.0)
+"""A small model on one core: for a model that nobody has measured, until observations correct it."""
+
+
+class Cost:
+    """Predicts what a model's batches take.
+
+    Args:
+        shared: completions share their prompt's computation (`layout.shares_prompt`).
+    """
+
+    def __init__(self, coefficients: Coefficients = GUESS, *, shared: bool = True) -> None:
+        self.coefficients = coefficients
+        self.shared = shared
+        self._real = Rate(1.0, amount=0.1)  # seconds for every predicted one: neighbours, caches, other lengths
+
+    @property
+    def call(self) -> float:
+        """Seconds of a batch beside those of its groups."""
+        return self.coefficients.call * self._real.value
+
+    def seconds(self, size: Size) -> float:
+        """Predicted seconds of one group in a batch."""
+        return self._fitted(size) * self._real.value
+
+    def observe(self, sizes: Iterable[Size], seconds: float) -> None:
+        """A batch of groups took so long."""
+        self._real.observe(self.coefficients.call + sum(map(self._fitted, sizes)), seconds)
+
+    def as_guess(self) -> Cost:
+        """The same without the observations: a guess for another model of its kind."""
+        return Cost(self.coefficients, shared=self.shared)
+
+    def _fitted(self, size: Size) -> float:
+        fit = self.coefficients
+        completions, tokens, attention = _amounts(size, self.shared)
+        return fit.completion * completions + fit.token * tokens + fit.attention * attention
+
+
+def _amounts(size: Size, shared: bool) -> tuple[int, int, int]:
+    """Completions, tokens computed, and pairs of tokens of which one looks at the other."""
+    prompt, completions = size.prompt, size.completions
+    tokens, squares = sum(completions), sum(length * length for length in completions)
+    if shared:
+        return len(completions), prompt + tokens, prompt * prompt + prompt * tokens + squares
+    rows = len(completions)
+    return rows, rows * prompt + tokens, rows * prompt * prompt + 2 * prompt * tokens + squares
+
+
+def measure(scorer: Scorer) -> Cost:
+    """Time a few forwards of random tokens, short and long, one and many, and fit the coefficients to them.
+
+    None is negative, and each time counts by its relative error. Takes about half a second; two forwards at least.
+    """
+    # From short to long, then many; every text fits the model's limit.
+    most = min(LONGEST, scorer.model.rule.max_tokens)
+    quarter, half = max(1, most // 8), max(1, most // 2)
+    trials = [
+        [Size(min(8, half), (min(8, half),))],
+        [Size(quarter, (quarter,))],
+        [Size(half, (half,))],
+        [Size(quarter, (quarter,) * 8)],
+        [Size(min(8, half), (min(8, half),))] * 16,
+    ]
+    random = np.random.default_rng(0)
+    _seconds(scorer, trials[0], random)  # what happens only once
+    shared = shares_prompt(scorer.model)
+
+    # Time each twice; the quicker one met no neighbour.
+    timed: list[tuple[list[Size], float]] = []
+    began = time.perf_counter()
+    for sizes in trials:
+        if len(timed) >= 2 and time.perf_counter() - began > MEASURE_SECONDS:
+            break
+        timed.append((sizes, min(_seconds(scorer, sizes, random) for _ in range(2))))
+
+    # Non-negative least squares of relative errors.
+    rows = np.array([[1.0, *np.sum([_amounts(size, shared) for size in sizes], axis=0)] for sizes, _ in timed])
+    seconds = np.array([seconds for _, seconds in timed])
+    scale = rows.max(axis=0)
+    fitted, _ = nnls(rows / scale / seconds[:, None], np.ones(len(seconds)))
+    return Cost(Coefficients(*(float(value) for value in fitted / scale)), shared=shared)
+
+
+def _seconds(scorer: Scorer, sizes: Sequence[Size], random: np.random.Generator) -> float:
+    """What scoring random tokens of these sizes takes; new ones each time, because equal texts are computed once."""
+    vocabulary = scorer.model.network.config.get_text_config().vocab_size
+
+    def ids(count: int) -> list[int]:
+        return [int(value) for value in random.integers(1, vocabulary, count)]
+
+    groups = [
+        EncodedGroup(
+            ids(size.prompt),
+            [ids(length) for length in size.completions],
+            [0] * len(size.completions),
+            [False] * len(size.completions),
+        )
+        for size in sizes
+    ]
+    began = time.perf_counter()
+    scorer.raw_encoded(groups)
+    return time.perf_counter() - began
