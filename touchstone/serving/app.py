@@ -19,10 +19,12 @@ from touchstone.serving.limits import Limits
 from touchstone.serving.live import Live
 from touchstone.serving.operating import Operation
 from touchstone.serving.pins import read_pin
-from touchstone.serving.protocols import native
+from touchstone.serving.protocols import llama_factory, mlflow, native, openrlhf, sglang, shared_paths, slime, vllm
 from touchstone.serving.refusals import ERRORS, answer_errors
 from touchstone.serving.service import Service
 from touchstone.settings.serve import Serve
+
+PROTOCOLS = (native, openrlhf, vllm, sglang, shared_paths, slime, llama_factory, mlflow)
 
 
 def make_app(
@@ -57,7 +59,8 @@ def make_app(
     )
     answer_errors(app)
     service = app.state.service = Service(live, batcher, settings, combination)
-    app.include_router(native.router(service))
+    for protocol in PROTOCOLS:
+        app.include_router(protocol.router(service))
     app.include_router(status.router(service))
 
     @app.get("/docs", include_in_schema=False)

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from touchstone.serving.caller import CALLER, Caller, client_of
 from touchstone.serving.refusals import Refusal, reply
-from touchstone.serving.service import Service
+from touchstone.serving.service import PATIENT, Service
 from touchstone.settings.serve import Serve
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,8 @@ class Limits:
         if not announced.isdigit() or int(announced) > settings.max_body_bytes:
             raise self._too_large()
         client = client_of(scope)
-        self._service.check_room(client, int(announced))
+        if scope["path"] not in PATIENT:
+            self._service.check_room(client, int(announced))
 
         # Read the body, and answer; what is held of both is counted.
         deadline = asyncio.get_running_loop().time() + settings.deadline_seconds

@@ -12,14 +12,15 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
 from touchstone.errors import ModelError
 from touchstone.groups import OUT_OF_ORDER, in_order
+from touchstone.model.rendered import Conversation, Reading, Rendered, encode_rendered, read_rendered
 from touchstone.model.scores import Item, Score
 from touchstone.model.scoring import Scorer
+from touchstone.serving.answers import Answer, Comparison, RankedAnswer, TextsAnswer
 from touchstone.serving.batching import Batcher, Encode, EngineError, QueueFullError, Result, Scores, StoppingError
 from touchstone.serving.caller import CALLER, Caller
 from touchstone.serving.combination import Combination, Combined
@@ -38,41 +39,11 @@ NO_NUMBER = 0
 """Stands for the version of a combination, which is no registered one; its digest says which it is."""
 
 Part = TypeVar("Part")
+PATIENCE_SECONDS = 0.2
+"""How soon a request that waits for a place in the queue tries again."""
 
-
-@dataclass(frozen=True)
-class Stamp:
-    """Which model gave an answer.
-
-    Attributes:
-        model: NAME@ALIAS or NAME@VERSION, as it was asked for.
-        digest: the sealed artifact's.
-    """
-
-    model: str
-    version: int
-    digest: str
-
-
-@dataclass(frozen=True)
-class Answer(Stamp):
-    """Scores of all items' completions, from one version, or from a combination of several.
-
-    Attributes:
-        parts: what each part of a combination answered.
-    """
-
-    scores: Scores
-    parts: Mapping[str, Answer] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Comparison(Stamp):
-    """Both completions' scores and the calibrated P(A beats B)."""
-
-    a: Score
-    b: Score
-    probability: float
+PATIENT = ("/v1/score/evaluation",)
+"""Paths whose requests wait for a place in the queue: their clients take a refusal for the end."""
 
 
 class Service:
@@ -361,10 +332,114 @@ class Service:
         except ModelError as error:
             raise Refusal(422, "unusable_prompt", str(error)) from None
 
+    # --- what other protocols ask -----------------------------------------------------------------------------------
+
+    def resolve(self, model: str | None) -> str | None:
+        """The model that a client means which doesn't know our names; None for the champion.
+
+        `serve.stand_in_names` are such names: alone they mean the champion, as NAME@ALIAS or NAME@VERSION that one.
+        """
+        name, _, which = (model or "").partition("@")
+        if not model or model in self._settings.stand_in_names:
+            return None
+        return f"{self.live.name}@{which}" if name in self._settings.stand_in_names else model
+
+    @property
+    def most_texts(self) -> int:
+        """How many completions or texts one request may bring."""
+        return self._settings.max_completions
+
+    def number(self, score: Score, *, activated: bool = False) -> float:
+        """The one number of a protocol that has room for one: raw, or centred where `serve.protocol_reward` says so.
+
+        Args:
+            activated: the sigmoid of the raw reward instead, for a client that asked for it.
+        """
+        if activated:
+            return 0.5 + 0.5 * math.tanh(score.reward / 2)  # the sigmoid, where exp would overflow
+        return score.centered if self._settings.protocol_reward == "centered" else score.reward
+
+    async def rank(self, model: str | None, item: Item) -> RankedAnswer:
+        """One prompt's completions in order, and how probably each beats the best.
+
+        Raises:
+            Refusal: as for `score`.
+        """
+        name, served, (scores,) = await self._scores(model, [item])
+        order = sorted(range(len(scores)), key=lambda completion: -scores[completion].reward)
+        best = scores[order[0]].reward
+        probabilities = [served.scorer.probability(score.reward, best) for score in scores]
+        return RankedAnswer(name, served.version.version, served.version.digest, order, scores, probabilities)
+
+    async def score_rendered(
+        self, model: str | None, texts: Sequence[Rendered | Conversation], *, patient: bool = False
+    ) -> TextsAnswer:
+        """Scores of texts that a client rendered itself, each read at its last token; none of no texts.
+
+        Args:
+            model: as `resolve` takes it.
+            patient: wait for a place in the queue up to the deadline, for a client that doesn't try again.
+
+        Raises:
+            Refusal: as for `score`.
+        """
+        # Refuse what can never be scored before anything is computed.
+        count = sum(len(text.completions) if isinstance(text, Conversation) else 1 for text in texts)
+        most = self._settings.max_completions
+        if count > most:
+            raise Refusal(422, "too_many_completions", f"{count} texts in one request, at most {most} may be")
+        self._check([(text.prompt, text.completions) for text in texts if isinstance(text, Conversation)])
+        lengths = {number: _size(text) for number, text in enumerate(texts) if isinstance(text, Rendered)}
+        self._check_lengths({f"texts.{number}": [size.total] for number, size in lengths.items()})
+        name, served = self.find(self.resolve(model))
+        version = served.version
+
+        # Take the texts apart, then wait as long as the client can.
+        with self._refusing():
+            reading = await asyncio.to_thread(read_rendered, served.scorer.model, texts)
+        result = Result([], [])
+        if reading.sources:
+            result = await self._place(name, served, reading, patient=patient)
+
+        # Back into the order in which they came.
+        scores = [result.scores[source][completion] for source, completion in reading.places]
+        tokens = [result.groups[source].tokens(completion) for source, completion in reading.places]
+        return TextsAnswer(name, version.version, version.digest, scores, tokens, reading.bos_added)
+
+    async def _place(self, name: str, served: Served, reading: Reading, *, patient: bool) -> Result:
+        """What comes of a reading's sources; with patience they try for a place in the queue until the deadline."""
+        loop, caller = asyncio.get_running_loop(), CALLER.get()
+        deadline = caller.deadline if caller else loop.time() + self._settings.deadline_seconds
+        sources = reading.sources
+        sizes = [_size(source) for source in sources]
+        talks = [(source.prompt, source.completions) for source in sources if isinstance(source, Conversation)]
+        # Scores belong to sources: where one of them is no conversation none is kept as a sample.
+        conversations = talks if len(talks) == len(sources) else []
+        while True:
+            try:
+                return await self._result(name, served, sources, sizes, _encode_texts, conversations)
+            except Refusal as refusal:
+                if not patient or refusal.kind != "queue_full" or loop.time() + PATIENCE_SECONDS > deadline:
+                    raise
+                await asyncio.sleep(PATIENCE_SECONDS)
+
 
 def _encode_items(scorer: Scorer) -> Encode:
     return scorer.encode
 
 
+def _encode_texts(scorer: Scorer) -> Encode:
+    return partial(encode_rendered, scorer.model)
+
+
 def _stopping() -> Refusal:
     return Refusal(503, "stopping", "this endpoint ends; try again", retry_after=RESTART_SECONDS, close=True)
+
+
+def _size(text: Rendered | Conversation) -> Size:
+    """Characters of a text; ids count as one each."""
+    if isinstance(text, Conversation):
+        return Size(sum(len(message.content) for message in text.prompt), tuple(map(len, text.completions)))
+    if text.completion is None:
+        return Size(0, (len(text.text),))
+    return Size(len(text.text), (len(text.completion),))

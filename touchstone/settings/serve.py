@@ -108,6 +108,8 @@ class Serve(Section):
     max_request_characters: PositiveInt
     max_turns: PositiveInt
     max_completions: PositiveInt
+    stand_in_names: list[Annotated[str, Field(min_length=1)]]
+    protocol_reward: Literal["raw", "centered"]
 
     @model_validator(mode="after")
     def _waits_end_before_the_deadline(self) -> Self:

@@ -2,33 +2,22 @@
 
 POST /v1/rewards   prompts with completions -> scores
 POST /v1/compare   prompt, a, b -> both scores and the calibrated P(A beats B)
+POST /v1/rank      prompt with completions -> the best n, best first
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from touchstone.client import ScoreReply
-from touchstone.groups import Message, Role
-from touchstone.model.scores import Item, Score
-from touchstone.serving.service import Answer, Service, Stamp
+from touchstone.model.scores import Score
+from touchstone.serving.answers import Answer, Stamp
+from touchstone.serving.protocols.bodies import REFUSALS, Prompt, messages_of, stamp
+from touchstone.serving.service import Service
 from touchstone.serving.strict import Closed, StrictRoute
-
-
-class Turn(Closed):
-    """One message of a prompt; libraries write the fields that it doesn't have as null."""
-
-    role: Role
-    content: str
-    tool_calls: None = None
-
-
-Prompt = str | Annotated[list[Turn], Field(min_length=1)]
-"""A text stands for one message of the user."""
 
 
 class Input(Closed):
@@ -60,6 +49,19 @@ class CompareRequest(Closed):
     model_config = ConfigDict(json_schema_extra={"examples": [{"prompt": "2+2?", "a": "4", "b": "5"}]})
 
 
+class RankRequest(Closed):
+    """Body of POST /v1/rank; without `n` every completion is returned."""
+
+    model: str | None = None
+    prompt: Prompt
+    completions: Annotated[list[str], Field(min_length=1)]
+    n: Annotated[int, Field(ge=1)] | None = None
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"prompt": "2+2?", "completions": ["5", "4", "four"], "n": 2}]}
+    )
+
+
 class Stamped(BaseModel):
     """Every reply says which model gave it."""
 
@@ -89,30 +91,60 @@ class CompareReply(Stamped):
     b: ScoreReply
 
 
+class Ranked(BaseModel):
+    """One of the best completions.
+
+    `index` is its place in the request, `rank` its place in the order, from 1, which equal rewards share;
+    `probability` the calibrated P(it beats the best), 0.5 for the best itself.
+    """
+
+    index: int
+    rank: int
+    probability: float
+    score: ScoreReply
+
+
+class RankReply(Stamped):
+    """Reply of POST /v1/rank: the best completions, best first."""
+
+    ranking: list[Ranked]
+
+
 def router(service: Service) -> APIRouter:
     """The protocol's routes."""
-    routes = APIRouter(route_class=StrictRoute)
+    routes = APIRouter(route_class=StrictRoute, tags=["Touchstone"], responses=REFUSALS)
 
     @routes.post("/v1/rewards", summary="Scores of completions", response_model_exclude_none=True)
-    async def rewards(request: RewardsRequest) -> RewardsReply:
-        items = [_item(part.prompt, part.completions) for part in request.inputs]
+    async def rewards(request: RewardsRequest, response: Response) -> RewardsReply:
+        items = [(messages_of(part.prompt), part.completions) for part in request.inputs]
         answer = await service.score(request.model, items)
+        stamp(response, answer)
         return _rewards(answer)
 
     @routes.post("/v1/compare", summary="Which of two completions is better")
-    async def compare(request: CompareRequest) -> CompareReply:
-        answer = await service.compare(request.model, _item(request.prompt, [request.a, request.b]))
+    async def compare(request: CompareRequest, response: Response) -> CompareReply:
+        answer = await service.compare(request.model, (messages_of(request.prompt), [request.a, request.b]))
+        stamp(response, answer)
         a, b = _reply(answer.a), _reply(answer.b)
         return CompareReply(**_stamp(answer), probability=answer.probability, a=a, b=b)
 
+    @routes.post("/v1/rank", summary="The best of some completions")
+    async def rank(request: RankRequest, response: Response) -> RankReply:
+        answer = await service.rank(request.model, (messages_of(request.prompt), request.completions))
+        stamp(response, answer)
+        rewards = [score.reward for score in answer.scores]
+        ranking = [
+            Ranked(
+                index=index,
+                rank=1 + sum(reward > rewards[index] for reward in rewards),
+                probability=answer.probabilities[index],
+                score=_reply(answer.scores[index]),
+            )
+            for index in answer.order[: request.n]
+        ]
+        return RankReply(**_stamp(answer), ranking=ranking)
+
     return routes
-
-
-def _item(prompt: Prompt, completions: Sequence[str]) -> Item:
-    """A request's prompt and completions as the scorer takes them."""
-    if isinstance(prompt, str):
-        return (Message("user", prompt),), completions
-    return tuple(Message(turn.role, turn.content) for turn in prompt), completions
 
 
 def _rewards(answer: Answer) -> RewardsReply:
