@@ -1,4 +1,4 @@
-"""Aliases and versions read from the project's own sqlite file, without MLflow: an endpoint starts in half the time.
+"""Aliases and versions read from the project's own sqlite file, without MLflow, whose import takes seconds.
 
 Only where the file has the very schema that this was written for; otherwise every function gives None, and the
 registry asks MLflow.
