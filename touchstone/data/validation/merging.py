@@ -1,0 +1,198 @@
+"""Groups that stand on several lines become one: each line that judges anew is votes, each that says the same a copy.
+
+Groups are of the same content where axis, prompt and completions are, in whatever order these stand. Their judgements
+go to the first of them, each with the annotator who made it:
+
+* What an annotator says of the same completions in the same order again is a copy. What he says of them in another
+  order is another judgement: the texts were shown to him anew.
+* Where an annotator's judgements differ, each counts, copies too: which one is right nobody knows.
+* Judgements that name nobody are taken for one annotator's. So they are copies as long as all say the same, and votes
+  as soon as one says something else.
+
+Ratings, policies and the date are those of the first line.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from touchstone.data.validation.facts import label_facts, short_digest, write_table
+from touchstone.groups import ARROW_SCHEMA, Comparison
+
+Statement = tuple[str | None, tuple[int, ...], tuple[Comparison, ...]]
+"""An annotator, the order in which he saw the completions, and what he said of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """What becomes of groups that stand on several lines; lines count from 1.
+
+    Attributes:
+        facts: by line of a group that others joined, the facts that follow from all its comparisons.
+        comparisons: by such a line, these comparisons.
+        joined: lines whose judgements went to an earlier line.
+        copies: lines that say nothing that an earlier one doesn't.
+        repeated: by joined line, the places of those of its comparisons that are copies.
+        votes: joined lines whose judgements all name their annotators.
+    """
+
+    facts: dict[int, dict[str, int]] = field(default_factory=dict)
+    comparisons: dict[int, list[Comparison]] = field(default_factory=dict)
+    joined: set[int] = field(default_factory=set)
+    copies: set[int] = field(default_factory=set)
+    repeated: dict[int, list[int]] = field(default_factory=dict)
+    votes: set[int] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """A line's judgements, without a text.
+
+    Attributes:
+        prompt: a digest.
+        texts: a digest per completion.
+        lengths: characters per completion.
+    """
+
+    line: int
+    prompt: int
+    texts: tuple[int, ...]
+    lengths: tuple[int, ...]
+    comparisons: tuple[Comparison, ...]
+
+
+def merge(parts: Sequence[Path], contents: np.ndarray, usable: np.ndarray) -> Merged:
+    """Decide what becomes of the lines with the same content.
+
+    Args:
+        parts: the blocks' files of groups, without faulty comparisons.
+        contents: a digest of each line's content.
+        usable: whether a line may take part; of those that hold nothing but faulty comparisons nothing is taken.
+    """
+    merged = Merged()
+    places = np.flatnonzero(usable)
+    distinct, inverse, counts = np.unique(contents[places], return_inverse=True, return_counts=True)
+    several = counts[inverse] > 1
+    if not several.any():
+        return merged
+    content_of = dict(zip((places[several] + 1).tolist(), distinct[inverse[several]].tolist(), strict=True))
+    together: dict[tuple[int, ...], list[_Judged]] = defaultdict(list)
+    for judged in _judged(parts, content_of):
+        # With the texts themselves: two contents may share a digest.
+        together[content_of[judged.line], judged.prompt, *sorted(judged.texts)].append(judged)
+    for lines in together.values():
+        if len(lines) > 1:
+            _merge(lines, merged)
+    return merged
+
+
+def rewrite(parts: Sequence[Path], comparisons: Mapping[int, Sequence[Comparison]]) -> None:
+    """Give the groups on some lines other comparisons, in the blocks' files."""
+    wanted = sorted(comparisons)
+    for path, first, table in _tables(parts):
+        start, end = np.searchsorted(wanted, [first, first + table.num_rows])
+        if start == end:
+            continue
+        column = table["comparisons"].to_pylist()
+        for line in wanted[start:end]:
+            column[line - first] = [_record(edge) for edge in comparisons[line]]
+        place = table.schema.get_field_index("comparisons")
+        table = table.set_column(place, ARROW_SCHEMA.field(place), pa.array(column, ARROW_SCHEMA.field(place).type))
+        # A file that is still mapped can't be written over; its place can be taken.
+        aside = path.with_suffix(".merged")
+        write_table(table, aside)
+        aside.replace(path)
+
+
+def _merge(lines: Sequence[_Judged], merged: Merged) -> None:
+    """Add what becomes of lines with the same content, in their order."""
+    first = lines[0]
+    orders = [_order(first.texts, judged.texts) for judged in lines]
+    edges = [
+        [replace(edge, i=order[edge.i], j=order[edge.j]) for edge in judged.comparisons]
+        for judged, order in zip(lines, orders, strict=True)
+    ]
+    # What each annotator says on each line: where all of it is the same, what comes again is a copy.
+    said = [_statements(order, listed) for order, listed in zip(orders, edges, strict=True)]
+    opinions: dict[str | None, set[tuple[Comparison, ...]]] = defaultdict(set)
+    for statements in said:
+        for annotator, _, opinion in statements:
+            opinions[annotator].add(opinion)
+    heard: set[Statement] = set()
+    together: list[Comparison] = []
+    for judged, listed, statements in zip(lines, edges, said, strict=True):
+        copied = {who for who, *rest in statements if len(opinions[who]) == 1 and (who, *rest) in heard}
+        heard.update(statements)
+        new = [edge for edge in listed if edge.annotator not in copied]
+        together += new
+        if judged is first:
+            continue
+        if not new:
+            merged.copies.add(judged.line)
+            continue
+        merged.joined.add(judged.line)
+        if len(new) < len(listed):
+            merged.repeated[judged.line] = [n for n, edge in enumerate(listed) if edge.annotator in copied]
+        if all(edge.annotator is not None for edge in listed):
+            merged.votes.add(judged.line)
+    if len(together) > len(first.comparisons):
+        merged.comparisons[first.line] = together
+        merged.facts[first.line] = label_facts(together, first.lengths)
+
+
+def _order(first: Sequence[int], texts: Sequence[int]) -> tuple[int, ...]:
+    """For each completion its place in the first line's group; of equal texts the first is the first."""
+    places: dict[int, list[int]] = defaultdict(list)
+    for place, text in enumerate(first):
+        places[text].append(place)
+    free = {text: iter(listed) for text, listed in places.items()}
+    return tuple(next(free[text]) for text in texts)
+
+
+def _statements(order: tuple[int, ...], edges: Sequence[Comparison]) -> list[Statement]:
+    """What each annotator says: the same words for the same opinion, whichever completion a comparison names first."""
+    by_annotator: dict[str | None, list[Comparison]] = defaultdict(list)
+    for edge in edges:
+        turned = replace(edge, i=edge.j, j=edge.i, wins_i=edge.wins_j, wins_j=edge.wins_i)
+        by_annotator[edge.annotator].append(edge if edge.i < edge.j else turned)
+    return [(who, order, tuple(sorted(listed, key=repr))) for who, listed in by_annotator.items()]
+
+
+def _judged(parts: Sequence[Path], wanted: Mapping[int, int]) -> Iterator[_Judged]:
+    """The judgements on the wanted lines, in their order."""
+    lines = np.array(sorted(wanted))
+    for _, first, table in _tables(parts):
+        start, end = np.searchsorted(lines, [first, first + table.num_rows])
+        chosen = lines[start:end]
+        rows = table.select(["prompt", "completions", "comparisons"]).take(pa.array(chosen - first)).to_pylist()
+        for line, row in zip(chosen.tolist(), rows, strict=True):
+            texts = [completion["text"] for completion in row["completions"]]
+            yield _Judged(
+                line,
+                short_digest("\x1e".join(f"{message['role']}\x1f{message['content']}" for message in row["prompt"])),
+                tuple(map(short_digest, texts)),
+                tuple(map(len, texts)),
+                tuple(Comparison(**edge) for edge in row["comparisons"]),
+            )
+
+
+def _tables(parts: Sequence[Path]) -> Iterator[tuple[Path, int, pa.Table]]:
+    """Every block's groups, with the block's file and its first line."""
+    line = 1
+    for part in parts:
+        with pa.memory_map(str(part)) as file:
+            table = pa.ipc.open_file(file).read_all()
+        yield part, line, table
+        line += table.num_rows
+
+
+def _record(edge: Comparison) -> dict[str, Any]:
+    """A comparison as `ARROW_SCHEMA` has it."""
+    return {name: getattr(edge, name) for name in Comparison.__dataclass_fields__}
