@@ -10,8 +10,8 @@ Parquet with `ARROW_SCHEMA` (inside the pipeline).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -235,6 +235,12 @@ def pairs_of(comparisons: Iterable[Comparison]) -> list[JudgedPair]:
 def _sign(first: float, second: float) -> int:
     """1 where the first has more, -1 where the second has, else 0."""
     return (first > second) - (first < second)
+
+
+def without_look_alikes(group: Group, look_alike: Callable[[int, int], bool]) -> Group:
+    """The group without the comparisons of completions that a model can't tell apart: to it they say nothing."""
+    edges = tuple(edge for edge in group.comparisons if not look_alike(edge.i, edge.j))
+    return group if len(edges) == len(group.comparisons) else replace(group, comparisons=edges)
 
 
 def best_completion(group: Group) -> int | None:
