@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from touchstone.settings.section import NonNegativeFloat, PositiveInt, Section, Share
-from touchstone.settings.table import Labels, Place, TableData
+from touchstone.settings.table import Places, Spelling, TableData
 
 
 class SandboxData(Section):
@@ -123,43 +123,40 @@ class RatedData(Section):
     limit: PositiveInt | None = None
 
 
-class ArgillaData(Section):
+class ArgillaData(Spelling):
     """An export of Argilla 2: records with responses of several annotators to a ranking, rating or label question."""
 
     source: Literal["argilla"]
     name: str
     path: str
     prompt_field: str
+    """A text, or chat messages."""
     completion_fields: Annotated[list[str], Field(min_length=2)]
     """Fields of a record that hold the completions, in the order that labels name them."""
     question: str | None
     """The question that holds the preference; None where there is only one that can."""
+    labels: Places | None = None
+    """What a label means where it doesn't name a completion by itself: a place counted from 1, or a tie."""
     order_is_rank: bool = False
     """Rankings are lists in ranked order. In what Argilla exports of its page's answers they are not."""
     limit: PositiveInt | None = None
 
 
-class LabelStudioData(Section):
+class LabelStudioData(Spelling):
     """An export of Label Studio (JSON or JSON_MIN): tasks with annotations of a pairwise, ranking or rating kind."""
 
     source: Literal["label_studio"]
     name: str
     path: str
     prompt_field: str
+    """A text, or chat messages."""
     completion_fields: Annotated[list[str], Field(min_length=2)]
     """Fields of a task's data that hold the completions, in the order that labels name them."""
     control: str | None = None
     """The control tag with the preference, by its name; None where there is only one of its kind."""
-    labels: Labels | None = None
+    labels: Places | None = None
     """What a choice means where it doesn't name a completion by itself: a place counted from 1, or a tie."""
     limit: PositiveInt | None = None
-
-    @field_validator("labels")
-    @classmethod
-    def _are_places(cls, labels: dict[str, Place] | None) -> dict[str, Place] | None:
-        if any(isinstance(place, int) and place < 1 for place in (labels or {}).values()):
-            raise ValueError("labels name places counted from 1: the first completion is 1, the second 2")
-        return labels
 
 
 class BenchmarkData(Section):
