@@ -199,7 +199,7 @@ def test_labels_name_a_completion_by_name_or_place(tmp_path: Path, label: str) -
         (nested({"preference": [by(7, "A")]}), "id is not text"),  # type: ignore[arg-type]
         (nested({"preference": LABELS}, prompt=" "), "'prompt' is empty"),
         (nested({"preference": LABELS}, **{"response-2": ""}), "'response-2' is empty"),
-        ({"id": 1}, "'prompt' is not text"),
+        ({"id": 1}, "'prompt' is neither text nor messages"),
         (flat("preference", ("A", ANNE, "pending")), "none of submitted, draft, discarded"),
         ({**flat("p", ("A", ANNE, None)), "p.responses.users": []}, "differ in length"),
         ({**flat("p", ("A", ANNE, None)), "p.responses": "A"}, "differ in length"),
