@@ -217,7 +217,7 @@ def _read(values: Mapping[str, Any], settings: TableData) -> _Read:
         [Completion(answer, policy) for answer, policy in zip(answers, policies, strict=True)],
         {axis: verdict for axis, verdict in axes.items() if verdict.comparisons} or dict(list(axes.items())[:1]),
         cluster_of(values, prompt, settings),
-        _created_at(values, settings.time),
+        created_at(values, settings.time),
     )
 
 
@@ -267,7 +267,7 @@ def cluster_of(values: Mapping[str, Any], prompt: Dialogue, settings: TableData)
     return digest_value([settings.cluster, str(value)])[:16]
 
 
-def _created_at(values: Mapping[str, Any], path: str | None) -> str | None:
+def created_at(values: Mapping[str, Any], path: str | None) -> str | None:
     """A date of ISO 8601 as it is written; seconds or milliseconds since 1970 as ISO 8601 in UTC."""
     value = None if path is None else value_at(values, path)
     if value is None or value == "":
@@ -397,7 +397,7 @@ def _add_completion(values: Mapping[str, Any], settings: TableData, prompts: dic
     (policy,) = _policies(values, settings, 1)
     key = prompt if settings.group_field is None else _group_key(values, settings.group_field)
     together = prompts.get(key) or _Together(
-        prompt, cluster_of(values, prompt, settings), _created_at(values, settings.time)
+        prompt, cluster_of(values, prompt, settings), created_at(values, settings.time)
     )
     if together.prompt != prompt:
         raise Unusable(f"its prompt is not that of the other rows with the same '{settings.group_field}'")
@@ -453,7 +453,7 @@ def _by_tree(rows: Iterator[RawRow | Quarantined], settings: TableData) -> Itera
                     source=settings.name,
                     axis=branch.axis,
                     cluster_id=cluster_of(row.values, branch.prompt, settings),
-                    created_at=_created_at(row.values, settings.time),
+                    created_at=created_at(row.values, settings.time),
                 )
                 for branch in branches
             ]
