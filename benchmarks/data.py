@@ -174,7 +174,8 @@ def judge(folder: Path, planted: dict[str, Any], groups: int) -> dict[str, Any]:
         places |= dict.fromkeys(pl.read_parquet(folder / f"build/splits/{name}.parquet", columns=["id"])["id"], name)
     ids = pl.read_parquet(folder / "build/groups.parquet", columns=["id"])["id"].to_list()
     # What contradicts its line is a vote on the pair of an earlier one.
-    alone = (line for line in lines if line not in checked and line not in planted["contradicted"])
+    elsewhere = {*checked, *planted["contradicted"]}
+    alone = (line for line in lines if line not in elsewhere)
     kept = dict(zip(alone, ids, strict=True))
     pairs = [(places.get(kept[one]), places.get(kept[other])) for one, other in planted["near"].items()]
     apart = sum(None not in pair and pair[0] != pair[1] for pair in pairs)
