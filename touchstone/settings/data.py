@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from touchstone.settings.section import NonNegativeFloat, PositiveInt, Section, Share
+from touchstone.settings.section import PositiveInt, Section, Share
 from touchstone.settings.table import Places, Spelling, TableData
 
 
@@ -86,43 +86,6 @@ class FinegrainedQaData(Section):
     path: str
 
 
-class RankedData(Section):
-    """Lists of completions in ranked order, best first."""
-
-    source: Literal["ranked"]
-    name: str
-    path: str
-    """A local file or folder in any of the formats of `sources/formats.py`, or a hub id."""
-    prompt_field: str
-    input_field: str | None
-    """Text that is put below the prompt where it isn't empty (Alpaca's "input")."""
-    history_field: str | None
-    """Earlier turns: pairs of [user, assistant]."""
-    completions_field: str
-    revision: str | None = None
-    limit: PositiveInt | None = None
-
-
-class RatedData(Section):
-    """One rated completion per row; comparisons and margins are derived from the ratings of a prompt's completions."""
-
-    source: Literal["rated"]
-    name: str
-    path: str
-    prompt_fields: Annotated[list[str], Field(min_length=1)]
-    """Fields that make up the prompt, joined by an empty line; rows with the same prompt are one group."""
-    completion_field: str
-    rating_field: str
-    """A number, or a dotted path to one (`scores.overall`)."""
-    aspects_field: str | None
-    """A dictionary of further ratings that are kept with the completion."""
-    policy_field: str | None
-    tie_below: NonNegativeFloat
-    """Ratings closer than this are a tie."""
-    revision: str | None = None
-    limit: PositiveInt | None = None
-
-
 class ArgillaData(Spelling):
     """An export of Argilla 2: records with responses of several annotators to a ranking, rating or label question."""
 
@@ -175,11 +138,18 @@ Data = Annotated[
     | ArgumentData
     | PandalmData
     | FinegrainedQaData
-    | RankedData
-    | RatedData
     | ArgillaData
     | LabelStudioData
     | BenchmarkData
     | TableData,
     Field(discriminator="source"),
 ]
+
+GONE = {
+    "ranked": "Ranked lists are a choice of the table source: data=ranked, with data.prompt for prompt_field, data.input for "
+    "input_field, data.history for history_field, and data.completions=[\"name[]\"] for completions_field",
+    "rated": "Rated completions are a choice of the table source: data=rated, with data.prompt for prompt_fields, "
+    "data.completions=[name] for completion_field, data.policies=[name] for policy_field, and field, aspects and tie_below of "
+    "data.judgements.helpfulness for rating_field, aspects_field and tie_below",
+}
+"""Sources that have become choices of another one: what to write instead."""

@@ -40,8 +40,7 @@ from touchstone.data.sources.judgements import (
 )
 from touchstone.data.sources.labels import mean_rating
 from touchstone.data.sources.paths import first_names, has_list_step, is_null, value_at, values_at
-from touchstone.data.sources.ranked import MAX_COMPLETIONS
-from touchstone.data.sources.rows import About, Quarantined, RawRow, Unusable, groups_of
+from touchstone.data.sources.rows import MAX_COMPLETIONS, About, Quarantined, RawRow, Unusable, groups_of
 from touchstone.data.sources.trees import tree_groups
 from touchstone.errors import SourceError
 from touchstone.groups import Comparison, Completion, Group, Message, make_group, prompt_digest
@@ -64,13 +63,24 @@ def about(settings: TableData) -> About:
     return replace(
         ABOUT,
         licence=settings.licence,
-        cluster=f"what '{settings.cluster}' holds" if settings.cluster else ABOUT.cluster,
+        cluster=_cluster(settings),
         annotators=(
             "each annotator's judgement, under a hashed name"
             if any(judgement.annotator for judgement in settings.judgements.values())
             else ABOUT.annotators
         ),
     )
+
+
+def _cluster(settings: TableData) -> str:
+    if settings.cluster is not None:
+        return f"what '{settings.cluster}' holds"
+    return "the dialogue, by its opening message" if _is_of_dialogues(settings) else ABOUT.cluster
+
+
+def _is_of_dialogues(settings: TableData) -> bool:
+    """Whether rows may continue one another, and so hold each other's completions."""
+    return settings.history is not None or settings.rows == "tree"
 
 
 def read(settings: TableData, root: Path) -> Iterator[Group | Quarantined]:
@@ -259,8 +269,7 @@ def cluster_of(values: Mapping[str, Any], prompt: Dialogue, settings: TableData)
     """
     if settings.cluster is None:
         opening = Message(prompt[0].role, cleaned(prompt[0].content))
-        # Rows that continue one another hold each other's completions.
-        return prompt_digest([opening]) if settings.history is not None or settings.rows == "tree" else None
+        return prompt_digest([opening]) if _is_of_dialogues(settings) else None
     value = value_at(values, settings.cluster)
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise Unusable(f"'{settings.cluster}' names no cluster")
