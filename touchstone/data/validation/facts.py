@@ -57,6 +57,7 @@ class Examined:
     """What a block holds.
 
     Attributes:
+        first: number of the first line, from 1.
         facts: one number per group and column.
         ids: the groups' ids.
         contents: 8 bytes of a digest of each group's axis, prompt and completions, in whatever order these stand.
@@ -68,6 +69,7 @@ class Examined:
         part: the block's file of groups.
     """
 
+    first: int
     facts: dict[str, np.ndarray]
     ids: list[str]
     contents: np.ndarray
@@ -109,6 +111,7 @@ def examine(block: Block) -> Examined:
     _write(groups, block.part)
     columns = {name: np.array([row[name] for row in rows], dtype=np.int64) for name in rows[0]}
     return Examined(
+        first=block.first,
         facts=columns,
         ids=[group.id for group in groups],
         contents=np.array([_content_digest(group) for group in groups], dtype=np.uint64),

@@ -15,7 +15,7 @@ Ratings, policies and the date are those of the first line.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ import pyarrow as pa
 from touchstone.data.validation.facts import label_facts, short_digest, write_table
 from touchstone.groups import ARROW_SCHEMA, Comparison
 
+Blocks = Sequence[tuple[int, Path]]
+"""The first line of each block, and the file of its groups."""
 Statement = tuple[str | None, tuple[int, ...], tuple[Comparison, ...]]
 """An annotator, the order in which he saw the completions, and what he said of them."""
 
@@ -68,11 +70,11 @@ class _Judged:
     comparisons: tuple[Comparison, ...]
 
 
-def merge(parts: Sequence[Path], contents: np.ndarray, usable: np.ndarray) -> Merged:
+def merge(blocks: Blocks, contents: np.ndarray, usable: np.ndarray) -> Merged:
     """Decide what becomes of the lines with the same content.
 
     Args:
-        parts: the blocks' files of groups, without faulty comparisons.
+        blocks: their groups without faulty comparisons.
         contents: a digest of each line's content.
         usable: whether a line may take part; of those that hold nothing but faulty comparisons nothing is taken.
     """
@@ -84,7 +86,7 @@ def merge(parts: Sequence[Path], contents: np.ndarray, usable: np.ndarray) -> Me
         return merged
     content_of = dict(zip((places[several] + 1).tolist(), distinct[inverse[several]].tolist(), strict=True))
     together: dict[tuple[int, ...], list[_Judged]] = defaultdict(list)
-    for judged in _judged(parts, content_of):
+    for judged in _judged(blocks, content_of):
         # With the texts themselves: two contents may share a digest.
         together[content_of[judged.line], judged.prompt, *sorted(judged.texts)].append(judged)
     for lines in together.values():
@@ -93,21 +95,17 @@ def merge(parts: Sequence[Path], contents: np.ndarray, usable: np.ndarray) -> Me
     return merged
 
 
-def rewrite(parts: Sequence[Path], comparisons: Mapping[int, Sequence[Comparison]]) -> None:
+def rewrite(blocks: Blocks, comparisons: Mapping[int, Sequence[Comparison]]) -> None:
     """Give the groups on some lines other comparisons, in the blocks' files."""
-    wanted = sorted(comparisons)
-    for path, first, table in _tables(parts):
-        start, end = np.searchsorted(wanted, [first, first + table.num_rows])
-        if start == end:
-            continue
+    for path, first, lines, table in _tables(blocks, comparisons):
         column = table["comparisons"].to_pylist()
-        for line in wanted[start:end]:
+        for line in lines:
             column[line - first] = [_record(edge) for edge in comparisons[line]]
-        place = table.schema.get_field_index("comparisons")
-        table = table.set_column(place, ARROW_SCHEMA.field(place), pa.array(column, ARROW_SCHEMA.field(place).type))
+        place = ARROW_SCHEMA.get_field_index("comparisons")
+        field = ARROW_SCHEMA.field(place)
         # A file that is still mapped can't be written over; its place can be taken.
         aside = path.with_suffix(".merged")
-        write_table(table, aside)
+        write_table(table.set_column(place, field, pa.array(column, field.type)), aside)
         aside.replace(path)
 
 
@@ -120,15 +118,15 @@ def _merge(lines: Sequence[_Judged], merged: Merged) -> None:
         for judged, order in zip(lines, orders, strict=True)
     ]
     # What each annotator says on each line: where all of it is the same, what comes again is a copy.
-    said = [_statements(order, listed) for order, listed in zip(orders, edges, strict=True)]
+    by_line = [_statements(order, listed) for order, listed in zip(orders, edges, strict=True)]
     opinions: dict[str | None, set[tuple[Comparison, ...]]] = defaultdict(set)
-    for statements in said:
+    for statements in by_line:
         for annotator, _, opinion in statements:
             opinions[annotator].add(opinion)
     heard: set[Statement] = set()
     together: list[Comparison] = []
-    for judged, listed, statements in zip(lines, edges, said, strict=True):
-        copied = {who for who, *rest in statements if len(opinions[who]) == 1 and (who, *rest) in heard}
+    for judged, listed, statements in zip(lines, edges, by_line, strict=True):
+        copied = {said[0] for said in statements if len(opinions[said[0]]) == 1 and said in heard}
         heard.update(statements)
         new = [edge for edge in listed if edge.annotator not in copied]
         together += new
@@ -165,14 +163,11 @@ def _statements(order: tuple[int, ...], edges: Sequence[Comparison]) -> list[Sta
     return [(who, order, tuple(sorted(listed, key=repr))) for who, listed in by_annotator.items()]
 
 
-def _judged(parts: Sequence[Path], wanted: Mapping[int, int]) -> Iterator[_Judged]:
+def _judged(blocks: Blocks, wanted: Collection[int]) -> Iterator[_Judged]:
     """The judgements on the wanted lines, in their order."""
-    lines = np.array(sorted(wanted))
-    for _, first, table in _tables(parts):
-        start, end = np.searchsorted(lines, [first, first + table.num_rows])
-        chosen = lines[start:end]
-        rows = table.select(["prompt", "completions", "comparisons"]).take(pa.array(chosen - first)).to_pylist()
-        for line, row in zip(chosen.tolist(), rows, strict=True):
+    for _, first, lines, table in _tables(blocks, wanted):
+        rows = table.select(["prompt", "completions", "comparisons"]).take([line - first for line in lines])
+        for line, row in zip(lines, rows.to_pylist(), strict=True):
             texts = [completion["text"] for completion in row["completions"]]
             yield _Judged(
                 line,
@@ -183,14 +178,15 @@ def _judged(parts: Sequence[Path], wanted: Mapping[int, int]) -> Iterator[_Judge
             )
 
 
-def _tables(parts: Sequence[Path]) -> Iterator[tuple[Path, int, pa.Table]]:
-    """Every block's groups, with the block's file and its first line."""
-    line = 1
-    for part in parts:
-        with pa.memory_map(str(part)) as file:
-            table = pa.ipc.open_file(file).read_all()
-        yield part, line, table
-        line += table.num_rows
+def _tables(blocks: Blocks, wanted: Collection[int]) -> Iterator[tuple[Path, int, list[int], pa.Table]]:
+    """The blocks that hold wanted lines: file, first line, these lines, and all groups."""
+    lines = sorted(wanted)
+    borders = np.searchsorted(lines, [first for first, _ in blocks]).tolist()
+    for (first, path), start, end in zip(blocks, borders, [*borders[1:], len(lines)], strict=True):
+        if start < end:
+            with pa.memory_map(str(path)) as file:
+                table = pa.ipc.open_file(file).read_all()
+            yield path, first, lines[start:end], table
 
 
 def _record(edge: Comparison) -> dict[str, Any]:

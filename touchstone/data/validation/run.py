@@ -132,10 +132,10 @@ def _read(groups: Path, parts: Path, settings: Validation) -> _Read:
     faults: dict[int, dict[int, str]] = defaultdict(dict)
     for line, number, fault in (row for block in examined for row in block.faults):
         faults[line][number] = fault
-    parts = [block.part for block in examined]
+    blocks = [(block.first, block.part) for block in examined]
     contents = np.concatenate([block.contents for block in examined])
-    merged = merge(parts, contents, (facts["only_bad_comparisons"] == 0).to_numpy())
-    rewrite(parts, merged.comparisons)
+    merged = merge(blocks, contents, (facts["only_bad_comparisons"] == 0).to_numpy())
+    rewrite(blocks, merged.comparisons)
     facts = _with_copies(_with_merged(facts, faults, merged), ids, merged)
     judged = np.concatenate([block.judged for block in examined])
     return _Read(
@@ -146,7 +146,7 @@ def _read(groups: Path, parts: Path, settings: Validation) -> _Read:
         judged=judged[~np.isin(judged[:, 2], sorted(merged.votes))],
         faults=faults,
         personal=sum((block.personal for block in examined), Counter[str]()),
-        parts=parts,
+        parts=[block.part for block in examined],
         merged=merged,
     )
 
@@ -176,7 +176,7 @@ def _with_merged(facts: pl.DataFrame, faults: dict[int, dict[int, str]], merged:
         good = [number for number in range(facts["comparisons"][line - 1]) if number not in faults[line]]
         faults[line].update({good[place]: "repeated_judgement" for place in places})
         repeated[line - 1] = len(places)
-    return facts.with_columns(**columns, repeated_judgement=repeated)
+    return facts.with_columns(pl.Series(name, values) for name, values in {**columns, "repeated_judgement": repeated}.items())
 
 
 def _with_copies(facts: pl.DataFrame, ids: list[str], merged: Merged) -> pl.DataFrame:
@@ -187,7 +187,7 @@ def _with_copies(facts: pl.DataFrame, ids: list[str], merged: Merged) -> pl.Data
     copies = np.zeros(facts.height, dtype=np.int64)
     copies[[line - 1 for line in merged.copies]] = 1
     unusable = (facts["only_bad_comparisons"] > 0).to_numpy()
-    return facts.with_columns(earlier_copies=np.where(unusable, before.to_numpy(), copies))
+    return facts.with_columns(pl.Series("earlier_copies", np.where(unusable, before.to_numpy(), copies)))
 
 
 def _set_aside(read: _Read, results: list[CheckResult]) -> list[SetAside]:
