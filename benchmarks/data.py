@@ -193,7 +193,7 @@ def judge(folder: Path, planted: dict[str, Any], groups: int) -> dict[str, Any]:
 
 
 def compare_readers(folder: Path, repeats: int) -> dict[str, Any]:
-    """Import the file by either reader, by turns; medians of seconds and GiB, and the table source's over the other's."""
+    """Import the file by either reader, by turns; medians of seconds and GiB, and the table's over the other's."""
     measured: dict[str, list[tuple[float, float]]] = {name: [] for name in READERS}
     for _ in range(repeats):
         for name, overrides in READERS.items():
@@ -201,7 +201,9 @@ def compare_readers(folder: Path, repeats: int) -> dict[str, Any]:
             (folder / "params.yaml").write_text(settings.dump(params))
             shutil.rmtree(folder / "data", ignore_errors=True)
             measured[name].append(run([sys.executable, "-m", "benchmarks.data", "--import-only", "."], folder))
-    medians = {name: [statistics.median(column) for column in zip(*runs, strict=True)] for name, runs in measured.items()}
+    medians = {
+        name: [statistics.median(column) for column in zip(*runs, strict=True)] for name, runs in measured.items()
+    }
     ratios = [mine / other for mine, other in zip(medians["table"], medians["preference"], strict=True)]
     named = {name: {"seconds": round(seconds, 1), "gib": round(gib, 3)} for name, (seconds, gib) in medians.items()}
     return {"medians": named, "seconds_ratio": round(ratios[0], 3), "gib_ratio": round(ratios[1], 3)}

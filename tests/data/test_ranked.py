@@ -126,9 +126,13 @@ def test_a_list_of_one_is_a_group_that_nobody_judged(tmp_path: Path) -> None:
 def test_the_settings_of_old_are_refused_with_what_to_write_instead() -> None:
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
     old = {"source": "ranked", "name": "mine", "path": "x", "prompt_field": "instruction"}
-    with pytest.raises(SettingsError, match=r"^settings are wrong: data: .*data=ranked, with data.prompt for prompt_field"):
+    with pytest.raises(
+        SettingsError, match=r"^settings are wrong: data: .*data=ranked, with data.prompt for prompt_field"
+    ):
         settings_module.parse({**values, "data": old})
-    with pytest.raises(SettingsError, match=r"data.judgements.helpfulness for rating_field, aspects_field and tie_below"):
+    with pytest.raises(
+        SettingsError, match=r"of data.judgements.helpfulness for rating_field, aspects_field and tie_below"
+    ):
         settings_module.parse({**values, "data": {**old, "source": "rated"}})
 
 

@@ -327,7 +327,12 @@ def rows(make: Callable[[int], Any]) -> bytes:
 
 
 TASK = {"prompt_field": "prompt", "completion_fields": ["a1", "a2"]}
-RATED = {"prompt": ["context", "source"], "rows": "completion", "completions": ["system_output"], "policies": ["system_id"]}
+RATED = {
+    "prompt": ["context", "source"],
+    "rows": "completion",
+    "completions": ["system_output"],
+    "policies": ["system_id"],
+}
 RATED |= {"judgements": {"helpfulness": {"kind": "ratings", "field": "scores.overall", "tie_below": 0.01}}}
 RANKED = {"prompt": "instruction", "input": "input", "history": "history", "completions": ["output[]"]}
 RANKED |= {"judgements": {"helpfulness": {"kind": "order"}}}

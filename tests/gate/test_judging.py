@@ -604,7 +604,7 @@ def test_a_process_that_fails_says_why_in_one_sentence(build: Path) -> None:
     assert not (build.parent / "decision").exists()
 
 
-# --- texts that are equal once cut ------------------------------------------------------------------------------------
+# --- texts that are equal once cut -----------------------------------------------------------------------------------
 
 
 def test_pairs_that_are_equal_once_cut_are_left_out_and_counted(build: Path) -> None:

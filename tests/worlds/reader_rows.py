@@ -196,7 +196,12 @@ _RATED_SETTINGS = {
     "prompt": ["prompt"],
     "policies": ["policy"],
     "judgements": {
-        "helpfulness": {"kind": "ratings", "field": "scores.overall", "aspects": {"scores": "scores"}, "tie_below": 0.5}
+        "helpfulness": {
+            "kind": "ratings",
+            "field": "scores.overall",
+            "aspects": {"scores": "scores"},
+            "tie_below": 0.5,
+        }
     },
 }
 _LABELLED = {"prompt_field": "prompt", "completion_fields": _TWO}

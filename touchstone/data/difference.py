@@ -132,8 +132,9 @@ def compare(previous: Path, current: Path) -> Difference:
     same = _both(before.groups, after.groups, "id")
     flips = _flips(before, after, same)
     matches = [same]
-    rests = before.groups.join(same, on="row", how="anti"), after.groups.join(
-        same, left_on="row", right_on="row_after", how="anti"
+    rests = (
+        before.groups.join(same, on="row", how="anti"),
+        after.groups.join(same, left_on="row", right_on="row_after", how="anti"),
     )
     if not any(rest.is_empty() for rest in rests):
         old, new = _by_texts(previous, rests[0]), _by_texts(current, rests[1])

@@ -379,7 +379,7 @@ def _in_order(fold_of: Sequence[int], by_fold: Sequence[Sequence[Any]]) -> list[
 def _baselines(
     pool: Sequence[Group], telling: Sequence[Group], fold_of: Sequence[int], folds: int
 ) -> dict[str, Floats]:
-    """D of every judged pair of `telling` by baseline, each fitted on all the other folds: on a little more than the model."""
+    """D of every judged pair of `telling` by baseline, each fitted on all the other folds: on more than the model."""
     rewards: dict[str, list[list[list[float]]]] = {"longer_wins": [], "linear": []}
     for fold in range(folds):
         scored = [group for group, place in zip(pool, fold_of, strict=True) if place == fold]

@@ -49,8 +49,8 @@ def evaluate_set(
     equal = count_pairs(groups) - len(rows)
     if equal and not rows:
         raise DataError(
-            f"the completions of all {equal:,} pairs are equal once cut to {scorer.card.rule.get('max_tokens')} tokens; "
-            "raise model.max_tokens"
+            f"the completions of all {equal:,} pairs are equal once cut to {scorer.card.rule.get('max_tokens')} tokens"
+            "; raise model.max_tokens"
         )
     fitted = scorer.card.calibration
     metrics = measure(rows, baseline_differences(telling, train, calibration), fitted.map, fitted.map_error)

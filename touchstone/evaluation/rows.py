@@ -69,7 +69,7 @@ def _pairs(groups: Sequence[Group]) -> Iterator[tuple[int, Group, JudgedPair]]:
 
 
 def told_apart(groups: Sequence[Group], *models: Sequence[Sequence[RawScore]]) -> list[Group]:
-    """The groups without the comparisons of completions that are the same tokens, once cut, to every one of the models.
+    """The groups without the comparisons of completions that are the same tokens, once cut, to each of the models.
 
     Such a pair is a tie whatever a model has learnt, and says nothing of it. A pair that one of several models can
     tell apart stays: how much of a text a model reads is part of the model.

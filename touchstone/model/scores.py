@@ -51,11 +51,14 @@ class RawScore:
         reward: fp32, meaningless without the artifact's card.
         truncated: prompt or completion was over the token limit and was cut.
         tokens: of the completion, with the template's closing ones.
+        seen: a digest of all that was scored, prompt and completion as they were cut: to the model texts with the same
+            one are one text. Empty where nobody asked.
     """
 
     reward: float
     truncated: bool
     tokens: int
+    seen: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,7 +83,11 @@ def time_and_cluster(profiles: Profiles, used: set[str]) -> dict[str, str]:
 
 def _is_time(column: Profile) -> bool:
     words = set(words_of(column.path))
-    if not words & TIMES or words & {"zone", "limit", "spent", "taken"} or not column.kinds.keys() <= {"text", "number"}:
+    if (
+        not words & TIMES
+        or words & {"zone", "limit", "spent", "taken"}
+        or not column.kinds.keys() <= {"text", "number"}
+    ):
         return False
     seen = [column.example, *column.values]
     if column.is_numeric:
@@ -103,4 +107,4 @@ def _is_cluster(column: Profile, rows: int) -> bool:
     is_named = bool(set(words_of(column.path)) & BELONGS)
     names_one = column.kinds.keys() <= {"text", "number"} and not isinstance(column.example, float)
     different = len(column.distinct)
-    return is_named and names_one and column.rows == rows and FEWEST <= different and 2 * different <= column.filled
+    return is_named and names_one and column.rows == rows and different >= FEWEST and 2 * different <= column.filled

@@ -106,9 +106,7 @@ def by_rules(profiles: Profiles, table: Table, name: str) -> Iterator[Proposal]:
             axes = {f"judgements.{axis}": further for axis, further in reading.axes.items()}
             settings = {**changes, **judgement, **axes}
             beside = time_and_cluster(profiles, set(_texts(settings)))
-            yield Proposal(
-                "table", {**base, **settings, **beside}, remark=reading.remark, question=reading.question
-            )
+            yield Proposal("table", {**base, **settings, **beside}, remark=reading.remark, question=reading.question)
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -147,6 +147,5 @@ def _nothing(look: Look) -> Sequence[str]:
     )
 
 
-
 def _paragraph(text: str) -> list[str]:
     return wrapped(text, later="  ")

@@ -32,8 +32,8 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
-from touchstone.data.sources.files import local_rows
 from touchstone.data.sources.dialogues import Dialogue, said_prompt
+from touchstone.data.sources.files import local_rows
 from touchstone.data.sources.labels import (
     by_choice,
     by_label,

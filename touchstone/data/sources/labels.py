@@ -78,9 +78,7 @@ def by_choice(chosen: int | None, count: int, annotator: str | None) -> list[Com
     ]
 
 
-def by_label(
-    label: Any, labels: Mapping[str, Place], names: Sequence[str], annotator: str | None
-) -> list[Comparison]:
+def by_label(label: Any, labels: Mapping[str, Place], names: Sequence[str], annotator: str | None) -> list[Comparison]:
     """`by_choice` of what a label says, by a map of labels or by itself (see `named`); none where it is no judgement.
 
     Raises:

@@ -15,7 +15,14 @@ GROUP_CHECKS = (
     Check("completions_have_content", "warning", "shortest_completion", 1, None, "a completion says nothing"),
     Check("texts_are_varied", "warning", "one_character_run", None, 0, "a text repeats one character endlessly"),
     Check("known_roles", "warning", "wrong_roles", None, 0, f"a role is unknown, or {OUT_OF_ORDER}"),
-    Check("no_duplicate", "warning", "earlier_copies", None, 0, "a group of the same texts is kept; this one adds nothing"),
+    Check(
+        "no_duplicate",
+        "warning",
+        "earlier_copies",
+        None,
+        0,
+        "a group of the same texts is kept; this one adds nothing",
+    ),
     Check("has_good_comparison", "warning", "only_bad_comparisons", None, 0, "no comparison of the group can be used"),
 )
 COMPARISON_CHECKS = (

@@ -16,9 +16,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -100,7 +99,7 @@ def rewrite(blocks: Blocks, comparisons: Mapping[int, Sequence[Comparison]]) -> 
     for path, first, lines, table in _tables(blocks, comparisons):
         column = table["comparisons"].to_pylist()
         for line in lines:
-            column[line - first] = [_record(edge) for edge in comparisons[line]]
+            column[line - first] = [asdict(edge) for edge in comparisons[line]]
         place = ARROW_SCHEMA.get_field_index("comparisons")
         field = ARROW_SCHEMA.field(place)
         # A file that is still mapped can't be written over; its place can be taken.
@@ -187,8 +186,3 @@ def _tables(blocks: Blocks, wanted: Collection[int]) -> Iterator[tuple[Path, int
             with pa.memory_map(str(path)) as file:
                 table = pa.ipc.open_file(file).read_all()
             yield path, first, lines[start:end], table
-
-
-def _record(edge: Comparison) -> dict[str, Any]:
-    """A comparison as `ARROW_SCHEMA` has it."""
-    return {name: getattr(edge, name) for name in Comparison.__dataclass_fields__}

@@ -132,10 +132,10 @@ def _read(groups: Path, parts: Path, settings: Validation) -> _Read:
     faults: dict[int, dict[int, str]] = defaultdict(dict)
     for line, number, fault in (row for block in examined for row in block.faults):
         faults[line][number] = fault
-    blocks = [(block.first, block.part) for block in examined]
+    places = [(block.first, block.part) for block in examined]
     contents = np.concatenate([block.contents for block in examined])
-    merged = merge(blocks, contents, (facts["only_bad_comparisons"] == 0).to_numpy())
-    rewrite(blocks, merged.comparisons)
+    merged = merge(places, contents, (facts["only_bad_comparisons"] == 0).to_numpy())
+    rewrite(places, merged.comparisons)
     facts = _with_copies(_with_merged(facts, faults, merged), ids, merged)
     judged = np.concatenate([block.judged for block in examined])
     return _Read(
@@ -176,7 +176,9 @@ def _with_merged(facts: pl.DataFrame, faults: dict[int, dict[int, str]], merged:
         good = [number for number in range(facts["comparisons"][line - 1]) if number not in faults[line]]
         faults[line].update({good[place]: "repeated_judgement" for place in places})
         repeated[line - 1] = len(places)
-    return facts.with_columns(pl.Series(name, values) for name, values in {**columns, "repeated_judgement": repeated}.items())
+    return facts.with_columns(
+        pl.Series(name, values) for name, values in {**columns, "repeated_judgement": repeated}.items()
+    )
 
 
 def _with_copies(facts: pl.DataFrame, ids: list[str], merged: Merged) -> pl.DataFrame:
