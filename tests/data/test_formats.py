@@ -513,7 +513,8 @@ def test_lists_of_ranks_and_ratings_are_read_from_the_part_that_is_for_training(
     groups = list(read_source(settings, tmp_path))
     assert [group.prompt[0].content for group in groups if isinstance(group, Group)] == ["train"]
     (tmp_path / "set" / "train.jsonl").unlink()
-    assert len(list(read_source(settings, tmp_path))) == 1
+    with pytest.raises(SourceError, match="has no split train; its splits are test"):
+        list(read_source(settings, tmp_path))
 
 
 # Folders: clones, with their own configuration.

@@ -55,6 +55,10 @@ def second(annotator: str | None = None, **more: Any) -> Comparison:
     return Comparison(0, 1, 0.0, 1.0, annotator=annotator, **more)
 
 
+DECIDED = row(first(), prompt="Why?")
+"""The checks ask for a decided pair."""
+
+
 def votes(group: Group) -> tuple[float, float, float]:
     (pair,) = judged_pairs(group)
     return pair.wins_first, pair.wins_second, pair.ties
@@ -72,8 +76,8 @@ def test_votes_of_several_annotators_in_rows_of_their_own_are_one_group(tmp_path
 
 
 def test_votes_by_name_are_no_contradictions_and_nameless_ones_are(tmp_path: Path) -> None:
-    assert validate([row(first("ada")), row(second("bob"))], tmp_path).totals["contradicted_pairs"] == 0
-    assert validate([row(first()), row(second())], tmp_path).totals["contradicted_pairs"] == 2
+    assert validate([row(first("ada")), row(second("bob")), DECIDED], tmp_path).totals["contradicted_pairs"] == 0
+    assert validate([row(first()), row(second()), DECIDED], tmp_path).totals["contradicted_pairs"] == 2
 
 
 def test_what_is_said_again_is_a_copy_and_named(tmp_path: Path) -> None:
@@ -107,7 +111,7 @@ def test_the_same_annotator_asked_in_another_order_has_judged_twice(tmp_path: Pa
 
 def test_of_a_row_only_the_repeated_judgements_go(tmp_path: Path) -> None:
     broken = Comparison(0, 0, 1.0, 0.0)
-    outcome = validate([row(first("ada")), row(broken, first("ada"), second("bob"))], tmp_path)
+    outcome = validate([row(first("ada")), row(broken, first("ada"), second("bob")), DECIDED], tmp_path)
     assert outcome.kept[0].comparisons == (first("ada"), second("bob"))
     assert [(aside.line, aside.comparison, aside.check) for aside in outcome.set_aside] == [
         (2, 0, "not_with_itself"),
@@ -128,8 +132,8 @@ def test_rankings_keep_which_text_is_which(tmp_path: Path) -> None:
         edges = [Comparison(i, j, 1.0, 0.0, annotator=who) for i in range(4) for j in range(i + 1, 4)]
         return row(*edges, texts=tuple(texts[place] for place in order))
 
-    outcome = validate([ranking("ada", [0, 1, 2, 3]), ranking("bob", [3, 2, 1, 0])], tmp_path)
-    (group,) = outcome.kept
+    outcome = validate([ranking("ada", [0, 1, 2, 3]), ranking("bob", [3, 2, 1, 0]), DECIDED], tmp_path)
+    group, _ = outcome.kept
     wins = {(pair.first, pair.second): (pair.wins_first, pair.wins_second) for pair in judged_pairs(group)}
     # b against b says nothing and has gone; every other pair has one vote for either side.
     assert set(wins) == {(0, 1), (0, 2), (0, 3), (1, 3), (2, 3)}

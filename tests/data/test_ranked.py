@@ -98,7 +98,7 @@ def test_equal_texts_stay_and_contradict_only_what_lies_between(tmp_path: Path) 
     [
         ({"output": "Red."}, "'output[]' holds no valid JSON"),
         ({"output": None}, "no field 'output[]'"),
-        ({"output": ["Red."] * 1001}, "more than 1,000 completions"),
+        ({"output": ["Red."] * 1001}, "more than 1,000"),
         ({"output": ["Red.", " "]}, "'output[]' is empty"),
         ({"output": ["Red.", True]}, "'output[]' is neither text nor messages"),
         ({"instruction": " "}, "'instruction' is empty"),

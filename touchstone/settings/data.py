@@ -146,8 +146,8 @@ Data = Annotated[
 ]
 
 GONE = {
-    "ranked": "Ranked lists are a choice of the table source: data=ranked, with data.prompt for prompt_field, data.input "
-    'for input_field, data.history for history_field, and data.completions=["name[]"] for completions_field',
+    "ranked": "Ranked lists are a choice of the table source: data=ranked, with data.prompt for prompt_field, "
+    'data.input for input_field, data.history for history_field, data.completions=["name[]"] for completions_field',
     "rated": "Rated completions are a choice of the table source: data=rated, with data.prompt for prompt_fields, "
     "data.completions=[name] for completion_field, data.policies=[name] for policy_field, and field, aspects and "
     "tie_below of data.judgements.helpfulness for rating_field, aspects_field and tie_below",
