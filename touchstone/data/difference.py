@@ -198,8 +198,8 @@ def _read(folder: Path) -> _Version:
 def _by_texts(folder: Path, wanted: pl.DataFrame) -> _Version:
     """Some of the groups; in their comparisons the completions are named by the order of their texts."""
     groups, pairs = [], []
-    for whole in _batches(folder, ["prompt", "completions", "comparisons", "axis"]):
-        batch = whole.join(wanted, on="row", how="semi", maintain_order="left")
+    for groups_read in _batches(folder, ["prompt", "completions", "comparisons", "axis"]):
+        batch = groups_read.join(wanted, on="row", how="semi", maintain_order="left")
         if batch.is_empty():
             continue
         texts = _texts(batch)

@@ -47,13 +47,13 @@ def further_axes(
         words, names: see `verdicts.readings`.
     """
     axes: dict[str, dict[str, Any]] = {}
-    for other in columns if axis_of(column.path) is None else ():
-        axis = axis_of(other.path)
+    for beside in columns if axis_of(column.path) is None else ():
+        axis = axis_of(beside.path)
         if axis is None or axis in axes:
             continue
         likewise = [
             each
-            for each in readings(other, words, names=names)
+            for each in readings(beside, words, names=names)
             if not each.question or _meaning(each) == _meaning(reading)
         ]
         if likewise:

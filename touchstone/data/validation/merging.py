@@ -103,9 +103,9 @@ def rewrite(blocks: Blocks, comparisons: Mapping[int, Sequence[Comparison]]) -> 
         place = ARROW_SCHEMA.get_field_index("comparisons")
         field = ARROW_SCHEMA.field(place)
         # A file that is still mapped can't be written over; its place can be taken.
-        aside = path.with_suffix(".merged")
-        write_table(table.set_column(place, field, pa.array(column, field.type)), aside)
-        aside.replace(path)
+        rewritten = path.with_suffix(".merged")
+        write_table(table.set_column(place, field, pa.array(column, field.type)), rewritten)
+        rewritten.replace(path)
 
 
 def _merge(lines: Sequence[_Judged], merged: Merged) -> None:
@@ -125,7 +125,8 @@ def _merge(lines: Sequence[_Judged], merged: Merged) -> None:
     heard: set[Statement] = set()
     together: list[Comparison] = []
     for judged, listed, statements in zip(lines, edges, by_line, strict=True):
-        copied = {said[0] for said in statements if len(opinions[said[0]]) == 1 and said in heard}
+        repeated = [statement for statement in statements if statement in heard]
+        copied = {annotator for annotator, _, _ in repeated if len(opinions[annotator]) == 1}
         heard.update(statements)
         new = [edge for edge in listed if edge.annotator not in copied]
         together += new
