@@ -37,6 +37,9 @@ ROLE_NAMES = {
 }
 """What people call the roles, without case."""
 
+_BEFORE_MESSAGES = frozenset("[ \t\r\n")
+"""What a text begins with that may hold messages as JSON: only then it is looked at more closely."""
+
 Dialogue = tuple[Message, ...]
 Spoken = str | list[str] | Dialogue
 """What a field says: a text, the turns of one speaker, or a dialogue."""
@@ -110,7 +113,9 @@ def spoken_value(value: Any, field: str, form: Form, spelling: Spelling) -> Spok
         return _transcript(value, field)
     if form == "json" and isinstance(value, str):
         value = parse_json(value, field)
-    elif form == "auto" and isinstance(value, str) and value.lstrip().startswith("[{"):
+    elif (
+        form == "auto" and isinstance(value, str) and value[:1] in _BEFORE_MESSAGES and value.lstrip().startswith("[{")
+    ):
         value = _messages_in(value, field, spelling)
     if form == "text" or isinstance(value, str):
         if form == "messages":

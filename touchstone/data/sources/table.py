@@ -267,9 +267,10 @@ def cluster_of(values: Mapping[str, Any], prompt: Dialogue, settings: TableData)
     Raises:
         Unusable: the field that the settings name holds nothing that names one.
     """
+    if settings.cluster is None and not _is_of_dialogues(settings):
+        return None
     if settings.cluster is None:
-        opening = Message(prompt[0].role, cleaned(prompt[0].content))
-        return prompt_digest([opening]) if _is_of_dialogues(settings) else None
+        return prompt_digest([Message(prompt[0].role, cleaned(prompt[0].content))])
     value = value_at(values, settings.cluster)
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise Unusable(f"'{settings.cluster}' names no cluster")
