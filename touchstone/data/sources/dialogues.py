@@ -210,6 +210,10 @@ def _transcript(value: Any, field: str) -> Dialogue:
     return (*joined_turns(turns[:-1]), turns[-1])
 
 
+def _may_hold_messages(text: str) -> bool:
+    return text[:1] in _BEFORE_MESSAGES and text.lstrip().startswith("[{")
+
+
 def _messages_in(text: str, field: str, spelling: Spelling) -> Any:
     """The messages that a text holds as JSON; the text itself where it holds anything else."""
     try:
