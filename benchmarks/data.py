@@ -2,12 +2,14 @@
 
     touchstone bench data                    # about 1.5 GB of JSON lines, some minutes on two cores
     python -m benchmarks.data --groups 20000
+    python -m benchmarks.data --table        # the import alone: the table source beside the reader of pairs
 
 The file is generated first, outside the measured time: pairs with prompts, chosen, rejected and margin, of which 0.4%
-are broken in the twelve ways of `FAULTS`. Beside them lie pairs judged the other way in another place and near
-duplicates of earlier prompts, which must be counted and must lie in one set with what they repeat. Every stage runs in
+are broken in the twelve ways of `FAULTS`. Beside them lie pairs judged the other way in another place, which must be
+counted and become votes on one pair, and near duplicates of earlier prompts, which must lie in one set with what they
+repeat. Every stage runs in
 a process of its own, as `dvc repro` runs it; memory is that of the process and its children together (PSS), sampled.
-Writes results/data.json.
+Writes results/data.json; with --table results/data_table.json, medians of imports by turns.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -55,6 +59,12 @@ FAULTS = {
     "repeated": "no_duplicate",
     "endless": "texts_are_varied",
 }
+
+READERS = {
+    "preference": ["data=preference", "data.margin_field=margin"],
+    "table": ["data=table", "data.judgements.helpfulness.margin=margin"],
+}
+"""Settings by which either source reads the file."""
 
 
 def generate(path: Path, groups: int, seed: int) -> dict[str, Any]:
@@ -163,7 +173,10 @@ def judge(folder: Path, planted: dict[str, Any], groups: int) -> dict[str, Any]:
     for name in SETS:
         places |= dict.fromkeys(pl.read_parquet(folder / f"build/splits/{name}.parquet", columns=["id"])["id"], name)
     ids = pl.read_parquet(folder / "build/groups.parquet", columns=["id"])["id"].to_list()
-    kept = dict(zip((line for line in lines if line not in checked), ids, strict=True))
+    # What contradicts its line is a vote on the pair of an earlier one.
+    elsewhere = {*checked, *planted["contradicted"]}
+    alone = (line for line in lines if line not in elsewhere)
+    kept = dict(zip(alone, ids, strict=True))
     pairs = [(places.get(kept[one]), places.get(kept[other])) for one, other in planted["near"].items()]
     apart = sum(None not in pair and pair[0] != pair[1] for pair in pairs)
     return {
@@ -172,10 +185,28 @@ def judge(folder: Path, planted: dict[str, Any], groups: int) -> dict[str, Any]:
         "missed": dict(missed),
         "false": len(false),
         "contradicted": [2 * len(planted["contradicted"]), report["totals"]["contradicted_pairs"]],
+        "merged": [len(planted["contradicted"]), report["totals"]["groups_merged"]],
         "near_duplicates": [len(planted["near"]), len(planted["near"]) - apart],
         "joined": sum(counts["clusters"] - counts["families"] for counts in split["sets"].values()),
         "near_duplicates_set_aside": split["groups_set_aside"],
     }
+
+
+def compare_readers(folder: Path, repeats: int) -> dict[str, Any]:
+    """Import the file by either reader, by turns; medians of seconds and GiB, and the table's over the other's."""
+    measured: dict[str, list[tuple[float, float]]] = {name: [] for name in READERS}
+    for _ in range(repeats):
+        for name, overrides in READERS.items():
+            params = settings.compose([*overrides, "data.path=pairs.jsonl", "data.name=pairs"], ROOT / "configs")
+            (folder / "params.yaml").write_text(settings.dump(params))
+            shutil.rmtree(folder / "data", ignore_errors=True)
+            measured[name].append(run([sys.executable, "-m", "benchmarks.data", "--import-only", "."], folder))
+    medians = {
+        name: [statistics.median(column) for column in zip(*runs, strict=True)] for name, runs in measured.items()
+    }
+    ratios = [mine / other for mine, other in zip(medians["table"], medians["preference"], strict=True)]
+    named = {name: {"seconds": round(seconds, 1), "gib": round(gib, 3)} for name, (seconds, gib) in medians.items()}
+    return {"medians": named, "seconds_ratio": round(ratios[0], 3), "gib_ratio": round(ratios[1], 3)}
 
 
 def main() -> None:
@@ -184,6 +215,8 @@ def main() -> None:
     parser.add_argument("--groups", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=17)
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--table", action="store_true", help="the import by the table source and by that of pairs")
+    parser.add_argument("--repeats", type=int, default=3, help="of --table")
     parser.add_argument("--import-only", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.import_only:
@@ -193,7 +226,14 @@ def main() -> None:
         folder = Path(name)
         planted = generate(folder / "pairs.jsonl", given.groups, given.seed)
         size = (folder / "pairs.jsonl").stat().st_size
-        overrides = ["data=preference", "data.path=pairs.jsonl", "data.margin_field=margin"]
+        if given.table:
+            compared = {"hardware": hardware(), "groups": given.groups, **compare_readers(folder, given.repeats)}
+            given.out.mkdir(parents=True, exist_ok=True)
+            (given.out / "data_table.json").write_text(json.dumps(compared, indent=1) + "\n", encoding="utf-8")
+            print(json.dumps(compared, indent=1))
+            print(f"RESULT seconds_ratio={compared['seconds_ratio']} gib_ratio={compared['gib_ratio']}")
+            return
+        overrides = [*READERS["preference"], "data.path=pairs.jsonl"]
         (folder / "params.yaml").write_text(settings.dump(settings.compose(overrides, ROOT / "configs")))
         python = [sys.executable, "-m"]
         commands = {

@@ -10,8 +10,8 @@ Parquet with `ARROW_SCHEMA` (inside the pipeline).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from touchstone.errors import DataError
-from touchstone.runtime.files import canonical_json, digest_text, digest_value, write_atomic
+from touchstone.runtime.files import canonical_json, digest_text, digest_value
 
 SCHEMA_VERSION = 1
 PARQUET_BATCH = 2_000
@@ -117,7 +117,7 @@ class Group:
 class JudgedPair:
     """All judgements of one pair of completions, added up; `first` < `second`.
 
-    `margin` is how much better the preferred one is, at least 0; None where nobody said. See `judged_pairs`.
+    `margin` is how much better the preferred one is, at least 0; None where nobody said. See `pairs_of`.
     """
 
     first: int
@@ -190,6 +190,11 @@ def make_group(
 
 
 def judged_pairs(group: Group) -> list[JudgedPair]:
+    """`pairs_of` the group's comparisons."""
+    return pairs_of(group.comparisons)
+
+
+def pairs_of(comparisons: Iterable[Comparison]) -> list[JudgedPair]:
     """One row per pair of completions that somebody compared, edges added up, ordered by (first, second).
 
     The pair's margin is the mean of its edges' margins, counted from the pair's preferred side: an edge that prefers
@@ -201,7 +206,7 @@ def judged_pairs(group: Group) -> list[JudgedPair]:
     totals: dict[tuple[int, int], list[float]] = {}
     leads: dict[tuple[int, int], list[float]] = {}
     with_margin: set[tuple[int, int]] = set()
-    for edge in group.comparisons:
+    for edge in comparisons:
         forward = edge.i < edge.j
         pair = (edge.i, edge.j) if forward else (edge.j, edge.i)
         wins = (edge.wins_i, edge.wins_j) if forward else (edge.wins_j, edge.wins_i)
@@ -230,6 +235,12 @@ def judged_pairs(group: Group) -> list[JudgedPair]:
 def _sign(first: float, second: float) -> int:
     """1 where the first has more, -1 where the second has, else 0."""
     return (first > second) - (first < second)
+
+
+def without_look_alikes(group: Group, look_alike: Callable[[int, int], bool]) -> Group:
+    """The group without the comparisons of completions that a model can't tell apart: to it they say nothing."""
+    edges = tuple(edge for edge in group.comparisons if not look_alike(edge.i, edge.j))
+    return group if len(edges) == len(group.comparisons) else replace(group, comparisons=edges)
 
 
 def best_completion(group: Group) -> int | None:
@@ -449,26 +460,6 @@ def iterate_tables(path: Path, columns: Sequence[str] | None = None) -> Iterator
     with _open(path) as file:
         for batch in file.iter_batches(batch_size=PARQUET_BATCH, columns=columns):
             yield pa.Table.from_batches([batch])
-
-
-QUARANTINE_SCHEMA = pa.schema(
-    [
-        ("source_file", pa.string()),
-        ("line", pa.int64()),
-        ("group_id", pa.string()),
-        ("comparison", pa.int32()),
-        ("check", pa.string()),
-        ("reason", pa.string()),
-    ]
-)
-"""A row, group or comparison that a stage set aside; `comparison` is null where the whole group was."""
-
-
-def write_quarantine(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write what was set aside as Parquet with `QUARANTINE_SCHEMA`, atomically; a field that a row lacks is null."""
-    buffer = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows, schema=QUARANTINE_SCHEMA), buffer, compression="zstd")
-    write_atomic(path, buffer.getvalue().to_pybytes())
 
 
 def count_groups(path: Path) -> int:

@@ -199,7 +199,7 @@ def test_labels_name_a_completion_by_name_or_place(tmp_path: Path, label: str) -
         (nested({"preference": [by(7, "A")]}), "id is not text"),  # type: ignore[arg-type]
         (nested({"preference": LABELS}, prompt=" "), "'prompt' is empty"),
         (nested({"preference": LABELS}, **{"response-2": ""}), "'response-2' is empty"),
-        ({"id": 1}, "'prompt' is not text"),
+        ({"id": 1}, "'prompt' is neither text nor messages"),
         (flat("preference", ("A", ANNE, "pending")), "none of submitted, draft, discarded"),
         ({**flat("p", ("A", ANNE, None)), "p.responses.users": []}, "differ in length"),
         ({**flat("p", ("A", ANNE, None)), "p.responses": "A"}, "differ in length"),
@@ -225,3 +225,35 @@ def test_a_hub_id_is_refused_and_the_configuration_imports(tmp_path: Path) -> No
     settings = settings_module.compose(["data=argilla", f"data.path={tmp_path / 'records.json'}"], ROOT / "configs")
     summary = import_source(settings, ROOT, tmp_path / "data")
     assert (summary.groups, summary.comparisons, summary.ties) == (1, 2, 1)
+
+
+CHAT = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Name a colour."},
+]
+
+
+def test_a_chat_field_is_the_prompt(tmp_path: Path) -> None:
+    group = one(tmp_path, nested({"preference": [by(ANNE, "response-1")]}, prompt=CHAT))  # type: ignore[arg-type]
+    assert [(message.role, message.content) for message in group.prompt] == [
+        ("system", "Be brief."),
+        ("user", "Name a colour."),
+    ]
+    spelt = [{"from": "guest", "said": "Name a colour."}]
+    settings = {"content_key": "said", "roles": {"guest": "user"}}
+    record = flat("preference", ("response-1", ANNE, "submitted"), prompt=spelt)  # type: ignore[arg-type]
+    assert one(tmp_path, record, **settings).prompt[0].role == "user"
+    assert "unknown role" in reason(tmp_path, record)
+    open_end = [*CHAT, {"role": "assistant", "content": "Blue"}]
+    assert "out of order" in reason(tmp_path, nested({"preference": [by(ANNE, "response-1")]}, prompt=open_end))  # type: ignore[arg-type]
+
+
+def test_labels_are_named_by_a_map(tmp_path: Path) -> None:
+    answers = {"verdict": [by(ANNE, "Top"), by(BERT, "bottom"), by("C", "can't say"), by("D", "skip")]}
+    labels = {"top": 1, "bottom": 2, "can't say": "tie", "skip": "none"}
+    group = one(tmp_path, nested(answers), labels=labels)
+    assert [(edge.wins_i, edge.wins_j, edge.ties) for edge in group.comparisons] == [(1, 0, 0), (0, 1, 0), (0, 0, 1)]
+    assert "no question names" in reason(tmp_path, nested(answers))
+    assert "isn't there" in reason(tmp_path, nested(answers), question="verdict", labels={**labels, "top": 3})
+    with pytest.raises(ValueError, match="counted from 1"):
+        read(tmp_path, nested(answers), labels={"top": 0})

@@ -21,14 +21,14 @@ from touchstone import settings as settings_module
 from touchstone.data.difference import Difference, Drift, Leak
 from touchstone.data.page import __main__ as stage
 from touchstone.data.page import sets
-from touchstone.data.page.page import Content, read, render
+from touchstone.data.page.page import MISREAD, Content, read, render
 from touchstone.data.page.set_aside import Example, Reason
 from touchstone.errors import DataError, ModelError
 from touchstone.groups import Comparison, Completion, Group, Message, make_group, to_line, write_parquet
 from touchstone.model.base import pin
 from touchstone.pages.text import cell, visible
 from touchstone.runtime.files import write_json
-from touchstone.settings.checks import SETS
+from touchstone.settings.checks import ALARMS, SETS
 from touchstone.settings.model import PretrainedModel
 
 LONG = "word " * 400
@@ -222,6 +222,38 @@ def test_the_first_sentence_says_what_came_what_was_kept_and_what_alarms(content
         "3 kept groups stay out of the sets, because another set nearly holds the same prompt; one alarm was raised."
     )
     assert text.startswith(f"Data: sandbox LOOK AT IT {sentence}")
+
+
+def test_the_import_s_alarms_and_what_importing_again_changed_stand_there(content: Content) -> None:
+    again = {"path": "mine.csv", "read": 60, "known": 58, "new": 1, "corrected": 1, "gone": 2, "replaced": False}
+    source = {**SOURCE, "imported_again": [again]}
+    misread = [("unused_label", "best<b>", False), ("one_prompt", "", True)]
+    html = render(replace(content, source=source, misread=misread))
+    text = Page(html).text
+    assert "2 alarms were raised" in text
+    assert "unused label a column looks like a label and is not read best<b> no" in text
+    assert "one prompt most groups have the same prompt yes" in text
+    assert "mine.csv 60 58 1 1 2 (kept)" in text
+    assert "best<b>" not in html
+    assert "Imported again" not in render(content)
+
+
+def test_every_alarm_of_an_import_has_words() -> None:
+    assert tuple(MISREAD) == ALARMS
+
+
+def test_the_settings_say_which_alarms_are_expected(template: Path, tmp_path: Path) -> None:
+    shutil.copytree(template, tmp_path / "project")
+    alarms = {"alarms": ["unused_label:best", "unused_label:worst", "one_prompt"]}
+    write_json(tmp_path / "project" / "data" / "source.json", {**SOURCE, **alarms})
+    settings = settings_module.load(template / "params.yaml")
+    importing = settings.importing.model_copy(update={"allow": ["unused_label:best", "one_prompt"]})
+    content = read(tmp_path / "project", settings.model_copy(update={"importing": importing}))
+    assert content.misread == [
+        ("unused_label", "best", True),
+        ("unused_label", "worst", False),
+        ("one_prompt", "", True),
+    ]
 
 
 def test_everything_that_was_found_stands_there(content: Content) -> None:

@@ -23,13 +23,14 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from tests.places import ROOT
-from touchstone.data.sources import Quarantined, hh_rlhf, preference, ranked, rated
+from touchstone.data.sources import Quarantined, hh_rlhf, preference, read_source
 from touchstone.data.sources.files import local_rows, raw_rows
 from touchstone.data.sources.json_rows import MAX_DOCUMENT
 from touchstone.data.sources.rows import RawRow
 from touchstone.errors import SourceError
 from touchstone.groups import Group
-from touchstone.settings.data import PreferenceData, RankedData, RatedData, TranscriptData
+from touchstone.settings.data import PreferenceData, TranscriptData
+from touchstone.settings.table import Judgement, TableData
 
 Table = list[dict[str, Any]]
 GOOD = {"prompt": "Name a colour.", "chosen": "Blue.", "rejected": "Seven."}
@@ -342,26 +343,17 @@ def reasons_of(rows: Iterable[Group | Quarantined]) -> list[str]:
 
 
 def test_a_number_is_read_from_a_cell_and_not_from_a_text_of_json(tmp_path: Path) -> None:
-    rows = [{"prompt": "Why?", "completion": text, "rating": rating} for text, rating in (("a", "4"), ("b", " 1.5"))]
-    settings = RatedData(
-        source="rated", name="mine", path="a.csv", prompt_fields=["prompt"], completion_field="completion",
-        rating_field="rating", aspects_field=None, policy_field=None, tie_below=0.0,
-    )  # fmt: skip
+    rows = [{**GOOD, "margin": margin} for margin in ("4", " 1.5")]
+    settings = PreferenceData(source="preference", name="mine", path="a.csv", margin_field="margin")
     written(tmp_path / "a.csv", delimited(rows))
     written(tmp_path / "a.jsonl", json_lines(rows))
-    (group,) = rated.read(settings, tmp_path)
-    assert isinstance(group, Group)
-    assert group.comparisons[0].margin == 2.5
-    assert [type(completion.text) for completion in group.completions] == [str, str]
-    reasons = [
-        row.reason
-        for row in rated.read(settings.model_copy(update={"path": "a.jsonl"}), tmp_path)
-        if isinstance(row, Quarantined)
-    ]
-    assert reasons == ["'rating' is not a number"] * 2
-    written(tmp_path / "a.csv", delimited([{**rows[0], "rating": "good"}, {**rows[0], "rating": "nan"}]))
-    reasons = [row.reason for row in rated.read(settings, tmp_path) if isinstance(row, Quarantined)]
-    assert reasons == ["'rating' is not a number", "'rating' is not finite"]
+    groups = [group for group in preference.read(settings, tmp_path) if isinstance(group, Group)]
+    assert [group.comparisons[0].margin for group in groups] == [4.0, 1.5]
+    assert {type(completion.text) for group in groups for completion in group.completions} == {str}
+    in_json = settings.model_copy(update={"path": "a.jsonl"})
+    assert reasons_of(preference.read(in_json, tmp_path)) == ["'margin' is not a number"] * 2
+    written(tmp_path / "a.csv", delimited([{**rows[0], "margin": "good"}, {**rows[0], "margin": "nan"}]))
+    assert reasons_of(preference.read(settings, tmp_path)) == ["'margin' is not a number", "'margin' is not finite"]
 
 
 # Files that are damaged, endless, or something else than their name says.
@@ -514,14 +506,15 @@ def test_lists_of_ranks_and_ratings_are_read_from_the_part_that_is_for_training(
         tmp_path / "set",
         {f"{name}.jsonl": [{"prompt": name, "completions": ["a", "b"]}] for name in ("train", "test")},
     )
-    settings = RankedData(
-        source="ranked", name="mine", path="set", prompt_field="prompt", input_field=None, history_field=None,
-        completions_field="completions",
+    settings = TableData(
+        source="table", name="mine", path="set", prompt="prompt", completions=["completions[]"],
+        judgements={"helpfulness": Judgement(kind="order")},
     )  # fmt: skip
-    groups = list(ranked.read(settings, tmp_path))
+    groups = list(read_source(settings, tmp_path))
     assert [group.prompt[0].content for group in groups if isinstance(group, Group)] == ["train"]
     (tmp_path / "set" / "train.jsonl").unlink()
-    assert len(list(ranked.read(settings, tmp_path))) == 1
+    with pytest.raises(SourceError, match="has no split train; its splits are test"):
+        list(read_source(settings, tmp_path))
 
 
 # Folders: clones, with their own configuration.

@@ -78,6 +78,7 @@ from pathlib import Path
 from touchstone import settings
 from touchstone.errors import SourceError
 from touchstone.data.importing import import_source
+from touchstone.data.look.look import look
 
 base = settings.load(Path(sys.argv[1])).model_dump()
 base["importing"]["allow"] = ["unused_score:score_chosen", "unused_score:score_rejected"]
@@ -87,6 +88,8 @@ for number, more in enumerate(({}, {"limit": 2}, {"split": "nosuch"}, {"subset":
         print(import_source(settings.parse({**base, "data": data}), Path("."), Path(f"data{number}")).groups)
     except SourceError as error:
         print(error)
+(best,) = look("org/name", Path(sys.argv[2])).best
+print(best.reading.groups, best.reading.decided, best.proposal.changes["path"])
 """
 
 
@@ -94,7 +97,7 @@ for number, more in enumerate(({}, {"limit": 2}, {"split": "nosuch"}, {"subset":
 def test_a_hub_data_set_is_streamed_at_a_recorded_commit(hub: str, tmp_path: Path) -> None:
     # A process of its own: the hub's client reads its address when it is imported.
     answer = subprocess.run(
-        [sys.executable, "-c", CODE, str(ROOT / "params.yaml")],
+        [sys.executable, "-c", CODE, str(ROOT / "params.yaml"), str(ROOT)],
         env={**os.environ, "HF_ENDPOINT": hub, "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)},
         cwd=tmp_path,
         capture_output=True,
@@ -102,7 +105,8 @@ def test_a_hub_data_set_is_streamed_at_a_recorded_commit(hub: str, tmp_path: Pat
         check=True,
         timeout=120,
     )
-    everything, limited, split, subset, missing = answer.stdout.splitlines()
+    everything, limited, split, subset, missing, seen = answer.stdout.splitlines()
+    assert seen == "5 5 org/name"
     assert (everything, limited) == ("5", "2")
     assert "Available splits: ['train']" in split
     assert "'nosuch' not found" in subset

@@ -162,7 +162,7 @@ def test_labels_say_what_a_choice_means(tmp_path: Path) -> None:
         for export in (task(annotation(choice(label))), minimal(1, best=label)):
             comparisons = one(tmp_path, export, labels=labels).comparisons
             assert [(edge.wins_i, edge.wins_j) for edge in comparisons] == edges
-    assert "names a completion that the task doesn't have" in reason(
+    assert "names a completion that isn't there" in reason(
         tmp_path, task(annotation(choice("Yes"))), labels={"Yes": 3}
     )
     with pytest.raises(ValueError, match="counted from 1"):
@@ -215,3 +215,12 @@ def test_no_name_or_address_reaches_the_data(tmp_path: Path) -> None:
     settings = settings_module.compose(["data=label_studio", f"data.path={tmp_path / 'e.json'}"], ROOT / "configs")
     assert import_source(settings, ROOT, tmp_path / "data").comparisons == 1
     assert "anne@example.org" not in (tmp_path / "data" / "groups.jsonl").read_text()
+
+
+def test_chat_messages_are_the_prompt(tmp_path: Path) -> None:
+    said = [{"author": "Human", "text": "Name a colour."}]
+    group = one(tmp_path, task(annotation(LEFT), prompt=said), role_key="author")
+    assert [(message.role, message.content) for message in group.prompt] == [("user", "Name a colour.")]
+    row = {**minimal(1, best="answer1"), "prompt": said}
+    assert one(tmp_path, row, role_key="author").prompt == group.prompt
+    assert "unknown role" in reason(tmp_path, task(annotation(LEFT), prompt=said))

@@ -6,10 +6,12 @@ import csv
 import json
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 from typer.testing import CliRunner
 
 from tests.places import ROOT
@@ -224,3 +226,48 @@ def test_the_command_says_it_all_and_writes_nothing(tmp_path: Path, monkeypatch:
     assert "data.judgements.helpfulness.field=winner" in result.output
     assert (sorted(ROOT.glob("data*")), sorted(tmp_path.iterdir())) == before
     assert CliRunner().invoke(app, ["data", "look", path, "data.colour=red"]).exit_code == 2
+
+
+def test_a_second_axis_the_time_and_what_rows_belong_to_are_proposed(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": asked(n), "response_a": good(n), "response_b": bad(n), "winner": "a", "safety_winner": "b",
+         "rated_at": f"2026-0{1 + n % 9}-03T10:00:00Z", "seconds": 12.5, "response_time": 3 + n,
+         "conversation_id": n // 2}
+        if n % 2
+        else {"prompt": asked(n), "response_a": bad(n), "response_b": good(n), "winner": "b", "safety_winner": "tie",
+              "rated_at": "2026-02-03", "seconds": 12.5, "response_time": 3 + n, "conversation_id": n // 2}
+        for n in range(24)
+    ]  # fmt: skip
+    (best,) = look(written(tmp_path, "rows.jsonl", rows), ROOT).best
+    assert best.reading.axes == {"helpfulness": 24, "safety": 24}
+    assert (best.data.time, best.data.cluster) == ("rated_at", "conversation_id")  # type: ignore[union-attr]
+    assert composed(best.proposal.command()) == best.proposal.data(choices_in(ROOT / "configs"))
+    groups = [item for item in read_source(best.data, ROOT) if isinstance(item, Group)]
+    assert len({group.cluster_id for group in groups}) == 12
+    assert {group.created_at for group in groups if group.axis == "safety"} > {"2026-02-03"}
+    assert wrong(replace(best, data=best.data.model_copy(update={"judgements": {
+        "helpfulness": best.data.judgements["helpfulness"]}}))) == 0  # type: ignore[union-attr]  # fmt: skip
+
+
+def test_two_axes_by_number_are_one_question(tmp_path: Path) -> None:
+    rows = two(lambda n, a, b, first: {"prompt": asked(n), "response_0": a, "response_1": b, "extra": n,
+                                       "choice": 1 - first, "safer": n % 3 == 0})  # fmt: skip
+    for trial in look(written(tmp_path, "rows.jsonl", rows), ROOT).trials:
+        assert trial.reading.groups in (COUNT, 2 * COUNT)
+
+
+def test_wide_characters_keep_the_columns(tmp_path: Path) -> None:
+    rows = [
+        {"问题": asked(n), "prompt": "怎么保存水壶" * 20, "chosen": good(n) + "先把水壶晾干，然后盖上布。🫖" * 9,
+         "rejected": "我不知道" * 30 + "👩‍🚀👍🏽"}
+        for n in range(COUNT)
+    ]  # fmt: skip
+    screen = render(look(written(tmp_path, "水壶.jsonl", rows), ROOT))
+    commands = [line for line in screen.splitlines() if "data." in line]
+    assert max(cell_len(line) for line in screen.splitlines() if line not in commands) <= 80
+    (header, first, *_) = (line for line in screen.splitlines() if line.startswith(("column", "问题", "prompt")))
+    assert header.startswith("column")
+    assert cell_len(first.split("100%")[0]) == header.index("full")
+    better = next(line for line in screen.splitlines() if line.startswith("  better"))
+    dry = next(line for line in screen.splitlines() if "Dry kettle" in line and "不知道" in line)
+    assert cell_len(dry[: dry.index("我不知道")]) == better.index("worse") + 2

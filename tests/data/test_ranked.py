@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from tests.places import REAL_DATA, ROOT
 from touchstone import settings as settings_module
-from touchstone.data.sources import Quarantined, ranked
+from touchstone.data.sources import Quarantined, read_source
+from touchstone.errors import SettingsError
 from touchstone.groups import Group, Message, judged_pairs, prompt_digest
-from touchstone.settings.data import RankedData
+from touchstone.settings.table import TableData
 
 REAL = REAL_DATA / "oasst-rank-zh"
 GOOD: dict[str, Any] = {
@@ -29,14 +31,10 @@ GOOD: dict[str, Any] = {
 
 def read(root: Path, *rows: Any, **more: Any) -> list[Group | Quarantined]:
     (root / "ranked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    fields = {
-        "prompt_field": "instruction",
-        "input_field": "input",
-        "history_field": "history",
-        "completions_field": "output",
-        **more,
-    }
-    return list(ranked.read(RankedData(source="ranked", name="mine", path="ranked.jsonl", **fields), root))
+    fields = {"prompt": "instruction", "input": "input", "history": "history", "completions": ["output[]"], **more}
+    judgements = {"helpfulness": {"kind": "order"}}
+    where = {"source": "table", "name": "mine", "path": "ranked.jsonl", "judgements": judgements}
+    return list(read_source(TableData.model_validate({**where, **fields}), root))
 
 
 @hypothesis_settings(max_examples=40, deadline=None)
@@ -68,7 +66,7 @@ def test_history_and_input_become_the_prompt(tmp_path: Path) -> None:
     )
     assert plain.prompt == (Message("user", "Name a colour."),)
     assert ignored.prompt == (Message("user", "And a warm one?"),)
-    (unread,) = read(tmp_path, {**GOOD, "history": 7, "input": 7}, history_field=None, input_field=None)
+    (unread,) = read(tmp_path, {**GOOD, "history": 7, "input": 7}, history=None, input=None)
     assert isinstance(unread, Group)
     assert len(unread.prompt) == 1
 
@@ -98,15 +96,14 @@ def test_equal_texts_stay_and_contradict_only_what_lies_between(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"output": "Red."}, "'output' is not a list"),
-        ({"output": None}, "'output' is not a list"),
-        ({"output": ["Red."]}, "fewer than 2"),
-        ({"output": ["Red."] * 1001}, "more than 1,000 completions"),
-        ({"output": ["Red.", " "]}, "'output' is empty"),
-        ({"output": ["Red.", True]}, "'output' is not text"),
+        ({"output": "Red."}, "'output[]' holds no valid JSON"),
+        ({"output": None}, "no field 'output[]'"),
+        ({"output": ["Red."] * 1001}, "more than 1,000"),
+        ({"output": ["Red.", " "]}, "'output[]' is empty"),
+        ({"output": ["Red.", True]}, "'output[]' is neither text nor messages"),
         ({"instruction": " "}, "'instruction' is empty"),
         ({"input": ["x"]}, "'input' is not text"),
-        ({"history": "Name a colour."}, "'history' is not a list of [user, assistant]"),
+        ({"history": "Name a colour."}, "'history' holds no valid JSON"),
         ({"history": [["Name a colour."]]}, "'history' is not a list of [user, assistant]"),
         ({"history": [["Name a colour.", None]]}, "'history' is not text"),
         ({"history": [["Name a colour.", ""]]}, "'history' is empty"),
@@ -120,6 +117,25 @@ def test_a_bad_list_is_set_aside_whole(tmp_path: Path, change: dict[str, Any], r
     assert reason in bad.reason
 
 
+def test_a_list_of_one_is_a_group_that_nobody_judged(tmp_path: Path) -> None:
+    _, group = read(tmp_path, GOOD, {**GOOD, "output": ["Red."]})
+    assert isinstance(group, Group)
+    assert group.comparisons == ()
+
+
+def test_the_settings_of_old_are_refused_with_what_to_write_instead() -> None:
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    old = {"source": "ranked", "name": "mine", "path": "x", "prompt_field": "instruction"}
+    with pytest.raises(
+        SettingsError, match=r"^settings are wrong: data: .*data=ranked, with data.prompt for prompt_field"
+    ):
+        settings_module.parse({**values, "data": old})
+    with pytest.raises(
+        SettingsError, match=r"of data.judgements.helpfulness for rating_field, aspects_field and tie_below"
+    ):
+        settings_module.parse({**values, "data": {**old, "source": "rated"}})
+
+
 def test_a_limit_counts_lists(tmp_path: Path) -> None:
     assert len(read(tmp_path, GOOD, GOOD, GOOD, limit=2)) == 2
 
@@ -127,7 +143,7 @@ def test_a_limit_counts_lists(tmp_path: Path) -> None:
 @pytest.mark.skipif(not REAL.is_dir(), reason="real data is not at ../shared/data")
 def test_the_real_file() -> None:
     settings = settings_module.compose(["data=oasst_rank_zh", f"data.path={REAL}"], ROOT / "configs")
-    rows = list(ranked.read(settings.data, ROOT))
+    rows = list(read_source(settings.data, ROOT))
     groups = [row for row in rows if isinstance(row, Group)]
     assert (len(rows), len(groups)) == (775, 775)
     assert sum(len(group.prompt) > 1 for group in groups) == 392

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from tests.places import REAL_DATA, ROOT
 from touchstone import settings as settings_module
-from touchstone.data.sources import Quarantined, rated
+from touchstone.data.sources import Quarantined, read_source, table
 from touchstone.groups import Comparison, Group, Message, judged_pairs
-from touchstone.settings.data import RatedData
+from touchstone.settings.table import TableData
 
 REAL = REAL_DATA / "topical-chat"
 
@@ -25,20 +25,21 @@ def row(text: Any, overall: Any = 3.0, prompt: Any = "Name a colour.", **more: A
     return {"fact": "The sea is blue.", "talk": prompt, "said": text, "scores": scores, "who": "small-1b", **more}
 
 
-def read(root: Path, *rows: Any, **more: Any) -> list[Group | Quarantined]:
+def read(root: Path, *rows: Any, judgement: Any = None, **more: Any) -> list[Group | Quarantined]:
     (root / "rated.jsonl").write_text(
         "".join((each if isinstance(each, str) else json.dumps(each)) + "\n" for each in rows)
     )
+    usual = {"kind": "ratings", "field": "scores.overall", "aspects": {"scores": "scores"}}
     fields = {
-        "prompt_fields": ["fact", "talk"],
-        "completion_field": "said",
-        "rating_field": "scores.overall",
-        "aspects_field": "scores",
-        "policy_field": "who",
-        "tie_below": 0.0,
+        "rows": "completion",
+        "prompt": ["fact", "talk"],
+        "completions": ["said"],
+        "policies": ["who"],
+        "judgements": {"helpfulness": {**usual, **(judgement or {})}},
         **more,
     }
-    return list(rated.read(RatedData(source="rated", name="mine", path="rated.jsonl", **fields), root))
+    where = {"source": "table", "name": "mine", "path": "rated.jsonl"}
+    return list(read_source(TableData.model_validate({**where, **fields}), root))
 
 
 def test_rows_with_one_prompt_are_one_group_wherever_they_stand(tmp_path: Path) -> None:
@@ -59,14 +60,20 @@ def test_rows_with_one_prompt_are_one_group_wherever_they_stand(tmp_path: Path) 
 
 
 def test_ratings_and_policies_stay_with_the_completion(tmp_path: Path) -> None:
-    (full,) = read(tmp_path, row("Blue."))
-    unnamed = {"rating_field": "stars", "aspects_field": None, "policy_field": None}
-    (bare,) = read(tmp_path, {"talk": "Hi", "said": "Blue.", "stars": 4}, prompt_fields=["talk"], **unnamed)
-    (unknown,) = read(tmp_path, row("Blue.", who=None))
+    other = row("Red.", 4)
+    (full,) = read(tmp_path, row("Blue."), other)
+    unnamed = {"judgement": {"field": "stars", "aspects": None}, "policies": None}
+    stars = [{"talk": "Hi", "said": text, "stars": number} for text, number in (("Blue.", 4), ("Red.", 2))]
+    (bare,) = read(tmp_path, *stars, prompt=["talk"], **unnamed)
+    (unknown,) = read(tmp_path, row("Blue.", who=None), other)
     assert isinstance(full, Group)
     assert isinstance(bare, Group)
     assert isinstance(unknown, Group)
-    assert full.completions[0].ratings == {"scores.overall": 3.0, "scores.naturalness": 2.0}
+    assert full.completions[0].ratings == {
+        "overall": 3.0,
+        "scores.overall": 3.0,
+        "scores.naturalness": 2.0,
+    }
     assert full.completions[0].policy == "small-1b"
     assert bare.completions[0].ratings == {"stars": 4.0}
     assert bare.completions[0].policy is None
@@ -79,7 +86,7 @@ def test_comparisons_follow_the_ratings(
     tmp_path_factory: pytest.TempPathFactory, ratings: list[float], tie_below: float
 ) -> None:
     rows = [row(f"Answer {number}.", rating) for number, rating in enumerate(ratings)]
-    (group,) = read(tmp_path_factory.mktemp("rated"), *rows, tie_below=tie_below)
+    (group,) = read(tmp_path_factory.mktemp("rated"), *rows, judgement={"tie_below": tie_below})
     assert isinstance(group, Group)
     pairs = judged_pairs(group)
     assert len(pairs) == len(ratings) * (len(ratings) - 1) // 2
@@ -93,7 +100,7 @@ def test_comparisons_follow_the_ratings(
 
 
 def test_an_empty_part_of_the_prompt_is_left_out(tmp_path: Path) -> None:
-    bad, group = read(tmp_path, row("Blue.", fact=" "), row("Blue.", prompt="", fact=""))
+    bad, group = read(tmp_path, row("Blue.", fact=" "), row("Blue.", prompt="", fact=""), row("Red.", 4, fact=""))
     assert isinstance(group, Group)
     assert group.prompt == (Message("user", "Name a colour."),)
     assert bad == Quarantined("rated.jsonl", 2, "the prompt is empty")
@@ -103,30 +110,34 @@ def test_an_empty_part_of_the_prompt_is_left_out(tmp_path: Path) -> None:
     ("line", "reason"),
     [
         (row(" "), "'said' is empty"),
-        (row(True), "'said' is not text"),
-        (row("Red.", prompt=None), "'talk' is not text"),
-        (row("Red.", "4"), "'scores.overall' is not a number"),
-        (row("Red.", True), "'scores.overall' is not a number"),
-        (row("Red.", None), "no field 'scores.overall'"),
+        (row(True), "'said' is neither text nor messages"),
+        (row("Red.", prompt=7), "'talk' is not text"),
+        (row("Red.", "four"), "'scores.overall' is not a number"),
+        (row("Red.", [4]), "'scores.overall' is no single number"),
         (row("Red.", 10**400), "'scores.overall' is not finite"),
         (json.dumps(row("Red.", 77)).replace("77", "1e999"), "'scores.overall' is not finite"),
-        (json.dumps(row("Red.", 77)).replace("77", "NaN"), "'scores.overall' is not finite"),
-        (row("Red.", scores=4), "no field 'scores.overall'"),
-        (row("Red.", scores={"overall": 4, "naturalness": "good"}), "'scores.naturalness' is not a number"),
+        (row("Red.", scores={"overall": 4, "naturalness": "good"}), "'scores' is not a number"),
         (row("Red.", who=7), "'who' is not text"),
     ],
 )
 def test_a_bad_row_is_set_aside_with_its_line(tmp_path: Path, line: Any, reason: str) -> None:
-    bad, group = read(tmp_path, row("Blue."), line)
+    bad, group = read(tmp_path, row("Blue."), line, row("Green.", 1))
     assert isinstance(bad, Quarantined)
     assert isinstance(group, Group)
     assert (bad.file, bad.line) == ("rated.jsonl", 2)
     assert reason in bad.reason
-    assert len(group.completions) == 1
+    assert len(group.completions) == 2
+
+
+def test_what_nobody_rated_is_kept_and_compared_with_nothing(tmp_path: Path) -> None:
+    (group,) = read(tmp_path, row("Blue.", 5), row("Red.", None), row("Green.", "4"), row("Seven.", float("nan")))
+    assert isinstance(group, Group)
+    assert [completion.text for completion in group.completions] == ["Blue.", "Red.", "Green.", "Seven."]
+    assert group.comparisons == (Comparison(0, 2, 1.0, 0.0, margin=1.0),)
 
 
 def test_a_prompt_without_end_costs_its_later_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rated, "MAX_COMPLETIONS", 3)
+    monkeypatch.setattr(table, "MAX_COMPLETIONS", 3)
     late, group = read(tmp_path, *(row(f"Answer {number}.") for number in range(4)))
     assert late == Quarantined("rated.jsonl", 4, "its prompt has more than 3 completions")
     assert isinstance(group, Group)
@@ -136,7 +147,7 @@ def test_a_prompt_without_end_costs_its_later_rows(tmp_path: Path, monkeypatch: 
 @pytest.mark.skipif(not REAL.is_dir(), reason="real data is not at ../shared/data")
 def test_the_real_file() -> None:
     settings = settings_module.compose(["data=topical_chat", f"data.path={REAL}"], ROOT / "configs")
-    rows = list(rated.read(settings.data, ROOT))
+    rows = list(read_source(settings.data, ROOT))
     groups = [row for row in rows if isinstance(row, Group)]
     assert (len(rows), len(groups)) == (60, 60)
     assert {len(group.completions) for group in groups} == {6}

@@ -189,10 +189,10 @@ def test_one_prompt_in_most_rows(tmp_path: Path) -> None:
     assert raised(tmp_path, renamed, data) == ["one_prompt", "unused_context"]
     text = message(tmp_path, renamed, data)
     assert "'input' is not read; to use it: data=table data.input=input" in text
-    own = {"source": "ranked", "name": "mine", "path": "rows.jsonl", "prompt_field": "instruction"}
-    own |= {"input_field": None, "history_field": None, "completions_field": "output"}
+    own = {"source": "table", "name": "mine", "path": "rows.jsonl", "prompt": "instruction"}
+    own |= {"completions": ["output[]"], "judgements": {"helpfulness": {"kind": "order"}}}
     lists = [{"instruction": "Do it.", "input": f"Item {n}", "output": ["a", "b"]} for n in range(COUNT)]
-    assert "to use it: data.input_field=input" in message(tmp_path, lists, own)
+    assert "to use it: data.input=input" in message(tmp_path, lists, own)
 
 
 def records(answer: Callable[[int], Any]) -> list[dict[str, Any]]:
@@ -327,14 +327,15 @@ def rows(make: Callable[[int], Any]) -> bytes:
 
 
 TASK = {"prompt_field": "prompt", "completion_fields": ["a1", "a2"]}
-RATED = {"prompt_fields": ["context", "source"], "completion_field": "system_output", "rating_field": "scores.overall"}
-RATED |= {"aspects_field": "scores", "policy_field": "system_id", "tie_below": 0.01}
-RANKED = {
-    "prompt_field": "instruction",
-    "input_field": "input",
-    "history_field": "history",
-    "completions_field": "output",
+RATED = {
+    "prompt": ["context", "source"],
+    "rows": "completion",
+    "completions": ["system_output"],
+    "policies": ["system_id"],
 }
+RATED |= {"judgements": {"helpfulness": {"kind": "ratings", "field": "scores.overall", "tie_below": 0.01}}}
+RANKED = {"prompt": "instruction", "input": "input", "history": "history", "completions": ["output[]"]}
+RANKED |= {"judgements": {"helpfulness": {"kind": "order"}}}
 CLEAN: dict[str, tuple[str, dict[str, Any], bytes]] = {
     "preference": (
         "preference",
@@ -375,12 +376,12 @@ CLEAN: dict[str, tuple[str, dict[str, Any], bytes]] = {
         }),
     ),
     "ranked": (
-        "ranked",
+        "table",
         RANKED,
         rows(lambda n: {"instruction": f"Do {n}.", "input": "", "output": ["Done.", "No.", "?"], "history": []}),
     ),
     "rated": (
-        "rated",
+        "table",
         RATED,
         rows(lambda n: {
             "source": f"Talk {n // 2}", "system_id": "gpt", "system_output": f"Word {n}", "context": "A fact.",

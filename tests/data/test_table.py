@@ -658,28 +658,14 @@ def test_rows_of_groups_are_streamed(tmp_path: Path) -> None:
 
 
 def test_the_readers_of_one_shape_are_the_table_with_settings(tmp_path: Path) -> None:
-    """Same groups, labels and margins; only what a rating is kept by differs."""
+    """Same groups, labels and margins."""
     pair = {"prompt": "Name a colour.", "chosen": "Blue.", "rejected": "Seven.", "margin": 2}
-    ranking = {"instruction": "And a warm one?", "input": "Like fire.", "output": ["Red.", "Orange.", "Seven."],
-               "history": [["Name a colour.", "Blue."]]}  # fmt: skip
-    said = {"fact": "The sea is blue.", "talk": "Name a colour.", "who": "m"}
-    rated = [{**said, "said": text, "scores": {"overall": stars}}
-             for text, stars in (("Blue.", 5), ("Red.", 4.5), ("Seven.", 1))]  # fmt: skip
     transcript = {"chosen": "\n\nHuman: Hi\n\nAssistant: Hello", "rejected": "\n\nHuman: Hi\n\nAssistant: No"}
     judged_by = {"judgements": {"helpfulness": {"kind": "order"}}}
     cases: list[tuple[list[Any], dict[str, Any], dict[str, Any]]] = [
         ([pair], {"source": "preference", "margin_field": "margin"},
          {"prompt": "prompt", "completions": ["chosen", "rejected"],
           "judgements": {"helpfulness": {"kind": "order", "margin": "margin"}}}),
-        ([ranking],
-         {"source": "ranked", "prompt_field": "instruction", "input_field": "input", "history_field": "history",
-          "completions_field": "output"},
-         {"prompt": "instruction", "input": "input", "history": "history", "completions": ["output[]"], **judged_by}),
-        (rated,
-         {"source": "rated", "prompt_fields": ["fact", "talk"], "completion_field": "said",
-          "rating_field": "scores.overall", "aspects_field": None, "policy_field": "who", "tie_below": 1.0},
-         {"prompt": ["fact", "talk"], "rows": "completion", "completions": ["said"], "policies": ["who"],
-          "judgements": {"helpfulness": {"kind": "ratings", "field": "scores.overall", "tie_below": 1.0}}}),
         ([transcript], {"source": "hh_rlhf", "axis": "helpfulness"},
          {"prompt": None, "completions": ["chosen", "rejected"], **judged_by}),
     ]  # fmt: skip

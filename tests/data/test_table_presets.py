@@ -137,7 +137,7 @@ def test_context_is_part_of_the_prompt(tmp_path: Path) -> None:
 def test_a_preset_states_the_licence_of_its_data(name: str) -> None:
     settings = settings_module.compose([f"data={name}", "data.path=x"], ROOT / "configs")
     assert isinstance(settings.data, TableData)
-    own = name in ("kto", "llamafactory_alpaca", "llamafactory_sharegpt", "ms_swift")
+    own = name in ("kto", "llamafactory_alpaca", "llamafactory_sharegpt", "ms_swift", "ranked", "rated")
     unstated = name in ("webgpt", "summarize_from_feedback")
     assert (about(settings.data).licence == UNKNOWN_LICENCE) == (own or unstated)
     assert settings.data.name == name

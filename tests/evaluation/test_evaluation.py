@@ -13,15 +13,16 @@ import numpy as np
 import pytest
 
 from tests.places import ROOT
-from tests.worlds.sealed import make_tiny_groups, make_tiny_model
+from tests.worlds.sealed import make_tiny_artifact, make_tiny_groups, make_tiny_model
 from touchstone.errors import DataError, ModelError
 from touchstone.evaluation import metrics as e
 from touchstone.evaluation import report
 from touchstone.evaluation.baselines import baseline_differences
-from touchstone.evaluation.rows import differences, read_rows, score_rows, write_rows
+from touchstone.evaluation.rows import differences, read_rows, score_rows, told_apart, write_rows
 from touchstone.groups import Comparison, Completion, Group, Message, make_group, write_parquet
 from touchstone.model import sealing
 from touchstone.model.scores import RawScore
+from touchstone.model.scoring import Scorer
 from touchstone.runtime.files import canonical_json, digest_folder
 from touchstone.statistics import CalibrationMap, Floats
 
@@ -43,6 +44,33 @@ def scores(*rewards: Sequence[float]) -> list[list[RawScore]]:
 
 PAIR = group("a", ["good", "bad one"], [(0, 1, 1, 0)])
 RANKED = group("b", ["x", "yy", "zzz"], [(0, 1, 0, 3), (1, 2, 2, 1), (0, 2, 0, 0)], axis="safety")
+
+
+def test_what_no_model_can_tell_apart_is_left_out() -> None:
+    def seen(*digests: str) -> list[RawScore]:
+        return [RawScore(0.0, True, 3, digest) for digest in digests]
+
+    groups = [PAIR, RANKED]
+    short, long = [seen("p", "p"), seen("x", "z", "z")], [seen("p", "p"), seen("x", "y", "z")]
+    assert [len(group.comparisons) for group in told_apart(groups, short)] == [0, 2]
+    assert [len(group.comparisons) for group in told_apart(groups, short, long)] == [0, 3]
+    # Equal rewards are no reason: a model that says the same of everything is to be judged as that.
+    assert told_apart(groups, scores([1.0, 1.0], [2.0, 2.0, 2.0])) == groups
+
+
+def test_pairs_that_are_equal_once_cut_are_counted_and_in_no_metric(tmp_path: Path) -> None:
+    scorer = Scorer.load(make_tiny_artifact(tmp_path / "artifact"))
+    train, calibration, validation = (make_tiny_groups(20, seed=seed) for seed in range(3))
+    long = "egg " * 400
+    equal = group("why?", [long + "in water", long + "in the sun", "no"], [(0, 1, 1, 0), (2, 1, 1, 0)])
+    rows, metrics = report.evaluate_set(scorer, validation, train, calibration)
+    more_rows, more = report.evaluate_set(scorer, [*validation, equal], train, calibration)
+    assert (metrics["equal_once_cut"], more["equal_once_cut"]) == (0, 1)
+    assert (len(more_rows), more["pairs"]) == (len(rows) + 1, metrics["pairs"] + 1)
+    assert more["model_ties"] == 0.0
+    only = group("why?", [long + "in water", long + "in the sun"], [(0, 1, 1, 0)])
+    with pytest.raises(DataError, match=r"all 1 pairs are equal once cut to 128 tokens; raise model\.max_tokens"):
+        report.evaluate_set(scorer, [only], train, calibration)
 
 
 def random_set(

@@ -602,3 +602,35 @@ def test_a_process_that_fails_says_why_in_one_sentence(build: Path) -> None:
             who="ada",
         )
     assert not (build.parent / "decision").exists()
+
+
+# --- texts that are equal once cut -----------------------------------------------------------------------------------
+
+
+def test_pairs_that_are_equal_once_cut_are_left_out_and_counted(build: Path) -> None:
+    groups = read_parquet(build / "splits" / "holdout.parquet")
+    texts = {completion.text: "the same" for group in groups[:3] for completion in group.completions}
+    scorer = Scorer(build.parent / "runs", artifact=gold)
+    scorer.seen = lambda text: texts.get(text, text)
+    decision = decide(build, scorer=scorer)
+    assert decision.record.facts.equal_once_cut == {"holdout": 3}
+    assert decision.record.metrics.holdout is not None
+    assert decision.record.metrics.holdout.pairs == len(groups) - 3
+    (integrity,) = (check for check in decision.checks if check.name == "integrity")
+    assert integrity.details["equal_once_cut"] == 3
+    assert "3 pairs are equal once cut, and left out." in integrity.reason
+    assert judge.recompute(decision.path)[1] is decision.verdict
+
+    # A window so small that most pairs are equal is no way to be judged by the rest.
+    blind = Scorer(build.parent / "blind", artifact=gold)
+    blind.seen = lambda text: "the same" if len(text) % 2 else text
+    verdict = judge.judge(
+        build=build,
+        state=build.parent / "blind",
+        output=build.parent / "blind-decision",
+        settings=SETTINGS,
+        champion=None,
+        who="ada",
+        score=blind,
+    )
+    assert verdict.verdict is Verdict.REJECT

@@ -129,6 +129,7 @@ class Scorer:
         self.asked: list[tuple[str, int, list[str]]] = []
         self.truncated = False
         self.probe_reward = -1e6
+        self.seen: Callable[[str], str] = lambda text: text
 
     def __call__(self, jobs: Mapping[Role, Job], work: Path) -> dict[Role, Scores]:
         kinds = [entry["kind"] for entry in ledger.read(self.ledger)]
@@ -139,7 +140,7 @@ class Scorer:
         """The scores of one group, by the rule of the artifact's folder."""
         rule = self.rules[job.artifact.name]
         return [
-            RawScore(self.reward(rule, group, k), self.truncated, len(completion.text))
+            RawScore(self.reward(rule, group, k), self.truncated, len(completion.text), self.seen(completion.text))
             for k, completion in enumerate(group.completions)
         ]
 

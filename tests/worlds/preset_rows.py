@@ -55,6 +55,16 @@ def _summaries(first: str, second: str, choice: int, worker: str) -> dict[str, A
 
 
 ROWS: dict[str, list[dict[str, Any]]] = {
+    "ranked": [{"prompt": ASKED, "completions": [GOOD, FAIR, BAD]}],
+    "rated": [{"prompt": ASKED, "completion": text, "rating": stars} for text, stars in ((BAD, 1), (GOOD, 4.5))],
+    "oasst_rank_zh": [
+        {"instruction": ASKED, "input": "", "output": [GOOD, FAIR, BAD], "history": [["Hello.", "Hello to you."]]}
+    ],
+    "topical_chat": [
+        {"source": ASKED, "context": "Kettles rust.", "system_id": name, "system_output": text,
+         "scores": {"overall": stars, "coherence": 3}}
+        for name, text, stars in (("m1", BAD, 1.0), ("m2", GOOD, 5), ("m3", FAIR, 2.3333333333))
+    ],
     "ultrafeedback_raw": [
         {"source": "own", "instruction": ASKED, "models": ["m"] * 3, "correct_answers": ["None"],
          "completions": [_ultrafeedback(FAIR, 3.25), _ultrafeedback(GOOD, 4.5), _ultrafeedback(BAD, 1.0)]}

@@ -191,12 +191,18 @@ _TRANSCRIPT = st.lists(TEXT, min_size=2, max_size=4).map(
     lambda turns: "".join(f"\n\n{('Human', 'Assistant')[n % 2]}: {turn}" for n, turn in enumerate(turns))
 )
 _RATED_SETTINGS = {
-    "prompt_fields": ["prompt"],
-    "completion_field": "completion",
-    "rating_field": "scores.overall",
-    "aspects_field": "scores",
-    "policy_field": "policy",
-    "tie_below": 0.5,
+    "rows": "completion",
+    "completions": ["completion"],
+    "prompt": ["prompt"],
+    "policies": ["policy"],
+    "judgements": {
+        "helpfulness": {
+            "kind": "ratings",
+            "field": "scores.overall",
+            "aspects": {"scores": "scores"},
+            "tie_below": 0.5,
+        }
+    },
 }
 _LABELLED = {"prompt_field": "prompt", "completion_fields": _TWO}
 _NO_LABELS = frozenset(argilla.NO_LABELS.values())
@@ -227,22 +233,24 @@ CASES = {
         ),
     ),
     "ranked": Case(
-        "ranked",
+        "table",
         _record(
             prompt=TEXT, input=TEXT, history=st.lists(st.lists(TEXT, min_size=2, max_size=2), max_size=1),
             completions=st.lists(TEXT, min_size=2, max_size=4),
         ),
-        {"prompt_field": "prompt", "input_field": "input", "history_field": "history",
-         "completions_field": "completions"},
+        {"prompt": "prompt", "input": "input", "history": "history", "completions": ["completions[]"],
+         "judgements": {"helpfulness": {"kind": "order"}}},
+        refused=_REFUSED,
     ),
     "rated": Case(
-        "rated",
+        "table",
         _record(
             prompt=st.sampled_from([SECRET, f"{SECRET} 2"]), completion=TEXT, policy=st.none() | TEXT,
             scores=_record(overall=st.floats(0, 5), style=st.integers(0, 5)),
         ),
         _RATED_SETTINGS,
         carried=lambda group: len(group.completions),
+        refused=_REFUSED,
     ),
     "argilla nested": Case("argilla", _NESTED_RECORD, {**_LABELLED, "question": None}, partial=_NO_LABELS),
     "argilla flat": Case(

@@ -12,6 +12,7 @@ of one comparison each, on either side, took 1.9 GB and 35 seconds on one core.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -127,9 +128,22 @@ def compare(previous: Path, current: Path) -> Difference:
         DataError: a folder lacks its groups, or their schema is another.
     """
     before, after = _read(previous), _read(current)
-    both = _both(before.groups, after.groups)
+    # Groups of the same id first; their texts, which are most of a file, are not asked. Then the rest, by its texts.
+    same = _both(before.groups, after.groups, "id")
+    flips = _flips(before, after, same)
+    matches = [same]
+    rests = (
+        before.groups.join(same, on="row", how="anti"),
+        after.groups.join(same, left_on="row", right_on="row_after", how="anti"),
+    )
+    if not any(rest.is_empty() for rest in rests):
+        old, new = _by_texts(previous, rests[0]), _by_texts(current, rests[1])
+        matches.append(_both(old.groups, new.groups, "content"))
+        flips = pl.concat([flips, _flips(old, new, matches[-1])])
+    both = pl.concat(matches)
     changed = both.filter(pl.col("labels") != pl.col("labels_after"))
-    pairs, flipped, flipped_groups = _flips(before, after, both)
+    flipped = flips.filter(pl.col("preferred") != pl.col("preferred_after"))
+    flipped_groups = after.groups.join(flipped, left_on="row", right_on="row_after", how="semi")["id"]
     leaked, leaks = _leaks(before.groups, after.groups)
     return Difference(
         groups_before=before.groups.height,
@@ -137,52 +151,80 @@ def compare(previous: Path, current: Path) -> Difference:
         added=after.groups.height - both.height,
         removed=before.groups.height - both.height,
         changed=changed.height,
-        pairs=pairs,
-        flipped=flipped,
-        flipped_groups=flipped_groups,
+        pairs=flips.height,
+        flipped=flipped.height,
+        flipped_groups=tuple(flipped_groups.unique().sort().head(NAMED)),
         leaked=leaked,
         leaks=leaks,
         drift=_drift(before.groups, after.groups),
     )
 
 
-def _both(before: pl.DataFrame, after: pl.DataFrame) -> pl.DataFrame:
-    """Groups of both versions, a row each: those of the same id, then of the rest those of the same content.
+def _both(before: pl.DataFrame, after: pl.DataFrame, key: str) -> pl.DataFrame:
+    """Groups of both versions, a row each: those of the same id, or of the same content.
 
-    Where several have the same id or content, the first of either side belong together, and so on.
+    Where several have the same, the first of either side belong together, and so on.
     """
-    keys = [pl.col("id").hash(), pl.col("content")]  # 64 bits tell ids apart as well as contents
-    old = before.select("row", "labels", *keys)
-    new = after.select(pl.col("row", "labels").name.suffix("_after"), *keys)
-    matches = []
-    for key in ("id", "content"):
-        nth = pl.int_range(pl.len()).over(key).alias("nth")
-        matches.append(
-            old.sort(key, "labels")
-            .with_columns(nth)
-            .join(new.sort(key, "labels_after").with_columns(nth), on=[key, "nth"])
-            .select("row", "row_after", "labels", "labels_after")
-        )
-        old = old.join(matches[-1], on="row", how="anti")
-        new = new.join(matches[-1], on="row_after", how="anti")
-    return pl.concat(matches)
+    nth = pl.int_range(pl.len()).over(key).alias("nth")
+    old = before.select("row", "labels", pl.col(key).hash()).sort(key, "labels").with_columns(nth)
+    new = after.select(pl.col("row", "labels").name.suffix("_after"), pl.col(key).hash()).sort(key, "labels_after")
+    return old.join(new.with_columns(nth), on=[key, "nth"]).select("row", "row_after", "labels", "labels_after")
 
 
 def _read(folder: Path) -> _Version:
+    """Every group; in its comparisons the completions are named by their places."""
     groups, pairs = [], []
-    rows = 0
-    columns = ["id", "prompt", "completions", "comparisons", "axis", "source"]
-    for table in iterate_tables(folder / "groups.parquet", columns):
-        batch = pl.DataFrame(pl.from_arrow(table)).with_row_index("row", offset=rows)
-        rows += batch.height
-        texts = _texts(batch)
-        edges = _edges(batch, texts)
-        groups.append(_facts(batch, texts, edges))
+    for batch in _batches(folder, ["id", "prompt", "comparisons", "axis", "source"]):
+        edges = oriented(batch.select("row", "comparisons").explode("comparisons").unnest("comparisons"))
+        prompts = _prompts(batch)
+        groups.append(
+            batch.select(
+                "row",
+                "id",
+                "axis",
+                "source",
+                turns=pl.col("prompt").list.len().cast(pl.String),
+                prompt=_digests(prompts),
+                labels=_labels(batch, edges),
+            )
+        )
         pairs.append(_preferences(edges))
-    if not rows:
+    if not groups:
         raise DataError(f"{folder / 'groups.parquet'} holds no groups; run the stage `validate` again")
     facts = pl.concat(groups)
     return _Version(facts.join(_places(folder / "splits"), on="id", how="left"), pl.concat(pairs))
+
+
+def _by_texts(folder: Path, wanted: pl.DataFrame) -> _Version:
+    """Some of the groups; in their comparisons the completions are named by the order of their texts."""
+    groups, pairs = [], []
+    for groups_read in _batches(folder, ["prompt", "completions", "comparisons", "axis"]):
+        batch = groups_read.join(wanted, on="row", how="semi", maintain_order="left")
+        if batch.is_empty():
+            continue
+        texts = _texts(batch)
+        edges = _edges(batch, texts)
+        listed = texts.group_by("row", maintain_order=True).agg(pl.col("text").str.join(_RECORD))
+        answers = batch.select("row").join(listed, on="row", how="left", maintain_order="left")["text"].fill_null("")
+        parts = [batch["axis"], _prompts(batch), answers]
+        contents = pl.select(pl.concat_str(parts, separator=_RECORD + _RECORD)).to_series()
+        groups.append(batch.select("row", labels=_labels(batch, edges), content=_digests(contents)))
+        pairs.append(_preferences(edges))
+    return _Version(pl.concat(groups), pl.concat(pairs))
+
+
+def _batches(folder: Path, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+    """The groups of a version, some at a time, with the number of each."""
+    rows = 0
+    for table in iterate_tables(folder / "groups.parquet", columns):
+        batch = pl.DataFrame(pl.from_arrow(table)).with_row_index("row", offset=rows)
+        rows += batch.height
+        yield batch
+
+
+def _prompts(batch: pl.DataFrame) -> pl.Series:
+    message = pl.element().struct.field("role") + _UNIT + pl.element().struct.field("content")
+    return batch.select(pl.col("prompt").list.eval(message).list.join(_RECORD)).to_series()
 
 
 def _texts(batch: pl.DataFrame) -> pl.DataFrame:
@@ -201,27 +243,13 @@ def _edges(batch: pl.DataFrame, texts: pl.DataFrame) -> pl.DataFrame:
     return oriented(edges.drop("i", "j").rename({"rank_i": "i", "rank_j": "j"}))
 
 
-def _facts(batch: pl.DataFrame, texts: pl.DataFrame, edges: pl.DataFrame) -> pl.DataFrame:
-    """A row per group: digests instead of texts and comparisons."""
-    message = pl.element().struct.field("role") + _UNIT + pl.element().struct.field("content")
-    prompts = batch.select(pl.col("prompt").list.eval(message).list.join(_RECORD)).to_series()
+def _labels(batch: pl.DataFrame, edges: pl.DataFrame) -> pl.Series:
+    """A digest of each group's comparisons, whatever their order."""
     values = [pl.col(name).cast(pl.String).fill_null("") for name in edges.columns if name != "row"]
     spelt = edges.select("row", edge=pl.concat_str(values, separator=_UNIT)).sort("row", "edge")
     judged = spelt.group_by("row").agg(pl.col("edge").str.join(_RECORD))
-    labels = batch.select("row").join(judged, on="row", how="left", maintain_order="left")["edge"].fill_null("")
-    answers = texts.group_by("row", maintain_order=True).agg(pl.col("text").str.join(_RECORD))
-    completions = batch.select("row").join(answers, on="row", how="left", maintain_order="left")["text"].fill_null("")
-    contents = pl.select(pl.concat_str([batch["axis"], prompts, completions], separator=_RECORD + _RECORD)).to_series()
-    return batch.select(
-        "row",
-        "id",
-        "axis",
-        "source",
-        turns=pl.col("prompt").list.len().cast(pl.String),
-        prompt=_digests(prompts),
-        labels=_digests(labels),
-        content=_digests(contents),
-    )
+    listed = batch.select("row").join(judged, on="row", how="left", maintain_order="left")["edge"]
+    return _digests(listed.fill_null(""))
 
 
 def _digests(texts: pl.Series) -> pl.Series:
@@ -246,16 +274,14 @@ def _places(folder: Path) -> pl.DataFrame:
     return pl.concat(places)
 
 
-def _flips(before: _Version, after: _Version, both: pl.DataFrame) -> tuple[int, int, tuple[str, ...]]:
-    """Pairs decided in both versions, those whose preferred side changed, and the groups that hold them."""
+def _flips(before: _Version, after: _Version, both: pl.DataFrame) -> pl.DataFrame:
+    """Pairs decided in both versions, with the group's row now and the preferred side before and after."""
     old = both.select("row", "row_after").join(before.pairs, on="row")
     pairs = old.join(
         after.pairs, left_on=["row_after", "low", "high"], right_on=["row", "low", "high"], suffix="_after"
     )
     decided = pairs.filter((pl.col("preferred") != 0) & (pl.col("preferred_after") != 0))
-    flipped = decided.filter(pl.col("preferred") != pl.col("preferred_after"))
-    groups = after.groups.join(flipped, left_on="row", right_on="row_after", how="semi")
-    return decided.height, flipped.height, tuple(groups["id"].unique().sort().head(NAMED))
+    return decided.select("row_after", "preferred", "preferred_after")
 
 
 def _leaks(before: pl.DataFrame, after: pl.DataFrame) -> tuple[int, tuple[Leak, ...]]:

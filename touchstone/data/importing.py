@@ -18,12 +18,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from textwrap import wrap
 from typing import Any, BinaryIO
 
 from touchstone.data.hygiene import clean_group
 from touchstone.data.known import COUNTS, GROUPS, HISTORY, QUARANTINE, RECORD, Again, Known, read_record
-from touchstone.data.reading import WIDTH, Reading, row
+from touchstone.data.reading import Reading, row
 from touchstone.data.sources import about, hub, read_source
 from touchstone.data.sources.columns import tally
 from touchstone.data.sources.files import local_path
@@ -31,6 +30,8 @@ from touchstone.data.sources.rows import Quarantined
 from touchstone.data.suspicion import Alarm, alarms, check
 from touchstone.errors import QuarantineError, SourceError
 from touchstone.groups import Group, judged_pairs, to_line
+from touchstone.pages.terminal import wrapped
+from touchstone.pages.text import percent
 from touchstone.runtime.files import canonical_json, write_folder, write_json
 from touchstone.runtime.progress import progress
 from touchstone.settings import Settings
@@ -83,7 +84,7 @@ class ImportSummary:
 
     def render(self) -> str:
         """What was understood, in one screen, for people."""
-        lines = ["\n".join(wrap(str(self), WIDTH, subsequent_indent="  ")), self.reading.render()]
+        lines = ["\n".join(wrapped(str(self), later="  ")), self.reading.render()]
         lines += [row("read again", str(self.again))] if self.again else []
         lines += [row("replaces", self.replaces)] if self.replaces else []
         lines += [row("alarm", str(alarm)) for alarm in self.alarms]
@@ -253,11 +254,6 @@ def _check(summary: ImportSummary, max_share: float) -> None:
         )
         raise QuarantineError(
             f"{lost} of {lost + max(summary.pairs, summary.groups)} rows of {summary.source} can't be used "
-            f"({_percent(summary.quarantine_share)}, allowed {_percent(max_share)}): {reasons}. Mend the source"
+            f"({percent(summary.quarantine_share)}, allowed {percent(max_share)}): {reasons}. Mend the source"
             + (", or raise importing.max_quarantine_share" if summary.groups else ", or the settings that read it")
         )
-
-
-def _percent(share: float) -> str:
-    """A share in percent, without zeros that say nothing."""
-    return f"{100 * share:.4g}%"

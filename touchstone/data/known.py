@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any, BinaryIO, Self
 
 from touchstone.groups import Group, from_line, to_line
@@ -116,8 +115,8 @@ class Known:
     def lay_under(self, new: BinaryIO, merged: BinaryIO) -> Iterator[tuple[Group, Group | None]]:
         """Write the groups that stay, and after them the new ones; yields each that changes or goes, with what stays.
 
-        What stays of a group that is corrected in part comes last: of two groups with the same content the checks
-        keep the first, which must be the correction.
+        What stays of a group that is corrected in part keeps its place: the checks make one group of it and of the
+        correction.
 
         Args:
             new: the groups of this import that are not known, or all where it is the whole truth.
@@ -125,7 +124,7 @@ class Known:
         """
         correcting: set[int] = set()
         absent = +self._lines  # those that no group of this import answered for
-        with (self._folder / GROUPS).open("rb") as lines, TemporaryFile() as rests:
+        with (self._folder / GROUPS).open("rb") as lines:
             for number, line in enumerate(lines, start=1):
                 digest = _digest(line) if absent else b""
                 if absent[digest] <= 0:
@@ -143,11 +142,9 @@ class Known:
                 elif rest is group:
                     merged.write(line)
                 else:
-                    rests.write(to_line(rest).encode())
+                    merged.write(to_line(rest).encode())
                     yield group, rest
             shutil.copyfileobj(new, merged)
-            rests.seek(0)
-            shutil.copyfileobj(rests, merged)
         self.again.corrected = len(correcting)
         self.again.new = self._unknown - len(correcting)
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from textwrap import wrap
 
 from touchstone.data.sources.columns import Columns
 from touchstone.data.sources.rows import Quarantined
 from touchstone.groups import Group
+from touchstone.pages.terminal import WIDTH, wrapped
 from touchstone.pages.text import cell, percent
 
-WIDTH = 80
 INDENT = 18
 MAX_NAMES = 10_000
 """Annotators, and axes, that are told apart at most."""
@@ -131,18 +130,8 @@ class Reading:
 
 def row(name: str, text: str) -> str:
     """A line of the screen, broken within its second column."""
-    return (
-        "\n".join(
-            wrap(
-                text,
-                WIDTH,
-                break_on_hyphens=False,
-                initial_indent=f"  {name:<{INDENT - 2}}",
-                subsequent_indent=" " * INDENT,
-            )
-        )
-        or f"  {name}"
-    )
+    lines = wrapped(text, WIDTH, first=f"  {name:<{INDENT - 2}}", later=" " * INDENT)
+    return "\n".join(lines) or f"  {name}"
 
 
 def _listed(counts: Counter[str]) -> str:

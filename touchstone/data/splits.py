@@ -42,6 +42,7 @@ from touchstone.data.neighbours import (
     text_digest,
 )
 from touchstone.data.prompts import dialogue_text, words_of
+from touchstone.data.quarantine import write_quarantine
 from touchstone.errors import SplitError
 from touchstone.groups import (
     ARROW_SCHEMA,
@@ -52,7 +53,6 @@ from touchstone.groups import (
     group_digest,
     iterate_tables,
     messages_of,
-    write_quarantine,
 )
 from touchstone.runtime.files import write_folder, write_json
 from touchstone.runtime.parallel import map_ordered

@@ -51,7 +51,7 @@ _BESIDE = frozenset(
     {"suggestion", "statement", "elaboration", "reason", "explanation", "comment", "rationale", "justification"}
 )
 """Words of columns that stand beside a judgement: what a model suggested, and what people said of it."""
-_JUDGING = ("field", "ties", "rating_field", "aspects_field", "question")
+_JUDGING = ("field", "ties", "question")
 """The last names of settings whose columns say which completion is the better one."""
 _ABOUT_TEXT = frozenset(
     {"id", "length", "token", "count", "type", "lang", "language", "name", "source", "hash", "index", "url"}
@@ -239,8 +239,7 @@ def _setting(data: Data, kind: Kind, column: str) -> str:
     if kind == "context":
         words = set(_words(column))
         use = next((use for use in ("system", "history") if use in words), "input")
-        own_name = next((name for name in (use, f"{use}_field") if name in fields), None)
-        return f"data.{own_name}={cell(column)}" if own_name else f"data=table data.{use}={cell(column)}"
+        return f"{'' if use in fields else 'data=table '}data.{use}={cell(column)}"
     table = "" if "judgements" in fields else "data=table "
     judgement = "data.judgements.helpfulness"
     if kind == "label":
@@ -249,7 +248,7 @@ def _setting(data: Data, kind: Kind, column: str) -> str:
 
 
 def _prompt_setting(data: Data) -> str:
-    names = ("prompt_field", "prompt_fields", "prompt")
+    names = ("prompt_field", "prompt")
     return next((f"data.{name}" for name in names if name in type(data).model_fields), "data.path")
 
 

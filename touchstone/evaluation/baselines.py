@@ -115,15 +115,20 @@ def _features(vectorizer: TfidfVectorizer, texts: Sequence[str]) -> sparse.csr_m
 MODEL, BEST_POSSIBLE = "model", "bayes_optimal"
 
 
+def baseline_rewards(
+    groups: Sequence[Group], train: Sequence[Group], calibration: Sequence[Group]
+) -> dict[str, list[list[float]]]:
+    """Rewards by baseline, per group one per completion: longer_wins (direction from `calibration`), linear (fitted on
+    `train`) and, where the gold reward is known, bayes_optimal."""
+    by_name = {"longer_wins": longer_wins(groups, calibration), "linear": LinearBaseline.fit(train).score(groups)}
+    if (gold := bayes_optimal(groups)) is not None:
+        by_name[BEST_POSSIBLE] = gold
+    return by_name
+
+
 def baseline_differences(
     groups: Sequence[Group], train: Sequence[Group], calibration: Sequence[Group]
 ) -> dict[str, st.Floats]:
-    """D of every judged pair by baseline: longer_wins (direction from `calibration`), linear (fitted on `train`)
-    and, where the gold reward is known, bayes_optimal."""
-    by_name = {
-        "longer_wins": differences(groups, longer_wins(groups, calibration)),
-        "linear": differences(groups, LinearBaseline.fit(train).score(groups)),
-    }
-    if (gold := bayes_optimal(groups)) is not None:
-        by_name[BEST_POSSIBLE] = differences(groups, gold)
-    return by_name
+    """D of every judged pair by baseline; see `baseline_rewards`."""
+    rewards = baseline_rewards(groups, train, calibration)
+    return {name: differences(groups, values) for name, values in rewards.items()}

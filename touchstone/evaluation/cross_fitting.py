@@ -29,7 +29,7 @@ from touchstone.data.splits import families as family_names
 from touchstone.data.splits import is_held_out, near_prompts, read_prompts
 from touchstone.errors import GateError
 from touchstone.evaluation.baselines import BEST_POSSIBLE, LinearBaseline, bayes_optimal, longer_wins
-from touchstone.evaluation.rows import ROW_SCHEMA, differences, score_rows
+from touchstone.evaluation.rows import ROW_SCHEMA, differences, score_rows, told_apart
 from touchstone.groups import Group, judged_pairs, read_parquet, set_digest, write_parquet
 from touchstone.model import card as cards
 from touchstone.model.scores import RawScore, read_scores, scored_by
@@ -68,7 +68,7 @@ class CrossFit:
     """Out-of-fold scores of every judged group: each by the model that did not learn from its fold.
 
     Attributes:
-        groups: every judged group, set by set in the order of POOLED.
+        groups: every judged group, set by set in the order of POOLED, without comparisons that are equal once cut.
         fold_of: per group, the fold it lies in.
         scores: per group one score per completion, by the model that did not see the group's fold.
         maps, artifacts: by fold, calibration map and digest of the model that scored it.
@@ -134,13 +134,15 @@ def cross_fit(build: Path, settings: Settings, work: Path, folds: int = FOLDS) -
         for fold in progress(missing, "cross-fit", folds, done=folds - len(missing)):
             _fit(build, settings, divided[fold], families, folder, fold)
         results = [_read(_finished(folder, fold), parts) for fold, parts in enumerate(divided)]
+    scores = _in_order(fold_of, [scores for _, scores in results])
+    telling = told_apart(pool, scores)
     return CrossFit(
-        groups=pool,
+        groups=telling,
         fold_of=fold_of,
-        scores=_in_order(fold_of, [scores for _, scores in results]),
+        scores=scores,
         maps=[card.calibration.map for card, _ in results],
         artifacts=[card.digest for card, _ in results],
-        baselines=_baselines(pool, fold_of, folds),
+        baselines=_baselines(pool, telling, fold_of, folds),
     )
 
 
@@ -374,17 +376,19 @@ def _in_order(fold_of: Sequence[int], by_fold: Sequence[Sequence[Any]]) -> list[
     return [next(remaining[fold]) for fold in fold_of]
 
 
-def _baselines(pool: Sequence[Group], fold_of: Sequence[int], folds: int) -> dict[str, Floats]:
-    """D of every judged pair by baseline, each fitted on all the other folds: on a little more than the model."""
+def _baselines(
+    pool: Sequence[Group], telling: Sequence[Group], fold_of: Sequence[int], folds: int
+) -> dict[str, Floats]:
+    """D of every judged pair of `telling` by baseline, each fitted on all the other folds: on more than the model."""
     rewards: dict[str, list[list[list[float]]]] = {"longer_wins": [], "linear": []}
     for fold in range(folds):
         scored = [group for group, place in zip(pool, fold_of, strict=True) if place == fold]
         other_groups = [group for group, place in zip(pool, fold_of, strict=True) if place != fold]
         rewards["longer_wins"].append(longer_wins(scored, other_groups))
         rewards["linear"].append(LinearBaseline.fit(other_groups).score(scored))
-    baselines = {name: differences(pool, _in_order(fold_of, by_fold)) for name, by_fold in rewards.items()}
+    baselines = {name: differences(telling, _in_order(fold_of, by_fold)) for name, by_fold in rewards.items()}
     if (gold := bayes_optimal(pool)) is not None:
-        baselines[BEST_POSSIBLE] = differences(pool, gold)
+        baselines[BEST_POSSIBLE] = differences(telling, gold)
     return baselines
 
 

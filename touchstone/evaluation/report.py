@@ -17,14 +17,15 @@ import numpy as np
 
 from touchstone import settings
 from touchstone import statistics as st
+from touchstone.errors import DataError
 from touchstone.evaluation.baselines import (
     MODEL,
     baseline_differences,
 )
 from touchstone.evaluation.metrics import by_annotators, measure, rounded
 from touchstone.evaluation.pictures import accuracy_chart, margin_histogram, reliability_diagram, reward_against_length
-from touchstone.evaluation.rows import Row, completions, score_rows, write_rows
-from touchstone.groups import Group, judged_pairs, read_parquet
+from touchstone.evaluation.rows import Row, completions, count_pairs, score_rows, told_apart, write_rows
+from touchstone.groups import Group, read_parquet
 from touchstone.model.processor import prepare
 from touchstone.model.scores import as_item
 from touchstone.model.scoring import Scorer
@@ -36,20 +37,24 @@ def evaluate_set(
 ) -> tuple[list[Row], dict[str, Any]]:
     """Score groups with a sealed artifact: rows and metrics (see `score_rows` and `measure`).
 
-    `equal_once_cut` among the metrics counts the judged pairs of which the model sees the same tokens on both sides;
-    they are ties of the model by their texts' length, whatever it has learnt.
+    Pairs that the model sees the same tokens of on both sides are left out (see `told_apart`); `equal_once_cut` among
+    the metrics counts them.
+
+    Raises:
+        DataError: no pair is left.
     """
-    encoded = scorer.encode([as_item(group) for group in groups])
-    scores = scorer.raw_encoded(encoded, description=f"score {len(groups):,} groups")
-    rows = score_rows(groups, scores)
-    equal = sum(
-        tokens.look_alike(pair.first, pair.second)
-        for group, tokens in zip(groups, encoded, strict=True)
-        for pair in judged_pairs(group)
-    )
+    scores = scorer.raw([as_item(group) for group in groups], description=f"score {len(groups):,} groups")
+    telling = told_apart(groups, scores)
+    rows = score_rows(telling, scores)
+    equal = count_pairs(groups) - len(rows)
+    if equal and not rows:
+        raise DataError(
+            f"the completions of all {equal:,} pairs are equal once cut to {scorer.card.rule.get('max_tokens')} tokens"
+            "; raise model.max_tokens"
+        )
     fitted = scorer.card.calibration
-    metrics = measure(rows, baseline_differences(groups, train, calibration), fitted.map, fitted.map_error)
-    return rows, {**metrics, "equal_once_cut": equal, "annotators": by_annotators(groups, scores, train)}
+    metrics = measure(rows, baseline_differences(telling, train, calibration), fitted.map, fitted.map_error)
+    return rows, {**metrics, "equal_once_cut": equal, "annotators": by_annotators(telling, scores, train)}
 
 
 def draw(

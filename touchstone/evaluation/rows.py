@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from touchstone import statistics as st
-from touchstone.groups import Group, JudgedPair, judged_pairs
+from touchstone.groups import Group, JudgedPair, judged_pairs, without_look_alikes
 from touchstone.model.scores import RawScore
 
 
@@ -65,6 +66,30 @@ def _pairs(groups: Sequence[Group]) -> Iterator[tuple[int, Group, JudgedPair]]:
     for place, group in enumerate(groups):
         for pair in judged_pairs(group):
             yield place, group, pair
+
+
+def told_apart(groups: Sequence[Group], *models: Sequence[Sequence[RawScore]]) -> list[Group]:
+    """The groups without the comparisons of completions that are the same tokens, once cut, to each of the models.
+
+    Such a pair is a tie whatever a model has learnt, and says nothing of it. A pair that one of several models can
+    tell apart stays: how much of a text a model reads is part of the model.
+
+    Args:
+        models: for each model per group one score per completion.
+    """
+    return [
+        without_look_alikes(group, partial(_look_alike, [scores[place] for scores in models]))
+        for place, group in enumerate(groups)
+    ]
+
+
+def _look_alike(scores: Sequence[Sequence[RawScore]], i: int, j: int) -> bool:
+    return all(row[i].seen and row[i].seen == row[j].seen for row in scores)
+
+
+def count_pairs(groups: Sequence[Group]) -> int:
+    """Judged pairs of completions, labelled ties included: the rows that `score_rows` makes."""
+    return sum(len(judged_pairs(group)) for group in groups)
 
 
 def score_rows(groups: Sequence[Group], scores: Sequence[Sequence[RawScore]]) -> list[Row]:

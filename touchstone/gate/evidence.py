@@ -13,14 +13,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from touchstone.evaluation.baselines import baseline_differences
-from touchstone.evaluation.rows import score_rows
+from touchstone.evaluation.baselines import baseline_rewards
+from touchstone.evaluation.rows import count_pairs, differences, score_rows, told_apart
 from touchstone.gate import disagreements, probes, rows
 from touchstone.gate.case import Case
 from touchstone.gate.fresh_scores import AGAIN, Job, Role, Scores, Scoring
 from touchstone.gate.record import ASKED, DISAGREEMENTS, PROBES, ROWS, SEEDS, TEXTS, TRAIN_PROMPTS
-from touchstone.groups import Group, judged_pairs
-from touchstone.statistics import Floats
+from touchstone.groups import Group
 
 TEXTS_SCHEMA = pa.schema(
     [
@@ -42,19 +41,25 @@ CHAMPION: Role = "champion"
 """Roles of jobs; a repeat's is its name in AGAIN, and `_seed` names those of other seeds."""
 
 
-def judge_baselines(case: Case) -> dict[str, dict[str, Floats]]:
-    """D of every judged pair of holdout and confirm by set and baseline; the linear one is fitted once."""
+BaselineRewards = Mapping[str, list[list[float]]]
+"""By baseline, per group one per completion."""
+
+
+def judge_baselines(case: Case) -> dict[str, BaselineRewards]:
+    """Rewards by set, for holdout and confirm, and baseline; the linear one is fitted once."""
     holdout, confirm = case.groups["holdout"], case.groups["confirm"]
-    differences = baseline_differences([*holdout, *confirm], case.groups["train"], case.groups["calibration"])
-    border = sum(len(judged_pairs(group)) for group in holdout)
+    rewards = baseline_rewards([*holdout, *confirm], case.groups["train"], case.groups["calibration"])
     return {
-        "holdout": {name: values[:border] for name, values in differences.items()},
-        "confirm": {name: values[border:] for name, values in differences.items()},
+        "holdout": {name: values[: len(holdout)] for name, values in rewards.items()},
+        "confirm": {name: values[len(holdout) :] for name, values in rewards.items()},
     }
 
 
-def score_holdout(case: Case, work: Path, score: Scoring, baselines: Mapping[str, Floats]) -> None:
+def score_holdout(case: Case, work: Path, score: Scoring, baselines: BaselineRewards) -> int:
     """Score the holdout and the probes, and write all of the evidence but the confirm's rows into `work`.
+
+    Returns:
+        How many judged pairs are left out, being equal once cut to candidate and champion (see `told_apart`).
 
     Raises:
         GateError: a scoring process failed, or gave other texts than it was asked for.
@@ -75,30 +80,34 @@ def score_holdout(case: Case, work: Path, score: Scoring, baselines: Mapping[str
     scores = score(jobs, work)
     candidate, probed = scores[CANDIDATE][: len(groups)], scores[CANDIDATE][len(groups) :]
     champion = scores.get(CHAMPION)
+    telling = told_apart(groups, *(scores[role] for role in (CANDIDATE, CHAMPION) if role in scores))
     # Write the evidence.
     pq.write_table(probes.to_table(questions, probed), work / PROBES, compression="zstd")
     if case.seeds:
-        pq.write_table(_seeds(case, scores), work / SEEDS, compression="zstd")
+        pq.write_table(_seeds(case, telling, scores), work / SEEDS, compression="zstd")
     if case.asked is not None:
         pq.write_table(case.asked, work / ASKED, compression="zstd")
-    texts = _texts(groups, candidate, sample, {way: scores[way] for way in AGAIN})
+    texts = _texts(telling, candidate, sample, {way: scores[way] for way in AGAIN})
     pq.write_table(texts, work / TEXTS, compression="zstd")
     (work / TRAIN_PROMPTS).write_text("".join(f"{prompt}\n" for prompt in sorted(case.prompts["train"])))
-    _write_rows(case, work, "holdout", candidate, champion, baselines)
+    _write_rows(case, work, "holdout", telling, candidate, champion, baselines)
     champion_map = case.champion_card.calibration.map if case.champion_card else None
     held_out = rows.read(work / ROWS, "holdout")
-    disagreements.write_disagreements(work / DISAGREEMENTS, groups, held_out, case.card.calibration.map, champion_map)
+    disagreements.write_disagreements(work / DISAGREEMENTS, telling, held_out, case.card.calibration.map, champion_map)
+    return count_pairs(groups) - count_pairs(telling)
 
 
-def score_confirm(case: Case, work: Path, score: Scoring, baselines: Mapping[str, Floats]) -> None:
-    """Score the reserved set and add its rows to rows.parquet.
+def score_confirm(case: Case, work: Path, score: Scoring, baselines: BaselineRewards) -> int:
+    """Score the reserved set and add its rows to rows.parquet; returns what `score_holdout` does.
 
     Raises:
         GateError: as for `score_holdout`.
     """
     groups = case.groups["confirm"]
     scores = score(_jobs(case, groups), work)
-    _write_rows(case, work, "confirm", scores[CANDIDATE], scores.get(CHAMPION), baselines)
+    telling = told_apart(groups, *(scores[role] for role in (CANDIDATE, CHAMPION) if role in scores))
+    _write_rows(case, work, "confirm", telling, scores[CANDIDATE], scores.get(CHAMPION), baselines)
+    return count_pairs(groups) - count_pairs(telling)
 
 
 def _jobs(case: Case, groups: Sequence[Group]) -> dict[Role, Job]:
@@ -165,8 +174,7 @@ def _wins(group: Group) -> dict[int, float]:
     return {place: won[place] / count for place, count in judgements.items() if count}
 
 
-def _seeds(case: Case, scores: Mapping[Role, Scores]) -> pa.Table:
-    groups = case.groups["holdout"]
+def _seeds(case: Case, groups: Sequence[Group], scores: Mapping[Role, Scores]) -> pa.Table:
     records = [
         {"artifact": card.digest, "row": number, "reward_first": row.reward_first, "reward_second": row.reward_second}
         for place, (_, card) in enumerate(case.seeds)
@@ -179,12 +187,14 @@ def _write_rows(
     case: Case,
     work: Path,
     name: str,
+    groups: Sequence[Group],
     scores: Scores,
     champion: Scores | None,
-    baselines: Mapping[str, Floats],
+    baselines: BaselineRewards,
 ) -> None:
     """Add the rows of one set to rows.parquet."""
     taught = frozenset(
         edge.annotator for group in case.groups["train"] for edge in group.comparisons if edge.annotator is not None
     )
-    rows.append(rows.records(name, case.groups[name], scores, champion, baselines, taught), work / ROWS)
+    by_baseline = {baseline: differences(groups, rewards) for baseline, rewards in baselines.items()}
+    rows.append(rows.records(name, groups, scores, champion, by_baseline, taught), work / ROWS)

@@ -54,6 +54,7 @@ def examine(folder: Path, facts: Facts, limits: Gates) -> list[Check]:
                 candidate,
                 limits,
                 filtered=facts.pairs_without_judgement,
+                equal_once_cut=(facts.equal_once_cut or {}).get("holdout", 0),
                 truncated=truncated,
             ),
         ),

@@ -40,6 +40,8 @@ class Facts(Part):
         centering: the candidate's statistics of the reference set.
         holdout_texts: completions of the holdout.
         pairs_without_judgement: judged pairs of the holdout in which nobody's judgement counts.
+        equal_once_cut: judged pairs by set that are left out, because candidate and champion see the same tokens on
+            both sides; sets without any are absent. None: there are none, or the record is older.
         train_prompts: distinct prompts of the training set.
         shared_prompts, near_duplicate_prompts: by other set, how many of its prompts stand in the training set, equal
             and nearly so.
@@ -68,6 +70,7 @@ class Facts(Part):
     centering: Centering
     holdout_texts: int
     pairs_without_judgement: int
+    equal_once_cut: dict[str, int] | None = Field(default=None, exclude_if=absent)
     train_prompts: int
     shared_prompts: dict[str, int]
     champion_shared_prompts: int | None
@@ -78,6 +81,12 @@ class Facts(Part):
     holdout_uses: int
     look: int
     earlier_confirm: Literal["fail", "undecided"] | None
+
+    def with_left_out(self, name: str, pairs: int) -> Facts:
+        """These facts with the pairs of a set that are equal once cut."""
+        return (
+            self.model_copy(update={"equal_once_cut": {**(self.equal_once_cut or {}), name: pairs}}) if pairs else self
+        )
 
     @property
     def calibration_map(self) -> CalibrationMap:

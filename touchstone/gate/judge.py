@@ -188,11 +188,11 @@ def _decide(
         fit = cross_fitting.cross_fit(case.build, settings, state / "cross_fits")
         cross_fitting.write(fit, work / record.CROSS_FIT)
     baselines = judge_baselines(case)
-    score_holdout(case, work, score, baselines["holdout"])
+    facts = facts.with_left_out("holdout", score_holdout(case, work, score, baselines["holdout"]))
     results = examine(work, facts, case.limits)
     if checks.verdict(results) is Verdict.PROMOTE and earlier is None:
         holdout_ledger.open_confirm(ledger_path, question, case.prompts["confirm"])
-        score_confirm(case, work, score, baselines["confirm"])
+        facts = facts.with_left_out("confirm", score_confirm(case, work, score, baselines["confirm"]))
     results.append(examine_confirm(work, facts, results, case.limits))
 
     # Write.

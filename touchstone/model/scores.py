@@ -36,6 +36,7 @@ SCORE_SCHEMA = pa.schema(
         ("reward", pa.float64()),
         ("truncated", pa.bool_()),
         ("tokens", pa.int32()),
+        ("seen", pa.string()),
     ]
 )
 ARTIFACT = b"touchstone_artifact"
@@ -50,11 +51,14 @@ class RawScore:
         reward: fp32, meaningless without the artifact's card.
         truncated: prompt or completion was over the token limit and was cut.
         tokens: of the completion, with the template's closing ones.
+        seen: a digest of all that was scored, prompt and completion as they were cut: to the model texts with the same
+            one are one text. Empty where nobody asked.
     """
 
     reward: float
     truncated: bool
     tokens: int
+    seen: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +113,7 @@ def tolerance(
 def write_scores(path: Path, groups: Sequence[Group], scores: Sequence[Sequence[RawScore]], artifact: str) -> None:
     """Write one row per completion, in the order of groups; the artifact's digest goes into the file's metadata."""
     rows = [
-        (group.id, place, score.reward, score.truncated, score.tokens)
+        (group.id, place, score.reward, score.truncated, score.tokens, score.seen)
         for group, row in zip(groups, scores, strict=True)
         for place, score in enumerate(row)
     ]
@@ -143,7 +147,7 @@ def read_scores(path: Path, groups: Sequence[Group]) -> list[list[RawScore]]:
                 raise DataError(
                     f"{path} doesn't hold the scores of group {group.id} where they should be; score again"
                 )
-            row.append(RawScore(record["reward"], record["truncated"], record["tokens"]))
+            row.append(RawScore(record["reward"], record["truncated"], record["tokens"], record["seen"] or ""))
         scores.append(row)
     if next(records, None) is not None:
         raise DataError(f"{path} holds scores of more groups than were asked for; score again")

@@ -91,12 +91,9 @@ def _each_once(encoded: Sequence[EncodedGroup]) -> tuple[list[EncodedGroup], lis
     """
     distinct: list[EncodedGroup] = []
     places: list[list[tuple[int, int]]] = []
-    first: dict[bytes, tuple[int, int]] = {}
+    first: dict[str, tuple[int, int]] = {}
     for group in encoded:
-        prompts = {start: _digest(group.anchor + group.prompt_ids[start:]) for start in set(group.prompt_starts)}
-        keys = [
-            prompts[start] + _digest(ids) for start, ids in zip(group.prompt_starts, group.completion_ids, strict=True)
-        ]
+        keys = _seen(group)
         new: list[int] = []
         for completion, key in enumerate(keys):
             if key not in first:
@@ -108,8 +105,16 @@ def _each_once(encoded: Sequence[EncodedGroup]) -> tuple[list[EncodedGroup], lis
     return distinct, places
 
 
-def _digest(ids: Sequence[int]) -> bytes:
-    return hashlib.blake2b(array("q", ids).tobytes(), digest_size=16).digest()
+def _seen(group: EncodedGroup) -> list[str]:
+    """For each completion a digest of all its tokens: `RawScore.seen`."""
+    prompts = {start: _digest(group.anchor + group.prompt_ids[start:]) for start in set(group.prompt_starts)}
+    return [
+        prompts[start] + _digest(ids) for start, ids in zip(group.prompt_starts, group.completion_ids, strict=True)
+    ]
+
+
+def _digest(ids: Sequence[int]) -> str:
+    return hashlib.blake2b(array("q", ids).tobytes(), digest_size=16).hexdigest()
 
 
 def padded_scores(
@@ -144,8 +149,8 @@ def _run(
         found.update(zip(batch.owners, values, strict=True))
     return [
         [
-            RawScore(found.get((item, k), math.nan), group.truncated[k], len(group.completion_ids[k]))
-            for k in range(len(group.completion_ids))
+            RawScore(found.get((item, k), math.nan), group.truncated[k], len(group.completion_ids[k]), seen)
+            for k, seen in enumerate(_seen(group))
         ]
         for item, group in enumerate(encoded)
     ]

@@ -12,11 +12,12 @@ from typing import Any, Self, get_args
 
 import yaml
 from pydantic import ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from touchstone.errors import SettingsError
 from touchstone.runtime.parallel import Threads, threads_of
 from touchstone.settings.checks import Audit, Import, Split, Validation
-from touchstone.settings.data import Data
+from touchstone.settings.data import GONE, Data
 from touchstone.settings.gates import Gates
 from touchstone.settings.model import Model
 from touchstone.settings.objective import Objective
@@ -124,8 +125,14 @@ def parse(values: dict[str, Any]) -> Settings:
         faults = []
         for fault in error.errors(include_url=False, include_input=False):
             path = ".".join(str(part) for part in fault["loc"] if part not in _TAGS) or "params.yaml"
-            faults.append(f"{path}: {fault['msg'].removeprefix('Value error, ')}")
+            faults.append(f"{path}: {fault['msg'].removeprefix('Value error, ')}{_instead(fault)}")
         raise SettingsError("settings are wrong: " + "; ".join(faults)) from None
+
+
+def _instead(fault: ErrorDetails) -> str:
+    """What to write in place of a source that is no more."""
+    tag = fault.get("ctx", {}).get("tag") if fault["type"] == "union_tag_invalid" else None
+    return f". {GONE[tag]}" if tag in GONE else ""
 
 
 def _tags(union: Any) -> set[str]:

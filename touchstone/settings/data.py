@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from touchstone.settings.section import NonNegativeFloat, PositiveInt, Section, Share
-from touchstone.settings.table import Labels, Place, TableData
+from touchstone.settings.section import PositiveInt, Section, Share
+from touchstone.settings.table import Places, Spelling, TableData
 
 
 class SandboxData(Section):
@@ -86,80 +86,40 @@ class FinegrainedQaData(Section):
     path: str
 
 
-class RankedData(Section):
-    """Lists of completions in ranked order, best first."""
-
-    source: Literal["ranked"]
-    name: str
-    path: str
-    """A local file or folder in any of the formats of `sources/formats.py`, or a hub id."""
-    prompt_field: str
-    input_field: str | None
-    """Text that is put below the prompt where it isn't empty (Alpaca's "input")."""
-    history_field: str | None
-    """Earlier turns: pairs of [user, assistant]."""
-    completions_field: str
-    revision: str | None = None
-    limit: PositiveInt | None = None
-
-
-class RatedData(Section):
-    """One rated completion per row; comparisons and margins are derived from the ratings of a prompt's completions."""
-
-    source: Literal["rated"]
-    name: str
-    path: str
-    prompt_fields: Annotated[list[str], Field(min_length=1)]
-    """Fields that make up the prompt, joined by an empty line; rows with the same prompt are one group."""
-    completion_field: str
-    rating_field: str
-    """A number, or a dotted path to one (`scores.overall`)."""
-    aspects_field: str | None
-    """A dictionary of further ratings that are kept with the completion."""
-    policy_field: str | None
-    tie_below: NonNegativeFloat
-    """Ratings closer than this are a tie."""
-    revision: str | None = None
-    limit: PositiveInt | None = None
-
-
-class ArgillaData(Section):
+class ArgillaData(Spelling):
     """An export of Argilla 2: records with responses of several annotators to a ranking, rating or label question."""
 
     source: Literal["argilla"]
     name: str
     path: str
     prompt_field: str
+    """A text, or chat messages."""
     completion_fields: Annotated[list[str], Field(min_length=2)]
     """Fields of a record that hold the completions, in the order that labels name them."""
     question: str | None
     """The question that holds the preference; None where there is only one that can."""
+    labels: Places | None = None
+    """What a label means where it doesn't name a completion by itself: a place counted from 1, or a tie."""
     order_is_rank: bool = False
     """Rankings are lists in ranked order. In what Argilla exports of its page's answers they are not."""
     limit: PositiveInt | None = None
 
 
-class LabelStudioData(Section):
+class LabelStudioData(Spelling):
     """An export of Label Studio (JSON or JSON_MIN): tasks with annotations of a pairwise, ranking or rating kind."""
 
     source: Literal["label_studio"]
     name: str
     path: str
     prompt_field: str
+    """A text, or chat messages."""
     completion_fields: Annotated[list[str], Field(min_length=2)]
     """Fields of a task's data that hold the completions, in the order that labels name them."""
     control: str | None = None
     """The control tag with the preference, by its name; None where there is only one of its kind."""
-    labels: Labels | None = None
+    labels: Places | None = None
     """What a choice means where it doesn't name a completion by itself: a place counted from 1, or a tie."""
     limit: PositiveInt | None = None
-
-    @field_validator("labels")
-    @classmethod
-    def _are_places(cls, labels: dict[str, Place] | None) -> dict[str, Place] | None:
-        if any(isinstance(place, int) and place < 1 for place in (labels or {}).values()):
-            raise ValueError("labels name places counted from 1: the first completion is 1, the second 2")
-        return labels
 
 
 class BenchmarkData(Section):
@@ -178,11 +138,18 @@ Data = Annotated[
     | ArgumentData
     | PandalmData
     | FinegrainedQaData
-    | RankedData
-    | RatedData
     | ArgillaData
     | LabelStudioData
     | BenchmarkData
     | TableData,
     Field(discriminator="source"),
 ]
+
+GONE = {
+    "ranked": "Ranked lists are a choice of the table source: data=ranked, with data.prompt for prompt_field, "
+    'data.input for input_field, data.history for history_field, data.completions=["name[]"] for completions_field',
+    "rated": "Rated completions are a choice of the table source: data=rated, with data.prompt for prompt_fields, "
+    "data.completions=[name] for completion_field, data.policies=[name] for policy_field, and field, aspects and "
+    "tie_below of data.judgements.helpfulness for rating_field, aspects_field and tie_below",
+}
+"""Sources that have become choices of another one: what to write instead."""

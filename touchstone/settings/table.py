@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from touchstone.settings.section import NonNegativeFloat, PositiveInt, Section
 
@@ -43,6 +43,27 @@ def _named_by_text(labels: Any) -> Any:
 
 Labels = Annotated[dict[str, Place], BeforeValidator(_named_by_text)]
 """Meanings by the labels' text."""
+
+
+def _are_places(labels: dict[str, Place]) -> dict[str, Place]:
+    if any(isinstance(place, int) and place < 1 for place in labels.values()):
+        raise ValueError("labels name places counted from 1: the first completion is 1, the second 2")
+    return labels
+
+
+Places = Annotated[Labels, AfterValidator(_are_places)]
+"""Labels that name completions."""
+
+
+class Spelling(Section):
+    """How chat messages are written."""
+
+    role_key: str | None = None
+    """A message's key for who speaks; None: role or from."""
+    content_key: str | None = None
+    """A message's key for what is said; None: content, value or text."""
+    roles: dict[str, Literal["system", "user", "assistant", "tool"]] | None = None
+    """Names of roles beyond human, prompter, gpt, chatbot and the like."""
 
 
 def _nothing_is_empty(value: Any) -> Any:
@@ -90,10 +111,8 @@ class Judgement(Section):
             raise ValueError("labels go with kind=label and kind=ratings")
         if self.kind == "ratings" and {"tie", "both_bad"} & set((self.labels or {}).values()):
             raise ValueError("labels of kind=ratings are numbers, or none")
-        if self.kind == "label" and any(
-            isinstance(place, int) and place < 1 for place in (self.labels or {}).values()
-        ):
-            raise ValueError("labels name places counted from 1: the first completion is 1, the second 2")
+        if self.kind == "label":
+            _are_places(self.labels or {})
         if self.margin is not None and self.kind in ("strength", "ratings", "ranks"):
             raise ValueError("margin goes with kind=order, label and one_hot; strength and ratings have their own")
         return self
@@ -111,7 +130,7 @@ class Tree(Section):
     """Replies that are set aside with all that follows them: a field, and the values that say so."""
 
 
-class TableData(Section):
+class TableData(Spelling):
     """Rows of any shape; the settings say where things are."""
 
     source: Literal["table"]
@@ -141,12 +160,6 @@ class TableData(Section):
     """Text below the prompt where it isn't empty (Alpaca's "input")."""
     history: str | None = None
     """Earlier turns: pairs of [user, assistant], or messages."""
-    role_key: str | None = None
-    """A message's key for who speaks; None: role or from."""
-    content_key: str | None = None
-    """A message's key for what is said; None: content, value or text."""
-    roles: dict[str, Literal["system", "user", "assistant", "tool"]] | None = None
-    """Names of roles beyond human, prompter, gpt, chatbot and the like."""
 
     completions: Annotated[list[str], Field(min_length=1)] | None = None
     """Columns, a path with a list step, or a mix: what an earlier path names comes first."""

@@ -7,7 +7,6 @@ import os
 import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,10 +14,10 @@ import torch
 from accelerate import PartialState
 
 from touchstone.errors import TrainingError
-from touchstone.groups import Group, read_parquet
+from touchstone.groups import Group, read_parquet, without_look_alikes
 from touchstone.model.network import RewardModel, save
 from touchstone.model.processor import has_bf16, prepare
-from touchstone.model.templating import EncodedGroup, encode_many
+from touchstone.model.templating import encode_many
 from touchstone.runtime.files import canonical_json, digest_value, write_atomic, write_folder, write_json
 from touchstone.settings import Settings, project_root
 from touchstone.training import checkpoints, head_only, methods
@@ -145,7 +144,7 @@ def _examples(groups: list[Group], model: RewardModel, name: str) -> Examples:
     """
     items = [(group.prompt, [completion.text for completion in group.completions]) for group in groups]
     encoded = encode_many(model.tokenizer, model.rule, items)
-    telling = [_without_equal(group, tokens) for group, tokens in zip(groups, encoded, strict=True)]
+    telling = [without_look_alikes(group, tokens.look_alike) for group, tokens in zip(groups, encoded, strict=True)]
     limit = f"equal once cut to model.max_tokens={model.rule.max_tokens}"
     left_out = _left_out(groups, telling)
     if left_out and not any(group.comparisons for group in telling):
@@ -162,12 +161,6 @@ def _examples(groups: list[Group], model: RewardModel, name: str) -> Examples:
             more,
         )
     return Examples(telling, encoded)
-
-
-def _without_equal(group: Group, tokens: EncodedGroup) -> Group:
-    """The group without the comparisons of completions that the model can't tell apart."""
-    telling = tuple(edge for edge in group.comparisons if not tokens.look_alike(edge.i, edge.j))
-    return group if len(telling) == len(group.comparisons) else replace(group, comparisons=telling)
 
 
 def _left_out(groups: Sequence[Group], telling: Sequence[Group]) -> dict[str, int]:

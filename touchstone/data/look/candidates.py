@@ -107,10 +107,6 @@ def _needed(choice: str, data: Table, profiles: Profiles) -> list[str] | None:
             text = profiles["chosen"].example if "chosen" in profiles else None
             is_transcript = isinstance(text, str) and text.startswith("\n\nHuman:")
             return ["chosen", "rejected"] if is_transcript else None
-        case "rated":
-            return [*data["prompt_fields"], data["completion_field"], data["rating_field"]]
-        case "ranked":
-            return [data["prompt_field"], data["completions_field"]]
         case "pandalm":
             return ["instruction", "response1", "response2", "annotator1"]
     return None

@@ -234,11 +234,15 @@ def _ordered(trials: Sequence[Trial]) -> list[Trial]:
 def _is_reading_of(trial: Trial, first: Trial) -> bool:
     """Whether two proposals differ in nothing but what a label means."""
 
-    def rest(proposal: Proposal) -> dict[str, Any]:
-        return {name: value for name, value in proposal.changes.items() if name.rpartition(".")[2] not in _OPEN}
+    def rest(changes: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            name: rest(value) if isinstance(value, dict) else value
+            for name, value in changes.items()
+            if name.rpartition(".")[2] not in _OPEN
+        }
 
     both = (trial.proposal, first.proposal)
-    return both[0].choice == both[1].choice and both[0] != both[1] and rest(both[0]) == rest(both[1])
+    return both[0].choice == both[1].choice and both[0] != both[1] and rest(both[0].changes) == rest(both[1].changes)
 
 
 def _line(values: Mapping[str, Any]) -> str:

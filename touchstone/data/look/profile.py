@@ -27,6 +27,8 @@ SHORT = 40
 """Characters of the longest text that may be a label."""
 FEW = 20
 """Different values that a label has at most."""
+MAX_DISTINCT = 5_000
+"""Different texts of a path that are told apart."""
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _SPEECH = frozenset({"text", "messages", "texts"})
@@ -41,7 +43,7 @@ class Profile:
         filled: values; a path with a list step has several a row.
         kinds: of these values: text, number, truth, messages, texts, numbers, objects, object, list.
         values: the short ones as text, with how often each came; at most `MAX_VALUES` and one more.
-        distinct: digests of texts, at most `FEW` and one more.
+        distinct: hashes of its texts and numbers, at most `MAX_DISTINCT`.
         characters: of all texts together.
         example: the first value.
     """
@@ -103,7 +105,7 @@ class Profile:
         if isinstance(value, str | int | float):
             text = str(value).strip()
             self.characters += len(text)
-            if len(self.distinct) <= FEW:
+            if len(self.distinct) < MAX_DISTINCT:
                 self.distinct.add(hash(text))
             if len(text) <= SHORT and "\n" not in text and (text in self.values or len(self.values) <= MAX_VALUES):
                 self.values[text] += 1

@@ -59,7 +59,7 @@ class Proposal:
         """The command that imports it, over several lines; with a file to write before where no command can say it."""
         if not all(map(_can_be_said, self.changes.values())):
             return self._as_file()
-        words = [f"data.{name}={spelt(value)}" for name, value in self.changes.items()]
+        words = [f"{_plus(name)}data.{name}={spelt(value)}" for name, value in self.changes.items()]
         return _over_lines(["touchstone", "data", "import", self.choice], words)
 
     def _as_file(self) -> str:
@@ -77,6 +77,11 @@ class Proposal:
         words = [f"data.{key}={spelt(value)}" for key, value in where.items()]
         command = _over_lines(["touchstone", "data", "import", name], words)
         return f"cat > configs/data/{name}.yaml <<'END'\n{head}{text}END\n{command}"
+
+
+def _plus(name: str) -> str:
+    """Hydra wants to be told that a key is meant that the choice doesn't have: that of a further axis."""
+    return "+" if name.startswith("judgements.") and name.count(".") == 1 else ""
 
 
 @cache

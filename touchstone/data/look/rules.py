@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from touchstone.data.look.beside import further_axes, time_and_cluster
 from touchstone.data.look.profile import Profile, words_of
 from touchstone.data.look.proposals import Proposal
 from touchstone.data.look.sides import Sides, better_and_worse, sides_among
@@ -101,7 +103,19 @@ def by_rules(profiles: Profiles, table: Table, name: str) -> Iterator[Proposal]:
     for rule in rules:
         for changes, reading in rule(profiles):
             judgement = {f"{_JUDGED}.{key}": value for key, value in reading.judgement.items()}
-            yield Proposal("table", {**base, **changes, **judgement}, remark=reading.remark, question=reading.question)
+            axes = {f"judgements.{axis}": further for axis, further in reading.axes.items()}
+            settings = {**changes, **judgement, **axes}
+            beside = time_and_cluster(profiles, set(_texts(settings)))
+            yield Proposal("table", {**base, **settings, **beside}, remark=reading.remark, question=reading.question)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in settings: the paths that they name are among them."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(item)
 
 
 def answer_columns(profiles: Profiles) -> list[Sides]:
@@ -246,8 +260,12 @@ def _columns(profiles: Profiles) -> Iterator[tuple[dict[str, Any], Reading]]:
         scores = _beside(profiles, sides, SCORES)
         aspects = {"_".join(group.stem): list(group.paths) for group in scores}
         verdicts: list[Reading] = [*_one_hot(profiles, sides), *_votes(profiles, sides)]
-        for column in _label_columns(profiles, used, sides):
+        columns = _label_columns(profiles, used, sides)
+        for column in columns:
             for reading in readings(column, sides.words, names=names):
+                if axes := further_axes(column, reading, columns, sides.words, names):
+                    on_all = {axis: {**further, **people} for axis, further in axes.items()}
+                    verdicts.append(replace(reading, axes=on_all))
                 if scores and reading.judgement["kind"] == "label":
                     more = {"margin": list(scores[0].paths), "aspects": aspects}
                     verdicts.append(Reading(reading.judgement | more, reading.remark, reading.question))
@@ -257,20 +275,7 @@ def _columns(profiles: Profiles) -> Iterator[tuple[dict[str, Any], Reading]]:
             others = {name: paths for name, paths in aspects.items() if tuple(paths) != group.paths}
             verdicts.append(Reading({"kind": kind, "field": list(group.paths), "aspects": others or None}))
         for reading in verdicts:
-            judgement = {**people, **reading.judgement} if "annotator" not in reading.judgement else reading.judgement
-            each = Reading(judgement, reading.remark, reading.question)
-            yield (
-                (changes | {"merge": True} if people and _comes_again(profiles, changes["prompt"]) else changes),
-                each,
-            )
-
-
-def _comes_again(profiles: Profiles, prompt: Any) -> bool:
-    """Whether prompts come several times: then several people may have judged the same pair."""
-    if not isinstance(prompt, str):
-        return False
-    column = profiles[prompt]
-    return 2 * len(column.distinct) <= column.filled and len(column.distinct) > 1
+            yield changes, replace(reading, judgement={**people, **reading.judgement})
 
 
 def _label_columns(profiles: Profiles, used: set[str], sides: Sides) -> list[Profile]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from math import ceil
-from textwrap import wrap
 from typing import Any
 
 from touchstone.data.look.look import Comparison, Look, Trial
 from touchstone.data.look.profile import Profile
-from touchstone.data.reading import WIDTH, row
+from touchstone.data.reading import row
+from touchstone.pages.terminal import WIDTH, columns_of, cut, padded, wrapped
 from touchstone.pages.text import cell, percent, visible
 
 MAX_COLUMNS = 40
@@ -30,7 +30,7 @@ def render(look: Look) -> str:
         lines += _nothing(look)
         return "\n".join(lines)
     if len(best) > 1:
-        lines += _wrapped(
+        lines += _paragraph(
             f"The rows don't say {visible(best[0].proposal.question)}. These are the readings; the comparisons below "
             "each show which one has the better completion on the left."
         )
@@ -48,25 +48,28 @@ def render(look: Look) -> str:
 
 def _head(look: Look) -> list[str]:
     more = "" if look.is_all else ", the first of more"
-    lines = _wrapped(f"{visible(look.path)}: {look.rows:,} rows looked at{more}")
+    lines = _paragraph(f"{visible(look.path)}: {look.rows:,} rows looked at{more}")
     return lines + [row("can't be read", f"{count:,} rows: {reason}") for reason, count in look.quarantined.items()]
 
 
 def _columns(look: Look) -> Iterator[str]:
     shown = list(look.profiles.values())[:MAX_COLUMNS]
-    width = min(MAX_NAME, max([len(_name(column)) for column in shown] or [6]))
+    width = min(MAX_NAME, max([columns_of(_name(column)) for column in shown] or [6]))
     yield f"{'column':<{width}}  full  holds      for example"
     for column in shown:
         full = percent(column.rows / look.rows).split(".")[0].removesuffix("%") + "%"
         example = _example(column, WIDTH - width - 19)
-        yield f"{_name(column):<{width}}  {full:>4}  {_holds(column):<9}  {example}".rstrip()
+        yield f"{padded(_name(column), width)}  {full:>4}  {_holds(column):<9}  {example}".rstrip()
     if len(look.profiles) > MAX_COLUMNS:
         yield f"... and {len(look.profiles) - MAX_COLUMNS} more"
 
 
 def _name(column: Profile) -> str:
     name = visible(column.path)
-    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME // 2 - 1]}…{name[-(MAX_NAME // 2) :]}"
+    if columns_of(name) <= MAX_NAME:
+        return name
+    end = cut(name[::-1], MAX_NAME // 2)[-2::-1]  # without the ellipsis
+    return cut(name, MAX_NAME - columns_of(end)) + end
 
 
 def _holds(column: Profile) -> str:
@@ -79,7 +82,7 @@ def _example(column: Profile, width: int) -> str:
         text = ", ".join(f"{value} {count:,}x" for value, count in column.values.most_common(6))
     else:
         text = _plain(column.example)
-    return cell(text, max(width - 2, 8))
+    return cut(cell(text), max(width, 8))
 
 
 def _plain(value: Any) -> str:
@@ -93,7 +96,7 @@ def _plain(value: Any) -> str:
 
 def _trial(trial: Trial, title: str) -> Iterator[str]:
     choice = trial.proposal.choice
-    yield from _wrapped(
+    yield from _paragraph(
         f"{title}: data={choice}" + (f", where {visible(trial.proposal.remark)}" if trial.proposal.remark else "")
     )
     yield from map(visible, trial.proposal.command().split("\n"))
@@ -114,18 +117,17 @@ def _trial(trial: Trial, title: str) -> Iterator[str]:
 
 def _side_by_side(comparison: Comparison) -> Iterator[str]:
     tie = "(a tie) " if comparison.tied else ""
-    yield "  " + cell(f"{tie}{comparison.prompt}", WIDTH - 6)
+    yield "  " + cut(cell(f"{tie}{comparison.prompt}"), WIDTH - 2)
     columns = [_cut(comparison.better), _cut(comparison.worse)]
     for left, right in zip_longest(*columns, fillvalue=""):
-        yield f"  {left:<{HALF}} {right}".rstrip()
+        yield f"  {padded(left, HALF)} {right}".rstrip()
     yield ""
 
 
 def _cut(text: str) -> list[str]:
     """A completion's first lines."""
-    size = (HALF - 2) * MAX_LINES
-    lines = wrap(cell(text, size), HALF - 2) or [""]
-    return [f"  {line}" for line in lines[:MAX_LINES]]
+    lines = wrapped(cell(text, HALF * MAX_LINES), HALF, first="  ", later="  ")
+    return lines[:MAX_LINES]
 
 
 def _in_short(trial: Trial) -> Iterator[str]:
@@ -133,17 +135,17 @@ def _in_short(trial: Trial) -> Iterator[str]:
     seen = f"{reading.groups:,} groups, {reading.comparisons:,} comparisons, {trial.set_aside:,} rows set aside"
     alarms = f", alarms: {', '.join(alarm.name for alarm in trial.alarms)}" if trial.alarms else ""
     question = f"; if {trial.proposal.remark}" if trial.proposal.question and trial.proposal.remark else ""
-    yield from _wrapped(visible(f"{trial.proposal.choice}: {seen}{alarms}{question}"), "  ")
+    yield from wrapped(visible(f"{trial.proposal.choice}: {seen}{alarms}{question}"), first="  ", later="    ")
     yield from map(visible, trial.proposal.command().split("\n"))
 
 
 def _nothing(look: Look) -> Sequence[str]:
-    return _wrapped(
+    return _paragraph(
         "No settings were found by which these rows become comparisons. data=table reads any shape once it is told "
         "where prompt, completions and judgement are (docs/data_sets.md); configs/data/ has a choice for each other "
         "format." + ("" if look.rows else " There are no rows.")
     )
 
 
-def _wrapped(text: str, indent: str = "") -> list[str]:
-    return wrap(text, WIDTH, initial_indent=indent, subsequent_indent=indent + "  ", break_on_hyphens=False)
+def _paragraph(text: str) -> list[str]:
+    return wrapped(text, later="  ")

@@ -10,7 +10,7 @@ two readings, with the question between them.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,11 +34,12 @@ _INDEX = frozenset({"id", "index", "idx"})
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A judgement's settings, what they rest on, and what they leave open."""
+    """A judgement's settings, what they rest on, what they leave open, and judgements on further axes."""
 
     judgement: dict[str, Any] = field(default_factory=dict)
     remark: str = ""
     question: str = ""
+    axes: Mapping[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def readings(column: Profile, words: Sequence[str], *, names: Sequence[str] = ()) -> list[Reading]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from touchstone.data.difference import Difference
+from touchstone.data.known import HISTORY
 from touchstone.data.page import pictures
 from touchstone.data.page.set_aside import Reason, reasons
 from touchstone.data.page.sets import SAMPLE, SetFacts, base_tokenizer, read_sets
@@ -23,6 +24,17 @@ from touchstone.settings import Settings
 from touchstone.statistics import wilson_interval
 
 TEMPLATE = "page.html.jinja"
+MISREAD = {
+    "no_judgement": "no group holds a comparison",
+    "only_ties": "no comparison prefers a side",
+    "one_prompt": "most groups have the same prompt",
+    "always_first": "the first completion always wins, beside a column that looks like a label and is not used as one",
+    "unused_label": "a column looks like a label and is not read",
+    "unused_score": "a column looks like a score and is not read",
+    "unused_context": "a column looks like context and is not read",
+    "one_reason": "many rows were set aside, all for the same reason",
+}
+"""What each of `settings.checks.ALARMS` says."""
 FIRST = 12
 """Rows of a long table that are shown at once; the others unfold."""
 
@@ -36,6 +48,7 @@ class Content:
         validation: build/validation.json.
         audit: build/audit.json.
         unreadable: rows that the import set aside.
+        misread: what smelt of misreading in the import: (alarm, column or "", whether `importing.allow` expects it).
         split: build/splits/summary.json.
         difference: to the version that `previous` names; None where none is given.
     """
@@ -45,6 +58,7 @@ class Content:
     audit: Mapping[str, Any]
     set_aside: Sequence[Reason]
     unreadable: int
+    misread: Sequence[tuple[str, str, bool]]
     split: Mapping[str, Any]
     sets: Sequence[SetFacts]
     max_tokens: int
@@ -74,6 +88,7 @@ def read(root: Path, settings: Settings, difference: Difference | None = None, p
         audit=_json(build / "audit.json"),
         set_aside=set_aside,
         unreadable=sum(source["counts"]["quarantined"].values()),
+        misread=_misread(source.get("alarms", []), settings.importing.allow),
         split=split,
         sets=read_sets(build / "splits", split["sets"], tokenizer, rule),
         max_tokens=rule.max_tokens,
@@ -93,6 +108,9 @@ def render(content: Content) -> str:
         totals=content.validation["totals"],
         audit=audit,
         suspects=frozenset(suspects),
+        unexpected=[alarm for alarm in content.misread if not alarm[2]],
+        meanings=MISREAD,
+        history=content.source.get(HISTORY, []),
         policies=[{**row, "interval": _interval(row)} for row in audit["policies"]],
         composition={
             name: sorted(counts.items(), key=_numbers_as_such) for name, counts in audit["composition"].items()
@@ -114,9 +132,16 @@ def _json(path: Path) -> dict[str, Any]:
     return value
 
 
+def _misread(keys: Sequence[str], allow: Sequence[str]) -> list[tuple[str, str, bool]]:
+    """The import's alarms, as source.json keeps them, one by one."""
+    parts = [(key, *key.partition(":")) for key in keys]
+    return [(name, column, key in allow or name in allow) for key, name, _, column in parts]
+
+
 def _headline(content: Content) -> str:
     """What somebody who reads one sentence must know."""
-    totals, alarms = content.validation["totals"], len(content.audit["alarms"])
+    totals = content.validation["totals"]
+    alarms = len(content.audit["alarms"]) + sum(not expected for _, _, expected in content.misread)
     imported, accepted, set_aside = (
         totals[key] for key in ("comparisons", "comparisons_kept", "comparisons_set_aside")
     )

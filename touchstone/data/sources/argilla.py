@@ -10,14 +10,15 @@ Read are the files that the Python SDK writes (argilla-io/argilla, argilla/src/a
 | flat | `records.to_datasets()`, `to_list(flatten=True)` | columns `question.responses`, `.users`, `.status` |
 | Argilla 1 | `FeedbackDataset.push_to_huggingface` | columns `question: [{user_id, value, status}]`, and fields' |
 
-A record is one group: its completions are the fields that the settings name. The preference is in one question:
+A record is one group: its completions are the fields that the settings name, its prompt is a text or a chat field. The
+preference is in one question:
 
 * ranking: every option names a completion (see `labels.named`). With ranks, as Argilla's server has them
   (`[{value, rank}]`; `datasets` turns it into `{value: [], rank: []}`), equal ranks are ties. Without them, as the SDK
   exports, the list's order is *not* the annotator's: the page sends the options in the question's order beside their
   ranks, and the SDK drops the ranks (argilla-io/argilla issue 5712; responses.py, `__ranking_from_model_value`). Such
   a record is set aside, unless `data.order_is_rank` says that the lists were written in ranked order.
-* label: one answer that names the preferred completion, or a tie.
+* label: one answer that names the preferred completion, or a tie; by itself, or by `data.labels`.
 * rating: one rating question for each completion, whose name holds the completion's field: `response-1-quality`.
   `data.question` is the rest of the name, `quality`.
 
@@ -34,11 +35,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from touchstone.data.sources.dialogues import said_prompt
 from touchstone.data.sources.files import local_rows
-from touchstone.data.sources.labels import by_choice, by_rank, by_rating, hash_annotator, holder, mean_rating, named
+from touchstone.data.sources.labels import by_label, by_rank, by_rating, hash_annotator, holder, mean_rating, named
 from touchstone.data.sources.rows import About, Quarantined, Unusable, answer_text, finite_number
 from touchstone.errors import SourceError
-from touchstone.groups import Comparison, Completion, Group, Message, make_group
+from touchstone.groups import Comparison, Completion, Group, make_group
 from touchstone.settings.data import ArgillaData
 
 ABOUT = About(
@@ -151,7 +153,7 @@ def _responses(answers: dict[str, list[tuple[Any, Any, Any]]]) -> list[_Response
 
 
 def _group(fields: Mapping[str, Any], responses: list[_Response], settings: ArgillaData) -> Group:
-    prompt = answer_text(fields.get(settings.prompt_field), settings.prompt_field)
+    prompt = said_prompt(fields.get(settings.prompt_field), settings.prompt_field, settings)
     texts = [answer_text(fields.get(name), name) for name in settings.completion_fields]
     comparisons: list[Comparison] = []
     ratings: list[dict[int, float]] = []
@@ -164,7 +166,7 @@ def _group(fields: Mapping[str, Any], responses: list[_Response], settings: Argi
         comparisons += _comparisons(value, annotator, settings)
         ratings += [value] if _rates(value) else []
     return make_group(
-        prompt=[Message("user", prompt)],
+        prompt=prompt,
         completions=[
             Completion(
                 text, ratings=mean_rating(question or "", [rated[number] for rated in ratings if number in rated])
@@ -225,7 +227,7 @@ def _readable(value: Any, settings: ArgillaData) -> bool:
 def _comparisons(value: Any, annotator: str | None, settings: ArgillaData) -> list[Comparison]:
     names = settings.completion_fields
     if isinstance(value, str):
-        return by_choice(named(value, names), len(names), annotator)
+        return by_label(value, settings.labels or {}, names, annotator)
     if _rates(value):
         return by_rating(value, annotator)
     return by_rank(_ranks(value, settings), annotator)

@@ -39,8 +39,7 @@ from typing import Any
 
 from touchstone.data.sources.files import local_path, local_rows
 from touchstone.data.sources.folders import data_files
-from touchstone.data.sources.ranked import MAX_COMPLETIONS
-from touchstone.data.sources.rows import About, Quarantined, RawRow, Unusable, answer_text
+from touchstone.data.sources.rows import MAX_COMPLETIONS, About, Quarantined, RawRow, Unusable, answer_text
 from touchstone.errors import SourceError
 from touchstone.groups import Comparison, Completion, Group, Message, make_group
 from touchstone.settings.data import BenchmarkData

@@ -25,7 +25,7 @@ from touchstone.data.sources.paths import parse_json, value_at
 from touchstone.data.sources.preference import split_texts
 from touchstone.data.sources.rows import Unusable, answer_text, check_turns
 from touchstone.groups import ROLES, Message
-from touchstone.settings.table import Form, TableData
+from touchstone.settings.table import Form, Spelling, TableData
 
 ROLE_KEYS = ("role", "from")
 CONTENT_KEYS = ("content", "value", "text")
@@ -36,6 +36,9 @@ ROLE_NAMES = {
     **dict.fromkeys(("function", "observation", "ipython"), "tool"),
 }
 """What people call the roles, without case."""
+
+_BEFORE_MESSAGES = frozenset("[ \t\r\n")
+"""What a text begins with that may hold messages as JSON: only then it is looked at more closely."""
 
 Dialogue = tuple[Message, ...]
 Spoken = str | list[str] | Dialogue
@@ -86,7 +89,21 @@ def prompt_and_answers(
     return prompt, answers
 
 
-def spoken_value(value: Any, field: str, form: Form, settings: TableData) -> Spoken:
+def said_prompt(value: Any, field: str, spelling: Spelling) -> Dialogue:
+    """The prompt of a field that holds a text, which is one user message, or chat messages.
+
+    Raises:
+        Unusable: it holds neither, or its turns are out of order.
+    """
+    spoken = spoken_value(value, field, "auto", spelling)
+    if isinstance(spoken, list):
+        raise Unusable(f"'{field}' is neither text nor messages")
+    prompt = (Message("user", spoken),) if isinstance(spoken, str) else spoken
+    check_turns(prompt)
+    return prompt
+
+
+def spoken_value(value: Any, field: str, form: Form, spelling: Spelling) -> Spoken:
     """What the value of a field says, read by its form.
 
     Raises:
@@ -96,8 +113,10 @@ def spoken_value(value: Any, field: str, form: Form, settings: TableData) -> Spo
         return _transcript(value, field)
     if form == "json" and isinstance(value, str):
         value = parse_json(value, field)
-    elif form == "auto" and isinstance(value, str) and value.lstrip().startswith("[{"):
-        value = _messages_in(value, field, settings)
+    elif (
+        form == "auto" and isinstance(value, str) and value[:1] in _BEFORE_MESSAGES and value.lstrip().startswith("[{")
+    ):
+        value = _messages_in(value, field, spelling)
     if form == "text" or isinstance(value, str):
         if form == "messages":
             raise Unusable(f"'{field}' is text, not messages")
@@ -108,7 +127,7 @@ def spoken_value(value: Any, field: str, form: Form, settings: TableData) -> Spo
         raise Unusable(f"'{field}' is neither text nor messages")
     if form != "messages" and not any(isinstance(turn, dict) for turn in value):
         return [answer_text(turn, field) for turn in value]
-    return tuple(message(turn, field, settings) for turn in value)
+    return tuple(message(turn, field, spelling) for turn in value)
 
 
 def _prompt(values: Mapping[str, Any], settings: TableData) -> Dialogue | list[str] | None:
@@ -191,18 +210,22 @@ def _transcript(value: Any, field: str) -> Dialogue:
     return (*joined_turns(turns[:-1]), turns[-1])
 
 
-def _messages_in(text: str, field: str, settings: TableData) -> Any:
+def _may_hold_messages(text: str) -> bool:
+    return text[:1] in _BEFORE_MESSAGES and text.lstrip().startswith("[{")
+
+
+def _messages_in(text: str, field: str, spelling: Spelling) -> Any:
     """The messages that a text holds as JSON; the text itself where it holds anything else."""
     try:
         value = parse_json(text, field)
     except Unusable:
         return text
-    keys = {settings.role_key} if settings.role_key else set(ROLE_KEYS)
+    keys = {spelling.role_key} if spelling.role_key else set(ROLE_KEYS)
     is_dialogue = isinstance(value, list) and all(isinstance(turn, dict) and keys & turn.keys() for turn in value)
     return value if is_dialogue else text
 
 
-def message(turn: Any, field: str, settings: TableData) -> Message:
+def message(turn: Any, field: str, spelling: Spelling) -> Message:
     """A message under the keys and names of roles that the settings say, or that people use.
 
     Raises:
@@ -210,13 +233,13 @@ def message(turn: Any, field: str, settings: TableData) -> Message:
     """
     if not isinstance(turn, dict):
         raise Unusable(f"'{field}' holds a turn that is no message")
-    name = turn.get(_key(turn, settings.role_key, ROLE_KEYS))
-    role = (settings.roles or {}).get(str(name)) or ROLE_NAMES.get(name.casefold() if isinstance(name, str) else "")
+    name = turn.get(_key(turn, spelling.role_key, ROLE_KEYS))
+    role = (spelling.roles or {}).get(str(name)) or ROLE_NAMES.get(name.casefold() if isinstance(name, str) else "")
     if role is None:
         raise Unusable(f"'{field}' holds a turn of an unknown role (see data.role_key and data.roles)")
     if turn.get("tool_calls"):
         raise Unusable(f"'{field}' holds tool calls")
-    content = turn.get(_key(turn, settings.content_key, CONTENT_KEYS))
+    content = turn.get(_key(turn, spelling.content_key, CONTENT_KEYS))
     if isinstance(content, list) and content and all(_is_text_part(part) for part in content):
         content = "\n\n".join(part["text"] for part in content)
     if not isinstance(content, str):

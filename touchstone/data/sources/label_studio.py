@@ -14,7 +14,8 @@ annotation's answer stands in the result of one control tag (labelstud.io/tags):
 | Rating | `{rating: 4}` | one for each completion, whose `to_name` or `from_name` holds the completion's field |
 
 The first of these kinds that an annotation holds is read; where it holds several of the kind, `data.control` names
-the one that is about the completions. What a choice means beyond that is in `data.labels`. Completions are fields of
+the one that is about the completions. What a choice means beyond that is in `data.labels`. The prompt is a text, or
+chat messages (`data.role_key=author` where a Paragraphs tag shows them). Completions are fields of
 the task's data, by name or by dotted path (`items.0.body`, where a List has its texts); the `id` beside such a text
 names it in a ranking.
 
@@ -31,10 +32,20 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
+from touchstone.data.sources.dialogues import Dialogue, said_prompt
 from touchstone.data.sources.files import local_rows
-from touchstone.data.sources.labels import by_choice, by_rank, by_rating, hash_annotator, holder, mean_rating, named
+from touchstone.data.sources.labels import (
+    by_choice,
+    by_label,
+    by_rank,
+    by_rating,
+    hash_annotator,
+    holder,
+    mean_rating,
+    named,
+)
 from touchstone.data.sources.rows import About, Quarantined, RawRow, Unusable, answer_text, finite_number
-from touchstone.groups import Comparison, Completion, Group, Message, make_group
+from touchstone.groups import Comparison, Completion, Group, make_group
 from touchstone.settings.data import LabelStudioData
 from touchstone.settings.table import Place, label_key
 
@@ -65,7 +76,7 @@ class _Result:
 class _Task:
     """A task's prompt and completions, and what its annotators said, while its rows are read."""
 
-    prompt: str
+    prompt: Dialogue
     texts: list[str]
     names: list[str]
     labels: Mapping[str, Place]
@@ -94,7 +105,7 @@ class _Task:
             for number in range(len(self.texts))
         ]
         return make_group(
-            prompt=[Message("user", self.prompt)],
+            prompt=self.prompt,
             completions=[
                 Completion(text, ratings=mean_rating("rating", mine))
                 for text, mine in zip(self.texts, ratings, strict=True)
@@ -184,7 +195,7 @@ def _task(data: Mapping[str, Any], settings: LabelStudioData) -> _Task:
         texts.append(answer_text(value, path))
         mark = beside.get("id") if isinstance(beside, dict) and "." in path and path not in data else None
         names.append(str(mark) if isinstance(mark, str | int) else path)
-    prompt = answer_text(_at(data, settings.prompt_field)[0], settings.prompt_field)
+    prompt = said_prompt(_at(data, settings.prompt_field)[0], settings.prompt_field, settings)
     return _Task(prompt, texts, names, settings.labels or {})
 
 
@@ -272,19 +283,8 @@ def _read(results: list[_Result], task: _Task, annotator: str | None) -> tuple[l
     if kind == "choices":
         if not isinstance(value, list) or len(value) != 1:
             raise Unusable("a choice is not one label")
-        return _by_choice(value[0], task, annotator), {}
+        return by_label(value[0], task.labels, names, annotator), {}
     return by_rank(_ranks(value, names), annotator), {}
-
-
-def _by_choice(label: Any, task: _Task, annotator: str | None) -> list[Comparison]:
-    """What a choice's label says, by `data.labels` or by itself."""
-    place = task.labels.get(label_key(label)) if isinstance(label, str) else None
-    if place == "none":
-        return []
-    if isinstance(place, int) and place > len(task.names):
-        raise Unusable("data.labels names a completion that the task doesn't have")
-    chosen = named(label, task.names) if place is None else place - 1 if isinstance(place, int) else None
-    return by_choice(chosen, len(task.names), annotator)
 
 
 def _ranks(value: Any, names: list[str]) -> list[float]:

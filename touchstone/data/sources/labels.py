@@ -11,6 +11,7 @@ from typing import Any
 
 from touchstone.data.sources.rows import Unusable
 from touchstone.groups import Comparison
+from touchstone.settings.table import Place, label_key
 
 TIES = frozenset(
     {"tie", "draw", "equal", "same", "similar", "both", "bothgood", "bothbad", "tiebothbad", "neither", "nopreference"}
@@ -75,6 +76,21 @@ def by_choice(chosen: int | None, count: int, annotator: str | None) -> list[Com
         for i, j in combinations(range(count), 2)
         if chosen is None or chosen in (i, j)
     ]
+
+
+def by_label(label: Any, labels: Mapping[str, Place], names: Sequence[str], annotator: str | None) -> list[Comparison]:
+    """`by_choice` of what a label says, by a map of labels or by itself (see `named`); none where it is no judgement.
+
+    Raises:
+        Unusable: it names none of the completions, and is no tie.
+    """
+    place = labels.get(label_key(label)) if isinstance(label, str) else None
+    if place == "none":
+        return []
+    if isinstance(place, int) and place > len(names):
+        raise Unusable("data.labels names a completion that isn't there")
+    chosen = named(label, names) if place is None else place - 1 if isinstance(place, int) else None
+    return by_choice(chosen, len(names), annotator)
 
 
 def by_rank(ranks: Sequence[float], annotator: str | None) -> list[Comparison]:

@@ -19,8 +19,7 @@ from typing import Any
 
 from touchstone.data.sources.files import raw_rows
 from touchstone.data.sources.labels import hash_annotator
-from touchstone.data.sources.ranked import instruction_text
-from touchstone.data.sources.rows import About, Quarantined, Unusable, answer_text, groups_of
+from touchstone.data.sources.rows import About, Quarantined, Unusable, answer_text, field_text, groups_of
 from touchstone.groups import Comparison, Completion, Group, Message, make_group
 from touchstone.settings.data import PandalmData
 
@@ -46,7 +45,7 @@ def read(settings: PandalmData, root: Path) -> Iterator[Group | Quarantined]:
 def _group(values: dict[str, Any], source: str) -> Group:
     first, second = _policies(values.get("cmp_key"))
     return make_group(
-        prompt=[Message("user", instruction_text(values, "instruction", "input"))],
+        prompt=[Message("user", _instruction(values))],
         completions=[
             Completion(answer_text(values.get("response1"), "response1"), first),
             Completion(answer_text(values.get("response2"), "response2"), second),
@@ -54,6 +53,16 @@ def _group(values: dict[str, Any], source: str) -> Group:
         comparisons=[_judgement(values.get(name), name) for name in ANNOTATORS],
         source=source,
     )
+
+
+def _instruction(values: dict[str, Any]) -> str:
+    """The instruction, with its input below it after an empty line where there is one (Alpaca's format)."""
+    instruction, below = field_text(values.get("instruction"), "instruction"), values.get("input")
+    if below is None:
+        return instruction
+    if not isinstance(below, str):
+        raise Unusable("'input' is not text")
+    return f"{instruction}\n\n{below}" if below.strip() else instruction
 
 
 def _policies(key: object) -> tuple[str | None, str | None]:

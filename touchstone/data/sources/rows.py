@@ -18,6 +18,8 @@ MAX_LINE = 16 * 2**20
 """Bytes of the longest line, or row of a table, that is read; a longer one is set aside."""
 _MESSAGES = re.compile(r"\s*\[\s*\{")
 _SPEAKERS = {"role", "from"}
+MAX_COMPLETIONS = 1_000
+"""Completions of one prompt; they imply half a million pairs."""
 TOO_LONG = f"line longer than {MAX_LINE // 2**20} MiB"
 
 

@@ -40,8 +40,7 @@ from touchstone.data.sources.judgements import (
 )
 from touchstone.data.sources.labels import mean_rating
 from touchstone.data.sources.paths import first_names, has_list_step, is_null, value_at, values_at
-from touchstone.data.sources.ranked import MAX_COMPLETIONS
-from touchstone.data.sources.rows import About, Quarantined, RawRow, Unusable, groups_of
+from touchstone.data.sources.rows import MAX_COMPLETIONS, About, Quarantined, RawRow, Unusable, groups_of
 from touchstone.data.sources.trees import tree_groups
 from touchstone.errors import SourceError
 from touchstone.groups import Comparison, Completion, Group, Message, make_group, prompt_digest
@@ -64,13 +63,24 @@ def about(settings: TableData) -> About:
     return replace(
         ABOUT,
         licence=settings.licence,
-        cluster=f"what '{settings.cluster}' holds" if settings.cluster else ABOUT.cluster,
+        cluster=_cluster(settings),
         annotators=(
             "each annotator's judgement, under a hashed name"
             if any(judgement.annotator for judgement in settings.judgements.values())
             else ABOUT.annotators
         ),
     )
+
+
+def _cluster(settings: TableData) -> str:
+    if settings.cluster is not None:
+        return f"what '{settings.cluster}' holds"
+    return "the dialogue, by its opening message" if _is_of_dialogues(settings) else ABOUT.cluster
+
+
+def _is_of_dialogues(settings: TableData) -> bool:
+    """Whether rows may continue one another, and so hold each other's completions."""
+    return settings.history is not None or settings.rows == "tree"
 
 
 def read(settings: TableData, root: Path) -> Iterator[Group | Quarantined]:
@@ -217,7 +227,7 @@ def _read(values: Mapping[str, Any], settings: TableData) -> _Read:
         [Completion(answer, policy) for answer, policy in zip(answers, policies, strict=True)],
         {axis: verdict for axis, verdict in axes.items() if verdict.comparisons} or dict(list(axes.items())[:1]),
         cluster_of(values, prompt, settings),
-        _created_at(values, settings.time),
+        created_at(values, settings.time),
     )
 
 
@@ -257,17 +267,17 @@ def cluster_of(values: Mapping[str, Any], prompt: Dialogue, settings: TableData)
     Raises:
         Unusable: the field that the settings name holds nothing that names one.
     """
+    if settings.cluster is None and not _is_of_dialogues(settings):
+        return None
     if settings.cluster is None:
-        opening = Message(prompt[0].role, cleaned(prompt[0].content))
-        # Rows that continue one another hold each other's completions.
-        return prompt_digest([opening]) if settings.history is not None or settings.rows == "tree" else None
+        return prompt_digest([Message(prompt[0].role, cleaned(prompt[0].content))])
     value = value_at(values, settings.cluster)
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise Unusable(f"'{settings.cluster}' names no cluster")
     return digest_value([settings.cluster, str(value)])[:16]
 
 
-def _created_at(values: Mapping[str, Any], path: str | None) -> str | None:
+def created_at(values: Mapping[str, Any], path: str | None) -> str | None:
     """A date of ISO 8601 as it is written; seconds or milliseconds since 1970 as ISO 8601 in UTC."""
     value = None if path is None else value_at(values, path)
     if value is None or value == "":
@@ -397,7 +407,7 @@ def _add_completion(values: Mapping[str, Any], settings: TableData, prompts: dic
     (policy,) = _policies(values, settings, 1)
     key = prompt if settings.group_field is None else _group_key(values, settings.group_field)
     together = prompts.get(key) or _Together(
-        prompt, cluster_of(values, prompt, settings), _created_at(values, settings.time)
+        prompt, cluster_of(values, prompt, settings), created_at(values, settings.time)
     )
     if together.prompt != prompt:
         raise Unusable(f"its prompt is not that of the other rows with the same '{settings.group_field}'")
@@ -453,7 +463,7 @@ def _by_tree(rows: Iterator[RawRow | Quarantined], settings: TableData) -> Itera
                     source=settings.name,
                     axis=branch.axis,
                     cluster_id=cluster_of(row.values, branch.prompt, settings),
-                    created_at=_created_at(row.values, settings.time),
+                    created_at=created_at(row.values, settings.time),
                 )
                 for branch in branches
             ]

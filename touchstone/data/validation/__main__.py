@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from touchstone import settings as settings_module
+from touchstone.data.quarantine import write_quarantine
 from touchstone.errors import DataError
-from touchstone.groups import write_quarantine
 from touchstone.runtime.files import write_json
 from touchstone.runtime.stage import run_stage
 
@@ -66,8 +66,9 @@ def _print(report: dict[str, Any]) -> None:
         table.add_row(check["check"], check["severity"], result)
     console = Console(file=sys.stderr)
     console.print(table)
+    together = f", {totals['groups_merged']:,} are votes on an earlier one" if totals["groups_merged"] else ""
     console.print(
-        f"{totals['groups']:,} groups in, {totals['groups_kept']:,} kept; "
+        f"{totals['groups']:,} groups in, {totals['groups_kept']:,} kept{together}; "
         f"{totals['comparisons']:,} comparisons in, {totals['comparisons_kept']:,} kept"
     )
     if findings := report["personal_data"]["found"]:

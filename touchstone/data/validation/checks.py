@@ -15,7 +15,14 @@ GROUP_CHECKS = (
     Check("completions_have_content", "warning", "shortest_completion", 1, None, "a completion says nothing"),
     Check("texts_are_varied", "warning", "one_character_run", None, 0, "a text repeats one character endlessly"),
     Check("known_roles", "warning", "wrong_roles", None, 0, f"a role is unknown, or {OUT_OF_ORDER}"),
-    Check("no_duplicate", "warning", "earlier_copies", None, 0, "a group of the same prompt and completions is kept"),
+    Check(
+        "no_duplicate",
+        "warning",
+        "earlier_copies",
+        None,
+        0,
+        "a group of the same texts is kept; this one adds nothing",
+    ),
     Check("has_good_comparison", "warning", "only_bad_comparisons", None, 0, "no comparison of the group can be used"),
 )
 COMPARISON_CHECKS = (
@@ -24,6 +31,7 @@ COMPARISON_CHECKS = (
     Check("texts_differ", "warning", "equal_texts", None, 0, "the compared texts are equal"),
     Check("votes_are_counts", "warning", "bad_votes", None, 0, "votes are negative, not finite, or all zero"),
     Check("margin_is_finite", "warning", "bad_margin", None, 0, "the margin is negative or not finite"),
+    Check("judged_once", "warning", "repeated_judgement", None, 0, "the same judgement by the same annotator is kept"),
 )
 TEXT_CHECKS = (
     Check("texts_were_decoded", "info", "replacement_character", None, 0, "a text was read in a wrong encoding"),
@@ -46,7 +54,7 @@ def total_checks(settings: Validation) -> tuple[Check, ...]:
     max_share, max_share_setting = settings.max_quarantine_share, "validation.max_quarantine_share"
     both_ways, both_ways_setting = settings.max_contradiction_share, "validation.max_contradiction_share"
     return (
-        Check("no_group_lost", "critical", "groups_lost", 0, 0, "in = kept + set aside"),
+        Check("no_group_lost", "critical", "groups_lost", 0, 0, "in = kept + merged + set aside"),
         Check("no_comparison_lost", "critical", "comparisons_lost", 0, 0, "in = kept + set aside"),
         Check("enough_groups", "critical", "groups_kept", settings.min_groups, None, "validation.min_groups"),
         Check(

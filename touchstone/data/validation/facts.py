@@ -9,6 +9,7 @@ import hashlib
 import math
 import unicodedata
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -27,6 +28,7 @@ from touchstone.groups import (
     from_line,
     in_order,
     judged_pairs,
+    pairs_of,
     to_table,
 )
 
@@ -55,17 +57,22 @@ class Examined:
     """What a block holds.
 
     Attributes:
+        first: number of the first line, from 1.
         facts: one number per group and column.
         ids: the groups' ids.
+        contents: 8 bytes of a digest of each group's axis, prompt and completions, in whatever order these stand.
         clusters: the groups' clusters, as 8 bytes of a digest.
-        judged: one row per pair with a preference: what was compared, and what was chosen (8 bytes of a digest each).
+        judged: one row per pair with a preference: what was compared, what was chosen (8 bytes of a digest each), and
+            the line.
         faults: (line, index of the comparison, its fault), for comparisons that have one.
         personal: findings by kind.
         part: the block's file of groups.
     """
 
+    first: int
     facts: dict[str, np.ndarray]
     ids: list[str]
+    contents: np.ndarray
     clusters: np.ndarray
     judged: np.ndarray
     faults: list[tuple[int, int, str]]
@@ -81,7 +88,7 @@ def examine(block: Block) -> Examined:
     """
     rows: list[dict[str, int]] = []
     groups: list[Group] = []
-    judged: list[tuple[int, int]] = []
+    judged: list[tuple[int, int, int]] = []
     faulty: list[tuple[int, int, str]] = []
     findings: Counter[str] = Counter()
     for line, text in enumerate(block.lines, start=block.first):
@@ -99,15 +106,17 @@ def examine(block: Block) -> Examined:
         usable = replace(group, comparisons=good) if len(good) < len(faults) else group
         pairs = judged_pairs(usable)
         rows.append(_facts(group, usable, pairs, faults, normal, in_group.total()))
-        judged += _judged(usable, pairs, normal)
+        judged += [(*pair, line) for pair in _judged(usable, pairs, normal)]
         groups.append(usable)
     _write(groups, block.part)
     columns = {name: np.array([row[name] for row in rows], dtype=np.int64) for name in rows[0]}
     return Examined(
+        first=block.first,
         facts=columns,
         ids=[group.id for group in groups],
+        contents=np.array([_content_digest(group) for group in groups], dtype=np.uint64),
         clusters=np.array([short_digest(group.cluster_id) for group in groups], dtype=np.uint64),
-        judged=np.array(judged, dtype=np.uint64).reshape(-1, 2),
+        judged=np.array(judged, dtype=np.uint64).reshape(-1, 3),
         faults=faulty,
         personal=findings,
         part=block.part,
@@ -122,8 +131,6 @@ def _facts(
     roles = [message.role for message in group.prompt]
     texts = [*(message.content for message in group.prompt), *(completion.text for completion in group.completions)]
     dirt = Counter(fault for text in texts for fault in hygiene.faults(text))
-    decided = [pair for pair in pairs if pair.chosen is not None]
-    longer = [_length_difference(usable, pair) for pair in decided]
     return {
         "missing_ids": (not group.id) + (not group.cluster_id),
         "prompt_characters": sum(len(normal_form(message.content)) for message in group.prompt),
@@ -135,12 +142,29 @@ def _facts(
         "personal_data": personal,
         "completions": len(group.completions),
         "comparisons": len(group.comparisons),
-        "good_comparisons": len(usable.comparisons),
+        **label_facts(usable.comparisons, [len(completion.text) for completion in group.completions], pairs),
+    }
+
+
+def label_facts(
+    comparisons: Sequence[Comparison], lengths: Sequence[int], pairs: list[JudgedPair] | None = None
+) -> dict[str, int]:
+    """The facts that follow from a group's good comparisons.
+
+    Args:
+        lengths: characters of each completion.
+        pairs: those of the comparisons, where they are known already.
+    """
+    pairs = pairs_of(comparisons) if pairs is None else pairs
+    decided = [pair for pair in pairs if pair.chosen is not None]
+    longer = [_length_difference(lengths, pair) for pair in decided]
+    return {
+        "good_comparisons": len(comparisons),
         "pairs": len(pairs),
         "decided_pairs": len(decided),
         "longer_wins": longer.count(1),
         "shorter_wins": longer.count(-1),
-        "cycle": int(has_cycle(usable, pairs)),
+        "cycle": int(has_cycle(pairs)),
     }
 
 
@@ -174,9 +198,9 @@ def normal_form(text: str) -> str:
     return " ".join(text.split())
 
 
-def has_cycle(group: Group, pairs: list[JudgedPair]) -> bool:
+def has_cycle(pairs: list[JudgedPair]) -> bool:
     """Whether the preferences run in a circle: A over B, B over C, C over A."""
-    if len(pairs) < 3 or len(group.completions) < 3:
+    if len(pairs) < 3:
         return False
     beaten_by: dict[int, set[int]] = defaultdict(set)
     for pair in pairs:
@@ -189,11 +213,11 @@ def has_cycle(group: Group, pairs: list[JudgedPair]) -> bool:
     return False
 
 
-def _length_difference(group: Group, pair: JudgedPair) -> int:
+def _length_difference(lengths: Sequence[int], pair: JudgedPair) -> int:
     """1 when the preferred completion is the longer, -1 when it is the shorter, 0 when they are as long or tied."""
     if pair.chosen is None or pair.rejected is None:
         return 0
-    chosen, rejected = (len(group.completions[index].text) for index in (pair.chosen, pair.rejected))
+    chosen, rejected = lengths[pair.chosen], lengths[pair.rejected]
     return (chosen > rejected) - (chosen < rejected)
 
 
@@ -202,13 +226,23 @@ def _judged(group: Group, pairs: list[JudgedPair], normal: list[str]) -> list[tu
     decided = [(pair.chosen, pair.rejected) for pair in pairs if pair.chosen is not None and pair.rejected is not None]
     if not decided:
         return []
-    prompt = "\x1e".join(f"{message.role}\x1f{message.content}" for message in group.prompt)
+    prompt = _prompt_text(group)
     texts = {side: short_digest(normal[side]) for pair in decided for side in pair}
     rows = []
     for chosen, rejected in decided:
         first, second = sorted((texts[chosen], texts[rejected]))
         rows.append((short_digest(f"{group.axis}\x1d{prompt}\x1d{first}\x1d{second}"), texts[chosen]))
     return rows
+
+
+def _prompt_text(group: Group) -> str:
+    return "\x1e".join(f"{message.role}\x1f{message.content}" for message in group.prompt)
+
+
+def _content_digest(group: Group) -> int:
+    """Of what was judged, in whatever order the completions stand."""
+    texts = sorted(completion.text for completion in group.completions)
+    return short_digest("\x1d".join([group.axis, _prompt_text(group), *texts]))
 
 
 def short_digest(text: str) -> int:
@@ -223,8 +257,13 @@ def _write(groups: list[Group], part: Path) -> None:
         table = to_table(groups)
     except UnicodeEncodeError:
         table = to_table([_encodable(group) for group in groups])
+    write_table(table, part)
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Write a block's groups as an Arrow file."""
     options = pa.ipc.IpcWriteOptions(compression="lz4")
-    with pa.OSFile(str(part), "wb") as file, pa.ipc.new_file(file, table.schema, options=options) as writer:
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema, options=options) as writer:
         writer.write_table(table)
 
 

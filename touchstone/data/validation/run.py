@@ -17,6 +17,7 @@ import pyarrow as pa
 from touchstone.data.validation.checks import COMPARISON_CHECKS, row_checks, total_checks
 from touchstone.data.validation.expectations import Check, CheckResult, Suites
 from touchstone.data.validation.facts import Block, Examined, examine
+from touchstone.data.validation.merging import Merged, merge, rewrite
 from touchstone.errors import ValidationError
 from touchstone.groups import PARQUET_BATCH, write_tables
 from touchstone.runtime.parallel import map_ordered
@@ -61,6 +62,7 @@ class _Read:
     Attributes:
         facts: one row per group.
         faults: for each line, the faults of its comparisons by their indices.
+        merged: what became of groups that stand on several lines; facts, faults and parts have it in them.
     """
 
     facts: pl.DataFrame
@@ -70,6 +72,7 @@ class _Read:
     faults: dict[int, dict[int, str]]
     personal: Counter[str]
     parts: list[Path]
+    merged: Merged
 
 
 def validate(
@@ -95,13 +98,15 @@ def validate(
         results = suites.run("groups", read.facts, row_checks(settings))
         set_aside = _set_aside(read, results)
         lines = {row.line for row in set_aside if row.comparison is None}
-        totals = _totals(read, lines, sum(row.comparison is not None for row in set_aside if row.line not in lines))
+        joined = read.merged.joined - lines
+        comparisons_aside = sum(row.comparison is not None for row in set_aside if row.line not in lines)
+        totals = _totals(read, lines, joined, comparisons_aside)
         results += suites.run("totals", pl.DataFrame([totals]), total_checks(settings))
         if docs is not None:
             suites.write_docs(docs)
         # Only now, because the error names the site.
         _stop_if_critical(results, totals, docs)
-        write_tables(kept, progress(_passed(read.parts, lines), "write groups", len(read.parts)))
+        write_tables(kept, progress(_passed(read.parts, lines | joined), "write groups", len(read.parts)))
     report = {
         "totals": totals,
         "set_aside": dict(sorted(Counter(row.check for row in set_aside).items())),
@@ -127,14 +132,22 @@ def _read(groups: Path, parts: Path, settings: Validation) -> _Read:
     faults: dict[int, dict[int, str]] = defaultdict(dict)
     for line, number, fault in (row for block in examined for row in block.faults):
         faults[line][number] = fault
+    places = [(block.first, block.part) for block in examined]
+    contents = np.concatenate([block.contents for block in examined])
+    merged = merge(places, contents, (facts["only_bad_comparisons"] == 0).to_numpy())
+    rewrite(places, merged.comparisons)
+    facts = _with_copies(_with_merged(facts, faults, merged), ids, merged)
+    judged = np.concatenate([block.judged for block in examined])
     return _Read(
-        facts=facts.with_columns(_earlier_copies(ids, facts["only_bad_comparisons"]).alias("earlier_copies")),
+        facts=facts,
         ids=ids,
         clusters=np.concatenate([block.clusters for block in examined]),
-        judged=np.concatenate([block.judged for block in examined]),
+        # Votes of named annotators disagree, which the audit measures; what contradicts names nobody.
+        judged=judged[~np.isin(judged[:, 2], sorted(merged.votes))],
         faults=faults,
         personal=sum((block.personal for block in examined), Counter[str]()),
         parts=[block.part for block in examined],
+        merged=merged,
     )
 
 
@@ -151,11 +164,32 @@ def _lines(path: Path) -> int:
         return sum(block.count(b"\n") for block in iter(lambda: file.read(2**20), b""))
 
 
-def _earlier_copies(ids: list[str], unusable: pl.Series) -> pl.Series:
-    """For each group, how many of its id come before it: usable ones first, then by line."""
-    frame = pl.DataFrame({"id": ids, "unusable": unusable}).with_row_index("row")
-    ordered = frame.sort("unusable", "row", maintain_order=True)
-    return ordered.with_columns(pl.int_range(pl.len()).over("id").alias("copies")).sort("row")["copies"]
+def _with_merged(facts: pl.DataFrame, faults: dict[int, dict[int, str]], merged: Merged) -> pl.DataFrame:
+    """The facts as they are after merging; a repeated judgement becomes a fault of its comparison."""
+    columns = {name: facts[name].to_numpy().copy() for name in next(iter(merged.facts.values()), {})}
+    for line, changed in merged.facts.items():
+        for name, value in changed.items():
+            columns[name][line - 1] = value
+    repeated = np.zeros(facts.height, dtype=np.int64)
+    for line, places in merged.repeated.items():
+        # Among all comparisons of the line: the merging knows only the good ones.
+        good = [number for number in range(facts["comparisons"][line - 1]) if number not in faults[line]]
+        faults[line].update({good[place]: "repeated_judgement" for place in places})
+        repeated[line - 1] = len(places)
+    return facts.with_columns(
+        pl.Series(name, values) for name, values in {**columns, "repeated_judgement": repeated}.items()
+    )
+
+
+def _with_copies(facts: pl.DataFrame, ids: list[str], merged: Merged) -> pl.DataFrame:
+    """The facts with `earlier_copies`: 1 for what says nothing new, and of unusable groups how many come before."""
+    frame = facts.select("only_bad_comparisons", id=pl.Series(ids)).with_row_index("row")
+    ordered = frame.sort("only_bad_comparisons", "row", maintain_order=True)
+    before = ordered.with_columns(pl.int_range(pl.len()).over("id").alias("before")).sort("row")["before"]
+    copies = np.zeros(facts.height, dtype=np.int64)
+    copies[[line - 1 for line in merged.copies]] = 1
+    unusable = (facts["only_bad_comparisons"] > 0).to_numpy()
+    return facts.with_columns(pl.Series("earlier_copies", np.where(unusable, before.to_numpy(), copies)))
 
 
 def _set_aside(read: _Read, results: list[CheckResult]) -> list[SetAside]:
@@ -193,22 +227,24 @@ def _passed(parts: list[Path], lines: set[int]) -> Iterator[pa.Table]:
             yield table.filter(pa.array([place not in lines for place in places]))
 
 
-def _totals(read: _Read, lines: set[int], comparisons_aside: int) -> dict[str, int | float]:
+def _totals(read: _Read, lines: set[int], joined: set[int], comparisons_aside: int) -> dict[str, int | float]:
     """The data set's numbers: what came in, what was kept, and how the labels look.
 
     Args:
         lines: those of the groups that are set aside.
+        joined: those of the groups whose comparisons went to an earlier one.
         comparisons_aside: how many more comparisons are, each alone; what is neither there nor kept is lost.
     """
     # Lines count from 1, rows from 0.
     mask = np.ones(read.facts.height, dtype=bool)
     mask[[line - 1 for line in lines]] = False
+    set_aside = read.facts.filter(~mask)
+    mask[[line - 1 for line in joined]] = False
     accepted = read.facts.filter(mask)
 
     def total(column: str, of: pl.DataFrame = accepted) -> int:
         return int(of[column].sum())
 
-    set_aside = read.facts.filter(~mask)
     groups, comparisons = read.facts.height, total("comparisons", read.facts)
     comparisons_aside += total("comparisons", set_aside)
     pairs, decided = total("pairs"), total("decided_pairs")
@@ -219,7 +255,8 @@ def _totals(read: _Read, lines: set[int], comparisons_aside: int) -> dict[str, i
         "groups_kept": accepted.height,
         "groups_set_aside": len(lines),
         "groups_set_aside_share": _share(len(lines), groups),
-        "groups_lost": groups - accepted.height - len(lines),
+        "groups_merged": len(joined),
+        "groups_lost": groups - accepted.height - len(lines) - len(joined),
         "comparisons": comparisons,
         "comparisons_kept": total("good_comparisons"),
         "comparisons_set_aside": comparisons_aside,

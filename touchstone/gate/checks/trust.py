@@ -29,7 +29,14 @@ class Scored(Protocol):
 
 
 def integrity(
-    rewards: Floats, expected: int, pairs: Pairs, limits: Gates, *, filtered: int = 0, truncated: int = 0
+    rewards: Floats,
+    expected: int,
+    pairs: Pairs,
+    limits: Gates,
+    *,
+    filtered: int = 0,
+    equal_once_cut: int = 0,
+    truncated: int = 0,
 ) -> Check:
     """Whether the scores can be believed at all: every text scored, finite, with a spread, few ties.
 
@@ -37,6 +44,7 @@ def integrity(
         rewards: one per scored completion, shape (texts,).
         expected: how many completions the set holds.
         filtered: judged pairs left out by a declared rule.
+        equal_once_cut: judged pairs left out because the model sees the same tokens on both sides.
         truncated: completions over the token limit: shown.
     """
     broken = int((~np.isfinite(rewards)).sum())
@@ -45,6 +53,7 @@ def integrity(
     with np.errstate(over="ignore", invalid="ignore"):
         spread = float(np.std(rewards)) if usable else math.nan
     tied = float((pairs.differences[pairs.decided] == 0).mean()) if usable and pairs.decided.any() else math.nan
+    filtered += equal_once_cut
     left_out = filtered / max(1, filtered + len(pairs.differences))
     details: Details = {
         "expected": expected,
@@ -54,7 +63,9 @@ def integrity(
         "tie_share": tied if math.isfinite(tied) else None,
         "distinct_share": len(np.unique(rewards)) / len(rewards) if usable else None,
         "truncated": truncated,
+        **({"equal_once_cut": equal_once_cut} if equal_once_cut else {}),
     }
+    cut = f" {equal_once_cut:,} pairs are equal once cut, and left out." if equal_once_cut else ""
     status: Status = "fail"
     if len(rewards) != expected:
         reason = f"{len(rewards)} of {expected} texts were scored; every text must be."
@@ -67,12 +78,12 @@ def integrity(
     elif statistics.relative_spread(float(rewards.mean()), spread) <= limits.min_spread:
         reason = f"The scores' standard deviation is {spread:.2g}: the model says the same of every text."
     elif left_out > limits.max_filtered_share:
-        reason = f"{left_out:.1%} of the pairs were left out; at most {limits.max_filtered_share:.1%} may be."
+        reason = f"{left_out:.1%} of the pairs were left out; at most {limits.max_filtered_share:.1%} may be.{cut}"
     elif tied > limits.max_tie_share:
         reason = f"The model gives both texts the same score in {tied:.1%} of the pairs."
     else:
         status = "warn" if tied > limits.warn_tie_share else "pass"
-        reason = f"All {expected} texts have a finite score; {tied:.1%} of the pairs tie."
+        reason = f"All {expected} texts have a finite score; {tied:.1%} of the pairs tie.{cut}"
     return Check("integrity", status, reason, float(broken), None, 0.0, len(rewards), details=details)
 
 
