@@ -34,10 +34,11 @@ class Live:
     weights and centering of two versions can't mix.
     """
 
-    def __init__(self, registry: Registry, name: str, *, tokens_per_batch: int) -> None:
+    def __init__(self, registry: Registry, name: str, *, tokens_per_batch: int, prefix_cache_mib: int = 0) -> None:
         self.registry = registry
         self.name = name
         self.tokens_per_batch = tokens_per_batch
+        self.prefix_cache_mib = prefix_cache_mib
         self.served: Mapping[str, Served] = {}
         self.troubles: Mapping[str, str] = {}
         """By alias, why it isn't served as the registry says; empty when all is well."""
@@ -114,7 +115,8 @@ class Live:
         version = self.registry.version(self.name, number)
         if version is None:
             raise RegistryError(f"the registry has no version {number} of {self.name}")
-        scorer = Scorer.load(self.registry.download(version), token_budget=self.tokens_per_batch)
+        folder = self.registry.download(version)
+        scorer = Scorer.load(folder, token_budget=self.tokens_per_batch, prefix_cache_mib=self.prefix_cache_mib)
         if scorer.card.digest != version.digest:
             raise ArtifactError(f"its digest is {scorer.card.digest[:16]}, registered is {version.digest[:16]}")
         return Served(version, scorer)

@@ -51,7 +51,12 @@ def serve(root: Path, settings: Settings, *, name: str, host: str, port: int) ->
     logging.getLogger("touchstone").setLevel(logging.INFO)
     chosen = settings.serve
     prepare(settings.serving_threads)
-    live = Live(Registry.open(root), name, tokens_per_batch=chosen.tokens_per_batch)
+    live = Live(
+        Registry.open(root),
+        name,
+        tokens_per_batch=chosen.tokens_per_batch,
+        prefix_cache_mib=chosen.prefix_cache_mib,
+    )
     live.open()
     batcher = Batcher(chosen.tokens_per_batch, chosen.max_queued_tokens)
     config = uvicorn.Config(

@@ -1,0 +1,1 @@
+"""What the scorer and its endpoint are worth, beside what people use today."""
