@@ -4,7 +4,7 @@
     python -m benchmarks.serving.prefix_cache --override model.hidden=512 --result wide.json
 
 64 requests of one completion of 128 tokens each: in 4 waves of 16, each wave one call of the scorer; 16 of them one by
-one; and 16 whose prompts are all new, which is what remembering costs where none comes back. A network of the
+one; and 16 whose prompts are all new, which is what looking them up costs where none comes back. A network of the
 sandbox's shape with random weights, fp32, one thread, without a cache and with one in turn; medians of the repeats, in
 requests per second of the processor, so that a busy machine may measure it.
 

@@ -27,6 +27,7 @@ from tests.worlds.sealed import make_tiny_artifact
 from tests.worlds.shapes import QWEN, SHAPE, VOCABULARY
 from tests.worlds.tiny import make_tiny_tokenizer
 from touchstone.groups import Message
+from touchstone.model import prefix_cache
 from touchstone.model.network import RewardModel, load_base
 from touchstone.model.prefix_cache import LEAST_TOKENS, PrefixCache, open_cache
 from touchstone.model.scores import Item, RawScore
@@ -94,7 +95,7 @@ CALLS = st.lists(
         max_size=6,
     ),
     min_size=1,
-    max_size=5,
+    max_size=8,
 )
 
 
@@ -114,23 +115,24 @@ def test_whatever_was_scored_before_no_score_is_another(
         assert cache.hits + cache.misses == looked_up
 
 
-def test_requests_for_one_prompt_compute_it_once_and_never_again(scorer: Scorer) -> None:
+def test_a_prompt_is_written_down_when_it_comes_again_and_then_never_computed(scorer: Scorer) -> None:
     remembering, cache = cached(scorer, 2**20)
     prompt_tokens, _ = tokens_of(scorer, LONG[0])
-    waves = [[item(LONG[0], f"answer {number} of wave {wave}") for number in range(16)] for wave in range(3)]
+    waves = [[item(LONG[0], f"answer {number} of wave {wave}") for number in range(16)] for wave in range(4)]
     for wave in waves:
         completions = sum(tokens_of(scorer, LONG[0], texts[0])[1] for _, texts in wave)
         with counted_tokens(scorer.model.network) as sizes:
             scores = remembering.raw(wave)
-        assert sizes == [completions + (prompt_tokens if wave is waves[0] else 0)]
+        assert sizes == [completions + (prompt_tokens if wave in waves[:2] else 0)]
         assert largest_difference(scores, scorer.raw(wave)) <= 1e-6
-    assert (cache.hits, cache.misses, len(cache)) == (2, 1, 1)
+    assert (cache.hits, cache.misses, len(cache)) == (2, 2, 1)
 
 
 def test_a_prompt_whose_completions_fill_several_batches_is_computed_in_the_first_alone(scorer: Scorer) -> None:
     prompt_tokens, _ = tokens_of(scorer, LONG[0])
     remembering, _ = cached(scorer, 2**20, token_budget=prompt_tokens + 60)
     texts = [f"answer {number}" for number in range(40)]
+    remembering.raw([item(LONG[0], "egg")])
     completions = sum(tokens_of(scorer, LONG[0], text)[1] for text in texts)
     with counted_tokens(scorer.model.network) as sizes:
         scores = remembering.raw([item(LONG[0], *texts)])
@@ -143,20 +145,23 @@ def test_what_was_used_least_recently_makes_room(scorer: Scorer) -> None:
     a, b, c = (item(prompt, "egg") for prompt in LONG[:3])
     remembering, cache = cached(scorer, 2**20)
     remembering.raw([a, b, c])
-    both = cache.bytes
-    remembering, cache = cached(scorer, both - 1)  # two of them
-    for one in (a, b, a, c):
+    assert (len(cache), cache.bytes) == (0, 0)
+    remembering.raw([a, b, c])
+    assert len(cache) == 3
+    remembering, cache = cached(scorer, cache.bytes - 1)  # two of them
+    for one in (a, a, b, b, a, c, c):
         remembering.raw([one])
-    assert (cache.hits, cache.misses, len(cache)) == (1, 3, 2)
+    assert (cache.hits, cache.misses, len(cache)) == (1, 6, 2)
     remembering.raw([a])
-    assert (cache.hits, cache.misses) == (2, 3)
+    assert (cache.hits, cache.misses) == (2, 6)
     remembering.raw([b])
-    assert (cache.hits, cache.misses) == (2, 4)
+    assert (cache.hits, cache.misses) == (2, 7)
 
 
 def test_bytes_are_those_of_keys_and_values(scorer: Scorer) -> None:
     remembering, cache = cached(scorer, 2**20)
-    remembering.raw([item(LONG[1], "egg")])
+    for _ in range(2):
+        remembering.raw([item(LONG[1], "egg")])
     config = scorer.model.network.config
     per_token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4
     assert cache.bytes == tokens_of(scorer, LONG[1])[0] * per_token
@@ -166,11 +171,22 @@ def test_more_new_prompts_than_fit_are_scored_and_only_some_are_remembered(score
     prompts = [(Message("user", f"{number} " + "cool the yolk " * 40),) for number in range(30)]
     items = [item(prompt, "egg", "no") for prompt in prompts]
     remembering, cache = cached(scorer, 150_000)
-    assert largest_difference(remembering.raw(items), scorer.raw(items)) <= 1e-6
+    for _ in range(2):
+        assert largest_difference(remembering.raw(items), scorer.raw(items)) <= 1e-6
     assert 0 < cache.bytes <= cache.limit
     assert 0 < len(cache) < 30
     assert largest_difference(remembering.raw(items), scorer.raw(items)) <= 1e-6
     assert cache.hits > 0
+
+
+def test_prompts_that_came_once_are_forgotten_in_their_turn(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefix_cache, "SEEN", 2)
+    remembering, cache = cached(scorer, 2**20)
+    for number in (0, 1, 2, 0):
+        remembering.raw([item(LONG[number], "egg")])
+    assert len(cache) == 0
+    remembering.raw([item(LONG[2], "egg")])
+    assert len(cache) == 1
 
 
 def test_short_prompts_are_neither_remembered_nor_counted(scorer: Scorer) -> None:
@@ -186,11 +202,11 @@ def test_prompts_that_are_cut_for_a_completion_are_prompts_of_their_own(scorer: 
     prompt = (Message("user", "boil the egg in water until it is soft " * 40),)
     items = [item(prompt, "egg", "soft yolk " * 60), item(prompt, "soft yolk " * 60)]
     remembering, cache = cached(scorer, 2**20)
-    for _ in range(2):
+    for _ in range(3):
         scores = remembering.raw(items)
         assert scores[0][1].truncated
         assert largest_difference(scores, scorer.raw(items)) <= 1e-6
-    assert (cache.hits, cache.misses) == (2, 2)
+    assert (cache.hits, cache.misses) == (2, 4)
 
 
 def test_several_threads_may_score(scorer: Scorer) -> None:
@@ -224,12 +240,15 @@ def test_scores_in_bf16_are_the_same_within_its_steps(tmp_path: Path) -> None:
     plain = Scorer.load(make_tiny_artifact(tmp_path / "artifact", max_tokens=600, precision="bf16"))
     remembering, cache = cached(plain, 2**20)
     items = [item(prompt, *TEXTS) for prompt in LONG]
-    remembering.raw(items)
+    for _ in range(2):
+        remembering.raw(items)
     assert largest_difference(remembering.raw(items), plain.raw(items)) <= 0.02 * plain.card.centering.sd
     assert cache.hits == len(LONG)
     fp32 = open_cache(plain.model, 2**20)
     assert fp32 is not None
-    Scorer(plain.model, plain.card.model_copy(update={"centering": fp32_centering(plain)}), None, fp32).raw(items)
+    exact = Scorer(plain.model, plain.card.model_copy(update={"centering": fp32_centering(plain)}), None, fp32)
+    for _ in range(2):
+        exact.raw(items)
     assert fp32.bytes == 2 * cache.bytes
 
 

@@ -33,12 +33,16 @@ log = logging.getLogger(__name__)
 LEAST_TOKENS = 64
 """Tokens of the shortest prompt that is remembered (docs/decisions/0022-prefix-cache.md)."""
 
+SEEN = 2**14
+"""Prompts of which it is known that they came before: the second time one is remembered. Most of a bulk request's
+prompts never come back, and writing one down costs up to a sixth of what computing it does."""
+
 BY_LENGTH = ("dynamic", "longrope")
 """Rotary embeddings whose angles depend on the longest text of a batch: keys of one batch don't fit another."""
 
 
 class PrefixCache:
-    """What one model makes of the prompts that it saw last. Safe to use from several threads.
+    """What one model makes of prompts that came more than once. Safe to use from several threads.
 
     Attributes:
         limit: most bytes that are held between two calls. During one, as many may be written beside them.
@@ -56,6 +60,7 @@ class PrefixCache:
         self.bytes = self.hits = self.misses = 0
         self._bytes_per_token = bytes_per_token
         self._prefixes: OrderedDict[bytes, Prefix] = OrderedDict()
+        self._seen: OrderedDict[bytes, None] = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -64,7 +69,8 @@ class PrefixCache:
     def look_up(self, groups: Sequence[EncodedGroup]) -> list[Prefix | None]:
         """By group what is known of its prompt, or an empty prefix for the layers to write down.
 
-        None where the prompt is too short, and where so much is new that it would not be held anyway.
+        None where the prompt is too short or comes for the first time, and where so much is new that it would not be
+        held anyway.
 
         Args:
             groups: each with a prompt of its own, which all its completions see whole.
@@ -85,9 +91,14 @@ class PrefixCache:
                 else:
                     self.misses += 1
                     size = tokens * self._bytes_per_token
-                    prefix = Prefix() if size <= room else None
-                    room -= size if prefix is not None else 0
+                    if key in self._seen and size <= room:
+                        prefix = Prefix()
+                        room -= size
+                    self._seen[key] = None
+                    self._seen.move_to_end(key)
                 prefixes.append(prefix)
+            while len(self._seen) > SEEN:
+                self._seen.popitem(last=False)
         return prefixes
 
     def keep(self, groups: Sequence[EncodedGroup], prefixes: Sequence[Prefix | None]) -> None:
