@@ -58,10 +58,9 @@ def single(ids: random.Random, prompt: list[int]) -> EncodedGroup:
 
 
 def seconds(
-    model: RewardModel, calls: list[list[EncodedGroup]], *, remember: bool
+    model: RewardModel, calls: list[list[EncodedGroup]], cache: prefix_cache.PrefixCache | None
 ) -> tuple[float, float, list[float]]:
     """The processor's time for some calls with an empty cache or none, the share of known prompts, and the rewards."""
-    cache = prefix_cache.open_cache(model, LIMIT) if remember else None
     rewards = []
     start = time.process_time()
     for call in calls:
@@ -76,10 +75,12 @@ def compare(model: RewardModel, calls: list[list[EncodedGroup]], repeats: int) -
     """Requests per second of the processor, with and without in turn."""
     times: dict[bool, list[float]] = {True: [], False: []}
     known = 0.0
+    # Opened before anything is timed: the probe leaves the allocator in another state.
+    caches = [prefix_cache.open_cache(model, LIMIT) for _ in range(repeats + 1)]
     for repeat in range(repeats + 1):
         results = {}
         for remember in (False, True) if repeat % 2 else (True, False):
-            elapsed, share, rewards = seconds(model, calls, remember=remember)
+            elapsed, share, rewards = seconds(model, calls, caches[repeat] if remember else None)
             times[remember].append(elapsed)
             results[remember] = rewards
             known = share if remember else known

@@ -35,7 +35,7 @@ LEAST_TOKENS = 64
 
 SEEN = 2**14
 """Prompts of which it is known that they came before: the second time one is remembered. Most of a bulk request's
-prompts never come back, and writing one down costs up to a sixth of what computing it does."""
+prompts never come back; writing them down would cost memory, and several percent of the time."""
 
 BY_LENGTH = ("dynamic", "longrope")
 """Rotary embeddings whose angles depend on the longest text of a batch: keys of one batch don't fit another."""
