@@ -35,7 +35,8 @@ from touchstone.model.scoring import Scorer
 from touchstone.model.templating import ScoringRule
 
 TEXTS = ["egg", "boil it", "cool the egg", "because kings lived in Paris", "why", "soft " * 40, "no", ""]
-LONG = [(Message("user", f"{number} " + "boil the egg in water " * (12 + 3 * number)),) for number in range(4)]
+LONG = [(Message("user", "boil the egg in water " * 15 + f"for {number} minutes"),) for number in range(4)]
+"""They differ near their ends only."""
 SHORT = [(Message("user", text),) for text in ("why", "how do I boil an egg?")]
 PROMPTS = [*LONG, *SHORT]
 
