@@ -20,6 +20,7 @@ import pytest
 import yaml
 
 from tests.places import ROOT
+from tests.worlds.registered import artifact
 from touchstone.pipeline import graph, workspace
 from touchstone.runtime.processes import stopped_by_sigterm
 
@@ -136,6 +137,23 @@ def test_a_folder_that_is_no_repository_is_one_sentence(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {tmp_path} must be a git repository with a commit")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_the_flow_that_scores_a_file(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "Why?", "completion": "So."}) + "\n{\n")
+    code = """
+import sys
+from flows.score import score
+state = score(*sys.argv[1:], return_state=True)
+print(state.name, state.message)
+"""
+    words = [str(tmp_path / "rows.jsonl"), str(artifact(0)), str(tmp_path / "scores.parquet")]
+    command = [sys.executable, "-c", code, *words]
+    answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert "Scored scored      1 completions of 1 rows" in answer
+    assert "set aside   1 rows" in answer
+    assert (tmp_path / "scores.parquet").is_file()
 
 
 def _flow(root: Path, *words: str) -> subprocess.CompletedProcess[str]:

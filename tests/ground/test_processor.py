@@ -16,6 +16,7 @@ from tests.places import ROOT
 from tests.worlds.sealed import make_tiny_artifact
 from tests.worlds.tiny import make_tiny_base
 from tests.worlds.trained import configure, make_build, make_groups
+from touchstone.model.processor import threads_for
 from touchstone.runtime import parallel
 from touchstone.runtime.parallel import cores, threads_of
 from touchstone.settings import compose
@@ -99,6 +100,13 @@ def test_auto_is_one_thread_for_a_narrow_model(monkeypatch: pytest.MonkeyPatch) 
     assert (wide.training_threads, wide.serving_threads) == (6, 6)
     assert (read.training_threads, read.serving_threads) == (6, 6)
     assert (asked.training_threads, asked.serving_threads) == (3, 2)
+
+
+def test_auto_goes_by_the_width_of_a_sealed_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)))
+    monkeypatch.setattr(parallel, "QUOTA", Path("/nonexistent"))
+    assert [threads_for(hidden, "auto") for hidden in (128, 511, 512, 4096)] == [1, 1, 6, 6]
+    assert threads_for(128, 3) == 3
 
 
 def test_a_checkpoint_counts_the_threads_that_auto_came_to(tmp_path: Path) -> None:

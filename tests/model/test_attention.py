@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import flex_attention
 
 from touchstone.errors import ModelError
-from touchstone.model.attention import REMEMBER, TILE, Packing, Span, attend
+from touchstone.model.attention import REMEMBER, TILE, Packing, Prefix, Span, attend
 
 HEADS, KEY_VALUE_HEADS, DIMENSION = 4, 2, 8
 LAYER = nn.Identity()
@@ -100,6 +102,43 @@ def test_long_rows_are_cut_exactly(rows: list[tuple[int, tuple[int, ...]]], wind
     assert compare(pack(*rows), window) < 1e-12
 
 
+def of_known_prompts(packing: Packing, known: list[bool], window: int | None = None) -> float:
+    """Largest difference where some prompts, written down once, are left out of the tokens; float64."""
+    query, key, value = (part.detach() for part in states(packing))
+    prefixes = [Prefix() for _ in packing.spans]
+    spans = [replace(span, prefix=prefix) for span, prefix in zip(packing.spans, prefixes, strict=True)]
+    whole = attend(LAYER, query, key, value, None, packing=Packing(tuple(spans)), sliding_window=window)[0]
+    less = Packing(tuple(replace(span, known=is_known) for span, is_known in zip(spans, known, strict=True)))
+    left = less.computed
+    parts = (part[:, :, left] for part in (query, key, value))
+    found = attend(LAYER, *parts, None, packing=less, sliding_window=window)[0]
+    plain = attend(LAYER, query, key, value, None, packing=packing, sliding_window=window)[0]
+    return max(float((whole - plain).abs().max()), float((found - plain[:, left]).abs().max()))
+
+
+@given(rows=ROWS, known=st.lists(st.booleans(), min_size=4, max_size=4), window=st.none() | st.integers(1, 50))
+@hypothesis_settings(max_examples=60, deadline=None)
+def test_known_prompts_are_left_out_and_change_nothing(
+    rows: list[tuple[int, list[int]]], known: list[bool], window: int | None
+) -> None:
+    packing = pack(*((prompt, tuple(lengths)) for prompt, lengths in rows))
+    assert of_known_prompts(packing, known[: len(rows)], window) < 1e-12
+
+
+@pytest.mark.parametrize("window", [None, 33])
+def test_known_prompts_of_long_rows_are_left_out_exactly(window: int | None) -> None:
+    packing = pack((2 * TILE + 7, (100, 100, 100, 5)), (300, (40, TILE + 60, 30, 1)), (5, (7, 9)), (TILE, (TILE + 1,)))
+    for known in ([True] * 4, [False, True, False, True], [True, False, True, False]):
+        assert of_known_prompts(packing, known, window) < 1e-12
+
+
+def test_nothing_is_computed_of_a_known_prompt() -> None:
+    (span,) = pack((3 * TILE, (50, 60))).spans
+    packing = Packing((replace(span, prefix=Prefix(), known=True),))
+    assert packing.computed.tolist() == [*range(3 * TILE, 3 * TILE + 110)]
+    assert [(tile.start, tile.end) for tile in packing.tiles] == [(3 * TILE, 3 * TILE + 110)]
+
+
 def test_no_score_is_computed_of_another_row() -> None:
     """Work grows with the sum of squares of the rows, not with the square of their sum."""
     packing = pack(*[(100, (50, 50))] * 20)
@@ -127,6 +166,13 @@ def test_flex_attention_has_the_same_mask() -> None:
         found = flex_attention(*inputs, block_mask=block_mask, enable_gqa=True).transpose(1, 2)
         expected, _ = attend(LAYER, *inputs, None, packing=packing, sliding_window=window)
         assert float((found - expected).abs().max()) < 1e-5
+        # With the first prompt known: its queries are gone, its keys aren't.
+        first, *others = packing.spans
+        less = Packing((replace(first, prefix=Prefix(), known=True), *others))
+        query, key, value = inputs
+        block_mask = less.block_mask(window, torch.device("cpu"))
+        found = flex_attention(query[:, :, 60:], key, value, block_mask=block_mask, enable_gqa=True).transpose(1, 2)
+        assert float((found - expected[:, 60:]).abs().max()) < 1e-5
 
 
 @pytest.mark.parametrize("wish", [{"softcap": 30.0}, {"s_aux": torch.zeros(HEADS)}, {"dropout": 0.1}])

@@ -27,7 +27,8 @@ from transformers import (
 from tests.worlds.shapes import QWEN, SHAPE, VOCABULARY
 from tests.worlds.tiny import make_tiny_tokenizer
 from touchstone.errors import ModelError
-from touchstone.model.layout import make_batches, padded_tokens, rewards, shares_prompt
+from touchstone.model.attention import Prefix
+from touchstone.model.layout import lay_out, make_batches, padded_tokens, plan_batches, rewards, shares_prompt
 from touchstone.model.network import RewardModel, head_of
 from touchstone.model.templating import EncodedGroup, ScoringRule
 
@@ -67,6 +68,18 @@ def batched(
     found = {}
     with torch.inference_mode():
         for batch in make_batches(groups, budget, shared=shared):
+            found.update(zip(batch.owners, rewards(model, batch).tolist(), strict=True))
+    return found
+
+
+def with_prefixes(
+    model: RewardModel, groups: Sequence[EncodedGroup], budget: int, prefixes: list[Prefix]
+) -> dict[tuple[int, int], float]:
+    """`batched` in shared rows, where what the layers made of a prompt before is used."""
+    found = {}
+    with torch.inference_mode():
+        for rows in plan_batches(groups, budget, prefixes=prefixes):
+            batch = lay_out(groups, rows, prefixes=prefixes)
             found.update(zip(batch.owners, rewards(model, batch).tolist(), strict=True))
     return found
 
@@ -193,6 +206,10 @@ def test_every_decoder_gives_the_scores_of_one_by_one_scoring(
     # The attention of those that refuse computes its softmax in fp32 whatever it is given.
     for shared in {shares, False}:
         assert largest_difference(batched(model, groups, 150, shared), expected) < (1e-10 if shares else 1e-5)
+    if shares:
+        prefixes = [Prefix() for _ in groups]
+        for _ in ("written down", "known"):
+            assert largest_difference(with_prefixes(model, groups, 150, prefixes), expected) < 1e-10
 
 
 @pytest.mark.parametrize("unit", [1e-4, 1e4])

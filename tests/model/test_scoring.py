@@ -5,18 +5,23 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from tests.worlds.sealed import make_tiny_artifact, make_tiny_groups
-from touchstone.errors import ArtifactError, DataError
+from touchstone.errors import ArtifactError, DataError, ModelError
 from touchstone.groups import Group, Message, write_parquet
 from touchstone.model.score_files import Batching, main, rescore
-from touchstone.model.scores import RawScore, as_item, read_scores, tolerance, write_scores
+from touchstone.model.scores import Item, RawScore, Score, as_item, read_scores, tolerance, write_scores
 from touchstone.model.scoring import Scorer
 
 GROUPS = make_tiny_groups(12, seed=7, completions=(2, 3, 5))
@@ -165,3 +170,95 @@ def test_equal_completions_score_the_same_bits(scorer: Scorer) -> None:
         assert len({(text, score) for text, score in zip(texts, row, strict=True)}) == 3
     assert rows[0] != rows[1]
     assert scores[2] == [rows[0]["no"], rows[0]["in water"]]
+
+
+PROMPTS = [*(group.prompt for group in GROUPS[:4]), (Message("user", "water " * 90),)]
+TEXTS = ["egg", "", "cool the egg", "boil " * 30, "because why", "boil " * 200]
+
+
+@pytest.fixture(scope="module")
+def alone(scorer: Scorer) -> dict[tuple[int, str], RawScore]:
+    """Every text after every prompt, scored by itself."""
+    return {
+        (number, text): scorer.raw([(prompt, [text])])[0][0] for number, prompt in enumerate(PROMPTS) for text in TEXTS
+    }
+
+
+@given(
+    groups=st.lists(
+        st.tuples(st.integers(0, len(PROMPTS) - 1), st.lists(st.sampled_from(TEXTS), max_size=5)), max_size=12
+    ),
+    budget=st.sampled_from([64, 200, 1000, None]),
+    cuts=st.lists(st.integers(0, 12), max_size=3),
+)
+@hypothesis_settings(max_examples=30, deadline=None)
+def test_a_score_depends_on_prompt_and_completion_alone(
+    scorer: Scorer,
+    alone: dict[tuple[int, str], RawScore],
+    groups: list[tuple[int, list[str]]],
+    budget: int | None,
+    cuts: list[int],
+) -> None:
+    """Groups in any requests, prompts that are equal across groups and requests, batches of any size."""
+    items: list[Item] = [(PROMPTS[number], texts) for number, texts in groups]
+    plain = Scorer(scorer.model, scorer.card, budget)
+    edges = sorted({0, len(items), *(cut for cut in cuts if cut < len(items))})
+    requests = [items[start:end] for start, end in pairwise(edges)]
+    scores = [row for request in requests for row in plain.raw(request)]
+    for (number, texts), row in zip(groups, scores, strict=True):
+        for text, score in zip(texts, row, strict=True):
+            expected = alone[number, text]
+            assert abs(score.reward - expected.reward) <= 1e-5
+            assert (score.truncated, score.tokens) == (expected.truncated, expected.tokens)
+
+
+def test_groups_of_one_prompt_share_it(scorer: Scorer) -> None:
+    """Single requests of one prompt cost what one group of theirs does."""
+    ask = (Message("user", "how do I boil an egg " * 5),)
+    sizes: list[int] = []
+    handle = scorer.model.network.base_model.register_forward_pre_hook(
+        lambda module, args, inputs: sizes.append(inputs["input_ids"].numel()), with_kwargs=True
+    )
+    try:
+        singles = scorer.raw([(ask, [text]) for text in TEXTS[:4]])
+        (group,) = scorer.raw([(ask, TEXTS[:4])])
+    finally:
+        handle.remove()
+    assert sizes[0] == sizes[1]
+    assert [row[0] for row in singles] == group
+
+
+def test_completions_are_ranked_by_reward_and_then_by_their_order(scorer: Scorer) -> None:
+    (scores,) = scorer.score([as_item(GROUPS[2])])
+    scores = [*scores, scores[0]]
+    ranked = scorer.rank(scores)
+    assert [entry.rank for entry in ranked] == [*range(1, len(scores) + 1)]
+    assert [entry.score for entry in ranked] == [scores[entry.completion] for entry in ranked]
+    assert sorted((-entry.score.reward, entry.completion) for entry in ranked) == [
+        (-entry.score.reward, entry.completion) for entry in ranked
+    ]
+    best = ranked[0]
+    assert best == scorer.best(scores)
+    assert best.probability == 0.5
+    assert [entry.probability for entry in ranked] == [
+        pytest.approx(scorer.probability(entry.score.reward, best.score.reward)) for entry in ranked
+    ]
+    places = [entry.completion for entry in ranked]
+    assert places.index(0) + 1 == places.index(len(scores) - 1)
+
+
+def test_what_is_not_finite_has_no_rank(scorer: Scorer) -> None:
+    good, bad = (Score(reward, 0.0, 0.5, False, 1) for reward in (1.0, math.nan))
+    with pytest.raises(ModelError, match="not finite"):
+        scorer.rank([good, bad])
+    assert scorer.rank([]) == []
+
+
+def test_threads_suit_the_model(artifact: Path) -> None:
+    before = torch.get_num_threads()
+    try:
+        for asked, given_ in ((2, 2), ("auto", 1), (None, 1)):
+            Scorer.load(artifact, threads=asked)  # type: ignore[arg-type]
+            assert torch.get_num_threads() == given_
+    finally:
+        torch.set_num_threads(before)

@@ -20,6 +20,7 @@ import typer
 from touchstone import settings
 from touchstone.cli import bench, data, gate, labels, models, release
 from touchstone.cli.options import Json, Overrides
+from touchstone.cli.score import score_command
 from touchstone.cli.serve import serve_command
 from touchstone.errors import TouchstoneError
 from touchstone.runtime.files import pretty_json, write_atomic
@@ -83,6 +84,7 @@ def retrain_command(
 app.command("seal")(models.seal_command)
 app.command("judge")(models.judge_command)
 app.command("serve")(serve_command)
+app.command("score")(score_command)
 app.registered_commands += release.app.registered_commands
 
 

@@ -4,7 +4,11 @@ A packed row is one sequence of many groups, [prompt][completion 1]...[completio
 mask that separates them is never written down: queries are taken in tiles, and a tile is multiplied with just the
 keys that it may see. `use` makes a transformers model call `attend` in place of its own attention.
 
-Sizes: H query heads, T tokens of the row, D head dimension.
+A prompt that was computed before may be left out of the tokens: its keys and values, which no completion changes, are
+put in from a `Prefix`. Tiles and masks count the whole row, as if every prompt were among the tokens.
+
+Sizes: H query heads, T tokens that are computed, L tokens of the whole row (T and the prompts that are left out), D
+head dimension.
 """
 
 from __future__ import annotations
@@ -35,24 +39,50 @@ REMEMBER = 2048
 compute them again."""
 
 
+@dataclass(eq=False)
+class Prefix:
+    """What the layers make of one prompt, which is the same whatever follows it.
+
+    Attributes:
+        layers: by layer its keys and values, [1, key-value heads, tokens of the prompt, D] each; empty until a packed
+            row that holds the prompt has been computed.
+    """
+
+    layers: dict[nn.Module, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    @property
+    def bytes(self) -> int:
+        """Memory of all layers."""
+        return sum(part.nbytes for layer in self.layers.values() for part in layer)
+
+
 @dataclass(frozen=True, slots=True)
 class Span:
     """Where one row of a group lies: its prompt, then its completions, side by side.
 
     Attributes:
-        start: index of the prompt's first token in the packed row.
+        start: index of the prompt's first token in the whole row.
         prompt: tokens of the prompt.
         completions: tokens of each completion.
+        prefix: what the layers make of the prompt, to be written down or, if `known`, used; None: neither.
+        known: the prompt is not among the tokens that are computed.
     """
 
     start: int
     prompt: int
     completions: tuple[int, ...]
+    prefix: Prefix | None = None
+    known: bool = False
 
     @property
     def length(self) -> int:
         """Tokens of the row."""
         return self.prompt + sum(self.completions)
+
+    @property
+    def computed(self) -> int:
+        """Those of them that are computed."""
+        return self.length - self.prompt if self.known else self.length
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +90,7 @@ class _Tile:
     """Queries [start, end) and the keys that they are multiplied with: [first, before) and [after, end).
 
     Of these only the queries' own columns, [start, end), need a mask. Where the two ranges touch, `before` = `after`.
+    `skipped` tokens of the whole row before `start` aren't computed.
     """
 
     start: int
@@ -68,6 +99,12 @@ class _Tile:
     before: int
     after: int
     keep: bool
+    skipped: int
+
+    @property
+    def queries(self) -> slice:
+        """The queries among the computed tokens."""
+        return slice(self.start - self.skipped, self.end - self.skipped)
 
 
 @dataclass(eq=False)
@@ -90,11 +127,22 @@ class Packing:
     @cached_property
     def tiles(self) -> list[_Tile]:
         """The tiles of all rows."""
-        return [tile for span in self.spans for tile in _tiles(span)]
+        tiles = []
+        skipped = 0
+        for span in self.spans:
+            skipped += span.length - span.computed
+            tiles += _tiles(span, skipped)
+        return tiles
+
+    @cached_property
+    def computed(self) -> Tensor:
+        """Where in the whole row each computed token stands, [T] int64."""
+        ends = [(span.start + span.length, span.computed) for span in self.spans]
+        return torch.cat([torch.arange(end - tokens, end) for end, tokens in ends])
 
     @cached_property
     def ids(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Per token its row, its segment in the row (0 the prompt) and its position, [T] int64 each."""
+        """Per token of the whole row its row, its segment in it (0 the prompt) and its position, [L] int64 each."""
         rows, segments, positions = [], [], []
         for number, span in enumerate(self.spans):
             rows.append(torch.full((span.length,), number))
@@ -129,15 +177,46 @@ class Packing:
         """The same mask for FlexAttention, which leaves out blocks that nobody sees."""
         if window not in self._block_masks:
             rows, segments, positions = (part.to(device) for part in self.ids)
+            computed = self.computed.to(device)
+            all_computed = len(computed) == len(rows)
 
             def visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+                query = query if all_computed else computed[query]
                 same = (rows[query] == rows[key]) & (positions[key] <= positions[query])
                 path = same & ((segments[key] == 0) | (segments[key] == segments[query]))
                 return path if window is None else path & (positions[key] > positions[query] - window)
 
-            length = len(rows)
-            self._block_masks[window] = create_block_mask(visible, None, None, length, length, device=str(device))
+            sizes = len(computed), len(rows)
+            self._block_masks[window] = create_block_mask(visible, None, None, *sizes, device=str(device))
         return self._block_masks[window]
+
+    def complete(self, layer: nn.Module, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of the whole row: those of known prompts are put in, those of prompts to remember copied.
+
+        Args:
+            key, value: of the computed tokens, [1, key-value heads, T, D].
+
+        Returns:
+            [1, key-value heads, L, D] each.
+        """
+        if all(span.prefix is None for span in self.spans):
+            return key, value
+        parts: list[tuple[Tensor, Tensor]] = []
+        start = 0
+        for span in self.spans:
+            if span.prefix is not None and span.known:
+                parts.append(span.prefix.layers[layer])
+            elif span.prefix is not None:
+                prompt = slice(start, start + span.prompt)
+                # Copies: a view would hold the whole row's memory.
+                span.prefix.layers[layer] = (key[:, :, prompt].clone(), value[:, :, prompt].clone())
+            end = start + span.computed
+            parts.append((key[:, :, start:end], value[:, :, start:end]))
+            start = end
+        if not any(span.known for span in self.spans):
+            return key, value
+        keys, values = zip(*parts, strict=True)
+        return torch.cat(keys, dim=2), torch.cat(values, dim=2)
 
 
 def use(network: PreTrainedModel) -> None:
@@ -206,6 +285,7 @@ def attend(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     # Rotary embeddings may leave fp32 behind under autocast.
     query, key = query.to(value.dtype), key.to(value.dtype)
+    key, value = packing.complete(module, key, value)
     if query.device.type == "cuda":
         block_mask = packing.block_mask(sliding_window, query.device)
         return flex_attention_forward(module, query, key, value, block_mask, scaling=scale)[0], None
@@ -223,7 +303,7 @@ AttentionMaskInterface.register(NAME, sdpa_mask)  # for padded rows
 
 
 class _Tiled(torch.autograd.Function):
-    """softmax(scale q k' + mask) v tile by tile, and its gradient: [H, T, D] each.
+    """softmax(scale q k' + mask) v tile by tile, and its gradient: q is [H, T, D], k and v are [H, L, D].
 
     Scores are computed in fp32 at least; what is multiplied with them has the inputs' dtype. Plain matrix products,
     because the CPU's fused kernel needs about five times as long for its backward pass on rows of this size in bf16.
@@ -241,12 +321,12 @@ class _Tiled(torch.autograd.Function):
         for tile, probabilities in _probabilities(query, key, packing, scale, window):
             shares = probabilities.to(value.dtype)
             if tile.before == tile.after:
-                out[:, tile.start : tile.end] = torch.bmm(shares, value[:, tile.first : tile.end])
+                out[:, tile.queries] = torch.bmm(shares, value[:, tile.first : tile.end])
             else:
                 width = tile.before - tile.first
                 prompt = torch.bmm(shares[:, :, :width], value[:, tile.first : tile.before])
                 completions = value[:, tile.after : tile.end]
-                out[:, tile.start : tile.end] = torch.baddbmm(prompt, shares[:, :, width:], completions)
+                out[:, tile.queries] = torch.baddbmm(prompt, shares[:, :, width:], completions)
             if wants_gradient and tile.keep:
                 remembered.append(shares)
         ctx.save_for_backward(query, key, value, *remembered)
@@ -266,7 +346,7 @@ class _Tiled(torch.autograd.Function):
         recomputed = _probabilities(query, key, packing, scale, window, only_forgotten=True)
         for tile in packing.tiles:
             shares = next(remembered) if tile.keep else next(recomputed)[1].to(value.dtype)
-            queries, width = slice(tile.start, tile.end), tile.before - tile.first
+            queries, width = tile.queries, tile.before - tile.first
             ranges = [
                 (slice(tile.first, tile.before), slice(0, width)),
                 (slice(tile.after, tile.end), slice(width, None)),
@@ -298,7 +378,7 @@ def _probabilities(
     for tile, mask in zip(packing.tiles, packing.masks(window, wide), strict=True):
         if only_forgotten and tile.keep:
             continue
-        queries = scaled[:, tile.start : tile.end]
+        queries = scaled[:, tile.queries]
         if tile.before == tile.after:
             keys = wide_key[:, :, tile.first : tile.end]
         else:
@@ -311,28 +391,33 @@ def _probabilities(
         yield tile, torch.softmax(scores, -1)
 
 
-def _tiles(span: Span) -> list[_Tile]:
-    """Cut one row into tiles: the whole row if it is short; else the prompt in pieces, then runs of completions."""
+def _tiles(span: Span, skipped: int) -> list[_Tile]:
+    """Cut one row into tiles: the whole row if it is short; else the prompt in pieces, then runs of completions.
+
+    Of a known prompt there are no queries.
+    """
     first, end = span.start, span.start + span.length
+    after = first + span.prompt
+    begin = after if span.known else first
     keep = span.length <= REMEMBER
     if span.length <= TILE:
-        return [_Tile(first, end, first, first, first, keep)]
+        return [_Tile(begin, end, first, begin, begin, keep, skipped)]
     tiles = []
-    after = first + span.prompt
-    for start in range(first, after, TILE):
-        tiles.append(_Tile(start, min(start + TILE, after), first, start, start, keep))
+    for start in range(begin, after, TILE):
+        tiles.append(_Tile(start, min(start + TILE, after), first, start, start, keep, skipped))
     run = after
     completion = after
     for length in span.completions:
         if completion + length - run > TILE:
             if run < completion:
-                tiles.append(_Tile(run, completion, first, after, run, keep))
+                tiles.append(_Tile(run, completion, first, after, run, keep, skipped))
             run = completion
         if length > TILE:
             for start in range(completion, completion + length, TILE):
-                tiles.append(_Tile(start, min(start + TILE, completion + length), first, after, completion, keep))
+                stop = min(start + TILE, completion + length)
+                tiles.append(_Tile(start, stop, first, after, completion, keep, skipped))
             run = completion + length
         completion += length
     if run < end:
-        tiles.append(_Tile(run, end, first, after, run, keep))
+        tiles.append(_Tile(run, end, first, after, run, keep, skipped))
     return tiles

@@ -27,7 +27,7 @@ from transformers import PreTrainedModel
 
 from touchstone.errors import ModelError
 from touchstone.model import attention
-from touchstone.model.attention import Packing, Span
+from touchstone.model.attention import Packing, Prefix, Span
 from touchstone.model.encoder import EncoderRewardModel
 from touchstone.model.network import RewardModel, head_of
 from touchstone.model.templating import EncodedGroup
@@ -42,6 +42,10 @@ BATCH_TOKENS = 128
 PROBE_TOLERANCE = 1e-4
 """Largest difference of rewards in fp32 between packed and separate rows that counts as none, as a share of their
 range: a head may reward in any unit."""
+
+Prefixes = Sequence[Prefix | None]
+"""By group what the layers make of its prompt, for groups whose completions all see the whole of it; None: of this one
+nothing is known, and nothing is to be remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +88,8 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
-    """Completions of one group laid out after the prompt that they all see."""
+class Row:
+    """Completions of one group laid out after the prompt that they all see; `length` tokens are to be computed."""
 
     item: int
     completions: list[int]
@@ -104,19 +108,51 @@ def make_batches(
 
     The same arguments give the same batches.
     """
-    units: list[list[_Row]] = []
+    plan = plan_batches(encoded, token_budget, shared=shared, together=together)
+    return [lay_out(encoded, rows, shared=shared) for rows in plan]
+
+
+def plan_batches(
+    encoded: Sequence[EncodedGroup],
+    token_budget: int,
+    *,
+    shared: bool = True,
+    together: bool = False,
+    prefixes: Prefixes | None = None,
+) -> list[list[Row]]:
+    """The rows of each batch of `make_batches`, for `lay_out` to lay out when its turn comes.
+
+    Args:
+        prefixes: by group what the layers make of its prompt. What is known of a prompt isn't counted.
+    """
+    units: list[list[Row]] = []
     for item, group in enumerate(encoded):
-        rows = list(_rows(item, group, token_budget, shared))
+        prefix = None if prefixes is None else prefixes[item]
+        rows = list(_rows(item, group, token_budget, shared, known=prefix is not None and bool(prefix.layers)))
         units += [rows] if together and rows else [[row] for row in rows]
     if shared:
-        return [_pack(encoded, rows) for rows in _bins(units, token_budget)]
+        return _bins(units, token_budget)
     longest = {id(unit): max(row.length for row in unit) for unit in units}
     units.sort(key=lambda unit: (longest[id(unit)], unit[0].item, unit[0].completions[0]))
     lengths = np.array([longest[id(unit)] for unit in units], dtype=np.int64)
     counts = np.array([len(unit) for unit in units], dtype=np.int64)
     cuts = _cuts(lengths, counts, token_budget)
-    members = [[row for unit in units[start:end] for row in unit] for start, end in cuts]
-    return [padded_batch(encoded, [(row.item, row.completions[0]) for row in rows]) for rows in members]
+    return [[row for unit in units[start:end] for row in unit] for start, end in cuts]
+
+
+def lay_out(
+    encoded: Sequence[EncodedGroup], rows: Sequence[Row], *, shared: bool = True, prefixes: Prefixes | None = None
+) -> Batch:
+    """A batch of some rows.
+
+    Args:
+        shared: as they were planned.
+        prefixes: by group what the layers make of its prompt: used where it is known, else written down when the
+            batch is computed.
+    """
+    if shared:
+        return _pack(encoded, rows, prefixes)
+    return padded_batch(encoded, [(row.item, row.completions[0]) for row in rows])
 
 
 def padded_batch(encoded: Sequence[EncodedGroup], owners: Sequence[tuple[int, int]]) -> Batch:
@@ -216,26 +252,30 @@ def shares_prompt(model: RewardModel) -> bool:
     return model.shares
 
 
-def _rows(item: int, group: EncodedGroup, token_budget: int, shared: bool) -> Iterator[_Row]:
-    """Spread a group's completions over rows: one for all that see the same prompt, if the budget allows."""
+def _rows(item: int, group: EncodedGroup, token_budget: int, shared: bool, *, known: bool = False) -> Iterator[Row]:
+    """Spread a group's completions over rows: one for all that see the same prompt, if the budget allows.
+
+    Args:
+        known: the prompt needn't be computed.
+    """
     by_start: dict[int, list[int]] = {}
     for completion, start in enumerate(group.prompt_starts):
         by_start.setdefault(start, []).append(completion)
     for start, completions in by_start.items():
-        prompt = len(group.anchor) + len(group.prompt_ids) - start
+        prompt = 0 if known else len(group.anchor) + len(group.prompt_ids) - start
         row: list[int] = []
         length = prompt
         for completion in completions:
             size = len(group.completion_ids[completion])
             if row and not (shared and length + size <= token_budget):
-                yield _Row(item, row, length)
+                yield Row(item, row, length)
                 row, length = [], prompt
             row.append(completion)
             length += size
-        yield _Row(item, row, length)
+        yield Row(item, row, length)
 
 
-def _bins(units: Sequence[list[_Row]], token_budget: int) -> list[list[_Row]]:
+def _bins(units: Sequence[list[Row]], token_budget: int) -> list[list[Row]]:
     """Rows of each packed batch: the largest unit first, each into the first batch that has room."""
     sizes = [sum(row.length for row in unit) for unit in units]
     bins: list[list[int]] = []
@@ -281,22 +321,27 @@ def _cuts(lengths: _Integers, counts: _Integers, token_budget: int) -> list[tupl
     return cuts[::-1]
 
 
-def _pack(encoded: Sequence[EncodedGroup], rows: Sequence[_Row]) -> Batch:
+def _pack(encoded: Sequence[EncodedGroup], rows: Sequence[Row], prefixes: Prefixes | None) -> Batch:
     """Lay rows end to end."""
-    # Ids and positions of every token; a completion's positions go on from its prompt's end.
+    # Ids and positions of every token to compute; a completion's positions go on from its prompt's end.
     ids: list[int] = []
     positions: list[int] = []
     spans: list[Span] = []
     columns: list[int] = []
     owners: list[tuple[int, int]] = []
-    separate = 0
+    start = separate = 0
     for row in rows:
         group = encoded[row.item]
         prompt_ids = group.prompt(row.completions[0])
         prompt = len(prompt_ids)
-        spans.append(Span(len(ids), prompt, tuple(len(group.completion_ids[k]) for k in row.completions)))
-        ids += prompt_ids
-        positions += range(prompt)
+        prefix = None if prefixes is None else prefixes[row.item]
+        known = prefix is not None and bool(prefix.layers)
+        sizes = tuple(len(group.completion_ids[k]) for k in row.completions)
+        spans.append(Span(start, prompt, sizes, prefix, known))
+        start += spans[-1].length
+        if not known:
+            ids += prompt_ids
+            positions += range(prompt)
         for completion in row.completions:
             tokens = group.completion_ids[completion]
             ids += tokens

@@ -7,6 +7,9 @@ import platform
 
 import torch
 
+from touchstone.runtime.parallel import Threads, threads_of
+from touchstone.settings import NARROW
+
 
 def prepare(threads: int) -> None:
     """Make this process's numbers repeatable: so many CPU threads, deterministic kernels only.
@@ -18,6 +21,15 @@ def prepare(threads: int) -> None:
     torch.use_deterministic_algorithms(True)
     # Else every new tensor is filled with NaN, to find kernels that read what nobody wrote: 4% of a training step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # untyped in torch
+
+
+def threads_for(hidden: int, setting: Threads) -> int:
+    """How many CPU threads a setting asks for, for a sealed model whose own settings may not be at hand.
+
+    Args:
+        hidden: its hidden size: where it is below NARROW, "auto" is one thread, else the process's cores.
+    """
+    return 1 if setting == "auto" and hidden < NARROW else threads_of(setting)
 
 
 def has_bf16(device: torch.device) -> bool:

@@ -5,6 +5,7 @@ Nothing here imports torch: whoever only compares or stores scores starts in a f
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from touchstone import statistics as st
-from touchstone.errors import DataError
+from touchstone.errors import DataError, ModelError
 from touchstone.groups import Group, Message
 from touchstone.model.card import Centering
 
@@ -80,6 +81,23 @@ class Score:
     tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """One completion among those of its prompt.
+
+    Attributes:
+        completion: its place in the order that was given, from 0.
+        rank: from 1, the best.
+        score: what it was scored.
+        probability: calibrated P(it beats the best); 1/2 for the best itself.
+    """
+
+    completion: int
+    rank: int
+    score: Score
+    probability: float
+
+
 def as_item(group: Group) -> Item:
     """A group's prompt and completions."""
     return group.prompt, [completion.text for completion in group.completions]
@@ -87,13 +105,46 @@ def as_item(group: Group) -> Item:
 
 def centered(score: RawScore, centering: Centering) -> Score:
     """A raw score placed in the reference set."""
-    return Score(
-        reward=score.reward,
-        centered=(score.reward - centering.mean) / centering.sd,
-        percentile=float(st.percentile([score.reward], centering.quantiles)[0]),
-        truncated=score.truncated,
-        tokens=score.tokens,
-    )
+    return centered_rows([[score]], centering)[0][0]
+
+
+def centered_rows(rows: Sequence[Sequence[RawScore]], centering: Centering) -> list[list[Score]]:
+    """Raw scores placed in the reference set."""
+    rewards = [score.reward for row in rows for score in row]
+    percentiles = iter(st.percentile(rewards, centering.quantiles).tolist())
+    return [
+        [
+            Score(
+                reward=score.reward,
+                centered=(score.reward - centering.mean) / centering.sd,
+                percentile=next(percentiles),
+                truncated=score.truncated,
+                tokens=score.tokens,
+            )
+            for score in row
+        ]
+        for row in rows
+    ]
+
+
+def rank(scores: Sequence[Score], calibration_map: st.CalibrationMap) -> list[Ranked]:
+    """The completions of one prompt, the best first; of equal rewards the one that was given first.
+
+    Args:
+        calibration_map: the artifact's, which turns differences of rewards into probabilities.
+
+    Raises:
+        ModelError: a reward isn't finite, so there is no order.
+    """
+    if not all(math.isfinite(score.reward) for score in scores):
+        raise ModelError("the model gave a reward that is not finite: such completions have no order")
+    order = sorted(range(len(scores)), key=lambda completion: -scores[completion].reward)
+    differences = [scores[completion].reward - scores[order[0]].reward for completion in order]
+    chances = st.probability(differences, calibration_map).tolist()
+    return [
+        Ranked(completion, place, scores[completion], chance)
+        for place, (completion, chance) in enumerate(zip(order, chances, strict=True), start=1)
+    ]
 
 
 def tolerance(

@@ -1,12 +1,10 @@
-"""Offline scores: the one place where texts become rewards, for sealing, evaluation, judging and the endpoint."""
+"""The one place where texts become rewards: for sealing, evaluation, judging, the endpoint and batch jobs."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import time
-from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +15,13 @@ import torch
 from touchstone import statistics as st
 from touchstone.errors import ArtifactError, ModelError
 from touchstone.model.card import Card, verify_digests
-from touchstone.model.layout import Batch, Precision, make_batches, padded_batch, rewards, shares_prompt
-from touchstone.model.network import RewardModel, load_reward_model
-from touchstone.model.processor import has_bf16
-from touchstone.model.scores import Item, RawScore, Score, centered, tolerance
+from touchstone.model.layout import Batch, Precision, lay_out, padded_batch, plan_batches, rewards, shares_prompt
+from touchstone.model.network import RewardModel, head_of, load_reward_model
+from touchstone.model.prefix_cache import PrefixCache, digest_ids, open_cache
+from touchstone.model.processor import has_bf16, threads_for
+from touchstone.model.scores import Item, Ranked, RawScore, Score, centered, centered_rows, rank, tolerance
 from touchstone.model.templating import EncodedGroup, ScoringRule, encode_many
+from touchstone.runtime.parallel import Threads
 from touchstone.runtime.progress import progress
 
 log = logging.getLogger(__name__)
@@ -63,18 +63,26 @@ def raw_scores_encoded(
     precision: Precision = "fp32",
     share: slice = EVERY,
     description: str | None = None,
+    cache: PrefixCache | None = None,
 ) -> list[list[RawScore]]:
     """`raw_scores` of what `encode_many` made of the items. Equal texts are computed once and score the same bits.
 
     Args:
         share: which of the batches are computed; texts in the others get NaN. A batch doesn't know of the others, so
             processes that divide them give the very rewards that one would.
+        cache: of this model; prompts that it knows are not computed again.
     """
     if token_budget is None:
         token_budget = TOKENS_ON_CPU if model.device.type == "cpu" else TOKENS_ON_GPU
-    distinct, places = _each_once(encoded)
-    batches = make_batches(distinct, token_budget, shared=shares_prompt(model))[share]
-    scores = _run(model, distinct, batches, precision, description)
+    merged, places = _merged(encoded)
+    shared = shares_prompt(model)
+    prefixes = None if cache is None else cache.look_up(merged)
+    plan = plan_batches(merged, token_budget, shared=shared, prefixes=prefixes)[share]
+    # Laid out one at a time: an earlier batch may have computed the prompt of a later one.
+    batches = (lay_out(merged, rows, shared=shared, prefixes=prefixes) for rows in plan)
+    scores = _run(model, merged, batches, len(plan), precision, description)
+    if cache is not None and prefixes is not None:
+        cache.keep(merged, prefixes)
     return [
         [
             replace(scores[item][completion], truncated=truncated)
@@ -84,37 +92,47 @@ def raw_scores_encoded(
     ]
 
 
-def _each_once(encoded: Sequence[EncodedGroup]) -> tuple[list[EncodedGroup], list[list[tuple[int, int]]]]:
-    """The groups with each text only where it comes first, and where among them every completion stands.
+def _merged(encoded: Sequence[EncodedGroup]) -> tuple[list[EncodedGroup], list[list[tuple[int, int]]]]:
+    """One group for each prompt, with every text after it once, and where among them each given completion stands.
 
-    The same tokens would give the same reward but for the order of a batch's sums, and are paid for once.
+    Requests for one prompt so share it. The same tokens would give the same reward but for the order of a batch's
+    sums, and are paid for once.
     """
-    distinct: list[EncodedGroup] = []
+    merged: list[EncodedGroup] = []
     places: list[list[tuple[int, int]]] = []
-    first: dict[str, tuple[int, int]] = {}
+    items: dict[bytes, int] = {}
+    first: dict[tuple[int, bytes], tuple[int, int]] = {}
     for group in encoded:
-        keys = _seen(group)
-        new: list[int] = []
-        for completion, key in enumerate(keys):
+        # Completions whose prompt was cut elsewhere see other prompts.
+        by_start: dict[int, int] = {}
+        for start in group.prompt_starts:
+            if start not in by_start:
+                prompt = group.prompt_ids[start:]
+                by_start[start] = items.setdefault(digest_ids(group.anchor + prompt), len(merged))
+                if by_start[start] == len(merged):
+                    merged.append(EncodedGroup(prompt, [], [], [], group.anchor))
+        row = []
+        for ids, start, truncated in zip(group.completion_ids, group.prompt_starts, group.truncated, strict=True):
+            item = by_start[start]
+            texts = merged[item]
+            key = item, digest_ids(ids)
             if key not in first:
-                first[key] = (len(distinct), len(new))
-                new.append(completion)
-        if new:
-            distinct.append(group if len(new) == len(keys) else group.take(new))
-        places.append([first[key] for key in keys])
-    return distinct, places
+                first[key] = item, len(texts.completion_ids)
+                texts.completion_ids.append(ids)
+                texts.prompt_starts.append(0)
+                texts.truncated.append(truncated)
+            row.append(first[key])
+        places.append(row)
+    return merged, places
 
 
 def _seen(group: EncodedGroup) -> list[str]:
     """For each completion a digest of all its tokens: `RawScore.seen`."""
-    prompts = {start: _digest(group.anchor + group.prompt_ids[start:]) for start in set(group.prompt_starts)}
+    prompts = {start: digest_ids(group.anchor + group.prompt_ids[start:]) for start in set(group.prompt_starts)}
     return [
-        prompts[start] + _digest(ids) for start, ids in zip(group.prompt_starts, group.completion_ids, strict=True)
+        (prompts[start] + digest_ids(ids)).hex()
+        for start, ids in zip(group.prompt_starts, group.completion_ids, strict=True)
     ]
-
-
-def _digest(ids: Sequence[int]) -> str:
-    return hashlib.blake2b(array("q", ids).tobytes(), digest_size=16).hexdigest()
 
 
 def padded_scores(
@@ -129,27 +147,28 @@ def padded_scores(
     the same scores."""
     encoded = encode_many(model.tokenizer, model.rule, items)
     places = [(item, completion) for item, group in enumerate(encoded) for completion in range(len(group.truncated))]
-    batches = (padded_batch(encoded, places[start : start + rows]) for start in range(0, len(places), rows))
-    return _run(model, encoded, list(batches), precision, description)
+    starts = range(0, len(places), rows)
+    batches = (padded_batch(encoded, places[start : start + rows]) for start in starts)
+    return _run(model, encoded, batches, len(starts), precision, description)
 
 
 def _run(
     model: RewardModel,
     encoded: Sequence[EncodedGroup],
-    batches: Sequence[Batch],
+    batches: Iterable[Batch],
+    count: int,
     precision: Precision,
     description: str | None,
 ) -> list[list[RawScore]]:
-    found: dict[tuple[int, int], float] = {}
-    shown: Iterable[Batch] = batches if description is None else progress(batches, description, len(batches))
-    for batch in shown:
+    by_owner: dict[tuple[int, int], float] = {}
+    for batch in batches if description is None else progress(batches, description, count):
         with torch.inference_mode():
             values = rewards(model, batch, precision).float().tolist()
         model.work.add(batch.tokens, batch.input_ids.numel())
-        found.update(zip(batch.owners, values, strict=True))
+        by_owner.update(zip(batch.owners, values, strict=True))
     return [
         [
-            RawScore(found.get((item, k), math.nan), group.truncated[k], len(group.completion_ids[k]), seen)
+            RawScore(by_owner.get((item, k), math.nan), group.truncated[k], len(group.completion_ids[k]), seen)
             for k, seen in enumerate(_seen(group))
         ]
         for item, group in enumerate(encoded)
@@ -157,28 +176,48 @@ def _run(
 
 
 class Scorer:
-    """A sealed artifact that has passed its self-test, ready to score.
+    """A sealed artifact that has passed its self-test, ready to score: groups in, their scores in the same order out.
+
+        scorer = Scorer.load(Path("build/artifact"))
+        rows = scorer.score([(prompt, ["one completion", "another"])])
+        scorer.probability(rows[0][0].reward, rows[0][1].reward)
+        scorer.best(rows[0]).completion
+
+    A score depends on prompt and completion alone: not on what else is scored, in which batches, or in which order.
 
     Attributes:
         card: its `reward.json`.
         model: network, tokenizer and scoring rule.
         token_budget: most tokens of a batch; None: what suits the device.
         self_tested: when the self-test passed, in seconds since 1970; NaN before.
+        prefixes: keys and values of prompts that may come back; None: none are remembered.
     """
 
-    def __init__(self, model: RewardModel, card: Card, token_budget: int | None = None) -> None:
+    def __init__(
+        self, model: RewardModel, card: Card, token_budget: int | None = None, prefixes: PrefixCache | None = None
+    ) -> None:
         """Unchecked; `load` is the way in."""
         self.model = model
         self.card = card
         self.token_budget = token_budget
         self.self_tested = math.nan
+        self.prefixes = prefixes
 
     @classmethod
-    def load(cls, folder: Path, *, threads: int | None = None, token_budget: int | None = None) -> Self:
+    def load(
+        cls,
+        folder: Path,
+        *,
+        threads: Threads | None = None,
+        token_budget: int | None = None,
+        prefix_cache_mib: int = 0,
+    ) -> Self:
         """Verify every digest, load the model (onto a GPU where there is one) and compute the self-test again.
 
         Args:
-            threads: CPU threads of this process from now on; None leaves them.
+            threads: CPU threads of this process from now on; "auto": what suits the model; None leaves them.
+            token_budget: most tokens of a batch; None: what suits the device.
+            prefix_cache_mib: memory for prompts that come back, where the model can use it; 0 remembers none.
 
         Raises:
             ArtifactError: a file, the head or a self-test's reward isn't what was sealed.
@@ -186,17 +225,19 @@ class Scorer:
         card = verify_digests(folder)
         if card.centering.sd <= 0:
             raise ArtifactError(f"{folder} was sealed with rewards that have no spread; seal another model")
-        if threads is not None:
-            torch.set_num_threads(threads)
         try:
             model = load_reward_model(folder, rule=ScoringRule.from_json(card.rule))
         except ModelError as error:
             raise ArtifactError(f"{folder} can't be loaded as it was sealed: {error}") from error
+        if threads is not None:
+            torch.set_num_threads(threads_for(head_of(model.network).in_features, threads))
         to_device(model)
         if card.centering.score_dtype == "bf16" and not has_bf16(model.device):
             log.warning("%s was sealed in bf16, which is emulated here: slow; seal it in fp32", folder)
         scorer = cls(model, card, token_budget)
         scorer.self_test()
+        if prefix_cache_mib:
+            scorer.prefixes = open_cache(model, prefix_cache_mib * 2**20)
         return scorer
 
     def self_test(self) -> None:
@@ -245,6 +286,7 @@ class Scorer:
             precision=self.card.centering.score_dtype,
             share=share,
             description=description,
+            cache=self.prefixes,
         )
 
     def score(self, items: Sequence[Item]) -> list[list[Score]]:
@@ -253,7 +295,7 @@ class Scorer:
 
     def score_encoded(self, encoded: Sequence[EncodedGroup]) -> list[list[Score]]:
         """`score` of what `encode` made of the items."""
-        return [[self.meaning(score) for score in row] for row in self.raw_encoded(encoded)]
+        return centered_rows(self.raw_encoded(encoded), self.card.centering)
 
     def meaning(self, score: RawScore) -> Score:
         """A raw score placed in the reference set."""
@@ -262,6 +304,21 @@ class Scorer:
     def probability(self, reward_a: float, reward_b: float) -> float:
         """Calibrated P(A beats B) by the sealed map of the difference of rewards."""
         return float(st.probability([reward_a - reward_b], self.card.calibration.map)[0])
+
+    def rank(self, scores: Sequence[Score]) -> list[Ranked]:
+        """The completions of one prompt, the best first; of equal rewards the one that was given first.
+
+        Args:
+            scores: a row of `score`.
+
+        Raises:
+            ModelError: a reward isn't finite.
+        """
+        return rank(scores, self.card.calibration.map)
+
+    def best(self, scores: Sequence[Score]) -> Ranked:
+        """The first of `rank`: best of N, for at least one completion."""
+        return self.rank(scores)[0]
 
 
 def to_device(model: RewardModel) -> None:

@@ -43,7 +43,7 @@ class Verified:
 def verify_artifact(folder: Path) -> Verified:
     """Every digest, the head and the self-test of a sealed artifact."""
     try:
-        return Verified(str(folder), Scorer.load(folder).card.digest, None, ())
+        return Verified(str(folder), Scorer.load(folder, threads="auto").card.digest, None, ())
     except TouchstoneError as error:
         return Verified(str(folder), None, None, (str(error),))
 

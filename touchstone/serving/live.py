@@ -94,6 +94,7 @@ class Live:
         name: str,
         *,
         tokens_per_batch: int,
+        prefix_cache_mib: int = 0,
         which: str = CHAMPION,
         shadow: str | None = None,
         keep_previous: int = 1,
@@ -104,6 +105,7 @@ class Live:
         beside = (*([CHALLENGER] if which == CHAMPION else []), *([] if shadow is None else [shadow]))
         self.follows = tuple(dict.fromkeys((which, *beside)))
         self.tokens_per_batch = tokens_per_batch
+        self.prefix_cache_mib = prefix_cache_mib
         self.keep_previous = keep_previous
         self.memory = Memory()
         self.troubles: Mapping[str, str] = {}
@@ -255,7 +257,8 @@ class Live:
         version = self.versions.version(self.name, number)
         if version is None:
             raise RegistryError(f"the registry has no version {number} of {self.name}")
-        scorer = Scorer.load(self.versions.download(version), token_budget=self.tokens_per_batch)
+        folder = self.versions.download(version)
+        scorer = Scorer.load(folder, token_budget=self.tokens_per_batch, prefix_cache_mib=self.prefix_cache_mib)
         if scorer.card.digest != version.digest:
             raise ArtifactError(f"its digest is {scorer.card.digest[:16]}, registered is {version.digest[:16]}")
         return Served(version, scorer)

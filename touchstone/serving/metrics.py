@@ -176,7 +176,7 @@ class _Present(Collector):
             computed.add_metric(version, work.tokens)
             padding.add_metric(version, work.padding)
             share.add_metric(version, work.padding / max(1, work.tokens + work.padding))
-            cache = getattr(scorer, "prefixes", None)
+            cache = scorer.prefixes
             if cache is not None:
                 hits.add_metric(version, cache.hits)
                 misses.add_metric(version, cache.misses)

@@ -68,6 +68,7 @@ def _live(origin: Origin, registry: Versions | None, settings: Settings) -> Live
         origin.name,
         which=origin.which,
         tokens_per_batch=settings.serve.tokens_per_batch,
+        prefix_cache_mib=settings.serve.prefix_cache_mib,
         keep_previous=settings.serve.keep_previous,
         shadow=None if shadow is None else shadow.alias,
     )

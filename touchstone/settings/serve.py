@@ -93,6 +93,7 @@ class Serve(Section):
     opentelemetry: bool
     samples: Samples
     tokens_per_batch: PositiveInt
+    prefix_cache_mib: NonNegativeInt
     batch_seconds: PositiveFloat
     max_wait_seconds: PositiveFloat
     overload_status: Literal[503, 429]
