@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from touchstone.serving import status
+from touchstone.serving import page, status
 from touchstone.serving.batching import Batcher
 from touchstone.serving.limits import BodyLimit
 from touchstone.serving.live import Live
@@ -36,4 +36,5 @@ def make_app(live: Live, batcher: Batcher, settings: Serve) -> FastAPI:
     service = Service(live, batcher, settings)
     app.include_router(native.router(service))
     app.include_router(status.router(service))
+    app.include_router(page.router())
     return app

@@ -1,0 +1,1 @@
+"""The endpoint beside the servers that people use today: see __main__.py."""
