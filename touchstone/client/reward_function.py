@@ -25,6 +25,8 @@ _Message = Mapping[str, Any]
 _Row = tuple[str | list[_Message], str]
 """A prompt and one completion to it."""
 
+_Log = Callable[[str, float], None]
+
 UNUSABLE = frozenset({400, 413, 422})
 """Refusals of what was sent, not of who sent it or to which model."""
 
@@ -86,40 +88,46 @@ def reward_function(
         For a URL a coroutine function, for a Scorer a function. They raise ServingError, RefusedError or ModelError
         where there are no scores, and DataError, naming the row, where a row is no text.
     """
+    function = (
+        _over_http(source, model, options, refused, centered, name)
+        if isinstance(source, str)
+        else _in_process(source, refused, centered, name)
+    )
+    function.__name__ = function.__qualname__ = name
+    return function
 
-    def finish(
-        scores: Sequence[_Scored | None], log_metric: Callable[[str, float], None] | None, version: int | None
-    ) -> list[float | None]:
-        rewards = [None if score is None else _number(score, centered) for score in scores]
-        if log_metric is not None:
-            for metric, value in _metrics(rewards, scores, version).items():
-                log_metric(f"{name}/{metric}", value)
-        return rewards
 
-    async def over_http(
-        prompts: Sequence[Any],
-        completions: Sequence[Any],
-        log_metric: Callable[[str, float], None] | None = None,
-        **columns: Any,
+def _over_http(
+    url: str, model: str | None, options: Mapping[str, Any], refused: str, centered: bool, name: str
+) -> Callable[..., Any]:
+    AsyncClient(url, **options)  # a wrong address or option is an error now, not when the first batch is done
+
+    async def rewards_of(
+        prompts: Sequence[Any], completions: Sequence[Any], log_metric: _Log | None = None, **columns: Any
     ) -> list[float | None]:
         rows = _rows(prompts, completions, refused)
         # A client for each call: trainers call from an event loop of their own, and not always from the same one.
-        async with AsyncClient(source, **options) as client:
+        async with AsyncClient(url, **options) as client:
             scores, version = await _from_endpoint(client, [row for row in rows if row], model, refused)
-        return finish(_in_place(rows, scores), log_metric, version)
+        scores = _in_place(rows, scores)
+        rewards = [None if score is None else _number(score, centered) for score in scores]
+        _tell(log_metric, name, rewards, scores, version)
+        return rewards
 
-    def in_process(
-        prompts: Sequence[Any],
-        completions: Sequence[Any],
-        log_metric: Callable[[str, float], None] | None = None,
-        **columns: Any,
+    return rewards_of
+
+
+def _in_process(scorer: Scorer, refused: str, centered: bool, name: str) -> Callable[..., Any]:
+    def rewards_of(
+        prompts: Sequence[Any], completions: Sequence[Any], log_metric: _Log | None = None, **columns: Any
     ) -> list[float | None]:
         rows = _rows(prompts, completions, refused)
-        return finish(_in_place(rows, _from_scorer(source, [row for row in rows if row], refused)), log_metric, None)
+        scores = _in_place(rows, _from_scorer(scorer, [row for row in rows if row], refused))
+        rewards = [None if score is None else _number(score, centered) for score in scores]
+        _tell(log_metric, name, rewards, scores, None)
+        return rewards
 
-    function = over_http if isinstance(source, str) else in_process
-    function.__name__ = function.__qualname__ = name
-    return function
+    return rewards_of
 
 
 async def _from_endpoint(
@@ -248,13 +256,22 @@ def _number(score: _Scored, centered: bool) -> float:
     return value
 
 
-def _metrics(
-    rewards: Sequence[float | None], scores: Sequence[_Scored | None], version: int | None
-) -> dict[str, float]:
-    """What a batch's rewards were: mean and spread, shares of truncated and refused rows, the version."""
+def _tell(
+    log_metric: _Log | None,
+    name: str,
+    rewards: Sequence[float | None],
+    scores: Sequence[_Scored | None],
+    version: int | None,
+) -> None:
+    """What a batch's rewards were, for the trainer's log: mean, spread, shares of truncated and refused rows, version."""
+    if log_metric is None or not rewards:
+        return
     values = [reward for reward in rewards if reward is not None]
-    metrics = {"refused": 1 - len(values) / len(rewards)} if rewards else {}
+    metrics = {"refused": 1 - len(values) / len(rewards)}
     if values:
         truncated = fmean(score.truncated for score in scores if score is not None)
         metrics |= {"mean": fmean(values), "spread": pstdev(values), "truncated": truncated}
-    return metrics if version is None else {**metrics, "version": float(version)}
+    if version is not None:
+        metrics["version"] = float(version)
+    for metric, value in metrics.items():
+        log_metric(f"{name}/{metric}", value)

@@ -9,6 +9,7 @@ const POLL_MILLISECONDS = 4000;
 let state = { models: [], troubles: {} };   // what /v1/models said last
 let earlier = [];                           // centred rewards that this page has seen, with the digest that gave them
 let seen = [];                              // versions that this page has seen under each alias, latest first
+let busy = false;                           // a ranking is under way
 
 function make(tag, text, kind) {
   const node = document.createElement(tag);
@@ -82,8 +83,9 @@ byId("form").addEventListener("keydown", (event) => {
 
 byId("form").addEventListener("submit", async (event) => {
   event.preventDefault();
-  if (byId("go").disabled) return;
-  byId("go").disabled = true;
+  if (busy) return;
+  busy = true;
+  byId("go").setAttribute("aria-disabled", "true");  // not disabled: that would take the focus away
   byId("error").hidden = true;
   byId("result").setAttribute("aria-busy", "true");
   const request = { model: byId("model").value || null, prompt: byId("prompt").value, completions: fields().map((field) => field.value) };
@@ -97,7 +99,8 @@ byId("form").addEventListener("submit", async (event) => {
     byId("error").hidden = false;
     byId("result").hidden = true;
   } finally {
-    byId("go").disabled = false;
+    busy = false;
+    byId("go").removeAttribute("aria-disabled");
     byId("result").removeAttribute("aria-busy");
   }
 });
