@@ -82,7 +82,7 @@ def loop(checkpoint: Path, threads: str) -> Iterator[Loop]:
         yield Loop(process)
 
 
-# --- one turn of one contestant ---------------------------------------------------------------------------------------
+# --- one turn of one contestant --------------------------------------------------------------------------------------
 
 
 def turn(server: Server, workload: str, asked: Sequence[Asked], sizes: Sizes) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def turn_of_loop(plain: Loop, workload: str, asked: Sequence[Asked]) -> dict[str
     }
 
 
-# --- before anything is timed -----------------------------------------------------------------------------------------
+# --- before anything is timed ----------------------------------------------------------------------------------------
 
 
 def same_ids(rival: Rival, checkpoint: Path, asked: Sequence[Asked]) -> bool:
@@ -177,7 +177,9 @@ def tuned(
                 rates.setdefault(workload, {})[setting] = 1 / result["p50"] if workload == "s" else result["rate"]
         finally:
             server.stop()
-        print(f"  {rival.name:<12}{setting:<10}" + "".join(f"{rates[w][setting]:10.1f}" for w in WORKLOADS), flush=True)
+        print(
+            f"  {rival.name:<12}{setting:<10}" + "".join(f"{rates[w][setting]:10.1f}" for w in WORKLOADS), flush=True
+        )
     best = {workload: max(rates[workload], key=lambda setting: rates[workload][setting]) for workload in WORKLOADS}
     return {"what": rival.what, "same_ids": same, "difference": difference, "best": best, "tuning": rates}
 
@@ -201,7 +203,7 @@ def tuned_loop(checkpoint: Path, texts: Texts, sizes: Sizes) -> tuple[dict[str, 
     return {"what": what, "same_ids": True, "difference": 0.0, "best": best, "tuning": rates}, expected
 
 
-# --- interleaved rounds -----------------------------------------------------------------------------------------------
+# --- interleaved rounds ----------------------------------------------------------------------------------------------
 
 
 def measure(

@@ -1,4 +1,4 @@
-"""The benchmark's picture: everybody's rate on each workload, relative to the plain loop; alone the time of a request."""
+"""The benchmark's picture: everybody's rate on each workload, and alone the time of a request."""
 
 from __future__ import annotations
 

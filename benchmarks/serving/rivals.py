@@ -177,7 +177,7 @@ class Server:
         """Rewards of some groups, asked for one request after another."""
         found: list[float] = []
         for path, body in self.rival.requests(asked, self.checkpoint):
-            request = urllib.request.Request(  # noqa: S310 - our own loopback address
+            request = urllib.request.Request(
                 f"http://127.0.0.1:{self.port}{path}", body.encode(), {"Content-Type": "application/json"}
             )
             with urllib.request.urlopen(request, timeout=120) as answer:  # noqa: S310
@@ -234,7 +234,7 @@ def _free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-# --- ours -------------------------------------------------------------------------------------------------------------
+# --- ours ------------------------------------------------------------------------------------------------------------
 
 
 def _ours(place: Place) -> list[str]:
@@ -268,7 +268,7 @@ def _native_rewards(answer: Any) -> list[float]:
     return [score["reward"] for result in answer["results"] for score in result["scores"]]
 
 
-# --- the others -------------------------------------------------------------------------------------------------------
+# --- the others ------------------------------------------------------------------------------------------------------
 
 
 def _texts(asked: Sequence[Asked]) -> list[str]:
@@ -305,7 +305,17 @@ def _openrlhf(asked: Sequence[Asked], checkpoint: Path) -> list[Request]:
 def _infinity_command(place: Place) -> list[str]:
     return [
         *(str(Path(place.python).with_name("infinity_emb")), "v2", "--model-id", str(place.checkpoint)),
-        *("--engine", "torch", "--device", "cpu", "--dtype", "float32", "--no-bettertransformer", "--batch-size", "32"),
+        *(
+            "--engine",
+            "torch",
+            "--device",
+            "cpu",
+            "--dtype",
+            "float32",
+            "--no-bettertransformer",
+            "--batch-size",
+            "32",
+        ),
         *("--host", "127.0.0.1", "--port", str(place.port), "--served-model-name", place.checkpoint.name),
     ]
 

@@ -1,4 +1,4 @@
-"""The endpoint's benchmark, small: its load counts what it sends, who can't be run stands in the table, and it runs."""
+"""The endpoint's benchmark, small: its load counts what it sends, who can't be run is in the table, and it runs."""
 
 from __future__ import annotations
 

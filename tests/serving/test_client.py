@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
+from itertools import chain, pairwise
 from typing import Any
 
 import pytest
@@ -55,13 +56,24 @@ both = pytest.mark.parametrize("how", ["sync", "async"])
 @pytest.mark.parametrize("module", ["touchstone.client", "touchstone.client.reward_function"])
 def test_the_client_needs_neither_the_model_nor_the_server(module: str) -> None:
     """A trainer installs it beside libraries of its own."""
-    heavy = {"torch", "transformers", "numpy", "pyarrow", "fastapi", "starlette", "uvicorn", "pydantic", "mlflow", "trl"}
+    heavy = {
+        "torch",
+        "transformers",
+        "numpy",
+        "pyarrow",
+        "fastapi",
+        "starlette",
+        "uvicorn",
+        "pydantic",
+        "mlflow",
+        "trl",
+    }
     code = f"import sys, {module}; print(sorted({heavy} & set(sys.modules)))"
     printed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert printed.stdout.strip() == "[]"
 
 
-# --- what it sends and reads ------------------------------------------------------------------------------------------
+# --- what it sends and reads -----------------------------------------------------------------------------------------
 
 
 @both
@@ -72,7 +84,7 @@ def test_a_batch_beyond_the_endpoint_s_limits_is_cut_and_scores_the_same(url: st
     for options in ({"completions_per_request": 8}, {"completions_per_request": 512}, {"bytes_per_request": 300}):
         reply = rewards(url, how, items, **options)  # at 512 the endpoint refuses, and the client halves
         assert [len(row) for row in reply.scores] == [len(row) for row in expected]
-        for served, offline in zip(sum(reply.scores, []), sum(expected, []), strict=True):
+        for served, offline in zip(chain(*reply.scores), chain(*expected), strict=True):
             assert served.reward == pytest.approx(offline.reward, abs=1e-5)
         assert (reply.version, reply.versions) == (1, (1,))
 
@@ -90,7 +102,8 @@ def test_a_comparison_says_the_chance_that_a_wins(url: str) -> None:
         swapped = client.compare("2+2?", "five", "4", f"{NAME}@champion")
     assert reply.probability == pytest.approx(scorer.probability(reply.a.reward, reply.b.reward), abs=1e-6)
     assert swapped.probability == pytest.approx(1 - reply.probability, abs=1e-6)
-    assert (swapped.model, swapped.version, swapped.a) == (f"{NAME}@champion", 1, reply.b)
+    assert (swapped.model, swapped.version, swapped.a.tokens) == (f"{NAME}@champion", 1, reply.b.tokens)
+    assert swapped.a.reward == pytest.approx(reply.b.reward, abs=1e-5)
 
 
 def test_a_ranking_is_asked_for_and_read_as_agreed() -> None:
@@ -131,7 +144,7 @@ def test_an_answer_that_is_none_is_an_error_and_never_a_score(content: bytes) ->
         rewards(peer.url, "sync", ONE)
 
 
-# --- who asks, and for which version ----------------------------------------------------------------------------------
+# --- who asks, and for which version ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -195,7 +208,7 @@ def test_a_pinned_version_answers_or_nobody(how: str) -> None:
     assert [request[1]["X-Touchstone-Version"] for request in peer.requests] == ["2", "1", "1"]
 
 
-# --- when it tries again ----------------------------------------------------------------------------------------------
+# --- when it tries again ---------------------------------------------------------------------------------------------
 
 
 @both
@@ -211,29 +224,35 @@ def test_what_passes_is_tried_again(how: str, trouble: Answer) -> None:
     times = [request[3] for request in peer.requests]
     assert len(times) == 3
     if "Retry-After" in trouble[1]:
-        assert min(second - first for first, second in zip(times, times[1:], strict=False)) >= 0.2
+        assert min(second - first for first, second in pairwise(times)) >= 0.2
 
 
 @both
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 422, 500])
 def test_what_stays_refused_is_sent_once(how: str, status: int) -> None:
-    with scripted(lambda number, body: refusal(status, "no_way", Retry_After="0")) as peer:
-        with pytest.raises(RefusedError, match=f"answered {status}: because of no_way") as refused:
-            rewards(peer.url, how, ONE)
+    with (
+        scripted(lambda number, body: refusal(status, "no_way", Retry_After="0")) as peer,
+        pytest.raises(RefusedError, match=f"answered {status}: because of no_way"),
+    ):
+        rewards(peer.url, how, ONE)
     assert (refused.value.status, refused.value.kind, len(peer.requests)) == (status, "no_way", 1)
 
 
 @both
 def test_patience_ends(how: str) -> None:
     begin = time.monotonic()
-    with scripted(lambda number, body: refusal(503, "queue_full", Retry_After="0.1")) as peer:
-        with pytest.raises(ServingError, match=r"503: because of queue_full \(tried \d+ times in \d s; patience"):
-            rewards(peer.url, how, ONE, patience=0.8)
+    with (
+        scripted(lambda number, body: refusal(503, "queue_full", Retry_After="0.1")) as peer,
+        pytest.raises(ServingError, match=r"503: because of queue_full \(tried \d+ times in \d s; patience"),
+    ):
+        rewards(peer.url, how, ONE, patience=0.8)
     assert 0.2 < time.monotonic() - begin < 2
     assert len(peer.requests) > 1
-    with scripted(lambda number, body: refusal(503, "draining", Retry_After="3600")) as peer:
-        with pytest.raises(ServingError, match="tried once"):  # an hour is not waited for
-            rewards(peer.url, how, ONE)
+    with (
+        scripted(lambda number, body: refusal(503, "draining", Retry_After="3600")) as peer,
+        pytest.raises(ServingError, match="tried once"),
+    ):  # an hour is not waited for
+        rewards(peer.url, how, ONE)
 
 
 @both

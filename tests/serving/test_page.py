@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import httpx
@@ -54,7 +55,7 @@ def test_nothing_of_the_page_comes_from_elsewhere_or_stands_in_line() -> None:
     assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(|localStorage", script)
 
 
-# --- in a browser -----------------------------------------------------------------------------------------------------
+# --- in a browser ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +111,9 @@ def rank(view: Browser) -> list[str]:
 
 
 def texts(view: Browser, selector: str) -> list[str]:
-    found: list[str] = view.evaluate(f"[...document.querySelectorAll({json.dumps(selector)})].map((n) => n.textContent)")
+    found: list[str] = view.evaluate(
+        f"[...document.querySelectorAll({json.dumps(selector)})].map((n) => n.textContent)"
+    )
     return found
 
 
@@ -168,7 +171,7 @@ def test_every_control_has_a_name_and_is_reached_in_the_order_of_the_page(opened
     assert ids[:3] == ["prompt", "Remove", "completion-1"]
     assert "go" in ids
     assert "curl" in ids
-    assert all(later > earlier - 60 for earlier, later in zip(heights, heights[1:], strict=False))
+    assert all(later > earlier - 60 for earlier, later in pairwise(heights))
 
 
 @pytest.mark.slow
@@ -226,7 +229,7 @@ def test_a_refusal_is_shown_in_the_endpoint_s_words(opened: Browser) -> None:
 
 @pytest.mark.slow
 def test_the_lines_to_copy_give_what_the_page_shows(opened: Browser) -> None:
-    odd = ["it's \"quoted\" \\ $HOME `id` !", "two\nlines\tand 🗼", "\u2028 é"]
+    odd = ['it\'s "quoted" \\ $HOME `id` !', "two\nlines\tand 🗼", "\u2028 é"]
     fill(opened, "what's\nthis?", odd)
     order = [int(label.split()[1]) - 1 for label in rank(opened)]
     curl, python = texts(opened, "#curl")[0], texts(opened, "#python")[0]
@@ -253,7 +256,9 @@ def test_the_reference_distribution_is_the_sealed_one(opened: Browser, url: str)
     area = opened.evaluate("document.querySelector('#chart .area').getAttribute('d')")
     points = [tuple(map(float, point.split())) for point in re.findall(r"[ML]([\d.]+ [\d.]+)", area)][1:-1]
     bottom = 202
-    bins = [((first[0] + last[0]) / 2, bottom - first[1]) for first, last in zip(points[::2], points[1::2], strict=True)]
+    bins = [
+        ((first[0] + last[0]) / 2, bottom - first[1]) for first, last in zip(points[::2], points[1::2], strict=True)
+    ]
     marks = opened.evaluate("[...document.querySelectorAll('#chart .dot')].map((n) => Number(n.getAttribute('cx')))")
     for mark, entry in zip(marks, sorted(reply.ranking, key=lambda entry: entry.score.centered), strict=True):
         left = sum(height for middle, height in bins if middle < mark) / sum(height for _, height in bins)
@@ -264,9 +269,11 @@ def test_the_reference_distribution_is_the_sealed_one(opened: Browser, url: str)
 
 CONTRAST = """(() => {
   const parse = (text) => text.match(/[\\d.]+/g).map(Number);
-  const light = (rgb) => rgb.slice(0, 3).map((c) => c / 255).map((c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+  const light = (rgb) => rgb.slice(0, 3).map((c) => c / 255)
+    .map((c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
     .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
-  const ground = (node) => { for (; node; node = node.parentElement) { const c = parse(getComputedStyle(node).backgroundColor);
+  const ground = (node) => { for (; node; node = node.parentElement) {
+    const c = parse(getComputedStyle(node).backgroundColor);
     if (c.length === 3 || c[3] === 1) return c; } return [255, 255, 255]; };
   const bad = [];
   for (const node of document.querySelectorAll('body *:not(svg *):not(noscript)')) {
@@ -304,7 +311,8 @@ def test_a_promotion_appears_while_one_looks(opened: Browser, registry: Registry
         client.wait_for("champion", 2, 20)
     opened.wait_for("document.querySelectorAll('#history tr').length >= 2")
     rows = opened.evaluate(
-        "[...document.querySelectorAll('#history tr')].map((row) => [...row.cells].slice(1, 3).map((n) => n.textContent))"
+        "[...document.querySelectorAll('#history tr')].map((row) => "
+        "[...row.cells].slice(1, 3).map((n) => n.textContent))"
     )
     assert rows[0] == ["champion", "2"]
     assert ["champion", "1"] in rows

@@ -86,7 +86,12 @@ def test_a_row_without_a_text_is_named_or_has_no_reward(completion: list[dict[st
 def test_metrics_say_what_the_batch_was_worth() -> None:
     logged: dict[str, float] = {}
     with scripted(lambda number, body: answer(scores(body, version=7))) as peer:
-        call(reward_function(peer.url, centered=False, name="helpful"), PROMPTS, COMPLETIONS, log_metric=logged.__setitem__)
+        call(
+            reward_function(peer.url, centered=False, name="helpful"),
+            PROMPTS,
+            COMPLETIONS,
+            log_metric=logged.__setitem__,
+        )
     assert logged == {
         "helpful/mean": 5.5,
         "helpful/spread": pytest.approx(1.25**0.5),
@@ -119,9 +124,8 @@ def test_what_concerns_no_row_ends_the_training_in_any_case(status: int) -> None
 
 
 def test_an_endpoint_that_is_gone_ends_the_training_in_any_case() -> None:
-    with scripted(lambda number, body: refusal(503, "draining")) as peer:
-        with pytest.raises(ServingError, match="503"):
-            call(reward_function(peer.url, refused="none", patience=0.1), PROMPTS, COMPLETIONS)
+    with scripted(lambda number, body: refusal(503, "draining")) as peer, pytest.raises(ServingError, match="503"):
+        call(reward_function(peer.url, refused="none", patience=0.1), PROMPTS, COMPLETIONS)
 
 
 def test_in_process_roles_that_the_template_refuses_are_such_a_row() -> None:

@@ -95,7 +95,10 @@ def test_grpo_trains_on_our_rewards(policy: Path, url: str, tmp_path: Path, wher
     assert learnt
     assert len(logs) == len(batches) == 3
     for entry, (asked, answered) in zip(logs, batches, strict=True):
-        texts = [(p, c) if form == "plain" else (p[0]["content"], c[0]["content"]) for p, c in zip(asked, answered, strict=True)]
+        texts = [
+            (p, c) if form == "plain" else (p[0]["content"], c[0]["content"])
+            for p, c in zip(asked, answered, strict=True)
+        ]
         expected = [scorer.score([((Message("user", p),), [c])])[0][0].centered for p, c in texts]
         mean = math.fsum(expected) / len(expected)
         assert entry["rewards/touchstone/mean"] == pytest.approx(mean, abs=1e-4)

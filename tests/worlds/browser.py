@@ -149,9 +149,9 @@ def browser() -> Iterator[Browser]:
     with tempfile.TemporaryDirectory(prefix="touchstone-browser-", ignore_cleanup_errors=True) as profile:
         # Chromium reads commands from file 3 and writes answers to file 4.
         script = 'exec 3<&"$1" 4>&"$2"; shift 2; exec "$@"'
+        shell = ("bash", "-c", script, "bash", str(commands_out), str(answers_in))
         process = subprocess.Popen(
-            ["bash", "-c", script, "bash", str(commands_out), str(answers_in), CHROMIUM, *FLAGS]
-            + ["--remote-debugging-pipe", f"--user-data-dir={profile}", "about:blank"],
+            [*shell, CHROMIUM, *FLAGS, "--remote-debugging-pipe", f"--user-data-dir={profile}", "about:blank"],
             pass_fds=(commands_out, answers_in),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""An HTTP server that answers as a test says: overloaded, broken, or of another version, when the real one wouldn't."""
+"""An HTTP server that answers as a test says: overloaded, broken, or of another version, as the real one rarely is."""
 
 from __future__ import annotations
 

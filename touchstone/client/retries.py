@@ -72,7 +72,7 @@ def _trouble(place: str, outcome: httpx.Response | httpx.HTTPError) -> tuple[Ser
 
 
 def retry_after(header: str) -> float:
-    """Seconds that a Retry-After header asks for, in either of its two forms (RFC 9110, 10.2.3); 0 for anything else."""
+    """Seconds that a Retry-After header asks for, in either of its forms (RFC 9110, 10.2.3); 0 for anything else."""
     if re.fullmatch(r"\d+(\.\d+)?", header):
         return float(header)
     try:

@@ -263,7 +263,7 @@ def _tell(
     scores: Sequence[_Scored | None],
     version: int | None,
 ) -> None:
-    """What a batch's rewards were, for the trainer's log: mean, spread, shares of truncated and refused rows, version."""
+    """A batch's rewards for the trainer's log: mean, spread, shares of truncated and refused rows, version."""
     if log_metric is None or not rewards:
         return
     values = [reward for reward in rewards if reward is not None]

@@ -1,7 +1,9 @@
-"""Token ids of texts as a rival's environment makes them, one JSON object on stdin and one list on stdout.
+"""Token ids of texts as a rival's environment makes them.
+
+One JSON object on stdin, one list on stdout:
 
     echo '{"folder": ..., "texts": [...]}' | python -m benchmarks.serving.servers.ids
-    echo '{"folder": ..., "pairs": [[..., ...]]}' | python -m benchmarks.serving.servers.ids     # as infinity strips and joins
+    echo '{"folder": ..., "pairs": [[..., ...]]}' | python -m benchmarks.serving.servers.ids  # stripped
 """
 
 from __future__ import annotations

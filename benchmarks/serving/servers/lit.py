@@ -1,6 +1,6 @@
 """LitServe as its documentation batches: up to 32 requests together, or what came within 5 ms.
 
-    python -m benchmarks.serving.servers.lit CHECKPOINT PORT
+python -m benchmarks.serving.servers.lit CHECKPOINT PORT
 """
 
 from __future__ import annotations

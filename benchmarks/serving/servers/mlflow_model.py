@@ -1,6 +1,6 @@
 """The checkpoint as an MLflow model without a pickle, for `mlflow models serve`.
 
-    python -m benchmarks.serving.servers.mlflow_model CHECKPOINT FOLDER
+python -m benchmarks.serving.servers.mlflow_model CHECKPOINT FOLDER
 """
 
 from __future__ import annotations

@@ -36,6 +36,4 @@ class Padded:
 
     def in_batches(self, texts: Sequence[str], size: int) -> list[float]:
         """Raw logits, so many texts at a time in the order in which they come."""
-        return [
-            reward for start in range(0, len(texts), size) for reward in self.rewards(texts[start : start + size])
-        ]
+        return [reward for start in range(0, len(texts), size) for reward in self.rewards(texts[start : start + size])]
