@@ -1,1 +1,1 @@
-"""The endpoint beside the servers that people use today: see __main__.py."""
+"""What the scorer and its endpoint are worth, beside what people use today."""

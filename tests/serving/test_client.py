@@ -232,7 +232,7 @@ def test_what_passes_is_tried_again(how: str, trouble: Answer) -> None:
 def test_what_stays_refused_is_sent_once(how: str, status: int) -> None:
     with (
         scripted(lambda number, body: refusal(status, "no_way", Retry_After="0")) as peer,
-        pytest.raises(RefusedError, match=f"answered {status}: because of no_way"),
+        pytest.raises(RefusedError, match=f"answered {status}: because of no_way") as refused,
     ):
         rewards(peer.url, how, ONE)
     assert (refused.value.status, refused.value.kind, len(peer.requests)) == (status, "no_way", 1)
