@@ -26,11 +26,22 @@ import touchstone  # noqa: F401 - before torch: how its threads wait is read whe
 
 import torch  # isort: skip
 from datasets import Dataset, disable_progress_bars
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from touchstone.client import reward_function
 from touchstone.groups import read_parquet
+
+
+class Steps(TrainerCallback):
+    """Prints each step as it ends."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **more: Any) -> None:
+        """One line a step; TRL's log has what the reward function told it."""
+        if logs is not None and "touchstone/mean" in logs:
+            version = f", version {logs['touchstone/version']:.0f}" if "touchstone/version" in logs else ""
+            print(f"step {state.global_step:3}: mean reward {logs['touchstone/mean']:+.3f} sd{version}", flush=True)
 
 
 def prompts(path: Path, count: int) -> Dataset:
@@ -80,7 +91,7 @@ def main() -> None:
             logging_steps=1,
             bf16=False,
             use_cpu=True,
-            gradient_checkpointing=False,
+            activation_checkpointing=False,
             report_to="none",
             save_strategy="no",
             disable_tqdm=True,
@@ -93,12 +104,11 @@ def main() -> None:
             train_dataset=prompts(given.prompts, 400),
             processing_class=tokenizer,
         )
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(Steps())
         trainer.train()
 
     logs = [entry for entry in trainer.state.log_history if "touchstone/mean" in entry]
-    for entry in logs:
-        version = f", version {entry['touchstone/version']:.0f}" if "touchstone/version" in entry else ""
-        print(f"step {entry['step']:3}: mean reward {entry['touchstone/mean']:+.3f} sd{version}")
     first, last = (sum(entry["touchstone/mean"] for entry in part) / len(part) for part in (logs[:5], logs[-5:]))
     print(f"mean reward of the first steps {first:+.3f}, of the last {last:+.3f} standard deviations")
 

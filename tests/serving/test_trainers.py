@@ -65,7 +65,7 @@ def train(policy: Path, reward: Any, prompts: list[Any], folder: Path) -> tuple[
         reward_weights=[1.0, 0.0],
         bf16=False,
         use_cpu=True,
-        gradient_checkpointing=False,
+        activation_checkpointing=False,
         report_to="none",
         save_strategy="no",
         disable_tqdm=True,
