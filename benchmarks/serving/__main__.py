@@ -152,7 +152,13 @@ def same_ids(rival: Rival, checkpoint: Path, asked: Sequence[Asked]) -> bool:
 
 
 def tuned(
-    rival: Rival, checkpoint: Path, texts: Texts, sizes: Sizes, expected: Sequence[float], scratch: Path
+    rival: Rival,
+    checkpoint: Path,
+    texts: Texts,
+    sizes: Sizes,
+    settings: Sequence[str],
+    expected: Sequence[float],
+    scratch: Path,
 ) -> dict[str, Any]:
     """A rival's best setting of threads on each workload, with its scores checked first.
 
@@ -164,7 +170,7 @@ def tuned(
     same = same_ids(rival, checkpoint, probe)
     rates: dict[str, dict[str, float]] = {}
     difference = 0.0
-    for setting in THREADS:
+    for setting in settings:
         server = Server(rival, checkpoint, setting, scratch)
         try:
             rewards = server.wait(probe)
@@ -184,11 +190,13 @@ def tuned(
     return {"what": rival.what, "same_ids": same, "difference": difference, "best": best, "tuning": rates}
 
 
-def tuned_loop(checkpoint: Path, texts: Texts, sizes: Sizes) -> tuple[dict[str, Any], list[float]]:
+def tuned_loop(
+    checkpoint: Path, texts: Texts, sizes: Sizes, settings: Sequence[str]
+) -> tuple[dict[str, Any], list[float]]:
     """The plain loop's best settings, and the probe's rewards by single, unpadded forward passes."""
     rates: dict[str, dict[str, float]] = {}
     expected: list[float] = []
-    for setting in THREADS:
+    for setting in settings:
         with loop(checkpoint, setting) as plain:
             expected = plain.run([text for each in texts.probe for text in each.texts], 1)["rewards"]
             for workload in WORKLOADS:
@@ -313,6 +321,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="touchstone bench serve", description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="where hh-rlhf/ lies; default: the sandbox's texts")
     parser.add_argument("--only", choices=[rival.name for rival in RIVALS], action="append", help="these rivals")
+    parser.add_argument("--threads", choices=THREADS, action="append", help="these settings of threads; default: all")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="small workloads, two rounds: to see that it runs")
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -322,6 +331,7 @@ def main() -> None:
     sizes, repeats = (QUICK, min(2, given.repeats)) if given.quick else (Sizes(), given.repeats)
     texts = Texts(given.data.resolve() if given.data else None)
     rivals = [rival for rival in RIVALS if given.only is None or rival.name in given.only]
+    settings = given.threads or list(THREADS)
     rows: dict[str, dict[str, Any]] = {}
     missing: dict[str, dict[str, Any]] = {}
 
@@ -329,10 +339,10 @@ def main() -> None:
         scratch = Path(folder)
         checkpoint = texts.checkpoint(scratch / "checkpoint")
         print(f"texts: {texts.source}; tuning by threads: {'  '.join(WORKLOADS)}", flush=True)
-        rows[LOOP], expected = tuned_loop(checkpoint, texts, sizes)
+        rows[LOOP], expected = tuned_loop(checkpoint, texts, sizes, settings)
         for rival in (OURS, *rivals):
             try:
-                rows[rival.name] = tuned(rival, checkpoint, texts, sizes, expected, scratch)
+                rows[rival.name] = tuned(rival, checkpoint, texts, sizes, settings, expected, scratch)
             except UnavailableError as error:
                 if rival is OURS:
                     raise

@@ -47,7 +47,7 @@ class Sizes:
     clients: int = 64
 
 
-QUICK = Sizes(singles=96, groups=2, bulk=24, alone=10, clients=16)
+QUICK = Sizes(singles=48, groups=2, bulk=16, alone=8, clients=8)
 
 
 class Texts:

@@ -63,7 +63,18 @@ def test_what_cannot_be_installed_is_said_and_made_anew(tmp_path: Path, monkeypa
 
 @pytest.mark.slow
 def test_the_benchmark_runs(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.serving", "--quick", "--repeats", "1", "--only", "serve_rm"]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.serving",
+        "--quick",
+        "--threads",
+        "1",
+        "--repeats",
+        "1",
+        "--only",
+        "serve_rm",
+    ]
     done = subprocess.run(
         [*command, "--out", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False, timeout=800
     )
