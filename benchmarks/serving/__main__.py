@@ -335,7 +335,8 @@ def main() -> None:
     rows: dict[str, dict[str, Any]] = {}
     missing: dict[str, dict[str, Any]] = {}
 
-    with tempfile.TemporaryDirectory(prefix="touchstone-bench-serve-") as folder:
+    # However this ends, no server is left.
+    with processes.stopped_by_sigterm(), tempfile.TemporaryDirectory(prefix="touchstone-bench-serve-") as folder:
         scratch = Path(folder)
         checkpoint = texts.checkpoint(scratch / "checkpoint")
         print(f"texts: {texts.source}; tuning by threads: {'  '.join(WORKLOADS)}", flush=True)

@@ -89,6 +89,18 @@ def test_a_batch_beyond_the_endpoint_s_limits_is_cut_and_scores_the_same(url: st
         assert (reply.version, reply.versions) == (1, (1,))
 
 
+@both
+@pytest.mark.parametrize("kind", ["too_many_completions", "request_too_long"])
+def test_what_is_too_large_in_one_request_is_halved(how: str, kind: str) -> None:
+    def small_only(number: int, body: Any) -> Answer:
+        texts = list(chain(*(given["completions"] for given in body["inputs"])))
+        return answer(scores(body)) if len(texts) <= 2 else refusal(422, kind)
+
+    with scripted(small_only) as peer:
+        reply = rewards(peer.url, how, [("a", ["1", "2", "3"]), ("b", ["4"]), ("c", ["5", "6"])])
+    assert [[score.reward for score in row] for row in reply.scores] == [[1.0, 2.0, 3.0], [4.0], [5.0, 6.0]]
+
+
 def test_a_prompt_may_be_a_text_dictionaries_or_messages(url: str) -> None:
     prompts = ["2+2?", [{"role": "user", "content": "2+2?"}], [Message("user", "2+2?")]]
     reply = rewards(url, "sync", [(prompt, ["4"]) for prompt in prompts])
@@ -193,7 +205,7 @@ def test_a_batch_that_two_versions_answered_says_so_or_is_asked_again(how: str) 
     assert (reply.version, reply.digest, reply.versions) == (2, "digest-2", (2,))
     assert [[score.reward for score in row] for row in reply.scores] == [[1.0, 2.0]] * 3
     again = peer.requests[-1]
-    assert (again[1]["X-Touchstone-Version"], again[2]["inputs"][0]["prompt"]) == ("2", "prompt 0")
+    assert (again[1]["X-Touchstone-Digest"], again[2]["inputs"][0]["prompt"]) == ("digest-2", "prompt 0")
     assert len(peer.requests) == 4
 
 

@@ -30,6 +30,10 @@ Input = tuple[Prompt, Sequence[str]]
 """A prompt and the completions to score."""
 
 
+TOO_LARGE = frozenset({"too_many_completions", "request_too_long"})
+"""Refusals of a request that several smaller ones would not meet."""
+
+
 @dataclass(frozen=True)
 class Piece:
     """Some completions of one input.
@@ -71,7 +75,7 @@ class Part:
         Raises:
             RefusedError: the refusal has another reason, or this is a single completion.
         """
-        if error.status != 413 and error.kind != "too_many_completions":
+        if error.status != 413 and error.kind not in TOO_LARGE:
             raise error
         pieces = self.pieces if len(self.pieces) > 1 else self.pieces[0].halves()
         middle = len(pieces) // 2
@@ -173,5 +177,5 @@ def merge(inputs: Sequence[Input], replies: Sequence[PartReply]) -> Reply:
     for number, _, row in pieces:
         scores[number].extend(row)
     last = replies[-1]
-    versions = tuple(sorted({reply.version for reply in replies}))
+    versions = tuple(sorted(version for version, _ in {(reply.version, reply.digest) for reply in replies}))
     return Reply(last.model, last.version, last.digest, scores, versions)

@@ -22,8 +22,11 @@ from touchstone.errors import RefusedError, ServingError
 KEY = "TOUCHSTONE_API_KEY"
 """Environment variable with the API key, where none is given."""
 
-PIN = "X-Touchstone-Version"
-"""Header with the version that must answer."""
+VERSION, DIGEST = "X-Touchstone-Version", "X-Touchstone-Digest"
+"""Headers with the version, or the digest, that must answer."""
+
+_Pin = Mapping[str, str]
+"""Either header, or none."""
 
 _T = TypeVar("_T")
 
@@ -90,33 +93,31 @@ class _Endpoint:
     def _split(self, inputs: Sequence[Input]) -> list[Part]:
         return split(inputs, completions=self.completions_per_request, size=self.bytes_per_request)
 
-    def _pinned(self, version: int | None) -> int | None:
-        return self.version if version is None else version
+    def _pin(self, version: int | None) -> _Pin:
+        pinned = self.version if version is None else version
+        return {} if pinned is None else {VERSION: str(pinned)}
 
-    def _request(self, method: str, path: str, body: Mapping[str, Any] | None, version: int | None) -> dict[str, Any]:
+    def _request(self, method: str, path: str, body: Mapping[str, Any] | None, pin: _Pin) -> dict[str, Any]:
         """A request as httpx takes it."""
         if body is None:
             return {"method": method, "url": path}
-        headers = {"Content-Type": "application/json"}
-        pinned = self._pinned(version)
-        if pinned is not None:
-            headers[PIN] = str(pinned)
+        headers = {"Content-Type": "application/json", **pin}
         return {"method": method, "url": path, "content": encoded(body), "headers": headers}
 
-    def _read(self, path: str, version: int | None, read: Callable[[Any], _T], answer: httpx.Response) -> _T:
+    def _read(self, path: str, pin: _Pin, read: Callable[[Any], _T], answer: httpx.Response) -> _T:
         """What an answer of status 200 holds.
 
         Raises:
             ServingError: something else than the protocol says, or scores of another version than was asked for.
         """
-        pinned = self._pinned(version)
         try:
             value = json.loads(answer.content)
-            if pinned is not None and value.get("version", pinned) != pinned:
-                raise ServingError(
-                    f"{self.url}{path} answered with version {value['version']} where {pinned} was asked for; it "
-                    f"doesn't know the header {PIN}"
-                )
+            for header, field in ((VERSION, "version"), (DIGEST, "digest")):
+                if header in pin and str(value[field]) != pin[header]:
+                    raise ServingError(
+                        f"{self.url}{path} answered with {field} {value[field]} where {pin[header]} was asked for; it "
+                        f"doesn't know the header {header}"
+                    )
             return read(value)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ServingError(
@@ -167,11 +168,11 @@ class Client(_Endpoint):
             RefusedError: the endpoint refuses; says why.
             ServingError: it can't be reached, stays too busy, or answers what it wasn't asked.
         """
-        replies = self._replies(self._split(inputs), model, version)
+        replies = self._replies(self._split(inputs), model, self._pin(version))
         if one_version and (outdated := _outdated(replies)):
-            pinned = replies[-1].version
-            replies = [reply for reply in replies if reply.version == pinned]
-            replies = [*self._replies(outdated, model, pinned), *replies]
+            digest = replies[-1].digest
+            replies = [reply for reply in replies if reply.digest == digest]
+            replies = [*self._replies(outdated, model, {DIGEST: digest}), *replies]
         return merge(inputs, replies)
 
     def compare(
@@ -183,7 +184,7 @@ class Client(_Endpoint):
             RefusedError, ServingError: as for `rewards`.
         """
         body = {"model": model, "prompt": written(prompt), "a": a, "b": b}
-        return self._ask("POST", "/v1/compare", body, version, _comparison)
+        return self._ask("POST", "/v1/compare", body, self._pin(version), _comparison)
 
     def rank(
         self,
@@ -202,11 +203,11 @@ class Client(_Endpoint):
         Raises:
             RefusedError, ServingError: as for `rewards`.
         """
-        return self._ask("POST", "/v1/rank", _ranked(prompt, completions, model, best), version, _ranking)
+        return self._ask("POST", "/v1/rank", _ranked(prompt, completions, model, best), self._pin(version), _ranking)
 
     def models(self) -> dict[str, Any]:
         """What is served, as /v1/models says."""
-        return self._ask("GET", "/v1/models", None, None, dict)
+        return self._ask("GET", "/v1/models", None, {}, dict)
 
     def version_of(self, alias: str) -> int | None:
         """The version served under an alias; None if there is none."""
@@ -224,34 +225,32 @@ class Client(_Endpoint):
                 raise self._not_served(alias, version, seconds, state)
             time.sleep(0.1)
 
-    def _replies(self, parts: Sequence[Part], model: str | None, version: int | None) -> list[PartReply]:
+    def _replies(self, parts: Sequence[Part], model: str | None, pin: _Pin) -> list[PartReply]:
         if len(parts) <= 1:
-            return [reply for part in parts for reply in self._part(part, model, version)]
+            return [reply for part in parts for reply in self._part(part, model, pin)]
         pool = ThreadPoolExecutor(min(self.concurrency, len(parts)), thread_name_prefix="touchstone-client")
         try:
-            rows = pool.map(lambda part: self._part(part, model, version), parts)
+            rows = pool.map(lambda part: self._part(part, model, pin), parts)
             return [reply for row in rows for reply in row]
         finally:  # after a failure the others aren't waited for
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _part(self, part: Part, model: str | None, version: int | None) -> list[PartReply]:
+    def _part(self, part: Part, model: str | None, pin: _Pin) -> list[PartReply]:
         try:
             read = _part_reader(part)
-            return [self._ask("POST", "/v1/rewards", part.body(model), version, read)]
+            return [self._ask("POST", "/v1/rewards", part.body(model), pin, read)]
         except RefusedError as error:
-            return [reply for half in part.smaller(error) for reply in self._part(half, model, version)]
+            return [reply for half in part.smaller(error) for reply in self._part(half, model, pin)]
 
-    def _ask(
-        self, method: str, path: str, body: Mapping[str, Any] | None, version: int | None, read: Callable[[Any], _T]
-    ) -> _T:
-        request = self._request(method, path, body, version)
+    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None, pin: _Pin, read: Callable[[Any], _T]) -> _T:
+        request = self._request(method, path, body, pin)
         attempts = Attempts(self.patience)
         while True:
             outcome: httpx.Response | httpx.HTTPError
             try:
                 outcome = self._http.request(**request)
                 if outcome.status_code == httpx.codes.OK:
-                    return self._read(path, version, read, outcome)
+                    return self._read(path, pin, read, outcome)
             except httpx.HTTPError as error:
                 outcome = error
             time.sleep(attempts.pause(self.url + path, outcome))
@@ -285,11 +284,11 @@ class AsyncClient(_Endpoint):
         one_version: bool = False,
     ) -> Reply:
         """`Client.rewards`."""
-        replies = await self._replies(self._split(inputs), model, version)
+        replies = await self._replies(self._split(inputs), model, self._pin(version))
         if one_version and (outdated := _outdated(replies)):
-            pinned = replies[-1].version
-            replies = [reply for reply in replies if reply.version == pinned]
-            replies = [*await self._replies(outdated, model, pinned), *replies]
+            digest = replies[-1].digest
+            replies = [reply for reply in replies if reply.digest == digest]
+            replies = [*await self._replies(outdated, model, {DIGEST: digest}), *replies]
         return merge(inputs, replies)
 
     async def compare(
@@ -297,7 +296,7 @@ class AsyncClient(_Endpoint):
     ) -> ComparisonReply:
         """`Client.compare`."""
         body = {"model": model, "prompt": written(prompt), "a": a, "b": b}
-        return await self._ask("POST", "/v1/compare", body, version, _comparison)
+        return await self._ask("POST", "/v1/compare", body, self._pin(version), _comparison)
 
     async def rank(
         self,
@@ -309,11 +308,13 @@ class AsyncClient(_Endpoint):
         version: int | None = None,
     ) -> RankingReply:
         """`Client.rank`."""
-        return await self._ask("POST", "/v1/rank", _ranked(prompt, completions, model, best), version, _ranking)
+        return await self._ask(
+            "POST", "/v1/rank", _ranked(prompt, completions, model, best), self._pin(version), _ranking
+        )
 
     async def models(self) -> dict[str, Any]:
         """`Client.models`."""
-        return await self._ask("GET", "/v1/models", None, None, dict)
+        return await self._ask("GET", "/v1/models", None, {}, dict)
 
     async def version_of(self, alias: str) -> int | None:
         """`Client.version_of`."""
@@ -327,12 +328,12 @@ class AsyncClient(_Endpoint):
                 raise self._not_served(alias, version, seconds, state)
             await asyncio.sleep(0.1)
 
-    async def _replies(self, parts: Sequence[Part], model: str | None, version: int | None) -> list[PartReply]:
+    async def _replies(self, parts: Sequence[Part], model: str | None, pin: _Pin) -> list[PartReply]:
         turns = asyncio.Semaphore(self.concurrency)
 
         async def in_turn(part: Part) -> list[PartReply]:
             async with turns:
-                return await self._part(part, model, version)
+                return await self._part(part, model, pin)
 
         tasks = [asyncio.create_task(in_turn(part)) for part in parts]
         try:
@@ -342,24 +343,24 @@ class AsyncClient(_Endpoint):
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _part(self, part: Part, model: str | None, version: int | None) -> list[PartReply]:
+    async def _part(self, part: Part, model: str | None, pin: _Pin) -> list[PartReply]:
         try:
             read = _part_reader(part)
-            return [await self._ask("POST", "/v1/rewards", part.body(model), version, read)]
+            return [await self._ask("POST", "/v1/rewards", part.body(model), pin, read)]
         except RefusedError as error:
-            return [reply for half in part.smaller(error) for reply in await self._part(half, model, version)]
+            return [reply for half in part.smaller(error) for reply in await self._part(half, model, pin)]
 
     async def _ask(
-        self, method: str, path: str, body: Mapping[str, Any] | None, version: int | None, read: Callable[[Any], _T]
+        self, method: str, path: str, body: Mapping[str, Any] | None, pin: _Pin, read: Callable[[Any], _T]
     ) -> _T:
-        request = self._request(method, path, body, version)
+        request = self._request(method, path, body, pin)
         attempts = Attempts(self.patience)
         while True:
             outcome: httpx.Response | httpx.HTTPError
             try:
                 outcome = await self._http.request(**request)
                 if outcome.status_code == httpx.codes.OK:
-                    return self._read(path, version, read, outcome)
+                    return self._read(path, pin, read, outcome)
             except httpx.HTTPError as error:
                 outcome = error
             await asyncio.sleep(attempts.pause(self.url + path, outcome))
@@ -372,8 +373,8 @@ def _served(alias: str, state: Mapping[str, Any]) -> int | None:
 
 
 def _outdated(replies: Sequence[PartReply]) -> list[Part]:
-    """The parts that another version answered than the last one."""
-    return [reply.part for reply in replies if reply.version != replies[-1].version]
+    """The parts that another version answered than the last one; by digest, as a combination has no number."""
+    return [reply.part for reply in replies if reply.digest != replies[-1].digest]
 
 
 def _part_reader(part: Part) -> Callable[[Any], PartReply]:
