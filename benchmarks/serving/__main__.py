@@ -184,7 +184,7 @@ def tuned(
         finally:
             server.stop()
         print(
-            f"  {rival.name:<12}{setting:<10}" + "".join(f"{rates[w][setting]:10.1f}" for w in WORKLOADS), flush=True
+            f"  {rival.name:<14}{setting:<10}" + "".join(f"{rates[w][setting]:10.1f}" for w in WORKLOADS), flush=True
         )
     best = {workload: max(rates[workload], key=lambda setting: rates[workload][setting]) for workload in WORKLOADS}
     return {"what": rival.what, "same_ids": same, "difference": difference, "best": best, "tuning": rates}
@@ -205,7 +205,7 @@ def tuned_loop(
                 turn_of_loop(plain, workload, texts.probe[:2])
                 result = turn_of_loop(plain, workload, asked)
                 rates.setdefault(workload, {})[setting] = 1 / result["p50"] if workload == "s" else result["rate"]
-        print(f"  {LOOP:<12}{setting:<10}" + "".join(f"{rates[w][setting]:10.1f}" for w in WORKLOADS), flush=True)
+        print(f"  {LOOP:<14}{setting:<10}" + "".join(f"{rates[w][setting]:10.1f}" for w in WORKLOADS), flush=True)
     best = {workload: max(rates[workload], key=lambda setting: rates[workload][setting]) for workload in WORKLOADS}
     what = f"the plain transformers loop in batches of {LOOP_BATCH}"
     return {"what": what, "same_ids": True, "difference": 0.0, "best": best, "tuning": rates}, expected
