@@ -37,6 +37,7 @@ def draw(record: dict[str, Any], path: Path) -> None:
             panel.text(value, -place, f" {value:.3g}", va="center", fontsize=8)
         panel.set_title(title, fontsize=9, loc="left")
         panel.set_yticks([-place for place in range(len(names))], names, fontsize=9)
+        panel.set_ylim(0.4 - len(names), 0.6)
         panel.set_xlim(right=1.2 * panel.get_xlim()[1])
         panel.spines[["top", "right"]].set_visible(False)
         panel.tick_params(axis="x", labelsize=8)
