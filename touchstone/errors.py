@@ -15,6 +15,7 @@
     ├── GateError            a verdict could not be reached (the verdict ERROR)
     ├── RegistryError        MLflow refused, an alias moved underneath, a version is missing
     ├── ServingError         the endpoint can't start or doesn't answer as it must
+    │   └── RefusedError     the endpoint refuses a request, now and as often as it is sent
     └── PipelineError        a stage failed, the workspace can't be made, another run holds the lease
         ├── StageError       one stage's command ended with a non-zero exit code
         └── BusyError        a run of the same fingerprint is under way
@@ -83,6 +84,20 @@ class RegistryError(TouchstoneError):
 
 class ServingError(TouchstoneError):
     """The endpoint can't start, or doesn't answer as it must."""
+
+
+class RefusedError(ServingError):
+    """The endpoint refuses a request, now and as often as it is sent.
+
+    Attributes:
+        status: HTTP's status.
+        kind: the endpoint's own word for it ("invalid_request", "unknown_model", ...).
+    """
+
+    def __init__(self, message: str, status: int, kind: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.kind = kind
 
 
 class PipelineError(TouchstoneError):

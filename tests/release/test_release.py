@@ -321,4 +321,4 @@ class Served:
 
     def rewards(self, items: Sequence[Item], model: str) -> Reply:
         scores = [[ScoreReply(**asdict(score)) for score in row] for row in self.scorer.score(items)]
-        return Reply(model, 1, cards_digest(), scores)
+        return Reply(model, 1, cards_digest(), scores, versions=(1,))

@@ -31,3 +31,13 @@ def data_command(context: typer.Context) -> None:
     """
     os.chdir(settings.checked_root())
     os.execv(sys.executable, [sys.executable, "-m", "benchmarks.data", *context.args])  # noqa: S606
+
+
+@app.command("serve", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def serve_command(context: typer.Context) -> None:
+    """Requests per second beside other servers; options after -- go to `python -m benchmarks.serving`.
+
+    Example: touchstone bench serve --quick --only mlflow
+    """
+    os.chdir(settings.checked_root())
+    os.execv(sys.executable, [sys.executable, "-m", "benchmarks.serving", *context.args])  # noqa: S606

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from fastapi import Depends, FastAPI
 from fastapi.responses import HTMLResponse
 
-from touchstone.serving import status
+from touchstone.serving import page, status
 from touchstone.serving.batching import Batcher
 from touchstone.serving.combination import Combination
 from touchstone.serving.limits import Limits
@@ -62,6 +62,7 @@ def make_app(
     for protocol in PROTOCOLS:
         app.include_router(protocol.router(service))
     app.include_router(status.router(service))
+    app.include_router(page.router())
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:

@@ -4,30 +4,25 @@ GET  /v1/models    what is served: versions, digests, centering
 GET  /healthz      the process answers
 GET  /v1/shadow    how the shadow's scores compare with those that were answered
 GET  /readyz       the champion is loaded and has passed its self-test
-GET  /             a page for people
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from importlib.resources import files
 from typing import Any
 
 from fastapi import APIRouter
-from fastapi.responses import HTMLResponse
 
 from touchstone.serving.combination import Combination
 from touchstone.serving.live import Served
 from touchstone.serving.service import Service
 
-_CENTERING = ("mean", "sd", "median", "n", "n_prompts", "se_mean", "reference_digest", "truncated_share")
-_PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+_CENTERING = ("mean", "sd", "median", "n", "n_prompts", "se_mean", "quantiles", "reference_digest", "truncated_share")
 
 
 def router(service: Service) -> APIRouter:
     """The routes that score nothing."""
     routes = APIRouter()
-    page = files("touchstone.serving").joinpath("page.html").read_text(encoding="utf-8")
 
     @routes.get("/v1/models", summary="What is served")
     async def models() -> dict[str, Any]:
@@ -49,11 +44,6 @@ def router(service: Service) -> APIRouter:
     @routes.get("/v1/shadow", summary="How another version would have answered")
     async def shadow() -> dict[str, Any]:
         return {"shadow": None if service.shadow is None else asdict(service.shadow.report())}
-
-    # For people: a page that asks the endpoint's own routes.
-    @routes.get("/", include_in_schema=False)
-    async def people() -> HTMLResponse:
-        return HTMLResponse(page, headers={"Content-Security-Policy": _PAGE_POLICY})
 
     return routes
 

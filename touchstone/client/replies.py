@@ -1,0 +1,103 @@
+"""What the endpoint answers, as values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+
+@dataclass(frozen=True)
+class ScoreReply:
+    """One completion's score: raw reward, in standard deviations of the reference set, and its place in that set.
+
+    Attributes:
+        reward: raw; comparable within one version only.
+        centered: (reward - mean) / sd of the reference set.
+        percentile: share of the reference set that scores lower, 0.001 to 0.999.
+        truncated: the text was over the model's limit and was cut.
+        tokens: of the completion, with the template's closing ones.
+    """
+
+    reward: float
+    centered: float
+    percentile: float
+    truncated: bool
+    tokens: int
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """The value of a JSON object, by the names of the fields: a newer endpoint may say more.
+
+        Raises:
+            KeyError: a field is missing.
+            ValueError: a number is NaN or infinite, which is no score.
+        """
+        values = {field.name: value[field.name] for field in fields(cls)}
+        if not all(math.isfinite(values[name]) for name in ("reward", "centered", "percentile")):
+            raise ValueError("a score is not finite")
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class RankedReply:
+    """A completion's place in a ranking.
+
+    Attributes:
+        index: which of the completions that were sent it is, from 0.
+        rank: its place in the order, from 1; equal rewards share one.
+        probability: the calibrated P(it beats the best), 0.5 for the best itself.
+    """
+
+    index: int
+    rank: int
+    probability: float
+    score: ScoreReply
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """The value of a JSON object; as for `ScoreReply`."""
+        score = ScoreReply.from_json(value["score"])
+        return cls(int(value["index"]), int(value["rank"]), float(value["probability"]), score)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """Scores and the version that gave them: one list per input, one score per completion, in their order.
+
+    Attributes:
+        model: NAME@ALIAS or NAME@VERSION, as it was asked for.
+        digest: the sealed artifact's.
+        versions: every version that answered, ascending. More than one where the champion changed between the
+            requests that a large batch was split into: then `version` and `digest` are the last request's, and scores
+            of different inputs are not comparable.
+    """
+
+    model: str
+    version: int
+    digest: str
+    scores: list[list[ScoreReply]]
+    versions: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ComparisonReply:
+    """Which of two completions is better: both scores and the calibrated P(A beats B)."""
+
+    model: str
+    version: int
+    digest: str
+    probability: float
+    a: ScoreReply
+    b: ScoreReply
+
+
+@dataclass(frozen=True)
+class RankingReply:
+    """Completions of one prompt, best first."""
+
+    model: str
+    version: int
+    digest: str
+    ranking: list[RankedReply]
