@@ -50,8 +50,14 @@ def serve_command(
     else:
         from touchstone.serving import serve
 
-        address = {"host": host or chosen.serve.host, "port": port or chosen.serve.port}
-        serve(root, chosen, name=name, model=model, **address)
+        serve(
+            root,
+            chosen,
+            name=name,
+            model=model,
+            host=host or chosen.serve.host,
+            port=port or chosen.serve.port,
+        )
 
 
 def _make_key(root: Path, chosen: settings.Settings, name: str) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+from importlib.metadata import version
 from typing import Annotated, Any, Self
 
 import pyarrow as pa
@@ -22,7 +23,6 @@ from fastapi.responses import PlainTextResponse
 from pyarrow import csv
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-import touchstone
 from touchstone.model.rendered import Conversation
 from touchstone.serving.protocols.bodies import REFUSALS, Prompt, Refused, Turn, messages_of, stamp
 from touchstone.serving.refusals import Refusal
@@ -108,12 +108,14 @@ def router(service: Service) -> APIRouter:
         service.find(None)
         return PlainTextResponse("\n")
 
+    # By `responses`, not by a class of response: that one would declare errors as plain text too.
+    plain: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {}}}}
     for path in ("/ping", "/health"):
-        routes.get(path, summary="Whether the champion can be asked", response_class=PlainTextResponse)(ping)
+        routes.get(path, summary="Whether the champion can be asked", response_model=None, responses=plain)(ping)
 
-    @routes.get("/version", summary="Touchstone's version", response_class=PlainTextResponse)
-    async def version() -> PlainTextResponse:
-        return PlainTextResponse(touchstone.__version__)
+    @routes.get("/version", summary="Touchstone's version", response_model=None, responses=plain)
+    async def release() -> PlainTextResponse:
+        return PlainTextResponse(version("touchstone-rm"))
 
     return routes
 
