@@ -4,7 +4,7 @@
     python -m benchmarks.labels --part sandbox       # one part; the others stay as they were
     python -m benchmarks.labels --quick --result labels.json
 
-Three parts. `sizes`: a holdout of 500 prompts that can't tell two models apart, then as many more prompts as the
+Three parts. `sizes`: a holdout of 600 prompts that can't tell two models apart, then as many more prompts as the
 decision needs: labelled all, as before, or asked about where the models disagree; by discordance and true gain, how
 often each way is promoted and how many labels each takes. `estimates`: bias, coverage of the interval and the error
 that is promised, where the sample is limited by its labels, where a fifth of the answers is missing, where three
@@ -44,6 +44,7 @@ from touchstone.data.sources import sandbox
 from touchstone.gate import checks, judge
 from touchstone.gate import rows as rows_of
 from touchstone.gate.case import Champion
+from touchstone.gate.checks.sizes import AIMED_POWER
 from touchstone.gate.labels import ask, take, union
 from touchstone.gate.labels.ask import Request, Wanted
 from touchstone.gate.labels.needs import champion_target
@@ -60,7 +61,7 @@ from touchstone.statistics import Floats
 RESULT = ROOT / "benchmarks" / "results" / "labels.json"
 PARTS = ("sizes", "estimates", "sandbox")
 LIBRARIES = ("numpy", "scipy", "pyarrow")
-HOLDOUT = 500
+HOLDOUT = 600  # labelled ties decide nothing, and fewer than `min_clusters` prompts are open whatever they say
 DISCORDANCE, GAINS = (0.1, 0.2, 0.3), (0.02, 0.03, 0.05)
 SHARE, POWER, OFF = 0.30, 0.76, 0.02
 """What is promised: labels as a share of those that a user would label otherwise, at most; power, at least; distance
@@ -143,7 +144,13 @@ def _size(gains: Floats, gain: float, deviation: float, limits: Gates) -> int:
     """More prompts for the second look at a gain that is known."""
     target = champion_target(limits, 2)
     more = statistics.more_clusters(
-        len(gains), float(gains.mean()), float(gains.std()), gain, alpha=target.alpha, new_deviation=deviation
+        len(gains),
+        float(gains.mean()),
+        float(gains.std()),
+        gain,
+        alpha=target.alpha,
+        power=AIMED_POWER,
+        new_deviation=deviation,
     )
     assert more is not None
     return max(2, more)

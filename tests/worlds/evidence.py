@@ -9,6 +9,7 @@ from scipy.special import expit
 from tests.places import ROOT
 from touchstone import settings
 from touchstone.gate.checks import Check, Pairs
+from touchstone.gate.checks.sizes import AIMED_POWER
 from touchstone.statistics import CalibrationMap
 
 DEFAULTS = settings.load(ROOT / "params.yaml").gates
@@ -44,10 +45,10 @@ def conditional_power(gains: np.ndarray, more: int, true: float, alpha: float) -
 
 
 def assert_just_enough(more: int | None, gains: np.ndarray, true: float, alpha: float) -> None:
-    """So many more prompts give a power of 80%, and one fewer doesn't."""
+    """So many more prompts give the power that is aimed at by the formula, and one fewer doesn't."""
     assert more is not None
-    assert conditional_power(gains, more, true, alpha) >= 0.8
-    assert more == 1 or conditional_power(gains, more - 1, true, alpha) < 0.8
+    assert conditional_power(gains, more, true, alpha) >= AIMED_POWER
+    assert more == 1 or conditional_power(gains, more - 1, true, alpha) < AIMED_POWER
 
 
 def assert_finite(check: Check) -> None:

@@ -15,7 +15,7 @@ from touchstone.errors import GateError
 from touchstone.gate import rows
 from touchstone.gate.checks import Verdict
 from touchstone.gate.checks.comparison import SUPERIORITY_ERROR
-from touchstone.gate.checks.sizes import GAINS, spent
+from touchstone.gate.checks.sizes import AIMED_POWER, GAINS, spent
 from touchstone.gate.disagreements import short_slices
 from touchstone.gate.labels import union
 from touchstone.gate.labels.sample import WHOLE, Mask
@@ -193,7 +193,13 @@ def _more(part: OpenPart, gain: float, deviation: float) -> int | None:
     seen, border = part.gains, part.target.border
     mean, spread = (float(seen.mean()), float(seen.std())) if len(seen) else (border, 0.0)
     return statistics.more_clusters(
-        len(seen), mean - border, spread, gain - border, alpha=part.target.alpha, new_deviation=deviation
+        len(seen),
+        mean - border,
+        spread,
+        gain - border,
+        alpha=part.target.alpha,
+        power=AIMED_POWER,
+        new_deviation=deviation,
     )
 
 
