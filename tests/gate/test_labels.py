@@ -9,6 +9,7 @@ from itertools import permutations
 import numpy as np
 import pyarrow as pa
 import pytest
+from scipy.special import ndtri
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -130,8 +131,8 @@ def test_needs_count_the_disagreements_at_hand_and_what_a_user_would_add_otherwi
 
 
 def test_from_nothing_a_need_is_the_specifications_size() -> None:
-    # 3,917 prompts for two points at a discordance of 0.20, 864 for three at 0.10, without a holdout to begin with: at a
-    # power of 80% by the formula, which is aimed higher because measured it gives less.
+    # 3,917 prompts for two points at a discordance of 0.20, 864 for three at 0.10, without a holdout to begin with: by
+    # the formula at 80%, which is asked for more because measured it gives less.
     quantiles = [ndtri(power) + ndtri(1 - SUPERIORITY.alpha) for power in (AIMED_POWER, 0.8)]
     more = (quantiles[0] / quantiles[1]) ** 2
     for discordance, gain, prompts in ((0.2, 0.02, 3_917), (0.1, 0.03, 864)):
