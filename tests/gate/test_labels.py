@@ -9,10 +9,10 @@ from itertools import permutations
 import numpy as np
 import pyarrow as pa
 import pytest
-from scipy.special import ndtri
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from scipy.special import ndtri
 
 from tests.worlds.evidence import LIMITS
 from touchstone.gate.checks.sizes import AIMED_POWER
