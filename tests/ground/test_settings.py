@@ -66,3 +66,13 @@ def test_an_unusable_file_is_an_error(tmp_path: Path, text: str | None, message:
         path.write_text(text)
     with pytest.raises(SettingsError, match=message):
         settings.load(path)
+
+
+def test_no_setting_hides_a_method_of_mappings() -> None:
+    # `dict(model)` asks for `keys`, and Prefect does that with everything that a task is given.
+    def check(section: object) -> None:
+        if isinstance(section, Section):
+            for value in dict(section).values():
+                check(value)
+
+    check(settings.compose([], CONFIGS))

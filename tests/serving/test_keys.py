@@ -194,7 +194,7 @@ def test_a_file_that_cannot_be_read_any_more_leaves_the_keys_of_before(
 @pytest.mark.parametrize("host", [EVERYWHERE, "::", "192.0.2.1", "example.org"])
 def test_beyond_loopback_keys_are_required(tmp_path: Path, host: str, caplog: pytest.LogCaptureFixture) -> None:
     settings = tiny_settings().serve
-    with pytest.raises(ServingError, match=r"--new-key NAME.*serve\.keys: none"):
+    with pytest.raises(ServingError, match=r"--new-key NAME.*serve\.ask_for_keys: never"):
         Operation.open(tmp_path, settings, host)
     write(tmp_path / "keys", f"trainer={KEY}")
     named = settings.model_copy(update={"api_keys_file": "keys"})

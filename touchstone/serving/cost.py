@@ -162,7 +162,7 @@ def measure(scorer: Scorer) -> Cost:
 
 def _seconds(scorer: Scorer, sizes: Sequence[Size], random: np.random.Generator) -> float:
     """What scoring random tokens of these sizes takes; new ones each time, because equal texts are computed once."""
-    vocabulary = scorer.model.network.config.get_text_config().vocab_size
+    vocabulary = len(scorer.model.tokenizer)
 
     def ids(count: int) -> list[int]:
         return [int(value) for value in random.integers(1, vocabulary, count)]

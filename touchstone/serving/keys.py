@@ -83,9 +83,9 @@ class Keys:
         Raises:
             ServingError: there are none, and `host` can be reached from elsewhere; or as the constructor.
         """
-        if settings.keys == "none":
+        if settings.ask_for_keys == "never":
             if not is_loopback(host):
-                log.warning("%s can be reached from elsewhere, and serve.keys is none: anybody may ask", host)
+                log.warning("%s can be reached from elsewhere, and serve.ask_for_keys is never: anybody may ask", host)
             return None
         environment = os.environ.get(VARIABLE, "")
         file = key_file(root, settings)
@@ -95,7 +95,7 @@ class Keys:
         if not is_loopback(host):
             raise ServingError(
                 f"{host} can be reached from other machines, and there are no API keys: set serve.api_keys_file and "
-                f"make one with `touchstone serve --new-key NAME`, or put NAME=KEY into {VARIABLE}; serve.keys: none "
+                f"make one with `touchstone serve --new-key NAME`, or put NAME=KEY into {VARIABLE}; serve.ask_for_keys: never "
                 "serves without, where something in front of the endpoint asks who it is"
             )
         return keys

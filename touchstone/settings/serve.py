@@ -87,7 +87,7 @@ class Serve(Section):
     allowed_hosts: list[str]
     poll_seconds: PositiveFloat
     threads: PositiveInt | Literal["auto"]
-    keys: Literal["auto", "none"]
+    ask_for_keys: Literal["auto", "never"]
     api_keys_file: str | None
     log_format: Literal["text", "json"]
     opentelemetry: bool
