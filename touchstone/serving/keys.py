@@ -95,8 +95,8 @@ class Keys:
         if not is_loopback(host):
             raise ServingError(
                 f"{host} can be reached from other machines, and there are no API keys: set serve.api_keys_file and "
-                f"make one with `touchstone serve --new-key NAME`, or put NAME=KEY into {VARIABLE}; serve.ask_for_keys: never "
-                "serves without, where something in front of the endpoint asks who it is"
+                f"make one with `touchstone serve --new-key NAME`, or put NAME=KEY into {VARIABLE}; "
+                "serve.ask_for_keys: never serves without, where something in front of the endpoint asks who it is"
             )
         return keys
 
