@@ -199,7 +199,7 @@ def test_beyond_loopback_keys_are_required(tmp_path: Path, host: str, caplog: py
     write(tmp_path / "keys", f"trainer={KEY}")
     named = settings.model_copy(update={"api_keys_file": "keys"})
     assert Operation.open(tmp_path, named, host).keys is not None
-    assert Operation.open(tmp_path, settings.model_copy(update={"keys": "none"}), host).keys is None
+    assert Operation.open(tmp_path, settings.model_copy(update={"ask_for_keys": "never"}), host).keys is None
     assert "anybody may ask" in caplog.text
 
 
