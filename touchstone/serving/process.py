@@ -28,7 +28,11 @@ def temporary_endpoint(root: Path, settings: Settings, name: str) -> Iterator[Cl
     """
     # On loopback, for this process: nobody is asked for a key, and nothing is kept.
     chosen = settings.serve
-    quiet = {"ask_for_keys": "never", "opentelemetry": False, "samples": chosen.samples.model_copy(update={"folder": None})}
+    quiet = {
+        "ask_for_keys": "never",
+        "opentelemetry": False,
+        "samples": chosen.samples.model_copy(update={"folder": None}),
+    }
     private = settings.model_copy(update={"serve": chosen.model_copy(update=quiet)})
     with tempfile.TemporaryDirectory(prefix="touchstone-serve-") as folder:
         params = Path(folder) / "params.yaml"
