@@ -40,6 +40,6 @@ def score_command(
     """
     from touchstone.pipeline.score import find_model, score_file, summary
 
-    found = find_model(model)
-    report = score_file(file, found, out, prompt_field=prompt, completion_field=completion, threads=threads or "auto")
-    typer.echo(pretty_json(report.to_json()) if json else summary(report, found, out), nl=not json)
+    sealed = find_model(model)
+    report = score_file(file, sealed, out, prompt_field=prompt, completion_field=completion, threads=threads or "auto")
+    typer.echo(pretty_json(report.to_json()) if json else summary(report, sealed, out), nl=not json)

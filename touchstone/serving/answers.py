@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from touchstone.model.scores import Score
+from touchstone.model.scores import Ranked, Score
 from touchstone.serving.batching import Scores
 
 
@@ -46,17 +46,9 @@ class Comparison(Stamp):
 
 @dataclass(frozen=True)
 class RankedAnswer(Stamp):
-    """One prompt's completions in order, best first.
+    """One prompt's completions in order, best first; equal ones in the order in which they came."""
 
-    Attributes:
-        order: the completions' indices, best first; equal ones in the order in which they came.
-        scores: per completion as they came.
-        probabilities: per completion as they came, the calibrated P(it beats the best).
-    """
-
-    order: list[int]
-    scores: list[Score]
-    probabilities: list[float]
+    ranking: list[Ranked]
 
 
 @dataclass(frozen=True)

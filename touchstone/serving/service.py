@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from touchstone.errors import ModelError
 from touchstone.groups import OUT_OF_ORDER, in_order
 from touchstone.model.rendered import Conversation, Reading, Rendered, encode_rendered, read_rendered
-from touchstone.model.scores import Item, Score
+from touchstone.model.scores import Item, Score, rank
 from touchstone.model.scoring import Scorer
 from touchstone.serving.answers import Answer, Comparison, RankedAnswer, TextsAnswer
 from touchstone.serving.batching import Batcher, Encode, EngineError, QueueFullError, Result, Scores, StoppingError
@@ -366,10 +366,8 @@ class Service:
             Refusal: as for `score`.
         """
         name, served, (scores,) = await self._scores(model, [item])
-        order = sorted(range(len(scores)), key=lambda completion: -scores[completion].reward)
-        best = scores[order[0]].reward
-        probabilities = [served.scorer.probability(score.reward, best) for score in scores]
-        return RankedAnswer(name, served.version.version, served.version.digest, order, scores, probabilities)
+        ranking = rank(scores, served.scorer.card.calibration.map)
+        return RankedAnswer(name, served.version.version, served.version.digest, ranking)
 
     async def score_rendered(
         self, model: str | None, texts: Sequence[Rendered | Conversation], *, patient: bool = False

@@ -132,15 +132,15 @@ def router(service: Service) -> APIRouter:
     async def rank(request: RankRequest, response: Response) -> RankReply:
         answer = await service.rank(request.model, (messages_of(request.prompt), request.completions))
         stamp(response, answer)
-        rewards = [score.reward for score in answer.scores]
+        rewards = [entry.score.reward for entry in answer.ranking]
         ranking = [
             Ranked(
-                index=index,
-                rank=1 + sum(reward > rewards[index] for reward in rewards),
-                probability=answer.probabilities[index],
-                score=_reply(answer.scores[index]),
+                index=entry.completion,
+                rank=1 + sum(reward > entry.score.reward for reward in rewards),
+                probability=entry.probability,
+                score=_reply(entry.score),
             )
-            for index in answer.order[: request.n]
+            for entry in answer.ranking[: request.n]
         ]
         return RankReply(**_stamp(answer), ranking=ranking)
 
