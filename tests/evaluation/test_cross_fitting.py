@@ -251,6 +251,7 @@ def test_what_the_recipe_says_nothing_of_is_refused(tmp_path: Path) -> None:
         cross_fit(make_build(tmp_path, make_world(10)), configure(seed=5), tmp_path / "work")
 
 
+@pytest.mark.slow
 def test_a_stage_that_fails_is_one_sentence(tmp_path: Path) -> None:
     values = configure().model_dump(mode="json")
     values["model"]["max_tokens"] = 1

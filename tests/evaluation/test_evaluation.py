@@ -250,6 +250,7 @@ def test_metrics_table_and_pictures_of_a_real_size() -> None:
     assert all(picture.startswith(b"\x89PNG") for picture in pictures.values())
 
 
+@pytest.mark.slow
 def test_the_stages_seal_and_evaluate_give_the_same_bytes_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

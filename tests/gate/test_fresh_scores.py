@@ -63,6 +63,7 @@ def test_an_artifact_that_changed_meanwhile_gives_no_scores(score: Scoring, tmp_
         score({"candidate": changed}, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("generation", [1, 2])
 def test_a_killed_process_is_an_error_and_no_score(tmp_path: Path, generation: int) -> None:
     """The one that imports, below its supervisor, and one that scores, below that."""

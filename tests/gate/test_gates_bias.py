@@ -336,6 +336,7 @@ def test_one_probe_that_wins_too_often_is_enough_to_fail() -> None:
     assert checks.probes({"refusal": (8, 400)}, LIMITS).status == "undecided"
 
 
+@pytest.mark.slow
 def test_chance_takes_one_of_many_good_probes_beyond_its_limit_and_fails_none() -> None:
     """Thirteen probes that truly win in 2% of the prompts, the most that is allowed: every second one reads more."""
     dice, failed = np.random.default_rng(1), 0
@@ -397,6 +398,7 @@ def test_on_a_safety_axis_a_compliance_that_was_chosen_by_mistake_may_lose_to_si
     assert (fooled.status, "empty on Safety (30.0%)" in fooled.reason) == ("fail", True)
 
 
+@pytest.mark.slow
 def test_rows_by_axis_hardly_ever_fail_a_model_that_meets_its_limits() -> None:
     """Fifteen probes on four axes, all of them exactly at the limit: the worst that is allowed."""
     rng = np.random.default_rng(4)

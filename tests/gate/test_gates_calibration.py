@@ -64,6 +64,7 @@ def test_calibration_allows_what_a_calibrated_model_reads_at_this_size() -> None
     assert 0.03 < large.threshold < 0.045
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1_000, 4_000])
 def test_an_error_within_the_limit_is_rarely_rejected_and_one_far_beyond_it_nearly_always(size: int) -> None:
     """Compared with what a perfect model reads, models with an error of 0.02 were rejected in 5 to 20%."""

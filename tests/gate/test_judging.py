@@ -270,6 +270,7 @@ def mistaken(rule: Rule, *numbers: int) -> Rule:
     return reward
 
 
+@pytest.mark.slow
 def test_a_reserved_set_that_leaves_it_open_is_asked_again_when_a_fifth_of_it_is_new(build: Path) -> None:
     """By its sign alone the set goes against some that are better; barring them for good helped nobody."""
     champion, state = champion_of(build), build.parent / "runs"

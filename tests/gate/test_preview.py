@@ -48,6 +48,7 @@ def test_a_better_candidate_is_promoted_more_often_and_more_prompts_leave_less_o
     assert by_size[1600][0].reject > by_size[1600][-1].reject == 0.0
 
 
+@pytest.mark.slow
 def test_what_is_assumed_comes_from_the_data_or_from_the_model_that_was_evaluated_last(project: Path) -> None:
     guessed = preview(project / "build", SETTINGS, draws=2, discordance=0.2)
     assert (guessed.pairs_per_prompt, guessed.labelled_ties) == (1.0, 0.0)

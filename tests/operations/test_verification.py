@@ -108,6 +108,7 @@ def test_a_record_forged_with_its_digest_is_found(
     assert "holdout_use.jsonl has no verdict with the record" in faults(kept)
 
 
+@pytest.mark.slow
 def test_one_changed_byte_of_a_ledger_is_named_by_its_line(template: Path, tmp_path: Path) -> None:
     shutil.copytree(template, tmp_path / "project")
     registry = Registry.open(tmp_path / "project")

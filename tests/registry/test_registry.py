@@ -92,6 +92,7 @@ registry.publish("reward-sandbox", "f1", Path(sys.argv[2]), [Path(sys.argv[3])])
 """
 
 
+@pytest.mark.slow
 def test_a_publisher_killed_during_the_upload_is_finished_by_the_next(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "evidence").mkdir()
     for number in range(300):

@@ -287,11 +287,13 @@ def test_a_champion_promoted_again_keeps_its_previous(registry: Registry) -> Non
     assert registry.aliases(NAME) == {"champion": 2, "previous": 1}
 
 
+@pytest.mark.slow
 def test_golden_texts_are_scored_with_the_default_number_of_threads() -> None:
     with parity.scored_offline(artifact(0), reference(), tiny_settings(threads="auto")) as offline:
         assert offline()
 
 
+@pytest.mark.slow
 def test_golden_texts_tell_an_endpoint_that_scores_texts_as_they_are_sent() -> None:
     """Offline scores are those of the stored form, so that a text in other code points shows a difference."""
     version = Version(NAME, 1, cards_digest(), "fingerprint", "run", "source")

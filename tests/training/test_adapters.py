@@ -65,6 +65,7 @@ def train_some_steps(build: Path, settings: Settings) -> RewardModel:
     return model
 
 
+@pytest.mark.slow
 def test_a_merged_model_scores_the_same_in_a_fresh_process(tmp_path: Path, base: Path) -> None:
     build = make_build(tmp_path / "build", base, make_groups(20))
     settings = configure(method="lora", lora_rank=4, learning_rate=1e-2, checkpoint_steps=0)

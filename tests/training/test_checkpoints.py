@@ -273,6 +273,7 @@ def test_interrupted_training_ends_as_if_it_had_not_been(
     assert caplog.text == ""
 
 
+@pytest.mark.slow
 def test_training_starts_over_when_an_input_has_changed(
     tmp_path: Path, base: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

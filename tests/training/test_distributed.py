@@ -85,6 +85,7 @@ def alone(folder: Path, base: Path, **train_values: object) -> Path:
     return workspace
 
 
+@pytest.mark.slow
 def test_two_processes_and_any_budget_give_the_numbers_of_one(tmp_path: Path, base: Path) -> None:
     one = alone(tmp_path / "one", base)
     small = alone(tmp_path / "small", base, tokens_per_microbatch=128)

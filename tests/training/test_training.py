@@ -58,6 +58,7 @@ def test_a_step_is_the_loss_over_all_its_comparisons(tmp_path: Path, base: Path)
     assert row["comparisons"] == len(losses)
 
 
+@pytest.mark.slow
 def test_training_learns_and_is_the_same_twice_and_for_any_budget(tmp_path: Path, base: Path) -> None:
     groups = make_groups(80)
     builds = [make_build(tmp_path / name, base, groups) for name in ("first", "second", "small")]
@@ -87,6 +88,7 @@ def test_training_learns_and_is_the_same_twice_and_for_any_budget(tmp_path: Path
     load_reward_model(builds[0] / "model")
 
 
+@pytest.mark.slow
 def test_gradient_caching_is_exact_where_a_loss_ties_a_whole_group_together(tmp_path: Path, base: Path) -> None:
     """No budget of 130 tokens holds nine completions, and a ranking can't be cut."""
     groups = make_groups(15)
@@ -100,6 +102,7 @@ def test_gradient_caching_is_exact_where_a_loss_ties_a_whole_group_together(tmp_
         assert small["gradient_norm"] == pytest.approx(large["gradient_norm"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_bf16_trains_close_to_fp32(tmp_path: Path, base: Path) -> None:
     groups = make_groups(20)
     full = train(configure(), make_build(tmp_path / "full", base, groups))
