@@ -7,6 +7,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,8 @@ def _room(module: str) -> str:
     return max((room for room in ROOMS if module == room or module.startswith(room + ".")), key=len)
 
 
-def _imports(path: Path) -> set[str]:
+@cache
+def _imports(path: Path) -> frozenset[str]:
     """Every module of ours and every package that a file imports, inside functions too."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -69,7 +71,7 @@ def _imports(path: Path) -> set[str]:
             for alias in node.names:
                 whole = f"{base}.{alias.name}"
                 found.add(whole if _path(whole) is not None else base)
-    return found
+    return frozenset(found)
 
 
 def _top_imports(path: Path) -> set[str]:
