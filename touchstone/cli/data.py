@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated
 
 import typer
@@ -13,16 +14,27 @@ from touchstone.runtime.files import pretty_json
 app = typer.Typer(help="Bring comparisons into data/, and look at them.", no_args_is_help=True)
 
 
-def _import(overrides: list[str], *, replace: bool = False) -> None:
+SetDefault = Annotated[
+    bool, typer.Option("--set-default", help="Write the source into params.yaml: runs and the schedule read it too.")
+]
+
+
+def _import(overrides: list[str], *, replace: bool = False, set_default: bool = False) -> None:
     from touchstone.pipeline.data import import_data
+    from touchstone.pipeline.overrides import configure
 
     root = settings.checked_root()
     chosen = current_settings([*overrides, "importing.replace=true"] if replace else overrides)
     typer.echo(import_data(chosen, root).render())
-    if settings.load(root / "params.yaml").data != chosen.data:
-        words = " ".join(overrides)
+    if settings.load(root / "params.yaml").data == chosen.data:
+        return
+    if set_default:
+        typer.echo(configure(root, overrides, reset=False))
+    else:
+        words = shlex.join(overrides)
         typer.echo(
-            f"params.yaml still names another source: `touchstone configure {words}` makes this one the default"
+            f"params.yaml still names another source: `touchstone configure {words}`, or `--set-default` here, makes "
+            f"this one the default"
         )
 
 
@@ -35,6 +47,7 @@ def import_command(
     replace: Annotated[
         bool, typer.Option("--replace", help="The file is the whole truth: rows that it no longer has go.")
     ] = False,
+    set_default: SetDefault = False,
 ) -> None:
     """Read a source into data/ and write data.dvc.
 
@@ -44,16 +57,16 @@ def import_command(
     """
     if source is not None and "=" in source:
         raise typer.BadParameter(f"{source} is a setting, not a source: name the source first", param_hint="SOURCE")
-    _import([f"data={source}", *(overrides or [])] if source else [], replace=replace)
+    _import([f"data={source}", *(overrides or [])] if source else [], replace=replace, set_default=set_default)
 
 
 @app.command("sandbox")
-def sandbox_command(overrides: Overrides = None) -> None:
+def sandbox_command(overrides: Overrides = None, set_default: SetDefault = False) -> None:
     """Generate the sandbox into data/ and write data.dvc.
 
     Example: touchstone data sandbox data.label_noise=0.1
     """
-    _import(["data=sandbox", *(overrides or [])])
+    _import(["data=sandbox", *(overrides or [])], set_default=set_default)
 
 
 @app.command("look")

@@ -23,7 +23,7 @@ from touchstone.cli.options import Json, Overrides
 from touchstone.cli.score import score_command
 from touchstone.cli.serve import serve_command
 from touchstone.errors import TouchstoneError
-from touchstone.runtime.files import pretty_json, write_atomic
+from touchstone.runtime.files import pretty_json
 
 app = typer.Typer(
     help="Human preference comparisons in, trustworthy reward models out.",
@@ -38,15 +38,21 @@ app.add_typer(gate.app, name="gate")
 
 
 @app.command("configure")
-def configure_command(overrides: Overrides = None) -> None:
-    """Compose configs/ into params.yaml, the configuration that `dvc repro` and the schedule use.
+def configure_command(
+    overrides: Overrides = None,
+    reset: Annotated[
+        bool, typer.Option("--reset", help="Compose configs/ anew: every setting that isn't named gets its default.")
+    ] = False,
+) -> None:
+    """Change params.yaml, the configuration that `dvc repro` and the schedule use, and say what has changed.
+
+    What isn't named stays as it is. A group (data, model, objective, train, gates, serve) replaces its sections.
 
     Example: touchstone configure data=hh_rlhf data.path=../hh-rlhf train.seed=18
     """
-    root = settings.checked_root()
-    composed = settings.compose(overrides or [], root / "configs")
-    write_atomic(root / "params.yaml", settings.dump(composed))
-    typer.echo(f"params.yaml: {composed.name}, data {composed.data.source}, model {composed.model.kind}")
+    from touchstone.pipeline.overrides import configure
+
+    typer.echo(configure(settings.checked_root(), overrides or [], reset=reset))
 
 
 @app.command("plan")

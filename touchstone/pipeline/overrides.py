@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import yaml
 
 from touchstone import settings as settings_module
 from touchstone.errors import SettingsError
-from touchstone.settings import Settings
+from touchstone.runtime.files import write_atomic
+from touchstone.settings import Settings, suggestions
 
 
 def apply(current: Settings, overrides: list[str], configs: Path) -> Settings:
@@ -49,12 +51,58 @@ def apply(current: Settings, overrides: list[str], configs: Path) -> Settings:
         if override in composing:
             continue
         if not override.is_add() and not override.is_delete() and not override.is_sweep_override():
-            _put(values, override.key_or_group, override.value())
+            _put(values, override.key_or_group, override.value(), configs)
         else:
             raise SettingsError(f"{override.input_line}: only group=choice and key=value can be given here")
     if not any(override.key_or_group == "name" for override in parsed):
         values["name"] = current.name.removesuffix(current.data.name) + values["data"]["name"]
     return settings_module.parse(values)
+
+
+def configure(root: Path, overrides: list[str], *, reset: bool) -> str:
+    """Write params.yaml, with overrides laid over it or over the defaults of `configs/`, and say what has changed.
+
+    Args:
+        reset: compose `configs/` anew; also where there is no params.yaml yet. The changes are then those from the
+            params.yaml that was there, if it can be read.
+
+    Raises:
+        SettingsError: params.yaml can't be read and isn't reset, an override names nothing, or a value is wrong.
+    """
+    path, configs = root / "params.yaml", root / "configs"
+    try:
+        before = settings_module.load(path) if path.exists() else None
+    except SettingsError:
+        if not reset:
+            raise
+        before = None
+    if reset or before is None:
+        after = settings_module.compose(overrides, configs)
+    else:
+        after = apply(before, overrides, configs) if overrides else before
+    write_atomic(path, settings_module.dump(after))
+    lines = [f"params.yaml: {after.name}, data {after.data.source}, model {after.model.kind}"]
+    if before is not None:
+        lines += _changes(before, after) or ["  nothing has changed; `touchstone configure --help` shows an example"]
+    return "\n".join(lines)
+
+
+def _changes(before: Settings, after: Settings) -> list[str]:
+    """A line per setting that differs."""
+    old, new = (dict(_leaves(settings.model_dump(mode="json"))) for settings in (before, after))
+    return [
+        f"  {key}: {old.get(key, 'not there')} -> {new.get(key, 'no more')}"
+        for key in [*new, *(key for key in old if key not in new)]
+        if key not in old or key not in new or old[key] != new[key]
+    ]
+
+
+def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def name_data(overrides: list[str]) -> bool:
@@ -69,10 +117,11 @@ def _sections(group: Path) -> set[str]:
     return {key for file in files for key in file} - {"defaults"}  # which choice a choice builds on
 
 
-def _put(values: dict[str, Any], dotted: str, value: Any) -> None:
+def _put(values: dict[str, Any], dotted: str, value: Any, configs: Path) -> None:
     *sections, last = dotted.split(".")
     for section in sections:
         values = values.get(section, {}) if isinstance(values, dict) else {}
     if not isinstance(values, dict) or (last not in values and sections[-1:] != ["assign"]):
-        raise SettingsError(f"{dotted} is no setting of this configuration; params.yaml holds all of them")
+        fault = suggestions.fault_of([f"{dotted}={value}"], configs)
+        raise SettingsError(fault or f"{dotted} is no setting of this configuration; params.yaml holds all of them")
     values[last] = value

@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 
 from touchstone.errors import SettingsError
 from touchstone.runtime.parallel import Threads, threads_of
+from touchstone.settings import suggestions
 from touchstone.settings.checks import Audit, Import, Split, Validation
 from touchstone.settings.data import GONE, Data
 from touchstone.settings.gates import Gates
@@ -25,6 +26,11 @@ from touchstone.settings.seal import Seal
 from touchstone.settings.section import Section
 from touchstone.settings.serve import Serve
 from touchstone.settings.training import Train
+
+RESTORE = (
+    "`git checkout params.yaml` brings the committed one back, `touchstone configure --reset` writes the defaults"
+)
+"""What to do about a params.yaml that can't be read."""
 
 NARROW = 512
 """Hidden size below which a model from scratch computes faster in one thread than two can agree on each product."""
@@ -157,11 +163,15 @@ def load(path: Path = Path("params.yaml")) -> Settings:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SettingsError(f"{path} does not exist; write it with `touchstone configure`") from None
-    except yaml.YAMLError as error:
-        raise SettingsError(f"{path} is not YAML: {error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        fault = " ".join(str(error).split())
+        raise SettingsError(f"{path} is not YAML: {fault}; {RESTORE}") from None
     if not isinstance(values, dict):
-        raise SettingsError(f"{path} holds no settings; write it with `touchstone configure`")
-    return parse(values)
+        raise SettingsError(f"{path} holds no settings; {RESTORE}")
+    try:
+        return parse(values)
+    except SettingsError as error:
+        raise SettingsError(f"{path}: {error}; {RESTORE}") from None
 
 
 def compose(overrides: list[str], configs: Path | None = None) -> Settings:
@@ -182,7 +192,8 @@ def compose(overrides: list[str], configs: Path | None = None) -> Settings:
             composed = hydra_compose(config_name="config", overrides=overrides)
         values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException) as error:
-        raise SettingsError(f"overrides can't be composed: {str(error).strip().splitlines()[0]}") from error
+        fault = suggestions.fault_of(overrides, folder)
+        raise SettingsError(fault or f"overrides can't be composed: {str(error).strip().splitlines()[0]}") from error
     if not isinstance(values, dict):
         raise SettingsError(f"{folder}/config.yaml holds no settings")
     return parse({str(key): value for key, value in values.items()})
