@@ -175,7 +175,7 @@ def tuned(
         try:
             rewards = server.wait(probe)
             difference = max(abs(reward - value) for reward, value in zip(rewards, expected, strict=True))
-            for workload in WORKLOADS:
+            for workload in rival.workloads:
                 asked = texts.round(workload, small, -1)
                 turn(server, workload, probe[:2], small)
                 result = turn(server, workload, asked, small)
@@ -184,9 +184,11 @@ def tuned(
         finally:
             server.stop()
         print(
-            f"  {rival.name:<14}{setting:<10}" + "".join(f"{rates[w][setting]:10.1f}" for w in WORKLOADS), flush=True
+            f"  {rival.name:<14}{setting:<10}"
+            + "".join(f"{rates[w][setting] if w in rates else math.nan:10.1f}" for w in WORKLOADS),
+            flush=True,
         )
-    best = {workload: max(rates[workload], key=lambda setting: rates[workload][setting]) for workload in WORKLOADS}
+    best = {workload: max(rates[workload], key=lambda setting: rates[workload][setting]) for workload in rates}
     return {"what": rival.what, "same_ids": same, "difference": difference, "best": best, "tuning": rates}
 
 
@@ -239,6 +241,8 @@ def measure(
                 names = names[number % len(names) :] + names[: number % len(names)]
                 asked = texts.round(workload, sizes, number)
                 for name in names:
+                    if workload not in rows[name]["best"]:
+                        continue
                     setting = rows[name]["best"][workload]
                     if name == LOOP:
                         result = turn_of_loop(loops[setting], workload, asked)
@@ -251,7 +255,11 @@ def measure(
                     rows[name].setdefault("rounds", {}).setdefault(workload, []).append(result)
                 print(
                     f"  {workload} {number + 1}/{repeats}  "
-                    + "  ".join(f"{name} {rows[name]['rounds'][workload][-1]['rate']:.1f}" for name in rows),
+                    + "  ".join(
+                        f"{name} {row['rounds'][workload][-1]['rate']:.1f}"
+                        for name, row in rows.items()
+                        if workload in row["best"]
+                    ),
                     flush=True,
                 )
 
@@ -262,7 +270,7 @@ def figures(rows: dict[str, dict[str, Any]]) -> dict[str, float]:
     others = [name for name in rows if name not in (OURS.name, LOOP)]
 
     def ratio(workload: str, name: str, key: str = "rate") -> float:
-        if name not in rows:
+        if name not in rows or workload not in rows[name]["best"]:
             return math.nan
         pairs = zip(ours[workload], rows[name]["rounds"][workload], strict=True)
         return statistics.median(own[key] / rival[key] for own, rival in pairs)
@@ -292,7 +300,10 @@ def table(record: dict[str, Any]) -> str:
             lines.append(f"{name:<14}not run: {row['unavailable']}")
             continue
         a, b, c, alone = (
-            {key: statistics.median(result[key] for result in row["rounds"][w]) for key in ("rate", "p50", "p99")}
+            {
+                key: statistics.median([result[key] for result in row["rounds"].get(w, [])] or [math.nan])
+                for key in ("rate", "p50", "p99")
+            }
             for w in WORKLOADS
         )
         errors = sum(sum(result["errors"].values()) for results in row["rounds"].values() for result in results)
@@ -300,7 +311,7 @@ def table(record: dict[str, Any]) -> str:
         lines.append(
             f"{name:<14}{a['rate']:>10.1f}{served}{errors:>8}{b['rate']:>12.1f}{c['rate']:>12.1f}"
             f"{1000 * alone['p50']:>10.2f}  {'the same' if row['same_ids'] else 'other':<9}{row['difference']:<15.1e}"
-            + "/".join(row["best"][w] for w in WORKLOADS)
+            + "/".join(row["best"].get(w, "-") for w in WORKLOADS)
         )
     for name, (sign, target) in TARGETS.items():
         value = record["figures"][name]

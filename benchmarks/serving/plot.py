@@ -31,6 +31,9 @@ def draw(record: dict[str, Any], path: Path) -> None:
             if "unavailable" in row:
                 panel.text(0, -place, " not run", va="center", fontsize=8, color="#707070")
                 continue
+            if workload not in row["rounds"]:
+                panel.text(0, -place, " not asked", va="center", fontsize=8, color="#707070")
+                continue
             results = row["rounds"][workload]
             value = statistics.median(1000 * each["p50"] if workload == "s" else each["rate"] for each in results)
             panel.barh(-place, value, 0.6, color=OURS if name == "touchstone" else OTHERS)

@@ -73,6 +73,7 @@ class Rival:
         requests: some asked groups to the requests that ask for all of them.
         read: a reply's JSON to its rewards in the order in which they were asked for.
         bulk: groups to a request, and clients, in workload c.
+        workloads: those that it takes part in; who is made for single requests isn't asked for a bulk.
         pairs: it strips and joins a prompt's and a completion's text, so its token ids are compared as pairs.
     """
 
@@ -366,6 +367,7 @@ RIVALS = (
         _module("serve_rm"),
         _openrlhf,
         lambda answer: list(answer["rewards"]),
+        workloads="abs",
     ),
     Rival(
         "mlflow",
@@ -375,6 +377,7 @@ RIVALS = (
             ("/invocations", json.dumps({"dataframe_records": [{"text": text} for text in _texts(asked)]}))
         ],
         lambda answer: list(answer["predictions"]),
+        workloads="abs",
     ),
     Rival(
         "litserve",
@@ -383,6 +386,7 @@ RIVALS = (
         lambda asked, checkpoint: [("/predict", json.dumps({"texts": _texts(asked)}))],
         lambda answer: list(answer["rewards"]),
         pins=(TORCH, TRANSFORMERS, "litserve==0.2.19"),
+        workloads="abs",
     ),
     Rival(
         "infinity",

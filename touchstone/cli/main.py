@@ -26,11 +26,28 @@ from touchstone.errors import TouchstoneError
 from touchstone.runtime.files import pretty_json
 
 app = typer.Typer(
-    help="Human preference comparisons in, trustworthy reward models out.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"touchstone {version('touchstone-rm')}")
+        raise typer.Exit
+
+
+@app.callback()
+def touchstone_command(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which version this is.")
+    ] = False,
+) -> None:
+    """Human preference comparisons in, trustworthy reward models out."""
+
+
 app.add_typer(data.app, name="data")
 app.add_typer(labels.app, name="labels")
 app.add_typer(bench.app, name="bench")
