@@ -127,7 +127,7 @@ def same_ids(rival: Rival, checkpoint: Path, asked: Sequence[Asked]) -> bool:
     Raises:
         UnavailableError: it can't be installed.
     """
-    question: dict[str, Any] = {"folder": str(checkpoint)}
+    question: dict[str, Any] = {"folder": str(rival.checkpoint(checkpoint))}
     if rival.pairs:
         question["pairs"] = [
             (text.removesuffix(completion + "<|im_end|>"), completion + "<|im_end|>")
@@ -171,7 +171,7 @@ def tuned(
     rates: dict[str, dict[str, float]] = {}
     difference = 0.0
     for setting in settings:
-        server = Server(rival, checkpoint, setting, scratch)
+        server = Server(rival, rival.checkpoint(checkpoint), setting, scratch)
         try:
             rewards = server.wait(probe)
             difference = max(abs(reward - value) for reward, value in zip(rewards, expected, strict=True))
@@ -229,7 +229,7 @@ def measure(
                 if name == LOOP:
                     loops[setting] = stack.enter_context(loop(checkpoint, setting))
                     continue
-                server = Server(rivals[name], checkpoint, setting, scratch)
+                server = Server(rivals[name], rivals[name].checkpoint(checkpoint), setting, scratch)
                 stack.callback(server.stop)
                 server.wait(texts.probe)
                 server.pause()

