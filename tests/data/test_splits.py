@@ -309,7 +309,9 @@ def test_data_of_copies_alone_leave_sets_empty_and_the_error_says_why() -> None:
     assert split(whole)[1]["groups_set_aside"] == 0
 
 
-def test_the_stage_writes_the_same_files_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_stage_writes_the_same_files_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
     with pytest.raises(DataError, match="dvc repro"):
@@ -317,6 +319,8 @@ def test_the_stage_writes_the_same_files_twice(tmp_path: Path, monkeypatch: pyte
     groups = [group(number, prompt=sentence(number)) for number in range(600)]
     write_parquet(Path("build/groups.parquet"), groups)
     main()
+    assert "gates.min_clusters" in (warning := capsys.readouterr().out), "no promotion can come of 60 prompts"
+    assert "gates=small_data" in warning
     first = {path.name: path.read_bytes() for path in Path("build/splits").iterdir()}
     main()
     assert first == {path.name: path.read_bytes() for path in Path("build/splits").iterdir()}

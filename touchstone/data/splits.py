@@ -18,6 +18,7 @@ kept out of `train`: they show whether a model serves people who didn't teach it
 from __future__ import annotations
 
 import hashlib
+import math
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -59,6 +60,7 @@ from touchstone.runtime.parallel import map_ordered
 from touchstone.runtime.progress import progress
 from touchstone.runtime.stage import run_stage
 from touchstone.settings.checks import SETS, Split
+from touchstone.settings.gates import Gates
 
 GROUPS = Path("build/groups.parquet")
 FOLDER = Path("build/splits")
@@ -422,7 +424,7 @@ class _Set:
         }
 
 
-def print_summary(summary: dict[str, Any]) -> None:
+def print_summary(summary: dict[str, Any], gates: Gates) -> None:
     """Print the sets as a table on stderr."""
     from rich.console import Console
     from rich.table import Table
@@ -445,6 +447,22 @@ def print_summary(summary: dict[str, Any]) -> None:
         )
     if summary["comparisons_held_out"]:
         console.print(f"{summary['comparisons_held_out']:,} comparisons of held-out annotators kept from training")
+    if warning := _too_few_for(summary, gates):
+        console.print(warning, soft_wrap=True, markup=False, highlight=False)
+
+
+def _too_few_for(summary: Mapping[str, Any], gates: Gates) -> str | None:
+    """What to do where the holdout is too small for any promotion: known here, hours before the gate says so."""
+    families = summary["sets"]["holdout"]["families"]
+    if families >= gates.min_clusters:
+        return None
+    wanted = math.ceil(summary["sets"]["holdout"]["groups"] * (gates.min_clusters / max(families, 1) - 1))
+    return (
+        f"warning: the holdout has {families:,} independent prompts, and gates.min_clusters asks for "
+        f"{gates.min_clusters:,}: nothing can be promoted on it. It lacks about {wanted:,} groups: bring more data, raise "
+        f"split.shares.holdout, or choose `touchstone configure gates=small_data`, which asks for fewer and leaves the "
+        f"decision to a person."
+    )
 
 
 def main() -> None:
@@ -457,7 +475,7 @@ def main() -> None:
         write_json(folder / "summary.json", summary)
 
     write_folder(FOLDER, fill)
-    print_summary(summary)
+    print_summary(summary, settings.gates)
 
 
 if __name__ == "__main__":
