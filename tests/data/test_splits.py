@@ -319,7 +319,7 @@ def test_the_stage_writes_the_same_files_twice(
     groups = [group(number, prompt=sentence(number)) for number in range(600)]
     write_parquet(Path("build/groups.parquet"), groups)
     main()
-    assert "gates.min_clusters" in (warning := capsys.readouterr().out), "no promotion can come of 60 prompts"
+    assert "gates.min_clusters" in (warning := capsys.readouterr().err), "no promotion can come of 60 prompts"
     assert "gates=small_data" in warning
     first = {path.name: path.read_bytes() for path in Path("build/splits").iterdir()}
     main()

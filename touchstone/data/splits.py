@@ -459,9 +459,9 @@ def _too_few_for(summary: Mapping[str, Any], gates: Gates) -> str | None:
     wanted = math.ceil(summary["sets"]["holdout"]["groups"] * (gates.min_clusters / max(families, 1) - 1))
     return (
         f"warning: the holdout has {families:,} independent prompts, and gates.min_clusters asks for "
-        f"{gates.min_clusters:,}: nothing can be promoted on it. It lacks about {wanted:,} groups: bring more data, raise "
-        f"split.shares.holdout, or choose `touchstone configure gates=small_data`, which asks for fewer and leaves the "
-        f"decision to a person."
+        f"{gates.min_clusters:,}: nothing can be promoted on it. It lacks about {wanted:,} groups: bring more data, "
+        f"raise split.shares.holdout, or choose `touchstone configure gates=small_data`, which asks for fewer and "
+        f"leaves the decision to a person."
     )
 
 
