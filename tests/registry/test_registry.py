@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 from pathlib import Path
 
 import httpx
@@ -22,6 +23,7 @@ from touchstone.errors import ArtifactError, RegistryError
 from touchstone.model.card import read, verify_digests
 from touchstone.operations.verify import verify_releases
 from touchstone.registry import Registry, stamp
+from touchstone.registry.description import DataVersion, Description
 from touchstone.registry.entries import Why
 from touchstone.runtime import ledger
 
@@ -235,13 +237,53 @@ def test_a_curve_is_logged_once_however_often_it_is_sent(registry: Registry) -> 
     assert registry.log_curve(run_id, rows) == 590
     assert registry.log_curve(run_id, rows) == 0
     client = MlflowClient(registry.uri)
-    history = client.get_metric_history(run_id, "loss")
+    history = client.get_metric_history(run_id, "train.loss")
     assert [metric.step for metric in history] == list(range(600))
     run = client.get_run(run_id)
     assert run.data.params["train.learning_rate"] == "0.001"
     assert run.info.status == "RUNNING"
     registry.finish_run(run_id, "FINISHED", {"touchstone.verdict": "REJECT"})
     assert client.get_run(run_id).info.status == "FINISHED"
+
+
+def test_a_run_and_its_version_show_what_their_reader_looks_for(registry: Registry, tmp_path: Path) -> None:
+    (tmp_path / "decision").mkdir()
+    (tmp_path / "decision" / "decision.html").write_text("<p>no</p>")
+    data = DataVersion("sandbox", "a1" * 16 + ".dir", {"train": 3, "holdout": 2})
+    rejected = Description(
+        "20260401T080000Z-ab12cd34",
+        {"holdout.accuracy": 0.71},
+        {"verdict": "REJECT"},
+        "**REJECT**: no",
+        data,
+        "models",
+    )
+    run_id = registry.start_run(NAME, "f1", {})
+    registry.log_curve(run_id, [{"step": 1, "loss": 0.5, "accuracy": 1.0}])
+    for _ in range(2):  # a retried step
+        registry.describe(run_id, rejected, [tmp_path / "decision"])
+    client = MlflowClient(registry.uri)
+    experiment = client.get_experiment_by_name(NAME)
+    assert experiment is not None
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    (run,) = client.search_runs(
+        [experiment.experiment_id], "tags.verdict = 'REJECT' and metrics.`holdout.accuracy` > 0.7"
+    )
+    assert (run.info.run_name, run.data.tags["mlflow.note.content"]) == (rejected.name, "**REJECT**: no")
+    assert run.data.metrics == {"holdout.accuracy": 0.71, "train.loss": 0.5, "train.accuracy": 1.0}
+    (dataset,) = run.inputs.dataset_inputs
+    assert (dataset.dataset.name, dataset.dataset.digest) == ("sandbox", data.digest)
+    assert [file.path for file in client.list_artifacts(run_id, "evidence/decision")] == [
+        "evidence/decision/decision.html"
+    ]
+
+    version = registry.publish(NAME, "f1", artifact(0))
+    registry.describe_version(version, rejected)
+    shown = client.get_model_version(NAME, "1")
+    assert (shown.description, client.get_registered_model(NAME).description) == ("**REJECT**: no", "models")
+    assert (shown.tags["verdict"], shown.tags["holdout.accuracy"]) == ("REJECT", "0.71")
+    wanted = (registry.download(version).parent.parent / "requirements.txt").read_text().split()
+    assert f"torch=={metadata.version('torch').partition('+')[0]}" in wanted
 
 
 def test_a_curve_and_its_version_share_a_run(registry: Registry) -> None:

@@ -22,6 +22,7 @@ from touchstone.gate.case import Champion
 from touchstone.gate.checks import Verdict
 from touchstone.gate.record import Decision, Provenance
 from touchstone.pipeline import data, dvc, following, workspace
+from touchstone.pipeline.described import describe
 from touchstone.pipeline.dvc import How
 from touchstone.pipeline.runs import Run, folder_of, keep_evidence
 from touchstone.registry import Registry, Version
@@ -107,8 +108,10 @@ def judge(run: Run) -> Decision:
     if decision.verdict is Verdict.ERROR:
         raise PipelineError(f"no verdict: {decision.summary} See {decision.path / 'decision.html'}")
     if decision.verdict is not Verdict.PROMOTE:
+        keep_evidence(run)
         registry, run_id = _log_whole_curve(run)
-        registry.finish_run(run_id, "FINISHED", {"touchstone.verdict": str(decision.verdict)})
+        registry.describe(run_id, describe(run, decision), _evidence(run))
+        registry.finish_run(run_id, "FINISHED")
     return decision
 
 
@@ -189,9 +192,9 @@ def register(run: Run, decision: Decision) -> Version:
     """
     with run.timed("register"):
         keep_evidence(run)
-        registry, _ = _log_whole_curve(run)
-        names = ("params.yaml", "data.dvc", "dvc.lock", "curve.jsonl", "metrics.json", "plots", "decision")
-        evidence = [run.folder / name for name in names if (run.folder / name).exists()]
+        registry, run_id = _log_whole_curve(run)
+        description = describe(run, decision)
+        registry.describe(run_id, description)
         tags = {
             "touchstone.run": run.id,
             "touchstone.commit": run.commit,
@@ -199,9 +202,16 @@ def register(run: Run, decision: Decision) -> Version:
             "touchstone.decision": decision.digest,
             "touchstone.verdict": str(decision.verdict),
         }
-        version = registry.publish(run.settings.name, run.fingerprint, run.build / "artifact", evidence, tags)
+        version = registry.publish(run.settings.name, run.fingerprint, run.build / "artifact", _evidence(run), tags)
+        registry.describe_version(version, description)
     run.note(version=version.version, digest=version.digest)
     return version
+
+
+def _evidence(run: Run) -> list[Path]:
+    """Files and folders of a run that are stored with it in MLflow."""
+    names = ("params.yaml", "data.dvc", "dvc.lock", "curve.jsonl", "metrics.json", "plots", "decision")
+    return [run.folder / name for name in names if (run.folder / name).exists()]
 
 
 def release(run: Run, decision: Decision, version: Version) -> Release:

@@ -14,6 +14,14 @@ from touchstone.errors import RegistryError
 from touchstone.model import card
 from touchstone.registry import aliases, database, entries, reading
 from touchstone.registry.database import locked, wording
+from touchstone.registry.description import (
+    EXPERIMENT_TAGS,
+    NOTE,
+    RUN_NAME,
+    Description,
+    dataset_input,
+    requirements,
+)
 from touchstone.registry.entries import ReleaseEntry, Why
 from touchstone.registry.versions import (
     DIGEST,
@@ -81,13 +89,14 @@ class Registry:
     def log_curve(self, run_id: str, rows: Sequence[Mapping[str, Any]]) -> int:
         """Log rows of a training curve; returns how many were new.
 
-        Each row has `step`, `loss` and other numbers by name, and may have `time` (seconds since 1970). Steps up to
-        the highest that the run has already are skipped, so a follower may send everything again.
+        Each row has `step`, `loss` and other numbers by name, and may have `time` (seconds since 1970). They become
+        `train.loss` and so on: an accuracy of one batch isn't the model's. Steps up to the highest that the run has
+        already are skipped, so a follower may send everything again.
         """
         from touchstone.registry.tracking import Metric
 
         with wording("logging a curve"):
-            done = max((m.step for m in self._client.get_metric_history(run_id, "loss")), default=-1)
+            done = max((m.step for m in self._client.get_metric_history(run_id, "train.loss")), default=-1)
             fresh = [row for row in rows if int(row["step"]) > done]
             batch: list[Metric] = []
             for row in fresh:
@@ -96,7 +105,9 @@ class Registry:
                 if len(batch) + len(numbers) > _METRICS_PER_CALL:
                     self._client.log_batch(run_id, metrics=batch)
                     batch = []
-                batch += [Metric(key, float(value), when, int(row["step"])) for key, value in numbers.items()]
+                batch += [
+                    Metric(f"train.{key}", float(value), when, int(row["step"])) for key, value in numbers.items()
+                ]
             if batch:
                 self._client.log_batch(run_id, metrics=batch)
             return len(fresh)
@@ -107,6 +118,35 @@ class Registry:
             for key, value in (tags or {}).items():
                 self._client.set_tag(run_id, key, value)
             self._client.set_terminated(run_id, status)
+
+    def describe(self, run_id: str, description: Description, evidence: Sequence[Path] = ()) -> None:
+        """Give a run what its reader looks for; the same again changes nothing.
+
+        Args:
+            evidence: files and folders that are kept under evidence/, the decision page among them.
+        """
+        from touchstone.registry.tracking import Metric
+
+        with wording("describing a run"):
+            now = int(1000 * datetime.now(UTC).timestamp())
+            known = self._client.get_run(run_id)
+            fresh = {key: value for key, value in description.metrics.items() if known.data.metrics.get(key) != value}
+            self._client.log_batch(run_id, metrics=[Metric(key, value, now, 0) for key, value in fresh.items()])
+            for key, value in {**description.tags, NOTE: description.text, RUN_NAME: description.name}.items():
+                self._client.set_tag(run_id, key, value)
+            if description.data is not None and not known.inputs.dataset_inputs:
+                self._client.log_inputs(run_id, [dataset_input(description.data)])
+            for path in evidence:
+                self._client.log_artifact(run_id, str(path), "evidence")
+
+    def describe_version(self, version: Version, description: Description) -> None:
+        """Give a version and its model the run's words, figures and tags."""
+        with locked(self.root), wording(f"describing {version.name} version {version.version}"):
+            self._client.update_model_version(version.name, str(version.version), description.text)
+            self._client.update_registered_model(version.name, description.model_text)
+            shown = {key: f"{value:.4g}" for key, value in description.metrics.items()}
+            for key, value in {**description.tags, **shown}.items():
+                self._client.set_model_version_tag(version.name, str(version.version), key, value)
 
     # Versions.
 
@@ -332,7 +372,7 @@ class Registry:
         experiment = self._client.get_experiment_by_name(name)
         if experiment is None:
             place = None if location is None else str(location)
-            return str(self._client.create_experiment(name, artifact_location=place))
+            return str(self._client.create_experiment(name, artifact_location=place, tags=EXPERIMENT_TAGS))
         if location is not None and local_folder(experiment.artifact_location) != location:
             raise RegistryError(
                 f"experiment {name} keeps its files in {experiment.artifact_location}, not in {location}: the project "
@@ -383,7 +423,7 @@ class Registry:
                     loader_module="touchstone.model.pyfunc",
                     data_path=str(partial / "artifact"),
                     signature=signature(),
-                    pip_requirements=["torch", "transformers"],
+                    pip_requirements=requirements(),
                 )
             self._client.log_artifacts(run_id, str(partial / "model"), "model")
         finally:

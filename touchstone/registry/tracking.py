@@ -13,7 +13,7 @@ with large_imports(), warnings.catch_warnings():
     import mlflow.artifacts as artifacts
     import mlflow.pyfunc as pyfunc
     from mlflow import MlflowClient
-    from mlflow.entities import Metric, Param
+    from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
     from mlflow.exceptions import MlflowException
     from mlflow.models.signature import ModelSignature
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
@@ -23,6 +23,9 @@ __all__ = [
     "AnyType",
     "ColSpec",
     "DataType",
+    "Dataset",
+    "DatasetInput",
+    "InputTag",
     "Metric",
     "MlflowClient",
     "MlflowException",
