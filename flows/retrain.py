@@ -16,7 +16,9 @@ from contextvars import ContextVar
 
 from httpx import HTTPError
 from prefect import flow
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
+from prefect.context import FlowRunContext
 from prefect.exceptions import TerminationSignal
 from prefect.states import Completed
 
@@ -60,6 +62,7 @@ def _walk(run: Run) -> Outcome:
     from tasks.stages import finish_side, run_main
     from tasks.summary import conclude
 
+    _name_flow_run(run.id)
     data = bring_data(run, return_state=True)
     data.result()
     with side_stages(run) as side:
@@ -71,6 +74,14 @@ def _walk(run: Run) -> Outcome:
         version = register(run, decision)
         released = release(run, decision, version)
     return conclude(run, decision, version, released)
+
+
+def _name_flow_run(name: str) -> None:
+    """Call the flow's run what its folder in runs/ is called."""
+    context = FlowRunContext.get()
+    if context is not None and context.flow_run is not None:
+        with get_client(sync_client=True) as client:
+            client.update_flow_run(context.flow_run.id, name=name)
 
 
 def start(run: Run, overrides: list[str]) -> Outcome:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from prefect import Task, task
+from prefect import Task, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 
@@ -12,6 +12,9 @@ from touchstone.pipeline.graph import Stage
 from touchstone.pipeline.retrain import go_side_stage, go_stage
 from touchstone.pipeline.runs import Run
 from touchstone.pipeline.side_stages import SideStages
+
+LOG_CHARACTERS = 20_000
+"""Of a stage's output, what Prefect's log gets; its server refuses much longer messages."""
 
 Step = Callable[[Run, str, SideStages], None]
 """What is done for a stage of a run, by its name."""
@@ -45,7 +48,23 @@ def stage_task(stage: Stage, step: Step) -> Task[[Run, str, SideStages], None]:
     settings = task(
         name=stage.name, task_run_name=stage.name, description=stage.description, cache_policy=NO_CACHE, retries=0
     )
-    return settings(step)
+    return settings(_with_log(step))
+
+
+def _with_log(step: Step) -> Step:
+    """The step, after which the stage's output stands in the task's log, however it ended."""
+
+    def logged(run: Run, name: str, side: SideStages) -> None:
+        try:
+            step(run, name, side)
+        finally:
+            log = run.log_of(name)
+            if log.exists():
+                output = log.read_text(encoding="utf-8", errors="replace").strip()
+                shown = output[-LOG_CHARACTERS:]
+                get_run_logger().info("%s%s", f"(the end of {log})\n" * (len(shown) < len(output)), shown)
+
+    return logged
 
 
 def _run(step: Step, stage: Stage, run: Run, side: SideStages, after: list[State[None]]) -> State[None]:

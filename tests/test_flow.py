@@ -19,6 +19,7 @@ import psutil
 import pytest
 import yaml
 
+from tasks.summary import escaped
 from tests.places import ROOT
 from tests.worlds.registered import artifact
 from touchstone.pipeline import graph, workspace
@@ -111,6 +112,12 @@ def test_sigterm_reaches_prefect_as_its_own_signal(monkeypatch: pytest.MonkeyPat
         retrain.retrain.fn()
 
 
+def test_markdown_shows_a_reason_word_for_word() -> None:
+    words = "a <b>name</b> | [link](x) `code` *more* 1_000 \\"
+    assert re.sub(r"\\(.)", r"\1", escaped(words)) == words
+    assert not re.search(r"(?<!\\)[<>|`*_\[]", escaped(words))
+
+
 def test_the_flow_has_one_task_per_stage() -> None:
     from prefect.cache_policies import NO_CACHE
 
@@ -182,8 +189,12 @@ from prefect.client.schemas.sorting import FlowRunSort, TaskRunSort
 with server(Path.cwd()), get_client(sync_client=True) as client:
     for run in client.read_flow_runs(sort=FlowRunSort.ID_DESC, limit=100):
         print("flow", run.state.type.value, run.state.name)
+        print("named", run.name)
     for run in client.read_task_runs(sort=TaskRunSort.ID_DESC, limit=100):
         print("task", run.name)
+    for artifact in client.read_artifacts(limit=100):
+        print("artifact", artifact.key, artifact.type, len(str(artifact.data)))
+    print("logged", sum("Families are independent prompts" in log.message for log in client.read_logs(limit=200)))
 """
 
 
@@ -209,6 +220,11 @@ def test_a_small_run_ends_with_a_verdict_and_is_not_run_again(tmp_path: Path) ->
         [sys.executable, "-c", ASK], cwd=root, stdout=subprocess.PIPE, text=True, check=True
     ).stdout.splitlines()
     assert [line for line in answer if line.startswith("flow")] == [f"flow COMPLETED {ended}"]
+    assert f"named {record['id']}" in answer, "the flow's run is called what its folder is called"
+    shown = {line.split()[1]: int(line.split()[3]) for line in answer if line.startswith("artifact")}
+    assert set(shown) == {"retrain-summary", "retrain-decision"}
+    assert min(shown.values()) > 1_000, "they can be read in Prefect itself"
+    assert "logged 1" in answer, "what split printed stands in its task's log"
     stages = [stage.name for stage in graph.read(ROOT / "dvc.yaml", ROOT / "params.yaml")]
     after = ["register", "release"] if ended == "Promoted" else []
     assert sorted(line for line in answer if line.startswith("task")) == sorted(
