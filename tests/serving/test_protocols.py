@@ -19,8 +19,9 @@ import pandas as pd
 import pytest
 import torch
 
-from tests.worlds.listening import BOS, EOS, Listening, bos_artifact, listening
+from tests.worlds.bos import BOS, EOS, Listening, bos_artifact
 from tests.worlds.registered import NAME
+from tests.worlds.served import listening
 from touchstone.groups import Message
 from touchstone.model.scoring import Scorer
 

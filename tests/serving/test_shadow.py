@@ -22,7 +22,6 @@ from touchstone.model.scores import Score, as_item
 from touchstone.model.scoring import Scorer
 from touchstone.registry import Registry
 from touchstone.serving import shadow as shadow_module
-from touchstone.serving.app import make_app
 from touchstone.serving.batching import Batcher
 from touchstone.serving.live import Live
 from touchstone.serving.origins import FolderVersion
@@ -61,20 +60,17 @@ def shadowed(
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Answers to the bodies, one after the other, and the report once it is `done`."""
 
-    async def scenario() -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        batcher = Batcher(tiny_settings().serve)
-        app = make_app(live, batcher, tiny_settings(shadow=setting).serve)
-        batcher.start()
-        before(batcher)
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
-            answers = [(await client.post("/v1/rewards", json=each)).json() for each in bodies]
-            async with asyncio.timeout(20):
-                while not done(report := (await client.get("/v1/shadow")).json()["shadow"] or {"waiting": 0}):
-                    await asyncio.sleep(0.02)
-        batcher.stop()
+    async def scenario(client: httpx.AsyncClient) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        before(endpoint.batcher)
+        answers = [(await client.post("/v1/rewards", json=each)).json() for each in bodies]
+        async with asyncio.timeout(20):
+            while not done(report := (await client.get("/v1/shadow")).json()["shadow"] or {"waiting": 0}):
+                await asyncio.sleep(0.02)
         return answers, report
 
-    return asyncio.run(scenario())
+    with served(live, settings=tiny_settings(shadow=setting).serve) as endpoint:
+        answers, report = endpoint.run(scenario)
+    return answers, report
 
 
 def completions(count: int) -> Callable[[dict[str, Any]], bool]:
@@ -183,24 +179,17 @@ def test_another_version_starts_another_comparison(tmp_path: Path) -> None:
     moving = Live(registry, NAME, tokens_per_batch=1024)
     moving.open()
 
-    async def scenario() -> list[dict[str, Any]]:
-        batcher = Batcher(tiny_settings().serve)
-        app = make_app(moving, batcher, tiny_settings(shadow=SETTINGS).serve)
-        batcher.start()
-        reports = []
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
-            await client.post("/v1/rewards", json=body(GROUPS[0]))
-            while not (report := (await client.get("/v1/shadow")).json()["shadow"])["n"]:
-                await asyncio.sleep(0.02)
-            reports.append(report)
-            registry.set_aliases(NAME, {"champion": 2, "challenger": None}, {"champion": 1, "challenger": 2})
-            await asyncio.to_thread(moving.refresh)
-            await client.post("/v1/rewards", json=body(GROUPS[0]))
-            reports.append((await client.get("/v1/shadow")).json()["shadow"])
-        batcher.stop()
-        return reports
+    async def scenario(client: httpx.AsyncClient) -> list[dict[str, Any]]:
+        await client.post("/v1/rewards", json=body(GROUPS[0]))
+        while not (before := (await client.get("/v1/shadow")).json()["shadow"])["n"]:
+            await asyncio.sleep(0.02)
+        registry.set_aliases(NAME, {"champion": 2, "challenger": None}, {"champion": 1, "challenger": 2})
+        await asyncio.to_thread(moving.refresh)
+        await client.post("/v1/rewards", json=body(GROUPS[0]))
+        return [before, (await client.get("/v1/shadow")).json()["shadow"]]
 
-    first, second = asyncio.run(scenario())
+    with served(moving, settings=tiny_settings(shadow=SETTINGS).serve) as endpoint:
+        first, second = endpoint.run(scenario)
     assert (first["served_version"], first["shadow_version"]) == (1, 2)
     assert (second["n"], second["served_version"], second["since"]) == (0, None, None)
 

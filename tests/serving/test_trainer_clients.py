@@ -17,7 +17,8 @@ import pandas as pd
 import pytest
 import torch
 
-from tests.worlds.listening import EOS, Listening, bos_artifact, listening
+from tests.worlds.bos import EOS, Listening, bos_artifact
+from tests.worlds.served import listening
 from tests.worlds.trainers import Tries, llama_factory, openrlhf, openrlhf_keeps, slime, verl, verl_text
 from touchstone.groups import Message
 from touchstone.model.scoring import Scorer

@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 
 from touchstone.errors import ArtifactError, RegistryError, ServingError, TouchstoneError
 from touchstone.groups import Message
+from touchstone.model.reference import CHAMPION
 from touchstone.model.scoring import Scorer
-from touchstone.serving.origins import CHAMPION, SealedVersion, Versions
+from touchstone.serving.origins import SealedVersion, Versions
 from touchstone.serving.pins import ANY, Pin
 
 log = logging.getLogger(__name__)

@@ -35,11 +35,8 @@ def router(service: Service) -> APIRouter:
 
     @routes.get("/readyz", summary="Whether the champion can be asked")
     async def readyz() -> dict[str, str]:
-        combination = service.combination
-        if combination is not None and combination.nameless:
-            return {"status": "ready", "model": combination.name, "digest": service.find_combined().digest}
-        name, served = service.find(None)
-        return {"status": "ready", "model": name, "version": str(served.version.version)}
+        stamp = service.ready()
+        return {"status": "ready", "model": stamp.model, "version": str(stamp.version), "digest": stamp.digest}
 
     @routes.get("/v1/shadow", summary="How another version would have answered")
     async def shadow() -> dict[str, Any]:

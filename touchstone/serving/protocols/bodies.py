@@ -170,8 +170,7 @@ def keep_to_the_rule(service: Service, model: str | None, tokens: int | None, fi
     Raises:
         Refusal: 422; or as `Service.find`.
     """
-    _, served = service.find(service.resolve(model))
-    most = served.scorer.model.rule.max_tokens
+    most = service.most_tokens(model)
     if tokens is not None and -1 < tokens < most:
         raise Refusal(
             422,

@@ -105,7 +105,7 @@ def router(service: Service) -> APIRouter:
         return {"predictions": predictions} if wrapped else predictions
 
     async def ping() -> PlainTextResponse:
-        service.find(None)
+        service.ready()
         return PlainTextResponse("\n")
 
     # By `responses`, not by a class of response: that one would declare errors as plain text too.
