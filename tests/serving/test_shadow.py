@@ -16,6 +16,7 @@ import pytest
 from scipy import stats
 
 from tests.worlds.registered import NAME, artifact, open_registry, publish, reference, tiny_settings
+from tests.worlds.served import served
 from touchstone.errors import SettingsError
 from touchstone.groups import Group, read_parquet
 from touchstone.model.scores import Score, as_item

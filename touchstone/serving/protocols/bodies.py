@@ -94,6 +94,10 @@ class Usage(BaseModel):
         return cls(prompt_tokens=sum(tokens), total_tokens=sum(tokens))
 
 
+USAGE = {"prompt_tokens": 9, "total_tokens": 9}
+"""For examples of replies."""
+
+
 class FieldFault(BaseModel):
     """What is wrong with one field of a body."""
 
