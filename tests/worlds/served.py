@@ -139,13 +139,12 @@ def running(
     Args:
         started: whether anything is scored yet; `batcher.start()` begins later.
     """
-    live = Live(registry, NAME, tokens_per_batch=settings.tokens_per_batch)
+    batcher = Batcher(settings)
+    live = Live(registry, NAME, tokens_per_batch=settings.tokens_per_batch, batcher=batcher)
     live.open()
     if scorer is not None:
         live.memory = Memory({alias: replace(served, scorer=scorer) for alias, served in live.served.items()})
-    batcher = Batcher(settings)
-    known = None if scorer is None else Cost(Coefficients(1e-3, scorer.seconds, 1e-6, 0.0))
-    batcher.prepare(live.served["champion"].scorer, known)
+        batcher.prepare(scorer, Cost(Coefficients(1e-3, scorer.seconds, 1e-6, 0.0)))
     app = make_app(live, batcher, settings)
     server = Server(app, app.state.service, settings)
     server.config.lifespan = "on" if started else "off"

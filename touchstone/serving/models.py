@@ -6,6 +6,7 @@ from pathlib import Path
 
 from touchstone.errors import ServingError
 from touchstone.model.reference import Reference, read_reference
+from touchstone.serving.batching import Batcher
 from touchstone.serving.combination import PARTS, Combination
 from touchstone.serving.live import Live
 from touchstone.serving.origins import Folder, Versions
@@ -13,12 +14,18 @@ from touchstone.settings import Settings
 
 
 def open_models(
-    root: Path, settings: Settings, *, name: str | None = None, model: str | None = None
+    root: Path,
+    settings: Settings,
+    batcher: Batcher | None = None,
+    *,
+    name: str | None = None,
+    model: str | None = None,
 ) -> tuple[Live, Combination | None]:
     """Load what is to be served. The registry is opened where something comes from it.
 
     Args:
         root: the project's root: where the registry is, and where relative folders count from.
+        batcher: the queue of what is served.
         name: the registered model, or what a folder's model is called.
         model: as `read_reference` takes it. With neither, requests that name no model get the combination, where one
             is set, and otherwise `settings.name`.
@@ -47,7 +54,7 @@ def open_models(
 
     # Load it.
     registry = _registry(root) if any(reference.folder is None for reference in references) else None
-    lives = {reference: _live(reference, registry, settings) for reference in references}
+    lives = {reference: _live(reference, registry, settings, batcher) for reference in references}
     for live in lives.values():
         live.open()
     if rule is None:
@@ -61,7 +68,7 @@ def _registry(root: Path) -> Versions:
     return Registry.open(root)
 
 
-def _live(reference: Reference, registry: Versions | None, settings: Settings) -> Live:
+def _live(reference: Reference, registry: Versions | None, settings: Settings, batcher: Batcher | None) -> Live:
     versions = registry if reference.folder is None else Folder(reference.folder)
     assert versions is not None  # noqa: S101 - for the type checker: the caller opened it
     shadow = settings.serve.shadow
@@ -73,4 +80,5 @@ def _live(reference: Reference, registry: Versions | None, settings: Settings) -
         prefix_cache_mib=settings.serve.prefix_cache_mib,
         keep_previous=settings.serve.keep_previous,
         shadow=None if shadow is None else shadow.alias,
+        batcher=batcher,
     )
