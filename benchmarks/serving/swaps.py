@@ -196,13 +196,15 @@ async def swap_through(
         await asyncio.sleep(max(0.0, begin + (number + 0.5) * seconds / count - time.perf_counter()))
         moved, seen = time.perf_counter(), len(load.outcomes)
         await asyncio.to_thread(_move, process, target, champion)
-        while not (
-            first := [each.end for each in map(answered, load.outcomes[seen:]) if _first_of(each, target, moved)]
-        ):
+        first: float | None = None
+        while first is None:
             if time.perf_counter() > moved + SWAP_SECONDS:
                 raise TimeoutError(f"version {target} doesn't answer {SWAP_SECONDS:.0f} s after it became champion")
             await asyncio.sleep(0.05)
-        swaps.append(Swap(target, target != 1, moved, min(first)))
+            fresh = [answered(each) for each in load.outcomes[seen:]]
+            seen += len(fresh)
+            first = min((each.end for each in fresh if _first_of(each, target, moved)), default=None)
+        swaps.append(Swap(target, target != 1, moved, first))
     await asyncio.sleep(max(0.0, begin + seconds - time.perf_counter()))
     return swaps
 
