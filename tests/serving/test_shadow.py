@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from random import Random
@@ -72,6 +72,11 @@ def shadowed(
     with served(live, settings=tiny_settings(shadow=setting).serve) as endpoint:
         answers, report = endpoint.run(scenario)
     return answers, report
+
+
+def names(row: Sequence[Score]) -> list[bytes]:
+    """Digests of as many different completions."""
+    return [bytes([place]) for place in range(len(row))]
 
 
 def completions(count: int) -> Callable[[dict[str, Any]], bool]:
@@ -173,6 +178,17 @@ def test_a_score_that_is_not_finite_is_counted_and_compared_with_nothing(tmp_pat
     assert (report["n"], report["failed"], report["mean_difference"]) == (0, 1, None)
 
 
+def test_a_request_that_comes_again_counts_once(live: Live) -> None:
+    """A client that got no answer in time sends the same request again, by the same id or another one."""
+    again = [body(GROUPS[0]), body(GROUPS[0]), body(GROUPS[1])]
+    answers, report = shadowed(live, again)
+    scores = [[score["centered"] for score in each["results"][0]["scores"]] for each in answers]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+    _, once = shadowed(live, [body(GROUPS[0]), body(GROUPS[1])])
+    for name in ("n", "prompts", "pairs", "agreement", "win_flips"):
+        assert report[name] == once[name], name
+
+
 def test_another_version_starts_another_comparison(tmp_path: Path) -> None:
     registry: Registry = open_registry(tmp_path)
     for seed, alias in ((0, "champion"), (1, "challenger")):
@@ -204,7 +220,7 @@ def test_prompts_that_no_longer_fit_still_count() -> None:
         for number in range(50):
             # Few values, so that there are ties.
             rows = [[Score(0.0, float(random.randrange(4)), 0.5, False, 1) for _ in range(6)] for _ in range(2)]
-            comparison.add(str(number).encode(), *rows)
+            comparison.add(str(number).encode(), names(rows[0]), *rows)
         return asdict(comparison.report(SETTINGS, 0))
 
     with pytest.MonkeyPatch.context() as patch:
@@ -217,7 +233,7 @@ def test_ties_are_kendalls_tau_b() -> None:
     comparison = Comparison(FolderVersion(1, "a"), FolderVersion(2, "b"))
     for number in range(40):
         rows = [[Score(0.0, float(random.randrange(3)), 0.5, False, 1) for _ in range(5)] for _ in range(2)]
-        comparison.add(str(number).encode(), *rows)
+        comparison.add(str(number).encode(), names(rows[0]), *rows)
         taus.append(stats.kendalltau(*[[score.centered for score in row] for row in rows]).statistic)
     assert comparison.report(SETTINGS, 0).rank_correlation == pytest.approx(np.nanmean(taus))
 

@@ -31,6 +31,7 @@ from touchstone.model.templating import EncodedGroup
 from touchstone.serving.cost import LONGEST, Cost, Rate, Size, costs_alike, measure
 from touchstone.serving.exchange import Exchange, current, done
 from touchstone.serving.gaps import Gaps, Value
+from touchstone.serving.health import Health
 from touchstone.serving.turns import Backlog, Turns
 from touchstone.settings.serve import Serve
 
@@ -132,10 +133,12 @@ class Batcher:
     Attributes:
         queued_tokens: of what is tokenised and waits to be scored.
         on_batch: called by the scoring thread after each batch with its texts, its tokens and its seconds.
+        health: whether the engine still computes.
     """
 
     def __init__(self, settings: Serve) -> None:
         self.on_batch: Callable[[int, int, float], None] = lambda texts, tokens, seconds: None
+        self.health = Health()
         self._batch_seconds = settings.batch_seconds
         self._max_wait = settings.max_wait_seconds
 
@@ -421,7 +424,9 @@ class Batcher:
             return
         if failure is not None:
             _settle(batch[0][0].job, _engine_error("scoring", failure))
+            self.health.failed(scorer)
             return
+        self.health.succeeded()
 
         finished = []
         with self._lock:

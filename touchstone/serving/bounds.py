@@ -3,13 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
+from touchstone.errors import ModelError
 from touchstone.groups import OUT_OF_ORDER, in_order
 from touchstone.model.rendered import Conversation, Rendered
 from touchstone.model.scores import Item
+from touchstone.model.scoring import Scorer
+from touchstone.model.templating import EncodedGroup
+from touchstone.serving.batching import Encode
 from touchstone.serving.cost import Size
 from touchstone.serving.refusals import Refusal
+from touchstone.serving.shadow import EncodeBy
 from touchstone.settings.serve import Serve
+
+UNLIMITED = 2**31 - 1
+"""More tokens than a text can have."""
+
+
+class OverLongError(ModelError):
+    """A text has more tokens than the model reads, and is not to be cut."""
+
+
+def whole(encode: EncodeBy, scorer: Scorer) -> Encode:
+    """An encoder of a version that cuts nothing: it raises OverLongError, with both counts of tokens."""
+    return partial(_whole, encode, scorer)
+
+
+def _whole(encode: EncodeBy, scorer: Scorer, items: Sequence[Any]) -> list[EncodedGroup]:
+    groups = encode(scorer)(items)
+    for item, group in zip(items, groups, strict=True):
+        if any(group.truncated):
+            rule = replace(scorer.model.rule, max_tokens=UNLIMITED)
+            (uncut,) = encode(Scorer(replace(scorer.model, rule=rule), scorer.card))([item])
+            tokens = max(uncut.tokens(completion) for completion in range(len(uncut.completion_ids)))
+            most = scorer.model.rule.max_tokens
+            raise OverLongError(f"a text of {tokens} tokens with its prompt, and the model reads at most {most}")
+    return groups
 
 
 def check_items(items: Sequence[Item], settings: Serve) -> None:

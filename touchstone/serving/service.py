@@ -21,7 +21,7 @@ from touchstone.model.scores import Item, Score, rank
 from touchstone.model.scoring import Scorer
 from touchstone.serving.answers import Answer, Comparison, RankedAnswer, Stamp, TextsAnswer
 from touchstone.serving.batching import Batcher, Encode, EngineError, QueueFullError, Result, StoppingError
-from touchstone.serving.bounds import check_items, check_texts, item_size, size_of
+from touchstone.serving.bounds import OverLongError, check_items, check_texts, item_size, size_of, whole
 from touchstone.serving.caller import CALLER, Caller
 from touchstone.serving.combination import PARTS, Combination, Combined
 from touchstone.serving.cost import Size
@@ -112,8 +112,9 @@ class Service:
         """What answers a request that names no model.
 
         Raises:
-            Refusal: 503, nothing does yet, or the endpoint ends.
+            Refusal: 503, nothing does yet, the engine is broken, or the endpoint ends.
         """
+        self.check_engine()
         combined, targets = self._meant(None)
         return (
             Stamp(*_stamp(targets[0])) if combined is None else Stamp(combined.name, combined.version, combined.digest)
@@ -226,6 +227,16 @@ class Service:
         if self.draining:
             raise _stopping()
 
+    def check_engine(self) -> None:
+        """
+        Raises:
+            Refusal: 503, nothing can be scored any more.
+        """
+        if self._batcher.health.broken:
+            raise Refusal(
+                503, "engine_broken", "the engine fails at everything; restart this endpoint", retry_after=30
+            )
+
     def check_room(self, client: str, characters: int) -> None:
         """Refuse a request by its size alone, as early as that is certain.
 
@@ -336,7 +347,8 @@ class Service:
         Args:
             encode: gives the function that makes token ids of parts by a version's own rule.
         """
-        result = await self._queued(served.scorer, parts, sizes, encode(served.scorer))
+        by_rule = encode(served.scorer) if self._settings.over_long == "cut" else whole(encode, served.scorer)
+        result = await self._queued(served.scorer, parts, sizes, by_rule)
 
         # A number that is none must not become a reward.
         version = served.version
@@ -375,6 +387,8 @@ class Service:
             raise _stopping() from None
         except EngineError as error:
             raise Refusal(500, "engine_failed", f"scoring failed ({error}); see the endpoint's log") from None
+        except OverLongError as error:
+            raise Refusal(400, "text_over_limit", str(error)) from None
         except ModelError as error:
             raise Refusal(422, "unusable_prompt", str(error)) from None
 

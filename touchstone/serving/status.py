@@ -1,7 +1,7 @@
 """What the endpoint says about itself.
 
 GET  /v1/models    what is served: versions, digests, centering
-GET  /healthz      the process answers
+GET  /healthz      the process answers, and its engine computes
 GET  /v1/shadow    how the shadow's scores compare with those that were answered
 GET  /readyz       the champion is loaded and has passed its self-test
 """
@@ -31,6 +31,7 @@ def router(service: Service) -> APIRouter:
     # For load balancers: alive, and able to score.
     @routes.get("/healthz", summary="Whether the process answers")
     async def healthz() -> dict[str, str]:
+        service.check_engine()
         return {"status": "ok"}
 
     @routes.get("/readyz", summary="Whether the champion can be asked")
