@@ -61,9 +61,11 @@ serve: setup ## Serve the champion on this machine
 bench: setup ## Measure the pipeline end to end and print the table
 	@$(BIN)/python -m benchmarks.pipeline
 
-# pip-compile writes torch as it finds it (a local version, a digest of one build); the lock names the version alone.
-lock: setup ## Compile requirements.in into requirements.lock
+# What is locked stays as long as requirements.in allows it: a package more moves no other. pip-compile writes torch as it
+# finds it (a local version, a digest of one build); the lock names the version alone.
+lock: setup ## Compile requirements.in into requirements.lock; UPGRADE="--upgrade" takes newer versions
+	@cp requirements.lock $(VENV)/compiled.lock
 	@CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras \
-		--no-emit-find-links --no-emit-index-url --no-emit-options --output-file $(VENV)/compiled.lock requirements.in
+		--no-emit-find-links --no-emit-index-url --no-emit-options $(UPGRADE) --output-file $(VENV)/compiled.lock requirements.in
 	@awk '/^torch==/ {sub(/[+ ].*/, ""); print; skip=1; next} /^[^ ]/ {skip=0} !(skip && /--hash/)' \
 		$(VENV)/compiled.lock > requirements.lock

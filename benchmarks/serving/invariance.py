@@ -26,7 +26,8 @@ import httpx
 
 from benchmarks.machine import hardware
 from benchmarks.pipeline import RESULTS
-from tests.worlds.listening import bos_artifact, listening
+from tests.worlds.bos import bos_artifact
+from tests.worlds.served import listening
 from touchstone.groups import Message
 from touchstone.model.scoring import Scorer
 

@@ -17,39 +17,52 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import cycle, pairwise
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 
 from benchmarks.machine import hardware
+from benchmarks.serving.endpoint import Endpoint, make_artifacts, rewards_request
+from benchmarks.serving.open_load import OpenLoad, Outcome
+from tests.places import ROOT
 from tests.worlds.sealed import make_tiny_groups
-from tests.worlds.tiny import make_tiny_base
 from touchstone.model.card import read
-from touchstone.model.network import load_base, save
 from touchstone.model.scores import as_item
 from touchstone.model.scoring import Scorer
-from touchstone.model.sealing import seal
 from touchstone.registry import Registry
 from touchstone.serving.pins import VERSION_HEADER
-from touchstone.settings import Settings, compose, dump
+from touchstone.settings import compose
 
-ROOT = Path(__file__).resolve().parents[2]
 RESULT = ROOT / "benchmarks" / "results" / "swaps.json"
 NAME = "reward-swapped"
 SETTLING_SECONDS = 1.0
+LEAD_SECONDS = 2.0
+"""Of load before the first move, which isn't counted, and after the last."""
 SWAP_SECONDS = 60.0
 PIN_EVERY = 5
 TOLERANCE = 1e-4
+
+
+MOVER = """
+import sys
+from pathlib import Path
+from touchstone.registry import Registry
+registry = Registry.open(Path(sys.argv[1]))
+for line in sys.stdin:
+    target, present = map(int, line.split())
+    registry.set_alias(sys.argv[2], "champion", target, present)
+    print("moved", flush=True)
+"""
+"""Moves the champion in a process of its own: registry work would hold up the requests that this one sends."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +70,13 @@ class Request:
     """What a request asks, and its scores by every artifact.
 
     Attributes:
+        content: as it goes over the wire.
         expected: centred scores of its completions by the artifact's digest.
     """
 
-    body: dict[str, Any]
+    content: bytes
     expected: dict[str, list[float]]
+    pinned: bool
 
 
 @dataclass(frozen=True)
@@ -115,106 +130,30 @@ class Result:
         return self.p99_during / self.p99
 
 
-def make_artifacts(folder: Path, hidden: int, layers: int) -> list[Path]:
-    """Three sealed artifacts of one shape."""
-    artifacts = []
-    for seed in range(3):
-        base = make_tiny_base(folder / f"base-{seed}", hidden=hidden, layers=layers, vocabulary=2000, seed=seed)
-        model, artifact = folder / f"model-{seed}", folder / f"artifact-{seed}"
-        model.mkdir()
-        save(load_base(base, max_tokens=512, seed=seed), model)
-        sets = make_tiny_groups(20, seed=101), make_tiny_groups(30, seed=102)
-        seal(model, *sets, precision="fp32", self_test_vectors=24, seeds={"train": seed}, folder=artifact)
-        artifacts.append(artifact)
-    return artifacts
+def make_requests(url: str, artifacts: Sequence[Path], count: int) -> list[Request]:
+    """Requests of one to four completions, each scored offline by every artifact; every fifth is pinned."""
+    groups = make_tiny_groups(count, seed=7, completions=(1, 1, 2, 4))
+    rows = {read(artifact).digest: Scorer.load(artifact).score([*map(as_item, groups)]) for artifact in artifacts}
+    requests = []
+    for place, group in enumerate(groups):
+        pinned = place % PIN_EVERY == 0
+        content = rewards_request(url, group, f"{VERSION_HEADER}: 1\r\n" if pinned else "")
+        expected = {digest: [score.centered for score in scores[place]] for digest, scores in rows.items()}
+        requests.append(Request(content, expected, pinned))
+    return requests
 
 
-def make_requests(artifacts: Sequence[Path], count: int) -> list[Request]:
-    """Requests of one to four completions, each scored offline by every artifact."""
-    items = [as_item(group) for group in make_tiny_groups(count, seed=7, completions=(1, 1, 2, 4))]
-    rows = {read(artifact).digest: Scorer.load(artifact).score(items) for artifact in artifacts}
-    return [
-        Request(
-            {
-                "inputs": [
-                    {
-                        "prompt": [{"role": message.role, "content": message.content} for message in prompt],
-                        "completions": list(completions),
-                    }
-                ]
-            },
-            {digest: [score.centered for score in scores[place]] for digest, scores in rows.items()},
-        )
-        for place, (prompt, completions) in enumerate(items)
-    ]
-
-
-class Endpoint:
-    """The endpoint's process."""
-
-    def __init__(self, root: Path, settings: Settings) -> None:
-        params = root / "params.yaml"
-        params.write_text(dump(settings))
-        command = [sys.executable, "-m", "touchstone.serving", "--name", NAME, "--root", str(root)]
-        self.process = subprocess.Popen(
-            [*command, "--params", str(params), "--port", "0"], cwd=ROOT, stdout=subprocess.PIPE, text=True
-        )
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        self.url = next(word for word in line.split() if word.startswith("http://"))
-
-    def memory(self) -> float:
-        """Resident MiB."""
-        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-    def stop(self) -> int:
-        """End it as an operator would; its exit code."""
-        self.process.terminate()
-        code = self.process.wait(60)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-        return code
-
-
-class Load:
-    """Requests at a constant rate, and how each ended."""
-
-    def __init__(self, url: str, requests: Sequence[Request], rate: float) -> None:
-        self.answered: list[Answered] = []
-        self._requests = cycle(requests)
-        self._rate = rate
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
-        self._client = httpx.AsyncClient(base_url=url, timeout=30.0, limits=limits, trust_env=False)
-        self._under_way: set[asyncio.Task[None]] = set()
-
-    async def run(self, stop: asyncio.Event) -> None:
-        """Send until told to stop, then wait for what is under way."""
-        begin, number = time.perf_counter(), 0
-        while not stop.is_set():
-            due = begin + number / self._rate
-            await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            task = asyncio.create_task(self._ask(next(self._requests), due, number % PIN_EVERY == 0))
-            self._under_way.add(task)
-            task.add_done_callback(self._under_way.discard)
-            number += 1
-        await asyncio.gather(*self._under_way)
-        await self._client.aclose()
-
-    async def _ask(self, request: Request, due: float, pinned: bool) -> None:
-        headers = {VERSION_HEADER: "1"} if pinned else {}
-        version, fault = 0, ""
-        try:
-            answer = await self._client.post("/v1/rewards", json=request.body, headers=headers)
-        except httpx.HTTPError as error:
-            fault = f"failed: {type(error).__name__}"
-        else:
-            if answer.status_code == 200:
-                version = answer.json()["version"]
-                fault = _fault(answer.json(), request, pinned)
-            else:
-                fault = f"failed: {answer.status_code}"
-        self.answered.append(Answered(due, time.perf_counter(), pinned, version, fault))
+def answered(outcome: Outcome) -> Answered:
+    """What a request's outcome means."""
+    request: Request = outcome.tag
+    version, fault = 0, ""
+    if outcome.status == 200:
+        answer = json.loads(outcome.body)
+        version = answer["version"]
+        fault = _fault(answer, request, request.pinned)
+    else:
+        fault = f"failed: {outcome.status}"
+    return Answered(outcome.due, outcome.end, request.pinned, version, fault)
 
 
 def _fault(answer: dict[str, Any], request: Request, pinned: bool) -> str:
@@ -228,20 +167,44 @@ def _fault(answer: dict[str, Any], request: Request, pinned: bool) -> str:
     return ""
 
 
-async def swap_through(registry: Registry, versions: Sequence[int], load: Load, seconds: float) -> list[Swap]:
+@contextmanager
+def mover(root: Path) -> Iterator[subprocess.Popen[str]]:
+    """The process that moves aliases."""
+    command = [sys.executable, "-c", MOVER, str(root), NAME]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield process
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+def _move(process: subprocess.Popen[str], target: int, present: int) -> None:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(f"{target} {present}\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == "moved\n"
+
+
+async def swap_through(
+    process: subprocess.Popen[str], versions: Sequence[int], load: OpenLoad, seconds: float
+) -> list[Swap]:
     """Move the champion in so many seconds to each of these versions in turn; the first is champion already."""
     swaps: list[Swap] = []
     count = len(versions) - 1
     begin = time.perf_counter()
     for number, (champion, target) in enumerate(pairwise(versions)):
         await asyncio.sleep(max(0.0, begin + (number + 0.5) * seconds / count - time.perf_counter()))
-        moved = time.perf_counter()
-        await asyncio.to_thread(registry.set_alias, NAME, "champion", target, champion)
-        while not (first := [each.end for each in load.answered if _first_of(each, target, moved)]):
+        moved, seen = time.perf_counter(), len(load.outcomes)
+        await asyncio.to_thread(_move, process, target, champion)
+        first: float | None = None
+        while first is None:
             if time.perf_counter() > moved + SWAP_SECONDS:
                 raise TimeoutError(f"version {target} doesn't answer {SWAP_SECONDS:.0f} s after it became champion")
-            await asyncio.sleep(0.01)
-        swaps.append(Swap(target, target != 1, moved, min(first)))
+            await asyncio.sleep(0.05)
+            fresh = [answered(each) for each in load.outcomes[seen:]]
+            seen += len(fresh)
+            first = min((each.end for each in fresh if _first_of(each, target, moved)), default=None)
+        swaps.append(Swap(target, target != 1, moved, first))
     await asyncio.sleep(max(0.0, begin + seconds - time.perf_counter()))
     return swaps
 
@@ -253,8 +216,7 @@ def _first_of(answered: Answered, version: int, since: float) -> bool:
 
 def measure(folder: Path, *, swaps: int, seconds: float, rate: float, hidden: int, layers: int) -> Result:
     """Serve, load, swap and compare; `folder` becomes the project."""
-    artifacts = make_artifacts(folder / "artifacts", hidden, layers)
-    requests = make_requests(artifacts, 60)
+    artifacts = make_artifacts(folder / "artifacts", 3, hidden=hidden, layers=layers)
     registry = Registry.open(folder)
     registry.set_alias(NAME, "champion", registry.publish(NAME, "first", artifacts[0]).version, expected=None)
     new = cycle(artifacts[1:])
@@ -262,21 +224,26 @@ def measure(folder: Path, *, swaps: int, seconds: float, rate: float, hidden: in
     versions = [1, *(version for number in promoted for version in (number, 1))][: swaps + 1]
     settings = compose([], ROOT / "configs")
     quick = {"poll_seconds": 0.2, "threads": 1, "keep_previous": 1}
-    endpoint = Endpoint(folder, settings.model_copy(update={"serve": settings.serve.model_copy(update=quick)}))
+    settings = settings.model_copy(update={"serve": settings.serve.model_copy(update=quick)})
+    endpoint = Endpoint(folder, settings, ["--name", NAME])
+    requests = make_requests(endpoint.url, artifacts, 60)
+    contents = cycle([(request, request.content) for request in requests])
+
+    async def scenario(process: subprocess.Popen[str]) -> tuple[list[Swap], list[Answered], float]:
+        load = OpenLoad(endpoint.url)
+        sending = asyncio.create_task(load.send(contents, rate, seconds + 2 * LEAD_SECONDS))
+        await asyncio.sleep(LEAD_SECONDS)
+        load.outcomes.clear()
+        first = endpoint.memory()
+        done = await swap_through(process, versions, load, seconds)
+        await sending
+        await load.finish()
+        return done, [*map(answered, load.outcomes)], first
+
     try:
-
-        async def scenario() -> tuple[list[Swap], list[Answered], float]:
-            load, stop = Load(endpoint.url, requests, rate), asyncio.Event()
-            sending = asyncio.create_task(load.run(stop))
-            await asyncio.sleep(2.0)
-            first = endpoint.memory()
-            done = await swap_through(registry, versions, load, seconds)
-            stop.set()
-            await sending
-            return done, load.answered, first
-
-        moves, answered, memory = asyncio.run(scenario())
-        return _summary(moves, answered, memory, endpoint.memory())
+        with mover(folder) as process:
+            moves, answers, memory = asyncio.run(scenario(process))
+        return _summary(moves, answers, memory, endpoint.memory())
     finally:
         code = endpoint.stop()
         if code:

@@ -13,8 +13,8 @@ import pytest
 from tokenizers import AddedToken, processors
 from transformers import PreTrainedTokenizerFast
 
+from tests.worlds.bos import BOS, EOS, PAD, make_bos_tokenizer
 from tests.worlds.encoders import make_encoder
-from tests.worlds.listening import BOS, EOS, PAD, make_bos_tokenizer
 from tests.worlds.tiny import make_thinking_tokenizer, make_tiny_base, make_tiny_tokenizer
 from touchstone.errors import ModelError
 from touchstone.groups import Message
@@ -78,7 +78,7 @@ def model_of(network: RewardModel, name: str, max_tokens: int = 96) -> RewardMod
 
 def encoded(model: RewardModel, *texts: Rendered | Conversation) -> tuple[list[EncodedGroup], list[bool]]:
     """Each text as a group of its own, and in front of which a BOS was put."""
-    reading = read_rendered(model, texts)
+    reading = read_rendered([model], texts)
     groups = encode_rendered(model, reading.sources)
     return [groups[source].take([completion]) for source, completion in reading.places], reading.bos_added
 
@@ -275,7 +275,7 @@ def test_texts_of_one_prompt_share_it_and_answers_come_in_their_order(network: R
         Rendered(rendered(model, first, add_generation_prompt=True), "5"),
         Conversation(first, ["4"]),
     ]
-    reading = read_rendered(model, texts)
+    reading = read_rendered([model], texts)
     assert reading.places == [(0, 0), (1, 0), (2, 0), (2, 1), (0, 1), (0, 2)]
     assert len(encode_rendered(model, reading.sources)[0].completion_ids) == 3
 
@@ -287,7 +287,7 @@ def test_a_model_of_pairs_takes_conversations_only(tmp_path: Path) -> None:
     assert ids_of(group) == ids_of(encode(model.tokenizer, model.rule, prompt, ["water[SEP]"]))
     for text in (Rendered("how do i boil an egg? water"), Rendered("egg?", "water"), Rendered([5, 6])):
         with pytest.raises(ModelError, match="as a pair of texts"):
-            read_rendered(model, [text])
+            read_rendered([model], [text])
 
 
 def test_a_text_with_more_rounds_than_are_looked_for_is_encoded_as_it_stands(network: RewardModel) -> None:

@@ -96,7 +96,7 @@ def test_a_registered_model_by_its_alias_or_version(tmp_path: Path, monkeypatch:
 
 def test_what_cannot_be_meant_is_refused_before_anything_is_scored(tmp_path: Path) -> None:
     lines = write_lines(tmp_path / "lines.jsonl")
-    with pytest.raises(SettingsError, match="names no model"):
+    with pytest.raises(SettingsError, match="is no folder and names no registered model"):
         find_model("models:/a/b/c")
     with pytest.raises(ArtifactError, match="is no sealed artifact"):
         find_model(str(tmp_path))

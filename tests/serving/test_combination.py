@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import math
 import shutil
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -12,15 +12,16 @@ import httpx
 import pytest
 
 from tests.places import ROOT
+from tests.worlds.bos import BOS, bos_artifact
+from tests.worlds.encoders import encoder_artifact
 from tests.worlds.registered import artifact, tiny_settings
+from tests.worlds.served import served
 from touchstone import settings as settings_module
 from touchstone.errors import ServingError, SettingsError
 from touchstone.groups import Message
 from touchstone.model import card
 from touchstone.model.scores import Score
 from touchstone.model.scoring import Scorer
-from touchstone.serving.app import make_app
-from touchstone.serving.batching import Batcher
 from touchstone.serving.combination import Combination, Combined
 from touchstone.serving.live import Live, Served
 from touchstone.serving.models import open_models
@@ -127,18 +128,11 @@ def opened(root: Path, name: str = "threshold", **asked: str) -> tuple[Live, Com
     return live, combination
 
 
-def served(
+def played(
     live: Live, combination: Combination, scenario: Callable[[httpx.AsyncClient], Coroutine[Any, Any, None]]
 ) -> None:
-    async def run() -> None:
-        batcher = Batcher(tiny_settings().serve)
-        app = make_app(live, batcher, tiny_settings().serve, combination=combination)
-        batcher.start()
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
-            await scenario(client)
-        batcher.stop()
-
-    asyncio.run(run())
+    with served(live, combination=combination) as endpoint:
+        endpoint.run(scenario)
 
 
 def centred(answer: dict[str, Any]) -> list[float]:
@@ -178,7 +172,7 @@ def test_a_combination_answers_with_its_parts_and_they_answer_alone(folders: Pat
         described = (await client.get("/v1/models")).json()["combination"]
         assert (described["id"], described["rule"], described["digest"]) == ("reward-both", name, rows.digest)
 
-    served(live, combination, scenario)
+    played(live, combination, scenario)
 
 
 def test_a_part_that_changes_is_another_stamp_and_the_old_one_can_be_pinned(folders: Path) -> None:
@@ -202,7 +196,7 @@ def test_a_part_that_changes_is_another_stamp_and_the_old_one_can_be_pinned(fold
             refused = await client.post("/v1/rewards", json=ASKED, headers=headers)
             assert (refused.status_code, refused.json()["error"]["type"]) == (409, "version_not_served")
 
-    served(live, combination, scenario)
+    played(live, combination, scenario)
 
 
 def test_a_combination_gives_no_probability(folders: Path) -> None:
@@ -218,7 +212,139 @@ def test_a_combination_gives_no_probability(folders: Path) -> None:
         unknown = await client.post("/v1/rewards", json={**ASKED, "model": "reward-both@7"})
         assert unknown.status_code == 404
 
-    served(live, combination, scenario)
+    played(live, combination, scenario)
+
+
+TEXT = f"<|im_start|>user\n{PROMPT}<|im_end|>\n<|im_start|>assistant\n"
+MESSAGES = [{"role": "user", "content": PROMPT}, {"role": "assistant", "content": "water"}]
+ROUTES: dict[str, tuple[object, Callable[[Any], float]]] = {
+    "/get_reward": ({"query": [TEXT + "water<|im_end|>"], "prompts": [TEXT]}, lambda body: body["rewards"][0]),
+    "/classify": (
+        {"model": "rm", "input": TEXT + "water<|im_end|>", "activation": False},
+        lambda body: body["data"][-1]["probs"][-1],
+    ),
+    "/pooling": ({"messages": MESSAGES}, lambda body: body["data"][0]["data"][0]),
+    "/score": ({"text_1": PROMPT, "text_2": ["soft", "water"]}, lambda body: body["data"][1]["score"]),
+    "/rerank": (
+        {"query": PROMPT, "documents": ["water"], "truncate_prompt_tokens": -1},
+        lambda body: body["results"][0]["relevance_score"],
+    ),
+    "/v1/score": ({"query": TEXT, "items": ["water<|im_end|>"], "model": "reward-both"}, lambda b: b["scores"][0][0]),
+    "/v1/classify": ({"model": "rm", "input": [TEXT + "water"]}, lambda body: body["data"][0]["probs"][0]),
+    "/v1/embeddings": ({"model": "rm", "input": TEXT + "water"}, lambda body: body["data"][-1]["embedding"][-1]),
+    "/slime": ({"prompt": PROMPT, "response": "water<|im_end|>", "label": None}, lambda body: body),
+    "/v1/score/evaluation": (
+        {"model": "model", "messages": [TEXT + "water<|im_end|>"]},
+        lambda body: body["scores"][0],
+    ),
+    "/invocations": (
+        {"dataframe_records": [{"prompt": PROMPT, "completion": "water"}]},
+        lambda body: body["predictions"][0],
+    ),
+}
+
+
+def with_parts(root: Path, helpfulness: Path, safety: Path) -> Path:
+    """A folder with the parts of a combination."""
+    shutil.copytree(helpfulness, root / "reward-helpful")
+    shutil.copytree(safety, root / "reward-safe")
+    return root
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_every_protocol_of_one_number_answers_with_the_combined_score(folders: Path, name: str) -> None:
+    live, combination = opened(folders, name)
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        native = (await client.post("/v1/rewards", json=ASKED)).json()
+        for route, (body, number) in ROUTES.items():
+            answer = await client.post(route, json=body)
+            assert answer.status_code == 200, (route, answer.text)
+            assert number(answer.json()) == pytest.approx(centred(native)[0], abs=1e-5), route
+            assert answer.headers[DIGEST_HEADER] == native["digest"], route
+            assert answer.headers[VERSION_HEADER] == "0", route
+        assert (await client.get("/ping")).status_code == 200
+
+    played(live, combination, scenario)
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["helpfulness", "safety"])
+def test_parts_with_other_templates_score_the_conversation_that_one_of_them_reads(
+    tmp_path: Path, turned: bool
+) -> None:
+    """The text is in the template of one part; its BOS and its closing are no part of what the other one sees."""
+    parts = (artifact(0), bos_artifact(0)) if turned else (bos_artifact(0), artifact(0))
+    live, combination = opened(with_parts(tmp_path, *parts), "weighted")
+    text = f"{BOS}{TEXT}water<|im_end|>\n"
+    items = [((Message("user", PROMPT),), ["water"])]
+    (helpful,), (safe,) = (Scorer.load(part).score(items) for part in parts)
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        rows = combination.find()
+        assert rows is not None
+        expected = rows.score(helpful[0], safe[0]).centered
+        for body in ({"query": [text]}, {"query": [text], "prompts": [f"{BOS}{TEXT}"]}):
+            answer = (await client.post("/get_reward", json=body)).json()
+            assert answer["rewards"][0] == pytest.approx(expected, abs=1e-5)
+        # Ids are words of one vocabulary, and these parts have two.
+        refused = await client.post("/classify", json={"input": [5, 6, 7]})
+        assert (refused.status_code, refused.json()["error"]["type"]) == (422, "unusable_prompt")
+
+    played(live, combination, scenario)
+
+
+def test_a_part_that_reads_pairs_gets_them_from_the_other_ones_template(tmp_path: Path) -> None:
+    encoder = encoder_artifact()
+    live, combination = opened(with_parts(tmp_path, artifact(0), encoder), "weighted")
+    items = [((Message("user", PROMPT),), ["water"])]
+    (helpful,), (safe,) = (Scorer.load(part).score(items) for part in (artifact(0), encoder))
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        rows = combination.find()
+        assert rows is not None
+        answer = await client.post("/get_reward", json={"query": [TEXT + "water<|im_end|>"]})
+        assert answer.json()["rewards"][0] == pytest.approx(rows.score(helpful[0], safe[0]).centered, abs=1e-5)
+        # Nobody can say where in this text the answer begins.
+        refused = await client.post("/get_reward", json={"query": ["how do i boil an egg? water"]})
+        assert (refused.status_code, refused.json()["error"]["type"]) == (422, "unusable_prompt")
+
+    played(live, combination, scenario)
+
+
+def test_ids_ranks_and_sigmoids_mean_the_combined_score_too(folders: Path) -> None:
+    """Both parts have one tokenizer here, so ids mean the same to both."""
+    live, combination = opened(folders, "weighted")
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        ids = live.served["champion"].scorer.model.tokenizer("water soft", add_special_tokens=False)["input_ids"]
+        bodies = [{"input": ids}, {"input": ids, "use_activation": True}]
+        raw, activated = [(await client.post("/classify", json=body)).json()["data"][0]["probs"][0] for body in bodies]
+        assert activated == pytest.approx(1 / (1 + math.exp(-raw)), abs=1e-6)
+        scores = centred((await client.post("/v1/rewards", json=ASKED)).json())
+        body = {"query": PROMPT, "documents": [text or "x" for text in COMPLETIONS[:3]]}
+        ranked = (await client.post("/rerank", json=body)).json()["results"]
+        assert [entry["index"] for entry in ranked] == sorted(range(3), key=lambda index: -scores[index])
+        # A stand-in's alias and version are the combination's, which has no version.
+        assert (await client.post("/classify", json={"model": "rm@champion", "input": ids})).status_code == 200
+        assert (await client.post("/classify", json={"model": "rm@1", "input": ids})).status_code == 404
+        cut = await client.post("/classify", json={"input": ids, "truncate_prompt_tokens": 64})
+        assert cut.json()["error"]["type"] == "other_truncation"
+
+    played(live, combination, scenario)
+
+
+def test_what_watches_the_traffic_sees_the_combination_and_its_parts(folders: Path) -> None:
+    live, combination = opened(folders, "minimum")
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        assert (await client.post("/v1/rewards", json=ASKED)).status_code == 200
+        assert (await client.post("/get_reward", json={"query": [TEXT + "water"]})).status_code == 200
+        page = (await client.get("/metrics")).text
+        for model, version in (("reward-both", 0), ("reward-helpful", 1), ("reward-safe", 1)):
+            labels = f'{{model="{model}",version="{version}"}}'
+            assert f"touchstone_centred_score_count{labels} 5.0" in page
+
+    played(live, combination, scenario)
 
 
 def test_a_part_that_refuses_is_the_answer_and_nothing_is_left_in_the_queue(folders: Path) -> None:
@@ -229,7 +355,7 @@ def test_a_part_that_refuses_is_the_answer_and_nothing_is_left_in_the_queue(fold
         refused = await client.post("/v1/rewards", json=ASKED)
         assert (refused.status_code, refused.json()["error"]["type"]) == (500, "non_finite_score")
 
-    served(live, combination, scenario)
+    played(live, combination, scenario)
 
 
 def test_the_endpoint_started_for_one_model_serves_the_combination_beside_it(folders: Path) -> None:
@@ -241,7 +367,7 @@ def test_the_endpoint_started_for_one_model_serves_the_combination_beside_it(fol
         nameless = (await client.post("/v1/rewards", json=ASKED)).json()
         assert nameless["model"] == "reward-helpful@champion"
 
-    served(live, combination, scenario)
+    played(live, combination, scenario)
 
 
 def test_two_things_by_one_name_are_refused(folders: Path) -> None:

@@ -7,34 +7,21 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.worlds.encoders import make_encoder
+from tests.worlds.encoders import encoder_artifact
 from tests.worlds.registered import NAME, open_registry, tiny_settings
 from tests.worlds.sealed import make_tiny_groups
 from touchstone.groups import Message
-from touchstone.model.network import load_base, save
 from touchstone.model.scores import as_item
 from touchstone.model.scoring import Scorer
-from touchstone.model.sealing import seal
 from touchstone.serving import temporary_endpoint
 
 
 @pytest.mark.slow
 def test_an_encoder_serves_its_offline_scores(tmp_path: Path) -> None:
-    (tmp_path / "model").mkdir()
-    save(load_base(make_encoder(tmp_path / "base"), max_tokens=64, seed=3), tmp_path / "model")
-    sets = [make_tiny_groups(20, seed=101), make_tiny_groups(30, seed=102)]
-    seal(
-        tmp_path / "model",
-        *sets,
-        precision="fp32",
-        self_test_vectors=8,
-        seeds={"train": 3},
-        folder=tmp_path / "sealed",
-    )
     registry = open_registry(tmp_path / "project")
-    version = registry.publish(NAME, "fingerprint", tmp_path / "sealed")
+    version = registry.publish(NAME, "fingerprint", encoder_artifact())
     registry.set_alias(NAME, "champion", version.version, expected=None)
-    offline = Scorer.load(tmp_path / "sealed")
+    offline = Scorer.load(encoder_artifact())
     assert offline.card.rule["pooling"] == "mean"
     asked = (Message("user", "how do i boil an egg?"),)
     items = [as_item(group) for group in make_tiny_groups(12, seed=103)]

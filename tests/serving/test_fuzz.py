@@ -10,7 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.worlds.listening import bos_artifact, listening
+from tests.worlds.bos import bos_artifact
+from tests.worlds.served import listening
 
 CHECKS = ("not_a_server_error", "status_code_conformance", "content_type_conformance", "response_schema_conformance")
 SECONDS = 10

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.serving.invariance import LIMIT, measure, random_groups
-from tests.worlds.listening import bos_artifact, listening
+from tests.worlds.bos import bos_artifact
+from tests.worlds.served import listening
 from touchstone.model.scoring import Scorer
 
 

@@ -10,7 +10,7 @@ import yaml
 from typer.testing import CliRunner
 
 from tests.places import ROOT
-from tests.worlds.operated import open_live, served
+from tests.worlds.served import open_live, served
 from touchstone.cli.main import app as command
 from touchstone.serving.keys import VARIABLE, Keys, digest_of, is_loopback
 from touchstone.serving.operating import Operation

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from tests.places import ROOT
-from tests.worlds.operated import open_live, served
 from tests.worlds.registered import NAME
+from tests.worlds.served import open_live, served
 from touchstone.serving.exchange import STAGES
 from touchstone.serving.keys import Keys
 from touchstone.serving.live import Live

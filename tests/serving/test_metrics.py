@@ -9,8 +9,8 @@ import time
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.worlds.operated import Served, open_live, served
 from tests.worlds.registered import NAME, artifact
+from tests.worlds.served import Served, open_live, served
 from touchstone.groups import Message
 from touchstone.model.scoring import Scorer
 from touchstone.serving import metrics as metrics_module

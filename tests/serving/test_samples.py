@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from tests.worlds.operated import open_live, served
 from tests.worlds.registered import NAME, tiny_settings
+from tests.worlds.served import open_live, served
 from touchstone import settings as settings_module
 from touchstone.cli.main import app as command
 from touchstone.data.pool import find_families, read_pool

@@ -25,7 +25,7 @@ from mlflow import MlflowClient
 
 from tests.places import ROOT
 from tests.worlds.registered import NAME, artifact, open_registry, publish, reference, tiny_settings
-from tests.worlds.served import serve_settings
+from tests.worlds.served import serve_settings, served
 from touchstone import settings as settings_module
 from touchstone.data.sources.rows import Unusable, check_turns
 from touchstone.errors import ServingError
@@ -35,8 +35,6 @@ from touchstone.model.scores import as_item
 from touchstone.model.scoring import Scorer
 from touchstone.registry import Registry
 from touchstone.serving import Client, temporary_endpoint
-from touchstone.serving.app import make_app
-from touchstone.serving.batching import Batcher
 from touchstone.serving.live import Live
 from touchstone.serving.server import listen
 
@@ -81,10 +79,10 @@ def test_served_scores_are_the_offline_scores_stamped_with_their_version(endpoin
         scorer = Scorer.load(artifact(seed))
         reply = endpoint.rewards(items, f"{NAME}@{alias}")
         assert (reply.model, reply.version, reply.digest) == (f"{NAME}@{alias}", seed + 1, scorer.card.digest)
-        for served, offline in zip(flat(reply.scores), flat(scorer.score(items)), strict=True):
-            assert served.reward == pytest.approx(offline.reward, abs=1e-5)
-            assert served.centered == pytest.approx(offline.centered, abs=1e-4)
-            assert (served.truncated, served.tokens) == (offline.truncated, offline.tokens)
+        for score, offline in zip(flat(reply.scores), flat(scorer.score(items)), strict=True):
+            assert score.reward == pytest.approx(offline.reward, abs=1e-5)
+            assert score.centered == pytest.approx(offline.centered, abs=1e-4)
+            assert (score.truncated, score.tokens) == (offline.truncated, offline.tokens)
     assert reply.scores[-1][1].truncated
 
 
@@ -260,11 +258,10 @@ def test_a_reply_does_not_wait_for_an_acknowledgement() -> None:
 # --- overload and broken numbers, inside one process -----------------------------------------------------------------
 
 
-def client_of(registry: Registry, batcher: Batcher) -> tuple[httpx.AsyncClient, Live]:
+def opened(registry: Registry) -> Live:
     live = Live(registry, NAME, tokens_per_batch=1024)
     live.open()
-    app = make_app(live, batcher, serve_settings())
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://endpoint"), live
+    return live
 
 
 def test_each_text_is_tokenised_once(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,53 +272,38 @@ def test_each_text_is_tokenised_once(registry: Registry, monkeypatch: pytest.Mon
         texts.extend(batch)
         return content_ids(pieces, batch)
 
-    async def scenario() -> None:
-        batcher = Batcher(serve_settings())
-        client, _ = client_of(registry, batcher)
+    with served(opened(registry)) as endpoint:
         monkeypatch.setattr(templating._Pieces, "content_ids", counted)
-        batcher.start()
-        assert (await client.post("/v1/rewards", json=body())).status_code == 200
-        batcher.stop()
-
-    asyncio.run(scenario())
+        assert endpoint.ask("/v1/rewards", body()).status_code == 200
     assert sorted(texts) == sorted([SECRET, "4", "5"])
 
 
 def test_a_full_queue_sheds_with_retry_after_and_recovers(registry: Registry) -> None:
-    async def scenario() -> None:
-        batcher = Batcher(serve_settings(max_wait_seconds=1e-4))
-        client, _ = client_of(registry, batcher)
+    async def scenario(client: httpx.AsyncClient) -> None:
         first = asyncio.create_task(client.post("/v1/rewards", json=body()))
-        while not batcher.queued_requests:
+        while not endpoint.batcher.queued_requests:
             await asyncio.sleep(0.01)
         refused = await client.post("/v1/rewards", json=body())
         assert refused.status_code == 503
         assert refused.headers["retry-after"] == "1"
         assert refused.json()["error"]["type"] == "queue_full"
         assert SECRET not in refused.text
-        batcher.start()
+        endpoint.batcher.start()
         assert (await first).status_code == 200
         assert (await client.post("/v1/rewards", json=body())).status_code == 200
-        batcher.stop()
 
-    asyncio.run(scenario())
+    with served(opened(registry), settings=serve_settings(max_wait_seconds=1e-4), working=False) as endpoint:
+        endpoint.run(scenario)
 
 
 def test_a_score_that_is_not_finite_is_a_typed_error(registry: Registry) -> None:
-    async def scenario() -> None:
-        batcher = Batcher(serve_settings())
-        client, live = client_of(registry, batcher)
-        with torch.no_grad():  # a bit that flipped in memory after the self-test
-            live.served["champion"].scorer.model.network.score.weight.fill_(math.nan)
-        batcher.start()
-        answer = await client.post("/v1/rewards", json=body())
-        assert answer.status_code == 500
-        assert answer.json()["error"]["type"] == "non_finite_score"
-        healthy = await client.post("/v1/rewards", json=body(model=f"{NAME}@challenger"))
-        assert healthy.status_code == 200
-        batcher.stop()
-
-    asyncio.run(scenario())
+    live = opened(registry)
+    with torch.no_grad():  # a bit that flipped in memory after the self-test
+        live.served["champion"].scorer.model.network.score.weight.fill_(math.nan)
+    with served(live) as endpoint:
+        answer = endpoint.ask("/v1/rewards", body())
+        assert (answer.status_code, answer.json()["error"]["type"]) == (500, "non_finite_score")
+        assert endpoint.ask("/v1/rewards", body(model=f"{NAME}@challenger")).status_code == 200
 
 
 def test_a_version_with_two_aliases_is_loaded_once(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from random import Random
@@ -16,13 +16,13 @@ import pytest
 from scipy import stats
 
 from tests.worlds.registered import NAME, artifact, open_registry, publish, reference, tiny_settings
+from tests.worlds.served import served
 from touchstone.errors import SettingsError
 from touchstone.groups import Group, read_parquet
 from touchstone.model.scores import Score, as_item
 from touchstone.model.scoring import Scorer
 from touchstone.registry import Registry
 from touchstone.serving import shadow as shadow_module
-from touchstone.serving.app import make_app
 from touchstone.serving.batching import Batcher
 from touchstone.serving.live import Live
 from touchstone.serving.origins import FolderVersion
@@ -61,20 +61,22 @@ def shadowed(
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Answers to the bodies, one after the other, and the report once it is `done`."""
 
-    async def scenario() -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        batcher = Batcher(tiny_settings().serve)
-        app = make_app(live, batcher, tiny_settings(shadow=setting).serve)
-        batcher.start()
-        before(batcher)
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
-            answers = [(await client.post("/v1/rewards", json=each)).json() for each in bodies]
-            async with asyncio.timeout(20):
-                while not done(report := (await client.get("/v1/shadow")).json()["shadow"] or {"waiting": 0}):
-                    await asyncio.sleep(0.02)
-        batcher.stop()
+    async def scenario(client: httpx.AsyncClient) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        before(endpoint.batcher)
+        answers = [(await client.post("/v1/rewards", json=each)).json() for each in bodies]
+        async with asyncio.timeout(20):
+            while not done(report := (await client.get("/v1/shadow")).json()["shadow"] or {"waiting": 0}):
+                await asyncio.sleep(0.02)
         return answers, report
 
-    return asyncio.run(scenario())
+    with served(live, settings=tiny_settings(shadow=setting).serve) as endpoint:
+        answers, report = endpoint.run(scenario)
+    return answers, report
+
+
+def names(row: Sequence[Score]) -> list[bytes]:
+    """Digests of as many different completions."""
+    return [bytes([place]) for place in range(len(row))]
 
 
 def completions(count: int) -> Callable[[dict[str, Any]], bool]:
@@ -176,6 +178,17 @@ def test_a_score_that_is_not_finite_is_counted_and_compared_with_nothing(tmp_pat
     assert (report["n"], report["failed"], report["mean_difference"]) == (0, 1, None)
 
 
+def test_a_request_that_comes_again_counts_once(live: Live) -> None:
+    """A client that got no answer in time sends the same request again, by the same id or another one."""
+    again = [body(GROUPS[0]), body(GROUPS[0]), body(GROUPS[1])]
+    answers, report = shadowed(live, again)
+    scores = [[score["centered"] for score in each["results"][0]["scores"]] for each in answers]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+    _, once = shadowed(live, [body(GROUPS[0]), body(GROUPS[1])])
+    for name in ("n", "prompts", "pairs", "agreement", "win_flips"):
+        assert report[name] == once[name], name
+
+
 def test_another_version_starts_another_comparison(tmp_path: Path) -> None:
     registry: Registry = open_registry(tmp_path)
     for seed, alias in ((0, "champion"), (1, "challenger")):
@@ -183,24 +196,17 @@ def test_another_version_starts_another_comparison(tmp_path: Path) -> None:
     moving = Live(registry, NAME, tokens_per_batch=1024)
     moving.open()
 
-    async def scenario() -> list[dict[str, Any]]:
-        batcher = Batcher(tiny_settings().serve)
-        app = make_app(moving, batcher, tiny_settings(shadow=SETTINGS).serve)
-        batcher.start()
-        reports = []
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
-            await client.post("/v1/rewards", json=body(GROUPS[0]))
-            while not (report := (await client.get("/v1/shadow")).json()["shadow"])["n"]:
-                await asyncio.sleep(0.02)
-            reports.append(report)
-            registry.set_aliases(NAME, {"champion": 2, "challenger": None}, {"champion": 1, "challenger": 2})
-            await asyncio.to_thread(moving.refresh)
-            await client.post("/v1/rewards", json=body(GROUPS[0]))
-            reports.append((await client.get("/v1/shadow")).json()["shadow"])
-        batcher.stop()
-        return reports
+    async def scenario(client: httpx.AsyncClient) -> list[dict[str, Any]]:
+        await client.post("/v1/rewards", json=body(GROUPS[0]))
+        while not (before := (await client.get("/v1/shadow")).json()["shadow"])["n"]:
+            await asyncio.sleep(0.02)
+        registry.set_aliases(NAME, {"champion": 2, "challenger": None}, {"champion": 1, "challenger": 2})
+        await asyncio.to_thread(moving.refresh)
+        await client.post("/v1/rewards", json=body(GROUPS[0]))
+        return [before, (await client.get("/v1/shadow")).json()["shadow"]]
 
-    first, second = asyncio.run(scenario())
+    with served(moving, settings=tiny_settings(shadow=SETTINGS).serve) as endpoint:
+        first, second = endpoint.run(scenario)
     assert (first["served_version"], first["shadow_version"]) == (1, 2)
     assert (second["n"], second["served_version"], second["since"]) == (0, None, None)
 
@@ -214,7 +220,7 @@ def test_prompts_that_no_longer_fit_still_count() -> None:
         for number in range(50):
             # Few values, so that there are ties.
             rows = [[Score(0.0, float(random.randrange(4)), 0.5, False, 1) for _ in range(6)] for _ in range(2)]
-            comparison.add(str(number).encode(), *rows)
+            comparison.add(str(number).encode(), names(rows[0]), *rows)
         return asdict(comparison.report(SETTINGS, 0))
 
     with pytest.MonkeyPatch.context() as patch:
@@ -227,7 +233,7 @@ def test_ties_are_kendalls_tau_b() -> None:
     comparison = Comparison(FolderVersion(1, "a"), FolderVersion(2, "b"))
     for number in range(40):
         rows = [[Score(0.0, float(random.randrange(3)), 0.5, False, 1) for _ in range(5)] for _ in range(2)]
-        comparison.add(str(number).encode(), *rows)
+        comparison.add(str(number).encode(), names(rows[0]), *rows)
         taus.append(stats.kendalltau(*[[score.centered for score in row] for row in rows]).statistic)
     assert comparison.report(SETTINGS, 0).rank_correlation == pytest.approx(np.nanmean(taus))
 

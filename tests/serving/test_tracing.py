@@ -10,8 +10,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
 
-from tests.worlds.operated import open_live, served
 from tests.worlds.registered import NAME, tiny_settings
+from tests.worlds.served import open_live, served
 from touchstone.errors import ServingError
 from touchstone.serving.exchange import STAGES
 from touchstone.serving.live import Live

@@ -17,7 +17,8 @@ import pandas as pd
 import pytest
 import torch
 
-from tests.worlds.listening import EOS, Listening, bos_artifact, listening
+from tests.worlds.bos import EOS, bos_artifact
+from tests.worlds.served import Running, listening
 from tests.worlds.trainers import Tries, llama_factory, openrlhf, openrlhf_keeps, slime, verl, verl_text
 from touchstone.groups import Message
 from touchstone.model.scoring import Scorer
@@ -33,7 +34,7 @@ with warnings.catch_warnings():  # of MLflow's own type hints, when it is import
 
 
 @pytest.fixture(scope="module")
-def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Listening]:
+def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     with listening(tmp_path_factory.mktemp("trainers"), bos_artifact(0)) as running:
         yield running
 
@@ -56,7 +57,7 @@ def asked(scorer: Scorer) -> str:
 
 
 def test_openrlhf_reads_raw_rewards_and_filters_by_percentiles(
-    endpoint: Listening, rewards: list[float], asked: str
+    endpoint: Running, rewards: list[float], asked: str
 ) -> None:
     url = f"{endpoint.url}/get_reward"
     read = [asyncio.run(openrlhf([url], asked + answer + EOS, asked, None)) for answer in ANSWERS]
@@ -67,7 +68,7 @@ def test_openrlhf_reads_raw_rewards_and_filters_by_percentiles(
 
 
 def test_openrlhf_with_several_urls_keeps_the_reward_although_the_others_get_empty_lists(
-    endpoint: Listening, rewards: list[float], asked: str
+    endpoint: Running, rewards: list[float], asked: str
 ) -> None:
     tries = Tries()
     url = f"{endpoint.url}/get_reward"
@@ -77,7 +78,7 @@ def test_openrlhf_with_several_urls_keeps_the_reward_although_the_others_get_emp
 
 
 @pytest.mark.parametrize("engine", ["vllm", "sglang"])
-def test_verl_reads_the_raw_logit(endpoint: Listening, scorer: Scorer, rewards: list[float], engine: str) -> None:
+def test_verl_reads_the_raw_logit(endpoint: Running, scorer: Scorer, rewards: list[float], engine: str) -> None:
     address = endpoint.url.removeprefix("http://")
     texts = [verl_text(scorer.model.tokenizer, PROMPT, answer + EOS, EOS) for answer in ANSWERS]
     for flag in ("activation", "use_activation"):  # of January and of later in 2026
@@ -85,7 +86,7 @@ def test_verl_reads_the_raw_logit(endpoint: Listening, scorer: Scorer, rewards: 
         assert read == pytest.approx(rewards, abs=1e-5)
 
 
-def test_verl_never_tries_a_4xx_again(endpoint: Listening) -> None:
+def test_verl_never_tries_a_4xx_again(endpoint: Running) -> None:
     tries = Tries()
     address = endpoint.url.removeprefix("http://")
     with pytest.raises(aiohttp.ClientResponseError):
@@ -93,7 +94,7 @@ def test_verl_never_tries_a_4xx_again(endpoint: Listening) -> None:
     assert tries.statuses == [422]
 
 
-def test_slime_reads_the_body_as_the_reward(endpoint: Listening, rewards: list[float], asked: str) -> None:
+def test_slime_reads_the_body_as_the_reward(endpoint: Running, rewards: list[float], asked: str) -> None:
     for url, prompt in ((f"{endpoint.url}/slime", PROMPT), (f"{endpoint.url}/slime?rendered=true", asked)):
         read = [asyncio.run(slime(url, prompt, answer + EOS, {"gold": "4"})) for answer in ANSWERS]
         assert read == pytest.approx(rewards, abs=1e-5)
@@ -102,12 +103,12 @@ def test_slime_reads_the_body_as_the_reward(endpoint: Listening, rewards: list[f
     assert keyed["reward"] == pytest.approx(rewards[0], abs=1e-5)  # --reward-key reward
 
 
-def test_llama_factory_reads_a_whole_mini_batch(endpoint: Listening, rewards: list[float], asked: str) -> None:
+def test_llama_factory_reads_a_whole_mini_batch(endpoint: Running, rewards: list[float], asked: str) -> None:
     texts = [asked + answer + EOS for answer in ANSWERS]
     assert llama_factory(f"{endpoint.url}/v1/score/evaluation", texts) == pytest.approx(rewards, abs=1e-5)
 
 
-def test_mlflows_own_client_reads_predictions(endpoint: Listening, rewards: list[float]) -> None:
+def test_mlflows_own_client_reads_predictions(endpoint: Running, rewards: list[float]) -> None:
     host, _, port = endpoint.url.removeprefix("http://").partition(":")
     client = ScoringServerClient(host, port)
     client.wait_server_ready(timeout=5)
@@ -122,8 +123,8 @@ def test_mlflows_own_client_reads_predictions(endpoint: Listening, rewards: list
 
 
 def crowded(
-    tmp_path: Path, act: Callable[[Listening], Awaitable[Reward]], tries: Tries, refusals: int
-) -> tuple[Reward, Listening]:
+    tmp_path: Path, act: Callable[[Running], Awaitable[Reward]], tries: Tries, refusals: int
+) -> tuple[Reward, Running]:
     """What a client reads from an endpoint whose queue is full until it has been refused so many times."""
     with listening(tmp_path, bos_artifact(0), started=False, max_wait_seconds=1e-4) as running:
 
@@ -150,7 +151,7 @@ def test_openrlhf_verl_and_slime_get_through_an_overload(
     tmp_path: Path, scorer: Scorer, rewards: list[float], asked: str
 ) -> None:
     text = verl_text(scorer.model.tokenizer, PROMPT, ANSWERS[0], EOS)
-    clients: dict[str, Callable[[Listening, Tries], Awaitable[Any]]] = {
+    clients: dict[str, Callable[[Running, Tries], Awaitable[Any]]] = {
         "openrlhf": lambda running, tries: openrlhf(
             [f"{running.url}/get_reward"], asked + ANSWERS[0] + EOS, asked, None, second=0.05, tries=tries
         ),
@@ -173,7 +174,7 @@ def test_openrlhf_verl_and_slime_get_through_an_overload(
 def test_llama_factory_which_tries_once_waits_for_its_place(tmp_path: Path, rewards: list[float], asked: str) -> None:
     tries = Tries()
 
-    async def act(running: Listening) -> list[float]:
+    async def act(running: Running) -> list[float]:
         begun = time.monotonic()
         texts = [asked + answer + EOS for answer in ANSWERS]
         asking = asyncio.to_thread(llama_factory, f"{running.url}/v1/score/evaluation", texts)

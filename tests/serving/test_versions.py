@@ -17,6 +17,7 @@ from mlflow import MlflowClient
 
 from tests.places import ROOT
 from tests.worlds.registered import NAME, artifact, open_registry, publish, tiny_settings
+from tests.worlds.served import served
 from touchstone import settings
 from touchstone.errors import ServingError
 from touchstone.groups import Message
@@ -26,11 +27,9 @@ from touchstone.registry import Registry, Version
 from touchstone.runtime import processes
 from touchstone.runtime.files import digest_file
 from touchstone.serving import live as live_module
-from touchstone.serving.app import make_app
-from touchstone.serving.batching import Batcher
 from touchstone.serving.live import Live
 from touchstone.serving.models import open_models
-from touchstone.serving.origins import Folder, Origin, named
+from touchstone.serving.origins import Folder
 from touchstone.serving.pins import DIGEST_HEADER, VERSION_HEADER
 
 DIGESTS = {seed + 1: card.read(artifact(seed)).digest for seed in (0, 1)}
@@ -254,34 +253,6 @@ def test_a_folder_is_served_without_a_registry_and_followed(tmp_path: Path) -> N
     assert live.memory.previous[0].version.digest == DIGESTS[1]
 
 
-@pytest.mark.parametrize(
-    ("model", "origin"),
-    [
-        ("reward-sandbox", Origin("reward-sandbox")),
-        ("models:/reward-sandbox", Origin("reward-sandbox")),
-        ("models:/reward-sandbox@canary", Origin("reward-sandbox", "canary")),
-        ("models:/reward-sandbox/7", Origin("reward-sandbox", "7")),
-    ],
-)
-def test_what_a_model_is_named_by(tmp_path: Path, model: str, origin: Origin) -> None:
-    assert named(model, tmp_path) == origin
-
-
-@pytest.mark.parametrize(
-    "model", ["", "models:", "models://elsewhere/x", "http://elsewhere/model", "build/nothing", "s3://x"]
-)
-def test_what_names_nothing_is_refused_and_fetched_from_nowhere(tmp_path: Path, model: str) -> None:
-    with pytest.raises(ServingError, match="is no folder and names no registered model"):
-        named(model, tmp_path / "nothing")
-
-
-def test_a_folder_takes_its_own_name_and_a_registered_model_none_other(tmp_path: Path) -> None:
-    (tmp_path / "build" / "artifact").mkdir(parents=True)
-    assert named("build/artifact", tmp_path) == Origin("artifact", folder=(tmp_path / "build" / "artifact").resolve())
-    with pytest.raises(ServingError, match="--name other goes with a folder only"):
-        named("models:/reward-sandbox", tmp_path, "other")
-
-
 def test_a_folder_without_an_artifact_says_so_at_the_start(tmp_path: Path) -> None:
     live = Live(Folder(tmp_path), "mine", tokens_per_batch=1024)
     with pytest.raises(ServingError, match=r"is no sealed artifact: it has no reward\.json"):
@@ -306,18 +277,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Live:
 def ask(live: Live, *requests: tuple[dict[str, str], str | None], path: str = "/v1/rewards") -> list[httpx.Response]:
     """Answers to requests with these headers and models, all at once."""
 
-    async def scenario() -> list[httpx.Response]:
-        batcher = Batcher(tiny_settings().serve)
-        app = make_app(live, batcher, tiny_settings().serve)
-        batcher.start()
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
-            body = {"prompt": "2+2?", "a": "4", "b": "5"} if path.endswith("compare") else ASKED
-            tasks = [client.post(path, json={**body, "model": model}, headers=headers) for headers, model in requests]
-            answers = await asyncio.gather(*tasks)
-        batcher.stop()
-        return list(answers)
+    async def scenario(client: httpx.AsyncClient) -> list[httpx.Response]:
+        body = {"prompt": "2+2?", "a": "4", "b": "5"} if path.endswith("compare") else ASKED
+        tasks = [client.post(path, json={**body, "model": model}, headers=headers) for headers, model in requests]
+        return list(await asyncio.gather(*tasks))
 
-    return asyncio.run(scenario())
+    with served(live) as endpoint:
+        answers: list[httpx.Response] = endpoint.run(scenario)
+    return answers
 
 
 def test_a_pin_is_answered_by_that_version_or_not_at_all(world: Live) -> None:
@@ -377,12 +344,8 @@ def test_a_pinned_version_that_is_being_loaded_is_worth_another_try(world: Live)
 
 
 def test_models_name_the_previous_version_and_the_pins_are_in_the_schema(world: Live) -> None:
-    async def scenario() -> tuple[httpx.Response, httpx.Response]:
-        app = make_app(world, Batcher(tiny_settings().serve), tiny_settings().serve)
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
-            return await client.get("/v1/models"), await client.get("/openapi.json")
-
-    models, schema = asyncio.run(scenario())
+    with served(world) as endpoint:
+        models, schema = endpoint.ask("/v1/models"), endpoint.ask("/openapi.json")
     assert [(each["id"], each["version"]) for each in models.json()["models"]] == [(f"{NAME}@champion", 2)]
     assert [(each["id"], each["version"]) for each in models.json()["previous"]] == [(f"{NAME}@1", 1)]
     parameters = json.dumps(schema.json()["paths"]["/v1/rewards"]["post"]["parameters"])

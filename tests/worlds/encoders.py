@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,12 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoModel, PreTrainedTokenizerFast
 from transformers.models.auto import CONFIG_MAPPING
 
-from tests.worlds.sealed import WORDS
+from tests.worlds.sealed import WORDS, make_tiny_groups
 from tests.worlds.tiny import TEXTS, write
+from touchstone.model.network import load_base, save
+from touchstone.model.sealing import seal
 
+_KEEP = tempfile.TemporaryDirectory(prefix="touchstone-encoders-")
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 ENCODERS: dict[str, dict[str, Any]] = {
@@ -54,3 +59,21 @@ def make_encoder(folder: Path, kind: str = "bert", tokenizer: PreTrainedTokenize
     network = AutoModel.from_config(CONFIG_MAPPING[kind](vocab_size=len(tokenizer), **ids, **ENCODERS[kind]))
     write(network, tokenizer, folder)
     return folder
+
+
+@cache
+def encoder_artifact() -> Path:
+    """A sealed artifact of a tiny encoder, made once; copy it before you change it."""
+    folder = Path(_KEEP.name)
+    (folder / "model").mkdir()
+    save(load_base(make_encoder(folder / "base"), max_tokens=64, seed=3), folder / "model")
+    seal(
+        folder / "model",
+        make_tiny_groups(20, seed=101),
+        make_tiny_groups(30, seed=102),
+        precision="fp32",
+        self_test_vectors=8,
+        seeds={"train": 3},
+        folder=folder / "sealed",
+    )
+    return folder / "sealed"

@@ -1,18 +1,25 @@
-"""Endpoints inside the process that tests: real sockets, the real server, and a scorer that can be slowed."""
+"""Endpoints inside the process that tests: the real application, queue and models, with or without a socket.
+
+with running(registry, settings) as endpoint: ...           # the real server on a loopback port
+with listening(root, artifact_a, artifact_b) as endpoint: ...    # the same over a fresh project
+with served(live) as endpoint: ...                          # without a socket, and with an operator's watchers
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import httpx
+from fastapi import FastAPI
 
 from tests.worlds.registered import NAME, artifact, open_registry, publish, tiny_settings
 from touchstone.model.scores import Score
@@ -21,11 +28,15 @@ from touchstone.model.templating import EncodedGroup
 from touchstone.registry import Registry
 from touchstone.serving.app import make_app
 from touchstone.serving.batching import Batcher
+from touchstone.serving.combination import Combination
 from touchstone.serving.cost import Coefficients, Cost
 from touchstone.serving.http_server import Server
 from touchstone.serving.live import Live, Memory
+from touchstone.serving.operating import Operation
 from touchstone.serving.server import listen
 from touchstone.settings.serve import Serve
+
+HERE = "127.0.0.1"
 
 
 class Slowed(Scorer):
@@ -71,6 +82,19 @@ def one_version(root: Path) -> Registry:
     return registry
 
 
+def open_live(root: Path) -> Live:
+    """Version 1 as champion and version 2 as challenger, loaded."""
+    registry = open_registry(root)
+    for seed, alias in ((0, "champion"), (1, "challenger")):
+        registry.set_alias(NAME, alias, publish(registry, seed).version, expected=None)
+    live = Live(registry, NAME, tokens_per_batch=1024)
+    live.open()
+    return live
+
+
+# --- with a socket ---------------------------------------------------------------------------------------------------
+
+
 @dataclass
 class Running:
     """An endpoint that listens.
@@ -81,6 +105,7 @@ class Running:
 
     url: str
     address: tuple[str, int]
+    live: Live
     server: Server
     batcher: Batcher
     thread: threading.Thread
@@ -106,17 +131,23 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(registry: Registry, settings: Serve, scorer: Slowed | None = None) -> Iterator[Running]:
-    """Serve the champion, or `scorer` in its place, until the block ends."""
-    live = Live(registry, NAME, tokens_per_batch=settings.tokens_per_batch)
+def running(
+    registry: Registry, settings: Serve, scorer: Slowed | None = None, *, started: bool = True
+) -> Iterator[Running]:
+    """Serve the champion, or `scorer` in its place, until the block ends.
+
+    Args:
+        started: whether anything is scored yet; `batcher.start()` begins later.
+    """
+    batcher = Batcher(settings)
+    live = Live(registry, NAME, tokens_per_batch=settings.tokens_per_batch, batcher=batcher)
     live.open()
     if scorer is not None:
         live.memory = Memory({alias: replace(served, scorer=scorer) for alias, served in live.served.items()})
-    batcher = Batcher(settings)
-    known = None if scorer is None else Cost(Coefficients(1e-3, scorer.seconds, 1e-6, 0.0))
-    batcher.prepare(live.served["champion"].scorer, known)
+        batcher.prepare(scorer, Cost(Coefficients(1e-3, scorer.seconds, 1e-6, 0.0)))
     app = make_app(live, batcher, settings)
     server = Server(app, app.state.service, settings)
+    server.config.lifespan = "on" if started else "off"
     listener = listen("127.0.0.1", 0)
     address = listener.getsockname()[:2]
 
@@ -127,7 +158,7 @@ def running(registry: Registry, settings: Serve, scorer: Slowed | None = None) -
             running.errors.append(error)
 
     thread = threading.Thread(target=run)
-    running = Running(f"http://{address[0]}:{address[1]}", address, server, batcher, thread)
+    running = Running(f"http://{address[0]}:{address[1]}", address, live, server, batcher, thread)
     thread.start()
     try:
         yield running
@@ -137,6 +168,83 @@ def running(registry: Registry, settings: Serve, scorer: Slowed | None = None) -
         listener.close()
     assert not thread.is_alive()
     assert running.errors == []
+
+
+@contextlib.contextmanager
+def listening(root: Path, *artifacts: Path, started: bool = True, **serve: object) -> Iterator[Running]:
+    """Serve artifacts as champion and challenger of a fresh project in `root`.
+
+    Args:
+        started: as for `running`.
+        serve: settings other than the committed ones.
+    """
+    registry = open_registry(root)
+    for number, (alias, folder) in enumerate(zip(("champion", "challenger"), artifacts, strict=False)):
+        version = registry.publish(NAME, f"fingerprint-{number}", folder)
+        registry.set_alias(NAME, alias, version.version, expected=None)
+    with running(registry, serve_settings(**serve), started=started) as endpoint:
+        yield endpoint
+
+
+# --- without a socket ------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Served:
+    """The application and its queue, and who asks it."""
+
+    app: FastAPI
+    batcher: Batcher
+    address: str
+
+    def client(self) -> httpx.AsyncClient:
+        """Somebody who asks, within an event loop."""
+        transport = httpx.ASGITransport(self.app, client=(self.address, 50_000))
+        return httpx.AsyncClient(transport=transport, base_url=f"http://{HERE}")
+
+    def ask(self, path: str, body: object = None, **more: Any) -> httpx.Response:
+        """One request: POST where there is a body, else GET."""
+        return asyncio.run(self.asked(path, body, **more))
+
+    async def asked(self, path: str, body: object = None, **more: Any) -> httpx.Response:
+        """The same, for several at once."""
+        async with self.client() as client:
+            method = more.pop("method", "GET" if body is None else "POST")
+            return await client.request(method, path, **({} if body is None else {"json": body}), **more)
+
+    def run(self, scenario: Callable[[httpx.AsyncClient], Coroutine[Any, Any, Any]]) -> Any:
+        """What comes of a scenario that one client plays."""
+
+        async def play() -> Any:
+            async with self.client() as client:
+                return await scenario(client)
+
+        return asyncio.run(play())
+
+
+@contextlib.contextmanager
+def served(
+    live: Live,
+    operation: Operation | None = None,
+    *,
+    settings: Serve | None = None,
+    combination: Combination | None = None,
+    client: str = HERE,
+    working: bool = True,
+) -> Iterator[Served]:
+    """Within, an endpoint over what is loaded; one that isn't `working` has a queue that the caller starts."""
+    settings = settings or tiny_settings().serve
+    batcher = Batcher(settings)
+    app = make_app(live, batcher, settings, operation, combination=combination)
+    if working:
+        batcher.start()
+    try:
+        yield Served(app, batcher, client)
+    finally:
+        batcher.stop()
+
+
+# --- bodies and sockets ----------------------------------------------------------------------------------------------
 
 
 def rewards_body(*completions: str, prompt: str = "2+2?", **more: object) -> dict[str, object]:

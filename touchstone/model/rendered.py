@@ -6,7 +6,7 @@ become a control token, and completions of one prompt share it. Any other text i
 tokens parsed, and loses its beginning where it is too long.
 
     text = "<|im_start|>user\\n2+2?<|im_end|>\\n<|im_start|>assistant\\n4<|im_end|>"
-    reading = read_rendered(model, [Rendered(text)])
+    reading = read_rendered([model], [Rendered(text)])
     scores = scorer.score_encoded(encode_rendered(model, reading.sources))
     [scores[source][completion] for source, completion in reading.places]
 """
@@ -35,6 +35,7 @@ from touchstone.model.templating import (
     _render,
     encode_many,
 )
+from touchstone.runtime.files import digest_value
 
 MOST_ROUNDS = 64
 """A text of more rounds of user and assistant is encoded as it stands: each number of them is a rendering to keep."""
@@ -87,13 +88,17 @@ class Reading:
     bos_added: list[bool]
 
 
-def read_rendered(model: RewardModel, texts: Sequence[Rendered | Conversation]) -> Reading:
-    """Take texts apart where the model's template wrote them; nothing is tokenised yet.
+def read_rendered(models: Sequence[RewardModel], texts: Sequence[Rendered | Conversation]) -> Reading:
+    """Take texts apart where a model's template wrote them; nothing is tokenised yet.
 
     A conversation of several completions counts as so many texts.
 
+    Args:
+        models: all that shall score the same texts. What the template of the first that knows it has written is the
+            conversation that every one of them scores, each in its own template.
+
     Raises:
-        ModelError: a rendered text for a model that reads pairs.
+        ModelError: a rendered text for a model that reads pairs, or token ids for models with different vocabularies.
     """
     sources: list[Rendered | Conversation] = []
     numbers: dict[tuple[Message, ...], int] = {}
@@ -101,7 +106,7 @@ def read_rendered(model: RewardModel, texts: Sequence[Rendered | Conversation]) 
     places: list[tuple[int, int]] = []
     bos_added: list[bool] = []
     for text in texts:
-        source, added = (_bare(model, text), False) if isinstance(text, Conversation) else _read(model, text)
+        source, added = (_bare(models, text), False) if isinstance(text, Conversation) else _read(models, text)
         if isinstance(source, Rendered):
             places.append((len(sources), 0))
             bos_added.append(added)
@@ -128,18 +133,37 @@ def encode_rendered(model: RewardModel, sources: Sequence[Rendered | Conversatio
     return [next(groups) if isinstance(source, Conversation) else _as_it_stands(model, source) for source in sources]
 
 
-def _read(model: RewardModel, rendered: Rendered) -> tuple[Conversation | Rendered, bool]:
+def _read(models: Sequence[RewardModel], rendered: Rendered) -> tuple[Conversation | Rendered, bool]:
     """What a rendered text is, and whether a BOS is added."""
-    if model.rule.pooling != "last":
+    readers = [model for model in models if model.rule.pooling == "last"]
+    for model in readers:
+        conversation = _taken_apart(model, rendered)
+        if conversation is not None:
+            return conversation
+    if len(readers) < len(models):
         raise ModelError(
             "this model reads prompt and completion as a pair of texts, and none that a chat template rendered; send "
             "both apart (/v1/rewards, /score or /rerank)"
         )
-    conversation = _taken_apart(model, rendered)
-    if conversation is not None:
-        return conversation
-    front, _ = _around(_pieces(model.tokenizer)._literals.encode("a"))
-    return rendered, bool(front) and _lacks(model, rendered, front)
+    if _holds_ids(rendered) and len({_vocabulary(model.tokenizer) for model in models}) > 1:
+        raise ModelError("these token ids would be other words to each of the models that score them; send texts")
+    return rendered, any(_lacks(model, rendered, _front(model)) for model in models)
+
+
+def _front(model: RewardModel) -> list[int]:
+    """What the tokenizer writes in front of a text."""
+    return _around(_pieces(model.tokenizer)._literals.encode("a"))[0]
+
+
+def _holds_ids(rendered: Rendered) -> bool:
+    return not isinstance(rendered.text, str) or not isinstance(rendered.completion, str | None)
+
+
+def _vocabulary(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A digest of the pieces that ids stand for."""
+    if tokenizer not in _VOCABULARIES:
+        _VOCABULARIES[tokenizer] = digest_value(tokenizer.get_vocab())
+    return _VOCABULARIES[tokenizer]
 
 
 # --- a text that the model's own template has written ----------------------------------------------------------------
@@ -161,6 +185,7 @@ class _Literals:
     after: str
 
 
+_VOCABULARIES: weakref.WeakKeyDictionary[PreTrainedTokenizerBase, str] = weakref.WeakKeyDictionary()
 _CACHE: weakref.WeakKeyDictionary[PreTrainedTokenizerBase, dict[object, _Literals | None]] = (
     weakref.WeakKeyDictionary()
 )
@@ -268,9 +293,20 @@ def _unclosed(text: str, after: str, eos: str | None) -> str:
     return text
 
 
-def _bare(model: RewardModel, conversation: Conversation) -> Conversation:
-    """A conversation whose completions don't end with the text of an EOS, where they may."""
-    if not conversation.ends or model.rule.pooling != "last":
+def _bare(models: Sequence[RewardModel], conversation: Conversation) -> Conversation:
+    """A conversation whose completions don't end with the text of an EOS, where they may: of the first model that has
+    such an one."""
+    if not conversation.ends:
+        return conversation
+    for model in models:
+        bare = _without_end(model, conversation)
+        if bare.completions != conversation.completions:
+            return bare
+    return conversation
+
+
+def _without_end(model: RewardModel, conversation: Conversation) -> Conversation:
+    if model.rule.pooling != "last":
         return conversation
     shortest = _literals(model.tokenizer, model.rule, _SHORTEST)
     closing = shortest.after.strip() if shortest else ""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 
@@ -32,6 +33,9 @@ leave its caches: the sandbox's model scores 4,096 at a time a fifth faster than
 
 EVERY = slice(None)
 """All batches."""
+
+Run = Callable[[Callable[[], Any]], Any]
+"""Does a piece of work, where and when it likes, and returns what comes of it."""
 
 
 def raw_scores(
@@ -211,6 +215,7 @@ class Scorer:
         threads: Threads | None = None,
         token_budget: int | None = None,
         prefix_cache_mib: int = 0,
+        run: Run | None = None,
     ) -> Self:
         """Verify every digest, load the model (onto a GPU where there is one) and compute the self-test again.
 
@@ -218,6 +223,7 @@ class Scorer:
             threads: CPU threads of this process from now on; "auto": what suits the model; None leaves them.
             token_budget: most tokens of a batch; None: what suits the device.
             prefix_cache_mib: memory for prompts that come back, where the model can use it; 0 remembers none.
+            run: does what is computed, in pieces of one text; None: all at once.
 
         Raises:
             ArtifactError: a file, the head or a self-test's reward isn't what was sealed.
@@ -235,13 +241,17 @@ class Scorer:
         if card.centering.score_dtype == "bf16" and not has_bf16(model.device):
             log.warning("%s was sealed in bf16, which is emulated here: slow; seal it in fp32", folder)
         scorer = cls(model, card, token_budget)
-        scorer.self_test()
+        scorer.self_test(run)
         if prefix_cache_mib:
-            scorer.prefixes = open_cache(model, prefix_cache_mib * 2**20)
+            probe = partial(open_cache, model, prefix_cache_mib * 2**20)
+            scorer.prefixes = probe() if run is None else run(probe)
         return scorer
 
-    def self_test(self) -> None:
+    def self_test(self, run: Run | None = None) -> None:
         """Score the sealed texts again.
+
+        Args:
+            run: does the scoring of one text at a time; None: all at once.
 
         Raises:
             ArtifactError: names the first text whose reward, length or truncation differs.
@@ -249,7 +259,8 @@ class Scorer:
         centering = self.card.centering
         size = max(abs(vector.reward) for vector in self.card.self_test)
         limit = tolerance(centering.score_dtype, centering.sd, size)
-        scores = self.raw([(vector.messages(), [vector.completion]) for vector in self.card.self_test])
+        items = [(vector.messages(), [vector.completion]) for vector in self.card.self_test]
+        scores = self.raw(items) if run is None else [run(partial(self.raw, [item]))[0] for item in items]
         for number, (vector, (score,)) in enumerate(zip(self.card.self_test, scores, strict=True), start=1):
             # Written so that a NaN fails.
             same = abs(score.reward - vector.reward) <= limit

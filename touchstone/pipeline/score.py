@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +9,11 @@ from pathlib import Path
 from touchstone.data.rollouts import Rollout, count_rows, read_rollouts
 from touchstone.errors import ArtifactError, RegistryError, SettingsError
 from touchstone.model import card
+from touchstone.model.reference import read_reference
 from touchstone.model.scoring_job import Job, Report, Row, Unscored, finished, score_rows, unscored_file
 from touchstone.runtime.files import digest_file, digest_value
 from touchstone.runtime.parallel import Threads
 from touchstone.settings import checked_root
-
-_URI = re.compile(r"models:/(?P<name>[^@/]+)(?:@(?P<alias>[^@/]+)|/(?P<version>\d+))")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,24 +32,21 @@ class Model:
 
 
 def find_model(reference: str) -> Model:
-    """The model that a person names: models:/NAME@ALIAS, models:/NAME/VERSION, or an artifact's folder.
+    """The model that a person names, as `read_reference` takes it; relative folders count from here.
 
     Raises:
         ArtifactError: the folder holds no sealed artifact.
         RegistryError: there is no such version.
-        SettingsError: the reference is none of these, or a registered model is asked for outside a project.
+        SettingsError: the reference names no model, or a registered one outside a project.
     """
-    if not reference.startswith("models:"):
-        folder = Path(reference)
-        return Model(folder, str(folder), card.read(folder).digest)
-    match = _URI.fullmatch(reference)
-    if match is None:
-        raise SettingsError(f"{reference} names no model; models:/NAME@ALIAS and models:/NAME/VERSION do")
+    meant = read_reference(reference, Path())
+    if meant.folder is not None:
+        return Model(meant.folder, reference, card.read(meant.folder).digest)
     root = checked_root()
     from touchstone.registry import Registry  # seconds of imports
 
     registry = Registry.open(root)
-    version = registry.version(match["name"], match["alias"] or match["version"])
+    version = registry.version(meant.name, meant.which)
     if version is None:
         raise RegistryError(f"the registry has no {reference}; name a version or an alias that it has")
     return Model(registry.download(version), f"{version.name} version {version.version}", version.digest)

@@ -5,7 +5,7 @@ next, in fair turns between clients (`turns`), up to a number of predicted secon
 A text's score doesn't depend on its neighbours.
 
     batcher = Batcher(settings.serve)
-    batcher.prepare(scorer)                 # fit the cost of its forwards
+    batcher.prepare(scorer)                 # what its forwards cost
     batcher.start()
     future = batcher.submit(scorer, items, sizes, scorer.encode, client="10.0.0.7")
 """
@@ -28,8 +28,10 @@ from touchstone.errors import ModelError
 from touchstone.model.scores import Score
 from touchstone.model.scoring import Scorer
 from touchstone.model.templating import EncodedGroup
-from touchstone.serving.cost import LONGEST, Cost, Rate, Size, measure
+from touchstone.serving.cost import LONGEST, Cost, Rate, Size, costs_alike, measure
 from touchstone.serving.exchange import Exchange, current, done
+from touchstone.serving.gaps import Gaps, Value
+from touchstone.serving.health import Health
 from touchstone.serving.turns import Backlog, Turns
 from touchstone.settings.serve import Serve
 
@@ -131,10 +133,12 @@ class Batcher:
     Attributes:
         queued_tokens: of what is tokenised and waits to be scored.
         on_batch: called by the scoring thread after each batch with its texts, its tokens and its seconds.
+        health: whether the engine still computes.
     """
 
     def __init__(self, settings: Serve) -> None:
         self.on_batch: Callable[[int, int, float], None] = lambda texts, tokens, seconds: None
+        self.health = Health()
         self._batch_seconds = settings.batch_seconds
         self._max_wait = settings.max_wait_seconds
 
@@ -143,6 +147,7 @@ class Batcher:
         self._backlog = Backlog()
         self._texts: Turns[_Text] = Turns()
         self._lanes: dict[Scorer, Turns[_Piece]] = {}
+        self._gaps = Gaps()
         self.queued_tokens = 0
         self._stopping = False
 
@@ -156,9 +161,11 @@ class Batcher:
         self._lock = threading.Lock()
         self._to_encode = threading.Condition(self._lock)
         self._to_score = threading.Condition(self._lock)
-        work = {"scoring": self._score_always}
-        work |= {f"tokenising-{number}": self._encode_always for number in range(TOKENISING_THREADS)}
-        self._threads = [threading.Thread(target=target, name=name, daemon=True) for name, target in work.items()]
+        self._scoring = threading.Thread(target=self._score_always, name="scoring", daemon=True)
+        self._threads = [self._scoring] + [
+            threading.Thread(target=self._encode_always, name=f"tokenising-{number}", daemon=True)
+            for number in range(TOKENISING_THREADS)
+        ]
 
     @property
     def queued_requests(self) -> int:
@@ -172,11 +179,31 @@ class Batcher:
             return self._backlog.seconds
 
     def prepare(self, scorer: Scorer, cost: Cost | None = None) -> None:
-        """Fit what this scorer's forwards cost, by timing some, unless it is known. Until then it is predicted as the
-        scorer that was prepared last."""
-        cost = cost or measure(scorer)
+        """Know what this scorer's forwards cost: as those of one that is known and costs the same, or by timing some.
+
+        Until then it is predicted as the scorer that was prepared last.
+        """
+        if cost is None:
+            with self._lock:
+                known = [self._costs[other].copy() for other in self._costs if costs_alike(other, scorer)]
+            cost = known[0] if known else measure(scorer, self.in_gap)
         with self._lock:
             self._costs[scorer] = self._latest = cost
+
+    def knows(self, scorer: Scorer) -> bool:
+        """Whether a scorer that computes the same has been prepared."""
+        with self._lock:
+            return any(costs_alike(other, scorer) for other in self._costs)
+
+    def in_gap(self, work: Callable[[], Value]) -> Value:
+        """Do something short in the scoring thread, when no request waits for it; see `gaps`. At once where that
+        thread doesn't run. Returns and raises what the work does."""
+        with self._lock:
+            running = self._scoring.is_alive() and not self._stopping
+            if running:
+                future = self._gaps.put(work)
+                self._to_score.notify()
+        return future.result() if running else work()
 
     def start(self) -> None:
         """Start the threads; what was submitted before is waiting for them."""
@@ -335,11 +362,15 @@ class Batcher:
     def _score_always(self) -> None:
         while True:
             with self._lock:
-                self._to_score.wait_for(lambda: self._lanes or self._ended())
-                if not self._lanes:
+                self._to_score.wait_for(lambda: self._lanes or self._gaps or self._ended())
+                if not self._lanes and not self._gaps:
                     return
-                scorer, batch = self._take_batch()
-            if batch:
+                piece = self._gaps.take(busy=bool(self._lanes))
+                if piece is None:
+                    scorer, batch = self._take_batch()
+            if piece is not None:
+                self._gaps.do(*piece)
+            elif batch:
                 self._score(scorer, batch)
 
     def _ended(self) -> bool:
@@ -393,7 +424,9 @@ class Batcher:
             return
         if failure is not None:
             _settle(batch[0][0].job, _engine_error("scoring", failure))
+            self.health.failed(scorer)
             return
+        self.health.succeeded()
 
         finished = []
         with self._lock:

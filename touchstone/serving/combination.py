@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import ClassVar
 
 from touchstone.model.scores import Score
 from touchstone.runtime.files import digest_value
@@ -36,12 +37,20 @@ class Combined:
 
     Attributes:
         names: of the parts, as their answers bear them: NAME@ALIAS.
+        version: stands for the number that a combination hasn't got, which is no registered one; its digest says
+            which it is.
     """
 
+    version: ClassVar[int] = 0
     rule: Rule
     names: tuple[str, str]
     helpfulness: Served
     safety: Served
+
+    @property
+    def name(self) -> str:
+        """What its answers call it."""
+        return self.rule.name
 
     @property
     def parts(self) -> dict[str, tuple[str, Served]]:

@@ -7,15 +7,17 @@ cost.observe(sizes, seconds)                # what a batch really took corrects 
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from scipy.optimize import nnls
 
 from touchstone.model.layout import shares_prompt
-from touchstone.model.scoring import Scorer
+from touchstone.model.scoring import Run, Scorer
 from touchstone.model.templating import EncodedGroup
 
 MEASURE_SECONDS = 0.4
@@ -23,6 +25,9 @@ MEASURE_SECONDS = 0.4
 
 LONGEST = 1024
 """Most tokens of a text that is timed."""
+
+CONFIGURATION = "config.json"
+"""The artifact's file that says what its network computes, whatever the weights are."""
 
 FORGET = 0.95
 """What an observation's weight is multiplied by at the next one."""
@@ -105,6 +110,10 @@ class Cost:
         """A batch of groups took so long."""
         self._real.observe(self.coefficients.call + sum(map(self._fitted, sizes)), seconds)
 
+    def copy(self) -> Cost:
+        """The same with the observations: for another version of a model that costs the same."""
+        return copy.deepcopy(self)
+
     def as_guess(self) -> Cost:
         """The same without the observations: a guess for another model of its kind."""
         return Cost(self.coefficients, shared=self.shared)
@@ -125,10 +134,21 @@ def _amounts(size: Size, shared: bool) -> tuple[int, int, int]:
     return rows, rows * prompt + tokens, rows * prompt * prompt + 2 * prompt * tokens + squares
 
 
-def measure(scorer: Scorer) -> Cost:
+def costs_alike(first: Scorer, second: Scorer) -> bool:
+    """Whether two scorers compute the same with other weights: by the digests of their configurations."""
+    if first.card.centering.score_dtype != second.card.centering.score_dtype:
+        return False
+    configurations = [scorer.card.files.get(CONFIGURATION) for scorer in (first, second)]
+    return None not in configurations and configurations[0] == configurations[1]
+
+
+def measure(scorer: Scorer, run: Run = lambda work: work()) -> Cost:
     """Time a few forwards of random tokens, short and long, one and many, and fit the coefficients to them.
 
     None is negative, and each time counts by its relative error. Takes about half a second; two forwards at least.
+
+    Args:
+        run: does one forward.
     """
     # From short to long, then many; every text fits the model's limit.
     most = min(LONGEST, scorer.model.rule.max_tokens)
@@ -141,7 +161,7 @@ def measure(scorer: Scorer) -> Cost:
         [Size(min(8, half), (min(8, half),))] * 16,
     ]
     random = np.random.default_rng(0)
-    _seconds(scorer, trials[0], random)  # what happens only once
+    run(lambda: _seconds(scorer, trials[0], random))  # what happens only once
     shared = shares_prompt(scorer.model)
 
     # Time each twice; the quicker one met no neighbour.
@@ -150,7 +170,7 @@ def measure(scorer: Scorer) -> Cost:
     for sizes in trials:
         if len(timed) >= 2 and time.perf_counter() - began > MEASURE_SECONDS:
             break
-        timed.append((sizes, min(_seconds(scorer, sizes, random) for _ in range(2))))
+        timed.append((sizes, min(run(partial(_seconds, scorer, sizes, random)) for _ in range(2))))
 
     # Non-negative least squares of relative errors.
     rows = np.array([[1.0, *np.sum([_amounts(size, shared) for size in sizes], axis=0)] for sizes, _ in timed])

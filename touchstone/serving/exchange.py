@@ -46,6 +46,7 @@ class Scored:
             rendered, so that prompt and completion can't be told apart.
         tokens: what the queue counted them as.
         scores: per item one per completion.
+        parts: what each part of a combination scored it as.
     """
 
     model: str
@@ -53,6 +54,7 @@ class Scored:
     items: Sequence[Item]
     tokens: int
     scores: Sequence[Sequence[Score]]
+    parts: Sequence[Scored] = ()
 
     @property
     def texts(self) -> int:

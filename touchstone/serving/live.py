@@ -14,11 +14,14 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 from touchstone.errors import ArtifactError, RegistryError, ServingError, TouchstoneError
 from touchstone.groups import Message
-from touchstone.model.scoring import Scorer
-from touchstone.serving.origins import CHAMPION, SealedVersion, Versions
+from touchstone.model.reference import CHAMPION
+from touchstone.model.scoring import Run, Scorer
+from touchstone.serving.batching import Batcher
+from touchstone.serving.origins import SealedVersion, Versions
 from touchstone.serving.pins import ANY, Pin
 
 log = logging.getLogger(__name__)
@@ -86,6 +89,8 @@ class Live:
             Beside `champion` the alias `challenger` is followed.
         shadow: an alias that is followed too.
         keep_previous: so many versions that the alias has left stay in memory.
+        batcher: the queue whose requests these versions answer: it gets to know what each costs before it is served,
+            and what is computed for one that is loaded is done in the queue's gaps.
     """
 
     def __init__(
@@ -98,6 +103,7 @@ class Live:
         which: str = CHAMPION,
         shadow: str | None = None,
         keep_previous: int = 1,
+        batcher: Batcher | None = None,
     ) -> None:
         self.versions = versions
         self.name = name
@@ -112,6 +118,7 @@ class Live:
         """By alias, why it isn't served as it should be; empty when all is well."""
         self.loading: int | None = None
         """The version that is being loaded now."""
+        self._batcher = batcher
         self._failures: dict[int, _Failure] = {}
 
     @property
@@ -241,8 +248,7 @@ class Live:
             with _ONE_LOADS, _giving_way():
                 self.loading = number
                 served = self._verified(number)
-                if self.served:  # somebody is being answered meanwhile; at a start somebody waits for the first answer
-                    warm_up(served.scorer)
+                self._prepare(served.scorer)
         except Exception as error:  # whatever a disk, a library or the memory raises, the present version serves on
             reason = str(error) if isinstance(error, TouchstoneError) else f"{type(error).__name__} while loading it"
             tries = 1 if failure is None else failure.tries + 1
@@ -258,10 +264,23 @@ class Live:
         if version is None:
             raise RegistryError(f"the registry has no version {number} of {self.name}")
         folder = self.versions.download(version)
-        scorer = Scorer.load(folder, token_budget=self.tokens_per_batch, prefix_cache_mib=self.prefix_cache_mib)
+        run = None if self._batcher is None or not self.served else self._batcher.in_gap
+        scorer = Scorer.load(
+            folder, token_budget=self.tokens_per_batch, prefix_cache_mib=self.prefix_cache_mib, run=run
+        )
         if scorer.card.digest != version.digest:
             raise ArtifactError(f"its digest is {scorer.card.digest[:16]}, registered is {version.digest[:16]}")
         return Served(version, scorer)
+
+    def _prepare(self, scorer: Scorer) -> None:
+        """Warm a version up, and find out what its forwards cost. One that computes what others have computed here
+        with other weights needs neither; at a start somebody waits for the first answer, and timing is warmth enough.
+        """
+        if self._batcher is None:
+            return
+        if self.served and not self._batcher.knows(scorer):
+            warm_up(scorer, self._batcher.in_gap)
+        self._batcher.prepare(scorer)
 
     def _report(self, troubles: Mapping[str, str]) -> None:
         for alias, trouble in troubles.items():
@@ -281,12 +300,16 @@ def _giving_way() -> Iterator[None]:
         sys.setswitchinterval(before)
 
 
-def warm_up(scorer: Scorer) -> None:
-    """Score something of each size, twice as a group: kernels are chosen and memory is taken before somebody waits."""
+def warm_up(scorer: Scorer, run: Run) -> None:
+    """Score something of each size, twice as a group: kernels are chosen and memory is taken before somebody waits.
+
+    Args:
+        run: does one forward.
+    """
     prompt = (Message("user", "2+2?"),)
     length = 16
     while length <= scorer.model.rule.max_tokens:
-        scorer.score([(prompt, ["four " * length, "five " * (length // 2)])])
+        run(partial(scorer.score, [(prompt, ["four " * length, "five " * (length // 2)])]))
         length *= 4
 
 

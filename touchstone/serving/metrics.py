@@ -85,7 +85,8 @@ class Metrics:
         for stage, seconds in exchange.stage_seconds().items():
             self._stages[stage].observe(seconds)
         if exchange.scored is not None:
-            self._count_scores(exchange.scored)
+            for content in (exchange.scored, *exchange.scored.parts):
+                self._count_scores(content)
 
     def batch(self, texts: int, tokens: int, seconds: float) -> None:
         """Count a batch that was scored."""

@@ -5,21 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 
 from touchstone.errors import ServingError
+from touchstone.model.reference import Reference, read_reference
+from touchstone.serving.batching import Batcher
 from touchstone.serving.combination import PARTS, Combination
 from touchstone.serving.live import Live
-from touchstone.serving.origins import Folder, Origin, Versions, named
+from touchstone.serving.origins import Folder, Versions
 from touchstone.settings import Settings
 
 
 def open_models(
-    root: Path, settings: Settings, *, name: str | None = None, model: str | None = None
+    root: Path,
+    settings: Settings,
+    batcher: Batcher | None = None,
+    *,
+    name: str | None = None,
+    model: str | None = None,
 ) -> tuple[Live, Combination | None]:
     """Load what is to be served. The registry is opened where something comes from it.
 
     Args:
         root: the project's root: where the registry is, and where relative folders count from.
+        batcher: the queue of what is served.
         name: the registered model, or what a folder's model is called.
-        model: as `origins.named` takes it. With neither, requests that name no model get the combination, where one
+        model: as `read_reference` takes it. With neither, requests that name no model get the combination, where one
             is set, and otherwise `settings.name`.
 
     Returns:
@@ -28,15 +36,16 @@ def open_models(
 
     Raises:
         ServingError: nothing can be served, or two things would answer to one name.
+        SettingsError: what is named is no model.
         RegistryError: the registry can't be opened.
     """
     # What is asked for?
     rule = settings.serve.combination
-    parts = [] if rule is None else [named(getattr(rule, part), root) for part in PARTS]
-    asked = named(model, root, name) if model is not None else None if name is None else Origin(name)
-    first = asked or (parts[0] if parts else Origin(settings.name))
-    origins = list(dict.fromkeys([first, *parts]))
-    names = [*(origin.name for origin in origins), *([] if rule is None else [rule.name])]
+    parts = [] if rule is None else [read_reference(getattr(rule, part), root) for part in PARTS]
+    asked = read_reference(model, root, name) if model is not None else None if name is None else Reference(name)
+    first = asked or (parts[0] if parts else Reference(settings.name))
+    references = list(dict.fromkeys([first, *parts]))
+    names = [*(reference.name for reference in references), *([] if rule is None else [rule.name])]
     if twice := sorted({each for each in names if names.count(each) > 1}):
         raise ServingError(
             f"two models would answer to {', '.join(twice)}; a folder is renamed by --name, a combination by "
@@ -44,8 +53,8 @@ def open_models(
         )
 
     # Load it.
-    registry = _registry(root) if any(origin.folder is None for origin in origins) else None
-    lives = {origin: _live(origin, registry, settings) for origin in origins}
+    registry = _registry(root) if any(reference.folder is None for reference in references) else None
+    lives = {reference: _live(reference, registry, settings, batcher) for reference in references}
     for live in lives.values():
         live.open()
     if rule is None:
@@ -59,16 +68,17 @@ def _registry(root: Path) -> Versions:
     return Registry.open(root)
 
 
-def _live(origin: Origin, registry: Versions | None, settings: Settings) -> Live:
-    versions = registry if origin.folder is None else Folder(origin.folder)
+def _live(reference: Reference, registry: Versions | None, settings: Settings, batcher: Batcher | None) -> Live:
+    versions = registry if reference.folder is None else Folder(reference.folder)
     assert versions is not None  # noqa: S101 - for the type checker: the caller opened it
     shadow = settings.serve.shadow
     return Live(
         versions,
-        origin.name,
-        which=origin.which,
+        reference.name,
+        which=reference.which,
         tokens_per_batch=settings.serve.tokens_per_batch,
         prefix_cache_mib=settings.serve.prefix_cache_mib,
         keep_previous=settings.serve.keep_previous,
         shadow=None if shadow is None else shadow.alias,
+        batcher=batcher,
     )

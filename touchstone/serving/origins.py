@@ -1,28 +1,17 @@
 """Where served versions come from: a registry's aliases, or the folder of one sealed artifact.
 
-    named("models:/reward-sandbox@champion", root)    # a registered model and the alias that is followed
-    named("build/artifact", root)                     # a folder: no registry is opened
-
-`Versions` is all that the endpoint asks for; `touchstone.registry.Registry` gives it as it is.
+`Versions` is all that the endpoint asks for; `touchstone.registry.Registry` gives it as it is, `Folder` of a folder.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from touchstone.errors import ServingError
 from touchstone.model import card
-
-CHAMPION = "champion"
-
-_REGISTERED = re.compile(
-    r"(?P<scheme>models:/)?(?P<name>[A-Za-z0-9][A-Za-z0-9._-]{0,99})"
-    r"(?:@(?P<alias>[A-Za-z0-9._-]+)|(?(scheme)/(?P<number>[0-9]{1,18})|(?!)))?"  # NAME/7 alone may be a folder
-)
+from touchstone.model.reference import CHAMPION
 
 
 class SealedVersion(Protocol):
@@ -85,42 +74,3 @@ class Folder:
     def download(self, version: FolderVersion) -> Path:
         """The folder: it is here already."""
         return self.path
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What somebody asked to be served.
-
-    Attributes:
-        name: the model's.
-        which: the alias that is followed, or the number of a version that stays.
-        folder: the sealed artifact's; None for a registered model.
-    """
-
-    name: str
-    which: str = CHAMPION
-    folder: Path | None = None
-
-
-def named(model: str, root: Path, name: str | None = None) -> Origin:
-    """What a setting or an option names: NAME, models:/NAME, models:/NAME@ALIAS, models:/NAME/VERSION, or a folder.
-
-    Args:
-        root: relative folders count from here.
-        name: what a folder's model is called; default: the folder's own name.
-
-    Raises:
-        ServingError: none of these, or another name for a registered model.
-    """
-    folder = root / model
-    if folder.is_dir():
-        return Origin(name or folder.resolve().name, folder=folder.resolve())
-    match = _REGISTERED.fullmatch(model)
-    if match is None:
-        raise ServingError(
-            f"{model!r} is no folder and names no registered model; write a sealed artifact's folder, "
-            "models:/NAME@champion or models:/NAME/VERSION"
-        )
-    if name not in (None, match["name"]):
-        raise ServingError(f"{model} has its name from the registry; --name {name} goes with a folder only")
-    return Origin(match["name"], match["alias"] or match["number"] or CHAMPION)

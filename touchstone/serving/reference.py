@@ -38,9 +38,10 @@ def _example(part: dict[str, Any], description: dict[str, Any]) -> Markup | None
     """The first example of a body, as JSON with its lines; None where there is none."""
     content = part.get("content", {}).get("application/json", {})
     schema = content.get("schema", {})
-    if "$ref" in schema:
-        schema = description["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
-    examples = schema.get("examples") or ([content["example"]] if "example" in content else [])
+    examples = [content["example"]] if "example" in content else []
+    for kind in (schema, *schema.get("anyOf", ()), *schema.get("oneOf", ())):
+        name = kind.get("$ref", "").rpartition("/")[2]
+        examples += description["components"]["schemas"].get(name, kind).get("examples", [])
     return escape(json.dumps(examples[0], indent=1)) if examples else None
 
 

@@ -58,11 +58,9 @@ def serve(root: Path, settings: Settings, *, name: str | None, host: str, port: 
     gc.freeze()
     chosen = settings.serve.model_copy(update={"host": host})
     prepare(settings.serving_threads)
-    live, combination = open_models(root, settings, name=name, model=model)
     batcher = Batcher(chosen)
+    live, combination = open_models(root, settings, batcher, name=name, model=model)
     app = make_app(live, batcher, chosen, operation, combination=combination)
-    for scorer in {served.scorer for each in app.state.service.lives.values() for served in each.served.values()}:
-        batcher.prepare(scorer)
     server = Server(app, app.state.service, chosen)
 
     # The server catches both signals once it runs, drains, puts these handlers back and raises the signal again: the

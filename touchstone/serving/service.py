@@ -10,20 +10,20 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from touchstone.errors import ModelError
-from touchstone.groups import OUT_OF_ORDER, in_order
 from touchstone.model.rendered import Conversation, Reading, Rendered, encode_rendered, read_rendered
 from touchstone.model.scores import Item, Score, rank
 from touchstone.model.scoring import Scorer
-from touchstone.serving.answers import Answer, Comparison, RankedAnswer, TextsAnswer
-from touchstone.serving.batching import Batcher, Encode, EngineError, QueueFullError, Result, Scores, StoppingError
+from touchstone.serving.answers import Answer, Comparison, RankedAnswer, Stamp, TextsAnswer
+from touchstone.serving.batching import Batcher, Encode, EngineError, QueueFullError, Result, StoppingError
+from touchstone.serving.bounds import OverLongError, check_items, check_texts, item_size, size_of, whole
 from touchstone.serving.caller import CALLER, Caller
-from touchstone.serving.combination import Combination, Combined
+from touchstone.serving.combination import PARTS, Combination, Combined
 from touchstone.serving.cost import Size
 from touchstone.serving.exchange import Scored, done, scored
 from touchstone.serving.live import Live, Served
@@ -35,10 +35,9 @@ from touchstone.settings.serve import Serve
 RESTART_SECONDS = 5
 """Retry-After of an endpoint that ends: about how long another one takes to start."""
 
-NO_NUMBER = 0
-"""Stands for the version of a combination, which is no registered one; its digest says which it is."""
+Target = tuple[str, Served]
+"""A version, and the name that its answer bears."""
 
-Part = TypeVar("Part")
 PATIENCE_SECONDS = 0.2
 """How soon a request that waits for a place in the queue tries again."""
 
@@ -79,10 +78,15 @@ class Service:
             Refusal: more than a request may hold, no such model, an unusable prompt, a pinned version that isn't in
                 memory, or no finite scores in time.
         """
-        if self._combines(model):
-            return await self._combined(items)
-        name, served, scores = await self._scores(model, items)
-        return Answer(name, served.version.version, served.version.digest, scores)
+        check_items(items, self._settings)
+        combined, targets = self._meant(model)
+        results = await self._results(targets, partial(self._scored_items, items=items))
+        _note(combined, targets, results, items)
+        answers = [Answer(*_stamp(target), result.scores) for target, result in zip(targets, results, strict=True)]
+        if combined is None:
+            return answers[0]
+        rows = combined.rows(*(answer.scores for answer in answers))
+        return Answer(combined.name, combined.version, combined.digest, rows, dict(zip(PARTS, answers, strict=True)))
 
     async def compare(self, model: str | None, item: Item) -> Comparison:
         """Which of an item's two completions is better.
@@ -90,9 +94,56 @@ class Service:
         Raises:
             Refusal: as for `score`; a combination has no calibrated probability.
         """
-        name, served, ((a, b),) = await self._scores(model, [item])
-        probability = served.scorer.probability(a.reward, b.reward)
-        return Comparison(name, served.version.version, served.version.digest, a, b, probability)
+        target, (a, b) = await self._scored_alone(model, item)
+        return Comparison(*_stamp(target), a, b, target[1].scorer.probability(a.reward, b.reward))
+
+    async def rank(self, model: str | None, item: Item) -> RankedAnswer:
+        """One prompt's completions in order, and how probably each beats the best.
+
+        Raises:
+            Refusal: as for `compare`.
+        """
+        target, scores = await self._scored_alone(model, item)
+        return RankedAnswer(*_stamp(target), rank(scores, target[1].scorer.card.calibration.map))
+
+    # --- which version -----------------------------------------------------------------------------------------------
+
+    def ready(self) -> Stamp:
+        """What answers a request that names no model.
+
+        Raises:
+            Refusal: 503, nothing does yet, the engine is broken, or the endpoint ends.
+        """
+        self.check_engine()
+        combined, targets = self._meant(None)
+        return (
+            Stamp(*_stamp(targets[0])) if combined is None else Stamp(combined.name, combined.version, combined.digest)
+        )
+
+    def most_tokens(self, model: str | None) -> int:
+        """How many tokens of a text are read at most: by the part of a combination that reads more.
+
+        Args:
+            model: as `resolve` takes it.
+
+        Raises:
+            Refusal: as for `find`.
+        """
+        _, targets = self._meant(self.resolve(model))
+        return max(served.scorer.model.rule.max_tokens for _, served in targets)
+
+    def resolve(self, model: str | None) -> str | None:
+        """The model that a client means which doesn't know our names; None for what nameless requests get.
+
+        `serve.stand_in_names` are such names: alone they mean that one, as NAME@ALIAS or NAME@VERSION its alias or
+        version.
+        """
+        name, _, which = (model or "").partition("@")
+        if not model or model in self._settings.stand_in_names:
+            return None
+        nameless = self.combination is not None and self.combination.nameless
+        ours = self.combination.name if self.combination is not None and nameless else self.live.name
+        return f"{ours}@{which}" if name in self._settings.stand_in_names else model
 
     def find(self, model: str | None) -> tuple[str, Served]:
         """The name and the version that a request's model stands for, and its pin allows.
@@ -126,7 +177,7 @@ class Service:
         assert self.combination is not None  # noqa: S101 - for the type checker: callers have looked
         self.check_open()
         pin = pinned()
-        if pin.version not in (None, NO_NUMBER):
+        if pin.version not in (None, Combined.version):
             raise Refusal(
                 409,
                 "version_not_served",
@@ -145,6 +196,13 @@ class Service:
 
     def _combines(self, model: str | None) -> bool:
         return self.combination is not None and self.combination.meant(model)
+
+    def _meant(self, model: str | None) -> tuple[Combined | None, list[Target]]:
+        """What a request's model stands for: the combination, where it is one, and the versions that are asked."""
+        if self._combines(model):
+            combined = self.find_combined()
+            return combined, [*combined.parts.values()]
+        return None, [self.find(model)]
 
     def _pinned(self, live: Live, model: str | None, pin: Pin) -> tuple[str, Served]:
         match = live.find(model or live.name, pin)
@@ -168,6 +226,16 @@ class Service:
         """
         if self.draining:
             raise _stopping()
+
+    def check_engine(self) -> None:
+        """
+        Raises:
+            Refusal: 503, nothing can be scored any more.
+        """
+        if self._batcher.health.broken:
+            raise Refusal(
+                503, "engine_broken", "the engine fails at everything; restart this endpoint", retry_after=30
+            )
 
     def check_room(self, client: str, characters: int) -> None:
         """Refuse a request by its size alone, as early as that is certain.
@@ -199,108 +267,98 @@ class Service:
 
     # --- one request -------------------------------------------------------------------------------------------------
 
-    async def _combined(self, items: Sequence[Item]) -> Answer:
-        """Both parts' scores, side by side in the queue, and what the rule makes of them."""
-        combined = self.find_combined()
-        self._check(items)
-        parts = await self._by_parts(combined, partial(self._answered, items=items))
-        rows = combined.rows(parts["helpfulness"].scores, parts["safety"].scores)
-        return Answer(combined.rule.name, NO_NUMBER, combined.digest, rows, parts)
+    async def score_rendered(
+        self, model: str | None, texts: Sequence[Rendered | Conversation], *, patient: bool = False
+    ) -> TextsAnswer:
+        """Scores of texts that a client rendered itself, each read at its last token; none of no texts.
 
-    async def _by_parts(self, combined: Combined, ask: Callable[[str, Served], Awaitable[Part]]) -> dict[str, Part]:
-        """What each part answers; if one refuses, the other is no longer asked."""
-        tasks = [asyncio.ensure_future(ask(name, served)) for name, served in combined.parts.values()]
+        The parts of a combination score the same conversations, each in its own template.
+
+        Args:
+            model: as `resolve` takes it.
+            patient: wait for a place in the queue up to the deadline, for a client that doesn't try again.
+
+        Raises:
+            Refusal: as for `score`.
+        """
+        check_texts(texts, self._settings)
+        combined, targets = self._meant(self.resolve(model))
+
+        # Take the texts apart, then wait as long as the client can.
+        with self._refusing():
+            models = [served.scorer.model for _, served in targets]
+            reading = await asyncio.to_thread(read_rendered, models, texts)
+        results = [Result([], [])] * len(targets)
+        if reading.sources:
+            results = await self._results(targets, partial(self._placed, reading=reading, patient=patient))
+            # Scores belong to sources: where one of them is no conversation none is kept as a sample.
+            talks = [(each.prompt, each.completions) for each in reading.sources if isinstance(each, Conversation)]
+            _note(combined, targets, results, talks if len(talks) == len(reading.sources) else [])
+
+        # Back into the order in which they came.
+        rows = [[result.scores[source][completion] for source, completion in reading.places] for result in results]
+        counts = [[result.groups[source].tokens(place) for source, place in reading.places] for result in results]
+        if combined is None:
+            return TextsAnswer(*_stamp(targets[0]), rows[0], counts[0], reading.bos_added)
+        (scores,) = combined.rows(*([row] for row in rows))
+        tokens = [max(each) for each in zip(*counts, strict=True)]
+        return TextsAnswer(combined.name, combined.version, combined.digest, scores, tokens, reading.bos_added)
+
+    async def _scored_alone(self, model: str | None, item: Item) -> tuple[Target, list[Score]]:
+        """One model's scores of one item."""
+        check_items([item], self._settings)
+        target = self.find(model)
+        result = await self._scored_items(target, [item])
+        _note(None, [target], [result], [item])
+        return target, result.scores[0]
+
+    async def _results(
+        self, targets: Sequence[Target], ask: Callable[[Target], Coroutine[Any, Any, Result]]
+    ) -> list[Result]:
+        """What each version answers, side by side in the queue; if one refuses, the other is no longer asked."""
+        if len(targets) == 1:
+            return [await ask(targets[0])]
+        tasks = [asyncio.create_task(ask(target)) for target in targets]
         try:
-            answers = await asyncio.gather(*tasks)
+            return await asyncio.gather(*tasks)
         finally:
             for task in tasks:
                 task.cancel()
-        return dict(zip(combined.parts, answers, strict=True))
 
-    async def _scores(self, model: str | None, items: Sequence[Item]) -> tuple[str, Served, Scores]:
-        self._check(items)
-        name, served = self.find(model)
-        return name, served, (await self._answered(name, served, items)).scores
+    async def _scored_items(self, target: Target, items: Sequence[Item]) -> Result:
+        return await self._result(target[1], items, [item_size(item) for item in items], _encode_items)
 
-    async def _answered(self, name: str, served: Served, items: Sequence[Item]) -> Answer:
-        sizes = [
-            Size(sum(len(message.content) for message in prompt), tuple(map(len, completions)))
-            for prompt, completions in items
-        ]
-        result = await self._result(name, served, items, sizes, _encode_items, items)
-        return Answer(name, served.version.version, served.version.digest, result.scores)
+    async def _placed(self, target: Target, *, reading: Reading, patient: bool) -> Result:
+        """What comes of a reading's sources; with patience they try for a place in the queue until the deadline."""
+        loop, caller = asyncio.get_running_loop(), CALLER.get()
+        deadline = caller.deadline if caller else loop.time() + self._settings.deadline_seconds
+        sizes = [size_of(source) for source in reading.sources]
+        while True:
+            try:
+                return await self._result(target[1], reading.sources, sizes, _encode_texts)
+            except Refusal as refusal:
+                if not patient or refusal.kind != "queue_full" or loop.time() + PATIENCE_SECONDS > deadline:
+                    raise
+                await asyncio.sleep(PATIENCE_SECONDS)
 
-    async def _result(
-        self,
-        name: str,
-        served: Served,
-        parts: Sequence[Any],
-        sizes: Sequence[Size],
-        encode: EncodeBy,
-        conversations: Sequence[Item],
-    ) -> Result:
-        """Ids and finite scores of parts by one version; what watches the traffic is told.
+    async def _result(self, served: Served, parts: Sequence[Any], sizes: Sequence[Size], encode: EncodeBy) -> Result:
+        """Ids and finite scores of parts by one version.
 
         Args:
             encode: gives the function that makes token ids of parts by a version's own rule.
-            conversations: what the parts say, where prompt and completion can be told apart.
         """
-        result = await self._queued(served.scorer, parts, sizes, encode(served.scorer))
+        by_rule = encode(served.scorer) if self._settings.over_long == "cut" else whole(encode, served.scorer)
+        result = await self._queued(served.scorer, parts, sizes, by_rule)
 
         # A number that is none must not become a reward.
-        version, rows = served.version, result.scores
-        if not all(math.isfinite(score.reward) and math.isfinite(score.centered) for row in rows for score in row):
+        version = served.version
+        if not all(
+            math.isfinite(each.reward) and math.isfinite(each.centered) for row in result.scores for each in row
+        ):
             raise Refusal(500, "non_finite_score", f"version {version.version} gave a score that is not finite")
-        tokens = sum(group.shared_tokens for group in result.groups)
-        scored(Scored(name, version, conversations, tokens, rows))
         if self.shadow is not None:
             self.shadow.offer(served, encode, parts, sizes, result)
         return result
-
-    def _check(self, items: Sequence[Item]) -> None:
-        """Refuse what can never be scored before anything is computed."""
-        settings = self._settings
-        count = sum(len(completions) for _, completions in items)
-        if count > settings.max_completions:
-            raise Refusal(
-                422,
-                "too_many_completions",
-                f"{count} completions in one request, at most {settings.max_completions} may be; send several",
-            )
-        for number, (prompt, _) in enumerate(items):
-            if len(prompt) > settings.max_turns:
-                raise Refusal(
-                    422,
-                    "too_many_turns",
-                    f"inputs.{number}.prompt: {len(prompt)} turns, at most {settings.max_turns} may be",
-                )
-            if not in_order(prompt):
-                raise Refusal(422, "unusable_prompt", OUT_OF_ORDER)
-        self._check_lengths(
-            {
-                f"inputs.{number}.{part}": [len(text) for text in texts]
-                for number, (prompt, completions) in enumerate(items)
-                for part, texts in (("prompt", [message.content for message in prompt]), ("completions", completions))
-            }
-        )
-
-    def _check_lengths(self, lengths: Mapping[str, Sequence[int]]) -> None:
-        """Refuse texts of too many characters, which are given by the field that holds them."""
-        settings = self._settings
-        for name, texts in lengths.items():
-            if max(texts, default=0) > settings.max_text_characters:
-                raise Refusal(
-                    422,
-                    "text_too_long",
-                    f"{name}: a text of {max(texts)} characters, at most {settings.max_text_characters} may be",
-                )
-        total = sum(map(sum, lengths.values()))
-        if total > settings.max_request_characters:
-            raise Refusal(
-                422,
-                "request_too_long",
-                f"{total} characters in one request, at most {settings.max_request_characters} may be; send several",
-            )
 
     async def _queued(self, scorer: Scorer, items: Sequence[Any], sizes: Sequence[Size], encode: Encode) -> Result:
         """Ids and scores of items by way of the queue, within the request's deadline; cancelled with the request."""
@@ -329,20 +387,12 @@ class Service:
             raise _stopping() from None
         except EngineError as error:
             raise Refusal(500, "engine_failed", f"scoring failed ({error}); see the endpoint's log") from None
+        except OverLongError as error:
+            raise Refusal(400, "text_over_limit", str(error)) from None
         except ModelError as error:
             raise Refusal(422, "unusable_prompt", str(error)) from None
 
-    # --- what other protocols ask -----------------------------------------------------------------------------------
-
-    def resolve(self, model: str | None) -> str | None:
-        """The model that a client means which doesn't know our names; None for the champion.
-
-        `serve.stand_in_names` are such names: alone they mean the champion, as NAME@ALIAS or NAME@VERSION that one.
-        """
-        name, _, which = (model or "").partition("@")
-        if not model or model in self._settings.stand_in_names:
-            return None
-        return f"{self.live.name}@{which}" if name in self._settings.stand_in_names else model
+    # --- what other protocols ask ------------------------------------------------------------------------------------
 
     @property
     def most_texts(self) -> int:
@@ -359,67 +409,33 @@ class Service:
             return 0.5 + 0.5 * math.tanh(score.reward / 2)  # the sigmoid, where exp would overflow
         return score.centered if self._settings.protocol_reward == "centered" else score.reward
 
-    async def rank(self, model: str | None, item: Item) -> RankedAnswer:
-        """One prompt's completions in order, and how probably each beats the best.
 
-        Raises:
-            Refusal: as for `score`.
-        """
-        name, served, (scores,) = await self._scores(model, [item])
-        ranking = rank(scores, served.scorer.card.calibration.map)
-        return RankedAnswer(name, served.version.version, served.version.digest, ranking)
+def _stamp(target: Target) -> tuple[str, int, str]:
+    name, served = target
+    return name, served.version.version, served.version.digest
 
-    async def score_rendered(
-        self, model: str | None, texts: Sequence[Rendered | Conversation], *, patient: bool = False
-    ) -> TextsAnswer:
-        """Scores of texts that a client rendered itself, each read at its last token; none of no texts.
 
-        Args:
-            model: as `resolve` takes it.
-            patient: wait for a place in the queue up to the deadline, for a client that doesn't try again.
+def _note(
+    combined: Combined | None, targets: Sequence[Target], results: Sequence[Result], conversations: Sequence[Item]
+) -> None:
+    """Tell what watches the traffic what was scored.
 
-        Raises:
-            Refusal: as for `score`.
-        """
-        # Refuse what can never be scored before anything is computed.
-        count = sum(len(text.completions) if isinstance(text, Conversation) else 1 for text in texts)
-        most = self._settings.max_completions
-        if count > most:
-            raise Refusal(422, "too_many_completions", f"{count} texts in one request, at most {most} may be")
-        self._check([(text.prompt, text.completions) for text in texts if isinstance(text, Conversation)])
-        lengths = {number: _size(text) for number, text in enumerate(texts) if isinstance(text, Rendered)}
-        self._check_lengths({f"texts.{number}": [size.total] for number, size in lengths.items()})
-        name, served = self.find(self.resolve(model))
-        version = served.version
+    Args:
+        conversations: what was scored, where prompt and completion can be told apart.
+    """
+    contents = [
+        Scored(name, served.version, conversations, _tokens(result), result.scores)
+        for (name, served), result in zip(targets, results, strict=True)
+    ]
+    if combined is not None:
+        rows = combined.rows(*(result.scores for result in results))
+        tokens = max(content.tokens for content in contents)
+        contents = [Scored(combined.name, combined, conversations, tokens, rows, contents)]
+    scored(contents[0])
 
-        # Take the texts apart, then wait as long as the client can.
-        with self._refusing():
-            reading = await asyncio.to_thread(read_rendered, served.scorer.model, texts)
-        result = Result([], [])
-        if reading.sources:
-            result = await self._place(name, served, reading, patient=patient)
 
-        # Back into the order in which they came.
-        scores = [result.scores[source][completion] for source, completion in reading.places]
-        tokens = [result.groups[source].tokens(completion) for source, completion in reading.places]
-        return TextsAnswer(name, version.version, version.digest, scores, tokens, reading.bos_added)
-
-    async def _place(self, name: str, served: Served, reading: Reading, *, patient: bool) -> Result:
-        """What comes of a reading's sources; with patience they try for a place in the queue until the deadline."""
-        loop, caller = asyncio.get_running_loop(), CALLER.get()
-        deadline = caller.deadline if caller else loop.time() + self._settings.deadline_seconds
-        sources = reading.sources
-        sizes = [_size(source) for source in sources]
-        talks = [(source.prompt, source.completions) for source in sources if isinstance(source, Conversation)]
-        # Scores belong to sources: where one of them is no conversation none is kept as a sample.
-        conversations = talks if len(talks) == len(sources) else []
-        while True:
-            try:
-                return await self._result(name, served, sources, sizes, _encode_texts, conversations)
-            except Refusal as refusal:
-                if not patient or refusal.kind != "queue_full" or loop.time() + PATIENCE_SECONDS > deadline:
-                    raise
-                await asyncio.sleep(PATIENCE_SECONDS)
+def _tokens(result: Result) -> int:
+    return sum(group.shared_tokens for group in result.groups)
 
 
 def _encode_items(scorer: Scorer) -> Encode:
@@ -432,12 +448,3 @@ def _encode_texts(scorer: Scorer) -> Encode:
 
 def _stopping() -> Refusal:
     return Refusal(503, "stopping", "this endpoint ends; try again", retry_after=RESTART_SECONDS, close=True)
-
-
-def _size(text: Rendered | Conversation) -> Size:
-    """Characters of a text; ids count as one each."""
-    if isinstance(text, Conversation):
-        return Size(sum(len(message.content) for message in text.prompt), tuple(map(len, text.completions)))
-    if text.completion is None:
-        return Size(0, (len(text.text),))
-    return Size(len(text.text), (len(text.completion),))

@@ -27,6 +27,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from touchstone.errors import ModelError
+from touchstone.model.prefix_cache import digest_ids
 from touchstone.model.scores import Score
 from touchstone.model.scoring import Scorer
 from touchstone.model.templating import EncodedGroup
@@ -65,7 +66,7 @@ class ShadowReport:
         served_version, served_digest, shadow_version, shadow_digest: which two are compared; when either changes it
             starts anew. None while there are no two different versions.
         since: UTC, ISO 8601: when it started.
-        n, prompts, pairs: completions; prompts with at least two; pairs of completions of one prompt.
+        n, prompts, pairs: different completions; prompts with at least two; pairs of completions of one prompt.
         mean_difference: of centred scores, shadow less served: 0 where both are centred well on this traffic.
         mean_absolute_difference: the same without its sign.
         correlation: Pearson's, of centred scores over all completions.
@@ -100,9 +101,10 @@ class ShadowReport:
 
 @dataclass
 class _Prompt:
-    """Centred scores of one prompt's completions, (served, shadow), and counts of their pairs."""
+    """Centred scores of one prompt's completions, (served, shadow), digests of them, and counts of their pairs."""
 
     scores: list[tuple[float, float]] = field(default_factory=list)
+    texts: set[bytes] = field(default_factory=set)
     same: int = 0
     reversed: int = 0
     served_ties: int = 0
@@ -175,17 +177,21 @@ class Comparison:
         self._prompts: OrderedDict[bytes, _Prompt] = OrderedDict()
         self._closed = _Totals()
 
-    def add(self, prompt: bytes, served: Sequence[Score], shadow: Sequence[Score]) -> None:
+    def add(self, prompt: bytes, texts: Sequence[bytes], served: Sequence[Score], shadow: Sequence[Score]) -> None:
         """Compare a prompt's completions with one another, and with those that came before.
 
         Args:
             prompt: what all requests with this prompt share.
+            texts: digests of the completions. One that comes again, as by a client that tries again, counts once.
         """
         known = self._prompts.setdefault(prompt, _Prompt())
         self._prompts.move_to_end(prompt)
-        for answered, shadowed in zip(
-            (score.centered for score in served), (score.centered for score in shadow), strict=True
-        ):
+        for text, answer, shadowed_answer in zip(texts, served, shadow, strict=True):
+            if text in known.texts:
+                continue
+            if len(known.texts) < MOST_COMPLETIONS:
+                known.texts.add(text)
+            answered, shadowed = answer.centered, shadowed_answer.centered
             self._n += 1
             squares = (answered**2, shadowed**2, answered * shadowed)
             terms = (answered, shadowed, *squares, shadowed - answered, abs(shadowed - answered))
@@ -238,6 +244,7 @@ class _Sample:
     parts: Sequence[Any]
     sizes: Sequence[Size]
     chosen: dict[int, bytes]
+    texts: list[list[bytes]]
     scores: Scores
     until: float
 
@@ -283,7 +290,8 @@ class Shadow:
             comparison.dropped += 1
             return
         until = time.monotonic() + MOST_SECONDS
-        self._waiting.append(_Sample(comparison, encode, parts, sizes, chosen, result.scores, until))
+        texts = [[digest_ids(ids) for ids in result.groups[place].completion_ids] for place in chosen]
+        self._waiting.append(_Sample(comparison, encode, parts, sizes, chosen, texts, result.scores, until))
         if self._worker is None or self._worker.done():
             self._worker = asyncio.get_running_loop().create_task(self._work())
 
@@ -344,5 +352,5 @@ class Shadow:
         if not all(math.isfinite(score.centered) for row in rows for score in row):
             comparison.failed += 1
             return
-        for (place, prompt), row in zip(sample.chosen.items(), rows, strict=True):
-            comparison.add(prompt, sample.scores[place], row)
+        for (place, prompt), texts, row in zip(sample.chosen.items(), sample.texts, rows, strict=True):
+            comparison.add(prompt, texts, sample.scores[place], row)

@@ -1,7 +1,7 @@
 """What the endpoint says about itself.
 
 GET  /v1/models    what is served: versions, digests, centering
-GET  /healthz      the process answers
+GET  /healthz      the process answers, and its engine computes
 GET  /v1/shadow    how the shadow's scores compare with those that were answered
 GET  /readyz       the champion is loaded and has passed its self-test
 """
@@ -31,15 +31,13 @@ def router(service: Service) -> APIRouter:
     # For load balancers: alive, and able to score.
     @routes.get("/healthz", summary="Whether the process answers")
     async def healthz() -> dict[str, str]:
+        service.check_engine()
         return {"status": "ok"}
 
     @routes.get("/readyz", summary="Whether the champion can be asked")
     async def readyz() -> dict[str, str]:
-        combination = service.combination
-        if combination is not None and combination.nameless:
-            return {"status": "ready", "model": combination.name, "digest": service.find_combined().digest}
-        name, served = service.find(None)
-        return {"status": "ready", "model": name, "version": str(served.version.version)}
+        stamp = service.ready()
+        return {"status": "ready", "model": stamp.model, "version": str(stamp.version), "digest": stamp.digest}
 
     @routes.get("/v1/shadow", summary="How another version would have answered")
     async def shadow() -> dict[str, Any]:

@@ -80,6 +80,7 @@ class Serve(Section):
         max_body_bytes, max_bytes_in_flight: of one request's body, and of all together.
         max_text_characters, max_request_characters: of one text, and of all of one request.
         max_turns, max_completions: of one prompt, and of one request.
+        over_long: a text of more tokens than the model reads is cut by the artifact's rule, or its request refused.
     """
 
     host: str
@@ -109,6 +110,7 @@ class Serve(Section):
     max_request_characters: PositiveInt
     max_turns: PositiveInt
     max_completions: PositiveInt
+    over_long: Literal["cut", "refuse"]
     stand_in_names: list[Annotated[str, Field(min_length=1)]]
     protocol_reward: Literal["raw", "centered"]
 

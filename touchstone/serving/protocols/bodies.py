@@ -94,6 +94,10 @@ class Usage(BaseModel):
         return cls(prompt_tokens=sum(tokens), total_tokens=sum(tokens))
 
 
+USAGE = {"prompt_tokens": 9, "total_tokens": 9}
+"""For examples of replies."""
+
+
 class FieldFault(BaseModel):
     """What is wrong with one field of a body."""
 
@@ -170,8 +174,7 @@ def keep_to_the_rule(service: Service, model: str | None, tokens: int | None, fi
     Raises:
         Refusal: 422; or as `Service.find`.
     """
-    _, served = service.find(service.resolve(model))
-    most = served.scorer.model.rule.max_tokens
+    most = service.most_tokens(model)
     if tokens is not None and -1 < tokens < most:
         raise Refusal(
             422,

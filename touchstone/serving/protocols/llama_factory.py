@@ -47,6 +47,12 @@ class EvaluationReply(BaseModel):
     model: str
     scores: list[float]
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"id": "scoreval-1", "object": "score.evaluation", "model": "model", "scores": [1.23]}]
+        }
+    )
+
 
 def router(service: Service) -> APIRouter:
     """The protocol's routes."""

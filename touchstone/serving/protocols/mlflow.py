@@ -79,8 +79,9 @@ _REQUEST_BODY = {
         PARQUET: {"schema": {"type": "string", "format": "binary"}},
     },
 }
-_UNSUPPORTED: dict[int | str, dict[str, Any]] = {
-    415: {"model": Refused, "description": "Neither JSON nor CSV nor Parquet, or not UTF-8"}
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"content": {JSON: {"example": {"predictions": [1.23]}}}},
+    415: {"model": Refused, "description": "Neither JSON nor CSV nor Parquet, or not UTF-8"},
 }
 
 
@@ -91,7 +92,7 @@ def router(service: Service) -> APIRouter:
     @routes.post(
         "/invocations",
         summary="Rewards as MLflow's scoring server answers them",
-        responses=_UNSUPPORTED,
+        responses=_RESPONSES,
         openapi_extra={"requestBody": _REQUEST_BODY},
     )
     async def invocations(request: Request, response: Response) -> dict[str, list[float]] | list[float]:
@@ -105,7 +106,7 @@ def router(service: Service) -> APIRouter:
         return {"predictions": predictions} if wrapped else predictions
 
     async def ping() -> PlainTextResponse:
-        service.find(None)
+        service.ready()
         return PlainTextResponse("\n")
 
     # By `responses`, not by a class of response: that one would declare errors as plain text too.

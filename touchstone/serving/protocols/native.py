@@ -19,6 +19,13 @@ from touchstone.serving.protocols.bodies import REFUSALS, Prompt, messages_of, s
 from touchstone.serving.service import Service
 from touchstone.serving.strict import Closed, StrictRoute
 
+_STAMP = {"model": "reward-sandbox@champion", "version": 3, "digest": "9f2c41d07be3" + 52 * "0"}
+_FOUR, _FIVE = (
+    {"reward": 1.23, "centered": 0.87, "percentile": 0.81, "truncated": False, "tokens": 2},
+    {"reward": -0.4, "centered": -0.31, "percentile": 0.37, "truncated": False, "tokens": 2},
+)
+"""For examples: what the completions "4" and "5" may have got."""
+
 
 class Input(Closed):
     """A prompt and the completions to score; those of one prompt are computed together."""
@@ -82,6 +89,8 @@ class RewardsReply(Stamped):
     results: list[Scored]
     parts: dict[str, RewardsReply] | None = Field(None, description="What each part of a combination answered.")
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{**_STAMP, "results": [{"scores": [_FOUR, _FIVE]}]}]})
+
 
 class CompareReply(Stamped):
     """Reply of POST /v1/compare; `probability` is the calibrated P(A beats B)."""
@@ -89,6 +98,10 @@ class CompareReply(Stamped):
     probability: float
     a: ScoreReply
     b: ScoreReply
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{**_STAMP, "probability": 0.77, "a": _FOUR, "b": _FIVE}]}
+    )
 
 
 class Ranked(BaseModel):
@@ -108,6 +121,20 @@ class RankReply(Stamped):
     """Reply of POST /v1/rank: the best completions, best first."""
 
     ranking: list[Ranked]
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    **_STAMP,
+                    "ranking": [
+                        {"index": 1, "rank": 1, "probability": 0.5, "score": _FOUR},
+                        {"index": 0, "rank": 2, "probability": 0.23, "score": _FIVE},
+                    ],
+                }
+            ]
+        }
+    )
 
 
 def router(service: Service) -> APIRouter:

@@ -58,6 +58,18 @@ class RewardReply(BaseModel):
     scores: list[float]
     extra_logs: dict[str, list[float]]
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "rewards": [1.23],
+                    "scores": [0.81],
+                    "extra_logs": {"length": [9.0], "truncated": [0.0], "bos_added": [0.0]},
+                }
+            ]
+        }
+    )
+
 
 def router(service: Service) -> APIRouter:
     """The protocol's routes."""

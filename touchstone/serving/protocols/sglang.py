@@ -17,7 +17,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from touchstone.model.rendered import Conversation, Rendered
-from touchstone.serving.protocols.bodies import REFUSALS, Encoding, Text, TokenIds, Usage, new_id, stamp, vector
+from touchstone.serving.protocols.bodies import REFUSALS, USAGE, Encoding, Text, TokenIds, Usage, new_id, stamp, vector
 from touchstone.serving.protocols.vllm import ClassifyReply, classifications, rendered
 from touchstone.serving.refusals import Refusal
 from touchstone.serving.service import Service
@@ -111,6 +111,19 @@ class EmbeddingsReply(BaseModel):
     data: list[Embedding]
     usage: Usage
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "object": "list",
+                    "model": "rm",
+                    "data": [{"index": 0, "object": "embedding", "embedding": [1.23], "truncated": False}],
+                    "usage": USAGE,
+                }
+            ]
+        }
+    )
+
 
 class MetaInfo(BaseModel):
     """What is known of a text besides its reward."""
@@ -127,6 +140,17 @@ class NativeReward(BaseModel):
     embedding: list[float]
     meta_info: MetaInfo
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "embedding": [1.23],
+                    "meta_info": {"id": "classify-1", "prompt_tokens": 9, "truncated": False, "bos_added": False},
+                }
+            ]
+        }
+    )
+
 
 class ScoringReply(BaseModel):
     """Reply of POST /v1/score: a list of one raw reward per item, in their order."""
@@ -135,6 +159,12 @@ class ScoringReply(BaseModel):
     model: str
     scores: list[list[float]]
     usage: Usage
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"object": "scoring", "model": "rm", "scores": [[1.23], [-0.4]], "usage": USAGE}]
+        }
+    )
 
 
 def router(service: Service) -> APIRouter:

@@ -50,6 +50,12 @@ class DetailedReward(BaseModel):
     percentile: float
     truncated: bool
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"reward": 1.23, "raw": 1.23, "centered": 0.87, "percentile": 0.81, "truncated": False}]
+        }
+    )
+
 
 def router(service: Service) -> APIRouter:
     """The protocol's routes."""

@@ -22,6 +22,7 @@ from touchstone.model.rendered import Conversation, Rendered
 from touchstone.serving.answers import TextsAnswer
 from touchstone.serving.protocols.bodies import (
     REFUSALS,
+    USAGE,
     Activated,
     Encoding,
     Text,
@@ -185,6 +186,10 @@ class RerankRequest(Common):
     model_config = ConfigDict(json_schema_extra={"examples": [{"query": "2+2?", "documents": ["5", "4"], "top_n": 1}]})
 
 
+_LISTED = {"object": "list", "created": 1790000000, "model": "rm", "usage": USAGE}
+"""For examples."""
+
+
 class Listed(BaseModel):
     """What the replies but /rerank's share; `model` is what the request called it."""
 
@@ -210,6 +215,18 @@ class ClassifyReply(Listed):
 
     data: list[Classification]
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    **_LISTED,
+                    "id": "classify-1",
+                    "data": [{"index": 0, "label": "LABEL_0", "probs": [1.23], "num_classes": 1, "truncated": False}],
+                }
+            ]
+        }
+    )
+
 
 class Pooled(BaseModel):
     """One text's raw reward as a vector of one number."""
@@ -225,6 +242,18 @@ class PoolingReply(Listed):
 
     data: list[Pooled]
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    **_LISTED,
+                    "id": "pool-1",
+                    "data": [{"index": 0, "object": "pooling", "data": [1.23], "truncated": False}],
+                }
+            ]
+        }
+    )
+
 
 class PairScore(BaseModel):
     """One pair's raw reward."""
@@ -239,6 +268,21 @@ class ScoreReply(Listed):
     """Reply of POST /score."""
 
     data: list[PairScore]
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    **_LISTED,
+                    "id": "score-1",
+                    "data": [
+                        {"index": 0, "object": "score", "score": 1.23, "truncated": False},
+                        {"index": 1, "object": "score", "score": -0.4, "truncated": False},
+                    ],
+                }
+            ]
+        }
+    )
 
 
 class Document(BaseModel):
@@ -263,6 +307,19 @@ class RerankReply(BaseModel):
     model: str
     usage: Usage
     results: list[RerankResult]
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "rerank-1",
+                    "model": "rm",
+                    "usage": USAGE,
+                    "results": [{"index": 1, "document": {"text": "4"}, "relevance_score": 1.23, "truncated": False}],
+                }
+            ]
+        }
+    )
 
 
 def router(service: Service) -> APIRouter:

@@ -1,29 +1,19 @@
-"""An endpoint on a loopback port in a thread of the test's process, and a model whose template is a hard one."""
+"""A tiny model whose template is a hard one: a BOS that the tokenizer adds by itself, a newline behind the EOS."""
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
-import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import torch
-import uvicorn
 from tokenizers import AddedToken, processors
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from tests.worlds.registered import NAME, open_registry, tiny_settings
 from tests.worlds.sealed import make_tiny_groups
 from tests.worlds.tiny import CHATML, make_tiny_tokenizer, write
 from touchstone.model.network import load_base, save
 from touchstone.model.sealing import seal
-from touchstone.serving.app import make_app
-from touchstone.serving.batching import Batcher
-from touchstone.serving.live import Live
-from touchstone.serving.server import listen
 
 BOS, EOS, PAD = "<|begin|>", "<|im_end|>", "<|pad|>"
 _FOLDER = tempfile.TemporaryDirectory(prefix="touchstone-protocols-")
@@ -73,42 +63,3 @@ def bos_artifact(seed: int = 0) -> Path:
         folder=sealed,
     )
     return sealed
-
-
-@dataclass(frozen=True)
-class Listening:
-    """An endpoint that listens: its address, and what is behind it."""
-
-    url: str
-    live: Live
-    batcher: Batcher
-
-
-@contextlib.contextmanager
-def listening(root: Path, *artifacts: Path, started: bool = True, **serve: object) -> Iterator[Listening]:
-    """Serve artifacts as champion and challenger of a fresh project in `root`.
-
-    Args:
-        started: whether anything is scored yet; `batcher.start()` begins later.
-        serve: settings other than the committed ones.
-    """
-    registry = open_registry(root)
-    for number, (alias, artifact) in enumerate(zip(("champion", "challenger"), artifacts, strict=False)):
-        version = registry.publish(NAME, f"fingerprint-{number}", artifact)
-        registry.set_alias(NAME, alias, version.version, expected=None)
-    settings = tiny_settings(**serve).serve
-    live = Live(registry, NAME, tokens_per_batch=settings.tokens_per_batch)
-    live.open()
-    batcher = Batcher(settings)
-    listener = listen("127.0.0.1", 0)
-    lifespan = "on" if started else "off"
-    app = make_app(live, batcher, settings)
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, ws="none", lifespan=lifespan))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    try:
-        yield Listening(f"http://127.0.0.1:{listener.getsockname()[1]}", live, batcher)
-    finally:
-        server.should_exit = True
-        thread.join()
-        listener.close()
