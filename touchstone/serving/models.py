@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from touchstone.errors import ServingError
+from touchstone.model import optimisation_budget
 from touchstone.serving.combination import PARTS, Combination
 from touchstone.serving.live import Live
 from touchstone.serving.origins import Folder, Origin, Versions, named
@@ -45,7 +46,7 @@ def open_models(
 
     # Load it.
     registry = _registry(root) if any(origin.folder is None for origin in origins) else None
-    lives = {origin: _live(origin, registry, settings) for origin in origins}
+    lives = {origin: _live(origin, registry, settings, root) for origin in origins}
     for live in lives.values():
         live.open()
     if rule is None:
@@ -59,8 +60,9 @@ def _registry(root: Path) -> Versions:
     return Registry.open(root)
 
 
-def _live(origin: Origin, registry: Versions | None, settings: Settings) -> Live:
-    versions = registry if origin.folder is None else Folder(origin.folder)
+def _live(origin: Origin, registry: Versions | None, settings: Settings, root: Path) -> Live:
+    budgets = optimisation_budget.folder_of(root / "runs")
+    versions = registry if origin.folder is None else Folder(origin.folder, budgets)
     assert versions is not None  # noqa: S101 - for the type checker: the caller opened it
     shadow = settings.serve.shadow
     return Live(

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from touchstone.errors import ServingError
-from touchstone.model import card
+from touchstone.model import card, optimisation_budget
+from touchstone.model.optimisation_budget import OptimisationBudget
 
 CHAMPION = "champion"
 
@@ -47,6 +48,9 @@ class Versions(Protocol):
     def download(self, version: Any) -> Path:
         """The sealed artifact's folder on this machine, for a version that `version` gave."""
 
+    def budget(self, version: Any) -> OptimisationBudget | None:
+        """How far a version may be optimised; None where nobody has measured it."""
+
 
 @dataclass(frozen=True)
 class FolderVersion:
@@ -63,8 +67,13 @@ class Folder:
     one. The numbers mean nothing in another process: a run that pins a folder's version pins its digest.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, budgets: Path | None = None) -> None:
+        """
+        Args:
+            budgets: folder of the records of how far artifacts may be optimised.
+        """
         self.path = path
+        self.budgets = budgets
         self._digests: list[str] = []
 
     def aliases(self, name: str) -> Mapping[str, int]:
@@ -85,6 +94,10 @@ class Folder:
     def download(self, version: FolderVersion) -> Path:
         """The folder: it is here already."""
         return self.path
+
+    def budget(self, version: FolderVersion) -> OptimisationBudget | None:
+        """The record about its digest, where there is one."""
+        return None if self.budgets is None else optimisation_budget.read(self.budgets, version.digest)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from touchstone.groups import OUT_OF_ORDER, in_order
 from touchstone.model.rendered import Conversation, Reading, Rendered, encode_rendered, read_rendered
 from touchstone.model.scores import Item, Score, rank
 from touchstone.model.scoring import Scorer
-from touchstone.serving.answers import Answer, Comparison, RankedAnswer, TextsAnswer
+from touchstone.serving.answers import Answer, Comparison, RankedAnswer, Stamp, TextsAnswer
 from touchstone.serving.batching import Batcher, Encode, EngineError, QueueFullError, Result, Scores, StoppingError
 from touchstone.serving.caller import CALLER, Caller
 from touchstone.serving.combination import Combination, Combined
@@ -93,6 +93,15 @@ class Service:
         name, served, ((a, b),) = await self._scores(model, [item])
         probability = served.scorer.probability(a.reward, b.reward)
         return Comparison(name, served.version.version, served.version.digest, a, b, probability)
+
+    def warnings(self, answer: Stamp, best_of: int | None, kl: float | None) -> list[str]:
+        """What to tell a client that takes the best of so many of what it had scored, or is so many nats from its
+        reference policy: empty within the optimisation budget, and where nobody has measured one."""
+        stamps = answer.parts.values() if isinstance(answer, Answer) and answer.parts else [answer]
+        budgets = {digest: budget for live in self.lives.values() for digest, budget in live.budgets.items()}
+        found = ((stamp, budgets.get(stamp.digest)) for stamp in stamps)
+        words = ((stamp, budget.warning(best_of, kl)) for stamp, budget in found if budget is not None)
+        return [f"{stamp.model}: {warning}" for stamp, warning in words if warning is not None]
 
     def find(self, model: str | None) -> tuple[str, Served]:
         """The name and the version that a request's model stands for, and its pin allows.
