@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from touchstone.errors import DataError
-from touchstone.evaluation.best_of_n import best_of_n, distance, nats, weights, whitened
+from touchstone.evaluation.best_of_n import best_of_n, distance, nats, weights
 from touchstone.evaluation.optimisation import fit, measure, peak_of
+from touchstone.statistics.whitening import whitened
 
 SAMPLES = 12
 LEVELS = st.integers(-3, 3).map(float)

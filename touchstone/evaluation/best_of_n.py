@@ -70,18 +70,6 @@ def best_of_n(proxy: ArrayLike, gold: ArrayLike, sizes: Sequence[int]) -> Floats
     return np.stack([_by_rank(*row) for row in zip(scores, values, strict=True)]) @ table
 
 
-def whitened(rewards: ArrayLike) -> Floats:
-    """Rewards less their mean, in population standard deviations; all zero where there is no spread."""
-    values = np.asarray(rewards, dtype=np.float64)
-    if values.size == 0:
-        return values
-    centred = values - values.mean()
-    spread = float(centred.std())
-    # Equal rewards leave rounding behind: divided by itself it would read as a signal.
-    noise = float(np.abs(values).max()) * np.finfo(np.float64).eps * values.size
-    return np.zeros_like(values) if spread <= noise else centred / spread
-
-
 def _by_rank(scores: Floats, values: Floats) -> Floats:
     """Gold in ascending order of the proxy, averaged within equal proxy rewards."""
     _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
