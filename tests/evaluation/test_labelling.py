@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from touchstone.evaluation.labelling import choose_pairs
+from touchstone.evaluation.labelling import choose_pairs, shortlist
 from touchstone.groups import Completion, Group, Message, make_group
 
 TEXTS = ("boil the water", "call a friend", "sleep for an hour", "paint it green")
@@ -59,3 +59,18 @@ def test_the_same_seed_chooses_the_same_and_chance_has_its_share(seed: int) -> N
     mixed = choose_pairs(groups, rewards, 40, seed=seed, random_share=0.5)
     assert sum(map(len, mixed)) == 40
     assert doubtful != mixed
+
+
+def test_a_shortlist_holds_what_the_models_like_most_and_others() -> None:
+    texts = tuple(f"answer number {number} of many" for number in range(30))
+    groups = [make(number, texts) for number in range(3)]
+    rewards = [np.stack([np.arange(30.0), 100 * np.arange(30.0)]) for _ in groups]
+    few, scores = shortlist(groups, rewards, seed=1)
+    for group, row in zip(few, scores, strict=True):
+        assert len(group.completions) == 8
+        assert {completion.text for completion in group.completions} >= set(texts[-4:])
+        assert row.shape == (2, 8)
+        assert [texts[int(value)] for value in row[0]] == [completion.text for completion in group.completions]
+    assert len({tuple(c.text for c in group.completions) for group in few}) > 1
+    short, _ = shortlist([make(0)], [np.arange(4.0)[None]], seed=1)
+    assert short[0].completions == make(0).completions
