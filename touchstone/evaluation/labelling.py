@@ -52,19 +52,19 @@ def choose_pairs(
     words = [[frozenset(words_of(completion.text)) for completion in group.completions] for group in groups]
     chosen: list[list[tuple[int, int]]] = [[] for _ in groups]
     by_chance = round(count * random_share)
-    taken = 0
+    asked = 0
     for wanted, ordered in ((count - by_chance, True), (count, False)):
         waiting = [_queue(ranked, generator, ordered=ordered) for ranked in doubts]
         for _ in range(per_prompt):
             # A round: at most one more pair of every prompt, the most doubtful prompts first.
             order = sorted(range(len(groups)), key=lambda place: waiting[place][:1], reverse=True)
             for place in order:
-                if taken >= wanted or len(chosen[place]) >= per_prompt:
+                if asked >= wanted or len(chosen[place]) >= per_prompt:
                     continue
                 pair = _next(waiting[place], chosen[place], words[place])
                 if pair is not None:
                     chosen[place].append(pair)
-                    taken += 1
+                    asked += 1
     return [sorted(pairs) for pairs in chosen]
 
 

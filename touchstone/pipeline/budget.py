@@ -76,13 +76,13 @@ def measure(
     digest = card.verify_digests(folder).digest
     chosen = _samples(root, settings, asked, samples, gold, digest)
     budget, _ = measuring.measure_budget(chosen, Scorer.load(folder))
-    kept = optimisation_budget.write(optimisation_budget.folder_of(folder_of(root)), budget)
-    write_atomic(kept.with_suffix(".png"), optimisation_curve(budget, subject=f"artifact {digest[:12]}"))
+    path = optimisation_budget.write(optimisation_budget.folder_of(folder_of(root)), budget)
+    write_atomic(path.with_suffix(".png"), optimisation_curve(budget, subject=f"artifact {digest[:12]}"))
     versions = [each for each in registry.versions(settings.name) if each.digest == digest]
     for each in versions:
         attach(registry, each, budget)
     numbers = [each.version for each in versions]
-    return Measured(budget, kept, numbers, chosen.quarantined.total(), measuring.summary(budget))
+    return Measured(budget, path, numbers, chosen.quarantined.total(), measuring.summary(budget))
 
 
 def attach(registry: Registry, version: Version, budget: OptimisationBudget) -> None:

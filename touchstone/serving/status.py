@@ -102,5 +102,5 @@ def _describe_budget(budget: OptimisationBudget | None) -> dict[str, Any] | None
     """How far a version may be optimised; None where nobody has measured it."""
     if budget is None:
         return None
-    told = budget.model_dump(mode="json", include={"n", "nats", "largest", "prompts", "policy", "gold"})
-    return {**told, "peak": budget.fitted.peak}
+    shown = budget.model_dump(mode="json", include={"n", "nats", "largest", "prompts", "policy", "gold"})
+    return {**shown, "peak": budget.fitted.peak}
