@@ -17,6 +17,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import optimize
 
 from touchstone import statistics
 from touchstone.errors import DataError
@@ -94,7 +95,7 @@ class Curve:
     def budget(self) -> int:
         """Place of the largest n up to which gold rises at every step, by the lower bound of what the step gains."""
         for place in range(1, len(self.sizes)):
-            if self.rise(place).low <= 0:
+            if not self.rise(place).low > 0:  # so that a NaN ends it
                 return place - 1
         return len(self.sizes) - 1
 
@@ -130,6 +131,9 @@ def measure(proxy: ArrayLike, gold: ArrayLike, sizes: Sequence[int] = SIZES) -> 
 def fit(distances: ArrayLike, gains: ArrayLike, form: Form, *, draws: int = DRAWS, seed: int = SEED) -> Fit:
     """Least squares of mean gains on d and -d f(d), without intercept, weighted by 1 / variance; bounds by resampling.
 
+    To each size's variance one is added for how far the form itself is off, as large as the residuals ask for (Paule,
+    Mandel 1982): small n's are known so well that they would decide the curve alone.
+
     The sizes share their samples, so intervals come from prompts resampled as a whole, and seeds too, where there are
     several (both ways at once: every seed has the same prompts).
 
@@ -148,15 +152,35 @@ def fit(distances: ArrayLike, gains: ArrayLike, form: Form, *, draws: int = DRAW
         raise DataError("a curve with two parameters takes two distances and two prompts")
     columns = _columns(steps, form)
     resampled = _resample(values, draws, seed)
-    variance = resampled.var(axis=0)
-    roots = np.sqrt(1 / np.maximum(variance, max(float(variance.max()), 1e-12) * 1e-6))
+    means, variance = values.mean(axis=(0, 1)), resampled.var(axis=0)
+    roots = np.sqrt(1 / (variance + _misfit(columns, means, variance)))
     solve = np.linalg.pinv(columns * roots[:, None]) * roots
-    alpha, beta = (solve @ values.mean(axis=(0, 1))).tolist()
+    alpha, beta = (solve @ means).tolist()
     coefficients = resampled @ solve.T
     peaks = np.array([peak_of(a, b, form) for a, b in coefficients.tolist()])
     low, high = np.quantile(peaks, ((1 - LEVEL) / 2, (1 + LEVEL) / 2), method="inverted_cdf")
     interval = Interval(float(low), float(high))
     return Fit(form, alpha, beta, peak_of(alpha, beta, form), interval, coefficients)
+
+
+def _misfit(columns: Floats, means: Floats, variance: Floats) -> float:
+    """The variance to be added to each size's, so that the weighted squares of the residuals are what chance expects.
+
+    It is 0 where the curve fits within its errors; a trace of it keeps a size without any variance from all weight.
+    """
+    least = max(float(variance.max()), 1e-12) * 1e-6
+    freedom = max(1, len(means) - columns.shape[1])
+
+    def excess(added: float) -> float:
+        weights = 1 / (variance + added)
+        roots = np.sqrt(weights)
+        coefficients = np.linalg.pinv(columns * roots[:, None]) @ (roots * means)
+        return float((weights * np.square(means - columns @ coefficients)).sum()) - freedom
+
+    if excess(least) <= 0:
+        return least
+    most = max(float(np.square(means).sum()), 2 * least)
+    return float(optimize.brentq(excess, least, most)) if excess(most) < 0 else most
 
 
 def peak_of(alpha: float, beta: float, form: Form) -> float:
