@@ -11,6 +11,7 @@ import numpy as np
 from touchstone import statistics as st
 from touchstone.data import splits
 from touchstone.data.sources import sandbox
+from touchstone.data.sources.sandbox_gold import FUSSY, SAFE
 from touchstone.data.sources.sandbox_world import HARMFUL
 from touchstone.gate import case, judge, record
 from touchstone.gate.fresh_scores import Job, Role, Scores, Scoring
@@ -37,7 +38,7 @@ def asks_for_harm(group: Group) -> bool:
 def unsaid(group: Group, text: str) -> float:
     """Gold reward of a text that no policy of the world wrote: a refusal's where the prompt is a request."""
     if group.axis == "safety" and is_refusal(text):
-        return float(sandbox.SAFE if asks_for_harm(group) else sandbox.FUSSY)
+        return float(SAFE if asks_for_harm(group) else FUSSY)
     return NOBODY_SAID
 
 

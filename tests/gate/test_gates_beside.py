@@ -142,7 +142,7 @@ def test_fewer_than_three_seeds_say_nothing_and_nonsense_is_an_error() -> None:
 
 
 def test_what_nobody_measured_is_said_and_blocks_nothing() -> None:
-    check = checks.overoptimisation()
+    check = checks.overoptimisation(None, LIMITS)
     assert (check.status, check.required) == ("not_run", False)
     assert "gold reward" in check.reason
     assert checks.verdict([check], []) is checks.Verdict.PROMOTE

@@ -210,7 +210,7 @@ def cases() -> dict[str, Callable[[], Check]]:
         "seeds, steady": lambda: checks.seeds({"a": 0.70, "b": 0.71, "c": 0.72}, "b", LIMITS),
         "seeds, apart": lambda: checks.seeds({"a": 0.60, "b": 0.70, "c": 0.80}, "c", LIMITS),
         "seeds, one": lambda: checks.seeds({"a": 0.7}, "a", LIMITS),
-        "overoptimisation": checks.overoptimisation,
+        "overoptimisation": lambda: checks.overoptimisation(None, LIMITS),
         "integrity, pass": lambda: checks.integrity(np.arange(9.0), 9, three, LIMITS, filtered=1, truncated=2),
         "integrity, broken": lambda: checks.integrity(np.array([1.0, np.nan]), 2, three, LIMITS),
         "integrity, missing": lambda: checks.integrity(np.arange(8.0), 9, three, LIMITS),

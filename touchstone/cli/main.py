@@ -19,7 +19,9 @@ import typer
 
 from touchstone import settings
 from touchstone.cli import bench, data, gate, labels, models, release
+from touchstone.cli.budget import budget_command
 from touchstone.cli.options import Json, Overrides
+from touchstone.cli.refresh import refresh_command
 from touchstone.cli.score import score_command
 from touchstone.cli.serve import serve_command
 from touchstone.errors import TouchstoneError
@@ -106,6 +108,8 @@ def retrain_command(
 
 app.command("seal")(models.seal_command)
 app.command("judge")(models.judge_command)
+app.command("budget")(budget_command)
+app.command("refresh")(refresh_command)
 app.command("serve")(serve_command)
 app.command("score")(score_command)
 app.registered_commands += release.app.registered_commands

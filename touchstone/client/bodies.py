@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from touchstone.client.replies import Reply, ScoreReply
@@ -60,14 +60,19 @@ class Piece:
 
 @dataclass(frozen=True)
 class Part:
-    """What one request carries."""
+    """What one request carries.
+
+    Attributes:
+        goal: `best_of` or `kl`, what the rewards are for.
+    """
 
     pieces: Sequence[Piece]
+    goal: Mapping[str, float] = field(default_factory=dict)
 
     def body(self, model: str | None) -> dict[str, Any]:
         """The body of POST /v1/rewards."""
         inputs = [{"prompt": piece.prompt, "completions": list(piece.completions)} for piece in self.pieces]
-        return {"model": model, "inputs": inputs}
+        return {"model": model, "inputs": inputs, **self.goal}
 
     def smaller(self, error: RefusedError) -> list[Part]:
         """Two parts instead of this one, where it was refused for its size and can be made smaller.
@@ -81,7 +86,7 @@ class Part:
         middle = len(pieces) // 2
         if not pieces[0].completions:
             raise error
-        return [Part(pieces[:middle]), Part(pieces[middle:])]
+        return [Part(pieces[:middle], self.goal), Part(pieces[middle:], self.goal)]
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,7 @@ class PartReply:
     version: int
     digest: str
     scores: list[list[ScoreReply]]
+    warnings: tuple[str, ...] = ()
 
     @classmethod
     def from_json(cls, part: Part, value: Mapping[str, Any]) -> PartReply:
@@ -104,26 +110,39 @@ class PartReply:
         scores = [[ScoreReply.from_json(score) for score in result["scores"]] for result in value["results"]]
         if [len(row) for row in scores] != [len(piece.completions) for piece in part.pieces]:
             raise ValueError("another number of scores than was asked for")
-        return cls(part, value["model"], int(value["version"]), value["digest"], scores)
+        return cls(part, value["model"], int(value["version"]), value["digest"], scores, warnings_of(value))
 
 
-def split(inputs: Sequence[Input], *, completions: int, size: int) -> list[Part]:
+def warnings_of(value: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a reply warns of; an endpoint that knows no budget doesn't."""
+    return tuple(map(str, value.get("warnings") or ()))
+
+
+def goal_of(best_of: int | None, kl: float | None) -> dict[str, float]:
+    """What the rewards are for, as a body says it: what nobody said stays out, for endpoints that know neither."""
+    return {name: value for name, value in (("best_of", best_of), ("kl", kl)) if value is not None}
+
+
+def split(
+    inputs: Sequence[Input], *, completions: int, size: int, goal: Mapping[str, float] | None = None
+) -> list[Part]:
     """Cut inputs into requests of at most so many completions and about so many bytes.
 
     An input is divided only where it doesn't fit by itself, because its prompt is computed once a request.
     """
     parts: list[Part] = []
     pieces: list[Piece] = []
+    purpose = goal or {}
     count = weight = 0
     for piece in _pieces(inputs, completions, size):
         more, heavier = len(piece.completions), _weight(piece)
         if pieces and (count + more > completions or weight + heavier > size):
-            parts.append(Part(pieces))
+            parts.append(Part(pieces, purpose))
             pieces, count, weight = [], 0, 0
         pieces.append(piece)
         count, weight = count + more, weight + heavier
     # No inputs at all are sent as they are: the endpoint says what is wrong.
-    return [*parts, Part(pieces)] if pieces or not parts else parts
+    return [*parts, Part(pieces, purpose)] if pieces or not parts else parts
 
 
 def _pieces(inputs: Sequence[Input], completions: int, size: int) -> list[Piece]:
@@ -178,4 +197,5 @@ def merge(inputs: Sequence[Input], replies: Sequence[PartReply]) -> Reply:
         scores[number].extend(row)
     last = replies[-1]
     versions = tuple(sorted(version for version, _ in {(reply.version, reply.digest) for reply in replies}))
-    return Reply(last.model, last.version, last.digest, scores, versions)
+    warnings = tuple(dict.fromkeys(warning for reply in replies for warning in reply.warnings))
+    return Reply(last.model, last.version, last.digest, scores, versions, warnings)

@@ -14,7 +14,18 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
-from touchstone.client.bodies import Input, Part, PartReply, Prompt, encoded, merge, split, written
+from touchstone.client.bodies import (
+    Input,
+    Part,
+    PartReply,
+    Prompt,
+    encoded,
+    goal_of,
+    merge,
+    split,
+    warnings_of,
+    written,
+)
 from touchstone.client.replies import ComparisonReply, RankedReply, RankingReply, Reply, ScoreReply
 from touchstone.client.retries import Attempts
 from touchstone.errors import RefusedError, ServingError
@@ -90,8 +101,9 @@ class _Endpoint:
             "trust_env": False,
         }
 
-    def _split(self, inputs: Sequence[Input]) -> list[Part]:
-        return split(inputs, completions=self.completions_per_request, size=self.bytes_per_request)
+    def _split(self, inputs: Sequence[Input], best_of: int | None, kl: float | None) -> list[Part]:
+        most, goal = self.completions_per_request, goal_of(best_of, kl)
+        return split(inputs, completions=most, size=self.bytes_per_request, goal=goal)
 
     def _pin(self, version: int | None) -> _Pin:
         pinned = self.version if version is None else version
@@ -156,6 +168,8 @@ class Client(_Endpoint):
         *,
         version: int | None = None,
         one_version: bool = False,
+        best_of: int | None = None,
+        kl: float | None = None,
     ) -> Reply:
         """Scores of prompts with completions; large batches go as several requests at a time.
 
@@ -163,12 +177,14 @@ class Client(_Endpoint):
             model: NAME, NAME@ALIAS or NAME@VERSION; None: the champion.
             version: the version that must answer.
             one_version: where two versions answered, ask for the earlier one's part again from the later one.
+            best_of, kl: of how many completions the best is taken, or the policy's KL to its reference in nats: the
+                reply warns where that is beyond the version's optimisation budget.
 
         Raises:
             RefusedError: the endpoint refuses; says why.
             ServingError: it can't be reached, stays too busy, or answers what it wasn't asked.
         """
-        replies = self._replies(self._split(inputs), model, self._pin(version))
+        replies = self._replies(self._split(inputs, best_of, kl), model, self._pin(version))
         if one_version and (outdated := _outdated(replies)):
             digest = replies[-1].digest
             replies = [reply for reply in replies if reply.digest == digest]
@@ -194,16 +210,21 @@ class Client(_Endpoint):
         *,
         best: int | None = None,
         version: int | None = None,
+        best_of: int | None = None,
     ) -> RankingReply:
         """One prompt's completions, best first, with the probability of each to beat the best.
 
         Args:
             best: only so many of the best; None: all.
+            best_of: of how many completions these are the best; None: of those here. The reply warns where that is
+                beyond the version's optimisation budget.
 
         Raises:
             RefusedError, ServingError: as for `rewards`.
         """
-        return self._ask("POST", "/v1/rank", _ranked(prompt, completions, model, best), self._pin(version), _ranking)
+        return self._ask(
+            "POST", "/v1/rank", _ranked(prompt, completions, model, best, best_of), self._pin(version), _ranking
+        )
 
     def models(self) -> dict[str, Any]:
         """What is served, as /v1/models says."""
@@ -282,9 +303,11 @@ class AsyncClient(_Endpoint):
         *,
         version: int | None = None,
         one_version: bool = False,
+        best_of: int | None = None,
+        kl: float | None = None,
     ) -> Reply:
         """`Client.rewards`."""
-        replies = await self._replies(self._split(inputs), model, self._pin(version))
+        replies = await self._replies(self._split(inputs, best_of, kl), model, self._pin(version))
         if one_version and (outdated := _outdated(replies)):
             digest = replies[-1].digest
             replies = [reply for reply in replies if reply.digest == digest]
@@ -306,10 +329,11 @@ class AsyncClient(_Endpoint):
         *,
         best: int | None = None,
         version: int | None = None,
+        best_of: int | None = None,
     ) -> RankingReply:
         """`Client.rank`."""
         return await self._ask(
-            "POST", "/v1/rank", _ranked(prompt, completions, model, best), self._pin(version), _ranking
+            "POST", "/v1/rank", _ranked(prompt, completions, model, best, best_of), self._pin(version), _ranking
         )
 
     async def models(self) -> dict[str, Any]:
@@ -381,9 +405,11 @@ def _part_reader(part: Part) -> Callable[[Any], PartReply]:
     return lambda value: PartReply.from_json(part, value)
 
 
-def _ranked(prompt: Prompt, completions: Sequence[str], model: str | None, best: int | None) -> dict[str, Any]:
+def _ranked(
+    prompt: Prompt, completions: Sequence[str], model: str | None, best: int | None, best_of: int | None
+) -> dict[str, Any]:
     """The body of POST /v1/rank."""
-    body = {"model": model, "prompt": written(prompt), "completions": list(completions)}
+    body = {"model": model, "prompt": written(prompt), "completions": list(completions), **goal_of(best_of, None)}
     return body if best is None else {**body, "n": best}
 
 
@@ -394,4 +420,4 @@ def _comparison(value: Mapping[str, Any]) -> ComparisonReply:
 
 def _ranking(value: Mapping[str, Any]) -> RankingReply:
     ranking = [RankedReply.from_json(entry) for entry in value["ranking"]]
-    return RankingReply(value["model"], value["version"], value["digest"], ranking)
+    return RankingReply(value["model"], value["version"], value["digest"], ranking, warnings_of(value))

@@ -72,6 +72,7 @@ class Reply:
         versions: every version that answered, ascending. More than one where the champion changed between the
             requests that a large batch was split into: then `version` and `digest` are the last request's, and scores
             of different inputs are not comparable.
+        warnings: what was said to be done with the scores is beyond the version's optimisation budget.
     """
 
     model: str
@@ -79,6 +80,7 @@ class Reply:
     digest: str
     scores: list[list[ScoreReply]]
     versions: tuple[int, ...]
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,9 +97,10 @@ class ComparisonReply:
 
 @dataclass(frozen=True)
 class RankingReply:
-    """Completions of one prompt, best first."""
+    """Completions of one prompt, best first; `warnings` as in `Reply`."""
 
     model: str
     version: int
     digest: str
     ranking: list[RankedReply]
+    warnings: tuple[str, ...] = ()

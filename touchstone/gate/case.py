@@ -19,7 +19,9 @@ from touchstone.gate.labels import union
 from touchstone.gate.leaks import Leaks, Prompts
 from touchstone.gate.record import Alarm, Digests, key_of
 from touchstone.groups import Group, judged_pairs, read_parquet, set_digest
+from touchstone.model import optimisation_budget
 from touchstone.model.card import Card, adopted, verify_digests
+from touchstone.model.optimisation_budget import OptimisationBudget
 from touchstone.runtime.files import digest_value
 from touchstone.settings import Settings
 from touchstone.settings.checks import SETS
@@ -59,6 +61,7 @@ class Case:
         asked: what people answered about pairs of these two models (`labels.union`); None where nobody was asked.
         adopted: the candidate was trained elsewhere.
         alarms: of the audit that came with the sets.
+        budget, champion_budget: how far they may be optimised; None where nobody has measured it.
     """
 
     name: str
@@ -74,6 +77,8 @@ class Case:
     asked: pa.Table | None
     adopted: bool
     alarms: tuple[Alarm, ...]
+    budget: OptimisationBudget | None
+    champion_budget: OptimisationBudget | None
     limits: Gates
     threads: int
     digests: Digests
@@ -87,6 +92,7 @@ def read_case(
     seeds: Sequence[Path] = (),
     *,
     labels: Path | None = None,
+    budgets: Path | None = None,
     trained_here: bool = True,
 ) -> Case:
     """Read what is to be judged. Texts and labels are read, nothing is scored.
@@ -94,6 +100,7 @@ def read_case(
     Args:
         seeds: artifacts of the same recipe with other seeds.
         labels: folder of the plans by which people were asked about pairs of such two models.
+        budgets: folder of the records of how far models may be optimised.
         trained_here: the candidate learned from this build's training set and nothing else.
 
     Raises:
@@ -112,6 +119,11 @@ def read_case(
     asked = None
     if labels is not None and champion_card is not None:
         asked = union.read_asked(labels, card.digest, champion_card.digest, settings.gates)
+
+    budget = champion_budget = None
+    if budgets is not None:
+        budget = optimisation_budget.read(budgets, card.digest)
+        champion_budget = optimisation_budget.read(budgets, champion_card.digest) if champion_card else None
 
     # Compare the sets: what has training seen of those that judge it?
     prompts = {name: {normalised_prompt(prompt) for prompt in texts[name]} for name in SETS}
@@ -135,6 +147,7 @@ def read_case(
         pool=_pool_digest(splits, settings) if settings.gates.policy == "small_data" else None,
         settings=digest_value(settings.model_dump(mode="json")),
         asked=union.digest(asked) if asked is not None else None,
+        budgets=_budgets_digest(budget, champion_budget),
     )
     return Case(
         name=settings.name,
@@ -150,6 +163,8 @@ def read_case(
         asked=asked,
         adopted=trained_elsewhere,
         alarms=tuple(Alarm(kind=a["kind"], name=a["name"], sentence=a["sentence"]) for a in alarms),
+        budget=budget,
+        champion_budget=champion_budget,
         limits=settings.gates,
         threads=settings.training_threads,
         digests=digests,
@@ -241,6 +256,12 @@ def _pool_digest(splits: Path, settings: Settings) -> str:
     return digest_value([validation, settings.model_dump(mode="json")])
 
 
+def _budgets_digest(*budgets: OptimisationBudget | None) -> str | None:
+    """Digest of the records that there are; None where there is none."""
+    records = [None if budget is None else budget.model_dump(mode="json") for budget in budgets]
+    return digest_value(records) if any(records) else None
+
+
 def gather_facts(
     case: Case, uses: int, earlier_confirm: Literal["fail", "undecided"] | None = None, look: int = 1
 ) -> Facts:
@@ -282,6 +303,8 @@ def gather_facts(
         holdout_uses=uses,
         look=look,
         earlier_confirm=earlier_confirm,
+        budget=case.budget,
+        champion_budget=case.champion_budget,
     )
 
 

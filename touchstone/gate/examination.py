@@ -26,7 +26,9 @@ from touchstone.statistics import Floats
 
 def required(limits: Gates) -> tuple[str, ...]:
     """Names of the checks without which there is no promotion."""
-    return (*checks.REQUIRED, "confirm", *(("cross_fit", "unattended") if limits.policy == "small_data" else ()))
+    beyond = ("overoptimisation",) if limits.overoptimisation is not None else ()
+    person = ("cross_fit", "unattended") if limits.policy == "small_data" else ()
+    return (*checks.REQUIRED, "confirm", *beyond, *person)
 
 
 def examine(folder: Path, facts: Facts, limits: Gates) -> list[Check]:
@@ -70,7 +72,11 @@ def examine(folder: Path, facts: Facts, limits: Gates) -> list[Check]:
         checks.run("refusals", lambda: _refusals(probed, limits)),
         checks.run("noise_ceiling", lambda: _noise_ceiling(held_out, candidate, limits), required=False),
         checks.run("seeds", lambda: _seeds(folder, held_out, candidate, facts, limits), required=False),
-        checks.overoptimisation(),
+        checks.run(
+            "overoptimisation",
+            lambda: checks.overoptimisation(facts.budget, limits, facts.champion_budget),
+            required=limits.overoptimisation is not None,
+        ),
         checks.run("holdout_use", lambda: checks.holdout_use(facts.holdout_uses, limits)),
         checks.run("centering", lambda: checks.centering(facts.centering, limits)),
     ]

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from touchstone.model.card import CalibrationError, Centering
+from touchstone.model.optimisation_budget import OptimisationBudget
 from touchstone.statistics import CalibrationMap, MapError
 
 
@@ -53,6 +54,7 @@ class Facts(Part):
         look: which look at this holdout with the same candidate and champion it is, from 1.
         earlier_confirm: what this reserved set said of the candidate in another decision, where it may not be asked
             again: "fail" for good, "undecided" until enough of its prompts are new. None: it may be asked.
+        budget, champion_budget: how far candidate and champion may be optimised; None where nobody has measured it.
     """
 
     artifact: str
@@ -81,6 +83,8 @@ class Facts(Part):
     holdout_uses: int
     look: int
     earlier_confirm: Literal["fail", "undecided"] | None
+    budget: OptimisationBudget | None = Field(default=None, exclude_if=absent)
+    champion_budget: OptimisationBudget | None = Field(default=None, exclude_if=absent)
 
     def with_left_out(self, name: str, pairs: int) -> Facts:
         """These facts with the pairs of a set that are equal once cut."""

@@ -41,6 +41,7 @@ from touchstone.gate.record import (
 )
 from touchstone.gate.rows import Rows
 from touchstone.gate.summary import summarise
+from touchstone.model import optimisation_budget
 from touchstone.runtime.files import write_atomic, write_folder
 from touchstone.settings import Settings
 
@@ -73,7 +74,7 @@ def judge(
 
     Args:
         build: artifact/ and splits/ of the run.
-        state: keeps the ledger, all decisions, and the labels that were asked for.
+        state: keeps the ledger, all decisions, the labels that were asked for, and how far models may be optimised.
         output: the folder that receives decision.json, decision.html and the evidence; replaced if it exists.
         champion: the version to compare with; None only if none was ever registered under this name.
         who: person or service that asks, for the ledger.
@@ -88,8 +89,15 @@ def judge(
     """
     _check_history(state)
     with fresh_processes() if score is None else nullcontext(score) as scoring:  # they import while the case is read
-        labels = labels_folder(state)
-        case = read_case(build, settings, champion, seeds, labels=labels, trained_here=trained_here)
+        case = read_case(
+            build,
+            settings,
+            champion,
+            seeds,
+            labels=labels_folder(state),
+            budgets=optimisation_budget.folder_of(state),
+            trained_here=trained_here,
+        )
         return _judge_case(case, settings, state, output, who, scoring, provenance or Provenance())
 
 

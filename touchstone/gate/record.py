@@ -142,6 +142,8 @@ class Digests(Part):
         settings: of all settings. It is for the reader: of them the thresholds decide, and they have their own.
         asked: of what people answered about pairs beside the holdout; None where nobody was asked, and then it isn't
             written, so that such a decision has the key that it had before anybody could be asked.
+        budgets: of how far candidate and champion may be optimised; None where nobody has measured it, and then it
+            isn't written.
     """
 
     artifact: str
@@ -158,6 +160,7 @@ class Digests(Part):
     pool: str | None
     settings: str
     asked: str | None = Field(default=None, exclude_if=_absent)
+    budgets: str | None = Field(default=None, exclude_if=_absent)
 
 
 class LedgerPlace(Part):

@@ -50,6 +50,7 @@ def register_artifact(root: Path, settings: Settings, artifact: Path, decision: 
     """
     from touchstone.groups import read_parquet, set_digest
     from touchstone.model import card
+    from touchstone.pipeline.budget import attach_known
     from touchstone.registry import Registry
 
     sealed = card.verify_digests(artifact)
@@ -58,13 +59,16 @@ def register_artifact(root: Path, settings: Settings, artifact: Path, decision: 
     reference = root / "build" / "splits" / "reference.parquet"
     if set_digest(read_parquet(reference)) != sealed.centering.reference_digest:
         raise GateError(f"{reference} is not the reference set that {artifact} was centred on; seal it again")
-    return Registry.open(root).publish(
+    registry = Registry.open(root)
+    version = registry.publish(
         settings.name,
         digest_value({"artifact": sealed.digest, "name": settings.name, "decision": decision.digest}),
         artifact,
         [decision.path, root / "params.yaml", reference],
         {"touchstone.decision": decision.digest, "touchstone.verdict": str(decision.verdict)},
     )
+    attach_known(root, registry, version)
+    return version
 
 
 @contextmanager

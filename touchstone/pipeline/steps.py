@@ -21,7 +21,7 @@ from touchstone.gate import record
 from touchstone.gate.case import Champion
 from touchstone.gate.checks import Verdict
 from touchstone.gate.record import Decision, Provenance
-from touchstone.pipeline import data, dvc, following, workspace
+from touchstone.pipeline import budget, data, dvc, following, workspace
 from touchstone.pipeline.described import describe
 from touchstone.pipeline.dvc import How
 from touchstone.pipeline.runs import Run, folder_of, keep_evidence
@@ -102,6 +102,7 @@ def judge(run: Run) -> Decision:
             shutil.copytree(made_by, output)
             decision = record.load_decision(output)
         else:
+            budget.ensure(run.root, run.settings, run.build / "artifact")
             provenance = Provenance(run=run.id, commit=run.commit, data=dvc.pointer_hash(run.workspace / data.POINTER))
             decision = _judge(run.root, run.build, output, run.settings, provenance, with_champion=True)
     run.note(verdict=str(decision.verdict), summary=decision.summary, artifact=decision.artifact_digest)
@@ -204,6 +205,7 @@ def register(run: Run, decision: Decision) -> Version:
         }
         version = registry.publish(run.settings.name, run.fingerprint, run.build / "artifact", _evidence(run), tags)
         registry.describe_version(version, description)
+        budget.attach_known(run.root, registry, version)
     run.note(version=version.version, digest=version.digest)
     return version
 

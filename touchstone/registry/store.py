@@ -10,8 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from touchstone.errors import RegistryError
-from touchstone.model import card
+from touchstone.errors import ArtifactError, RegistryError
+from touchstone.model import card, optimisation_budget
+from touchstone.model.optimisation_budget import OptimisationBudget
 from touchstone.registry import aliases, database, entries, reading
 from touchstone.registry.database import locked, wording
 from touchstone.registry.description import (
@@ -24,6 +25,7 @@ from touchstone.registry.description import (
 )
 from touchstone.registry.entries import ReleaseEntry, Why
 from touchstone.registry.versions import (
+    BUDGET,
     DIGEST,
     FINGERPRINT,
     Version,
@@ -233,6 +235,19 @@ class Registry:
         """Set a tag of a version."""
         with locked(self.root), wording(f"tagging {version.name} version {version.version}"):
             self._client.set_model_version_tag(version.name, str(version.version), key, value)
+
+    def budget(self, version: Version) -> OptimisationBudget | None:
+        """How far a version may be optimised; None where nobody has measured it.
+
+        Raises:
+            ArtifactError: the record can't be read, or is about another artifact.
+        """
+        record = reading.version(self.uri, version.name, version.version)
+        text = (record["tags"] if record else self.tags(version)).get(BUDGET)
+        budget = None if text is None else optimisation_budget.from_text(text)
+        if budget is not None and budget.artifact != version.digest:
+            raise ArtifactError(f"the optimisation budget of {version.name} version {version.version} is another's")
+        return budget
 
     def download(self, version: Version) -> Path:
         """The artifact's folder on this machine: MLflow's own where it is local, else a copy below runs/registry/.

@@ -18,6 +18,8 @@ if TYPE_CHECKING:  # seconds
 
 FINGERPRINT = "touchstone.fingerprint"
 DIGEST = "touchstone.digest"
+BUDGET = "touchstone.optimisation_budget"
+"""Tag that holds the record of `model.optimisation_budget` as JSON."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 

@@ -18,6 +18,7 @@ from functools import partial
 
 from touchstone.errors import ArtifactError, RegistryError, ServingError, TouchstoneError
 from touchstone.groups import Message
+from touchstone.model.optimisation_budget import OptimisationBudget
 from touchstone.model.reference import CHAMPION
 from touchstone.model.scoring import Run, Scorer
 from touchstone.serving.batching import Batcher
@@ -36,6 +37,9 @@ second. A large artifact takes minutes of a processor to verify."""
 SWITCH_SECONDS = 0.001
 """How long the thread that loads may hold Python's lock while others ask for it. Beside such a thread a forward pass
 of 81 ms takes 160 at the interpreter's 5 ms, and 127 at this (medians of 8)."""
+
+BUDGET_SECONDS = 10.0
+"""How often the budgets of versions in memory are looked up again: they are measured after a version is sealed."""
 
 _ONE_LOADS = threading.Lock()
 """One version of one model at a time: two at once would take twice the processor from whoever is being answered."""
@@ -119,6 +123,9 @@ class Live:
         self.loading: int | None = None
         """The version that is being loaded now."""
         self._batcher = batcher
+        self.budgets: Mapping[str, OptimisationBudget] = {}
+        """By digest, how far the versions in memory may be optimised, where somebody has measured it."""
+        self._budgets_at = -BUDGET_SECONDS
         self._failures: dict[int, _Failure] = {}
 
     @property
@@ -161,6 +168,7 @@ class Live:
             reasons = "; ".join(self.troubles.values())
             hint = "; `touchstone retrain` makes one" if self.which == CHAMPION else ""
             raise ServingError(reasons or f"{self.name} has no {self.which} to serve{hint}")
+        self._look_up_budgets()
 
     def follow(self, stop: threading.Event, seconds: float) -> None:
         """Look at the aliases every so many seconds until `stop` is set. For a thread of its own."""
@@ -176,6 +184,23 @@ class Live:
         if wanted is not None:
             troubles = self._swap(wanted)
             self._report({**troubles, **self._warm_previous(wanted.get(PREVIOUS))})
+        self._look_up_budgets()
+
+    def _look_up_budgets(self) -> None:
+        """Bring `budgets` up to date, now and then; one that can't be read is not there."""
+        if time.monotonic() < self._budgets_at + BUDGET_SECONDS:
+            return
+        self._budgets_at = time.monotonic()
+        budgets = {}
+        for version in (served.version for served in self.memory):
+            try:
+                budget = self.versions.budget(version)
+            except (ArtifactError, RegistryError) as error:
+                log.warning("%s version %s: no optimisation budget: %s", self.name, version.version, error)
+                budget = self.budgets.get(version.digest)
+            if budget is not None:
+                budgets[version.digest] = budget
+        self.budgets = budgets
 
     def _wanted(self) -> Mapping[str, int] | None:
         """Version by alias; None where nobody can say."""

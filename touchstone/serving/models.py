@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from touchstone.errors import ServingError
+from touchstone.model import optimisation_budget
 from touchstone.model.reference import Reference, read_reference
 from touchstone.serving.batching import Batcher
 from touchstone.serving.combination import PARTS, Combination
@@ -54,7 +55,7 @@ def open_models(
 
     # Load it.
     registry = _registry(root) if any(reference.folder is None for reference in references) else None
-    lives = {reference: _live(reference, registry, settings, batcher) for reference in references}
+    lives = {reference: _live(reference, registry, settings, root, batcher) for reference in references}
     for live in lives.values():
         live.open()
     if rule is None:
@@ -68,8 +69,11 @@ def _registry(root: Path) -> Versions:
     return Registry.open(root)
 
 
-def _live(reference: Reference, registry: Versions | None, settings: Settings, batcher: Batcher | None) -> Live:
-    versions = registry if reference.folder is None else Folder(reference.folder)
+def _live(
+    reference: Reference, registry: Versions | None, settings: Settings, root: Path, batcher: Batcher | None
+) -> Live:
+    budgets = optimisation_budget.folder_of(root / "runs")
+    versions = registry if reference.folder is None else Folder(reference.folder, budgets)
     assert versions is not None  # noqa: S101 - for the type checker: the caller opened it
     shadow = settings.serve.shadow
     return Live(

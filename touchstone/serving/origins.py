@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from touchstone.model import card
+from touchstone.model import card, optimisation_budget
+from touchstone.model.optimisation_budget import OptimisationBudget
 from touchstone.model.reference import CHAMPION
 
 
@@ -36,6 +37,9 @@ class Versions(Protocol):
     def download(self, version: Any) -> Path:
         """The sealed artifact's folder on this machine, for a version that `version` gave."""
 
+    def budget(self, version: Any) -> OptimisationBudget | None:
+        """How far a version may be optimised; None where nobody has measured it."""
+
 
 @dataclass(frozen=True)
 class FolderVersion:
@@ -52,8 +56,13 @@ class Folder:
     one. The numbers mean nothing in another process: a run that pins a folder's version pins its digest.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, budgets: Path | None = None) -> None:
+        """
+        Args:
+            budgets: folder of the records of how far artifacts may be optimised.
+        """
         self.path = path
+        self.budgets = budgets
         self._digests: list[str] = []
 
     def aliases(self, name: str) -> Mapping[str, int]:
@@ -74,3 +83,7 @@ class Folder:
     def download(self, version: FolderVersion) -> Path:
         """The folder: it is here already."""
         return self.path
+
+    def budget(self, version: FolderVersion) -> OptimisationBudget | None:
+        """The record about its digest, where there is one."""
+        return None if self.budgets is None else optimisation_budget.read(self.budgets, version.digest)

@@ -145,6 +145,15 @@ class Service:
         ours = self.combination.name if self.combination is not None and nameless else self.live.name
         return f"{ours}@{which}" if name in self._settings.stand_in_names else model
 
+    def warnings(self, answer: Stamp, best_of: int | None, kl: float | None) -> list[str]:
+        """What to tell a client that takes the best of so many of what it had scored, or is so many nats from its
+        reference policy: empty within the optimisation budget, and where nobody has measured one."""
+        stamps = answer.parts.values() if isinstance(answer, Answer) and answer.parts else [answer]
+        budgets = {digest: budget for live in self.lives.values() for digest, budget in live.budgets.items()}
+        found = ((stamp, budgets.get(stamp.digest)) for stamp in stamps)
+        words = ((stamp, budget.warning(best_of, kl)) for stamp, budget in found if budget is not None)
+        return [f"{stamp.model}: {warning}" for stamp, warning in words if warning is not None]
+
     def find(self, model: str | None) -> tuple[str, Served]:
         """The name and the version that a request's model stands for, and its pin allows.
 

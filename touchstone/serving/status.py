@@ -8,14 +8,19 @@ GET  /readyz       the champion is loaded and has passed its self-test
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter
 
+from touchstone.model.optimisation_budget import OptimisationBudget
 from touchstone.serving.combination import Combination
 from touchstone.serving.live import Served
 from touchstone.serving.service import Service
+
+Budgets = Mapping[str, OptimisationBudget]
+"""By digest."""
 
 _CENTERING = ("mean", "sd", "median", "n", "n_prompts", "se_mean", "quantiles", "reference_digest", "truncated_share")
 
@@ -48,6 +53,7 @@ def router(service: Service) -> APIRouter:
 
 def _models(service: Service) -> dict[str, Any]:
     live, combination = service.live, service.combination
+    budgets = {digest: budget for each in service.lives.values() for digest, budget in each.budgets.items()}
     named = [(f"{live.name}@{alias}", served) for alias, served in live.served.items()]
     previous = [(f"{live.name}@{served.version.version}", served) for served in live.memory.previous]
     troubles = dict(live.troubles)
@@ -56,14 +62,14 @@ def _models(service: Service) -> dict[str, Any]:
             troubles |= {f"{part.name}@{alias}": trouble for alias, trouble in part.troubles.items()}
     return {
         "name": live.name,
-        "models": [_describe(name, served) for name, served in named],
-        "previous": [_describe(name, served) for name, served in previous],
-        "combination": None if combination is None else _describe_combination(combination),
+        "models": [_describe(name, served, budgets) for name, served in named],
+        "previous": [_describe(name, served, budgets) for name, served in previous],
+        "combination": None if combination is None else _describe_combination(combination, budgets),
         "troubles": troubles,
     }
 
 
-def _describe_combination(combination: Combination) -> dict[str, Any]:
+def _describe_combination(combination: Combination, budgets: Budgets) -> dict[str, Any]:
     combined = combination.find()
     parts = {} if combined is None else combined.parts
     return {
@@ -71,11 +77,11 @@ def _describe_combination(combination: Combination) -> dict[str, Any]:
         "nameless": combination.nameless,
         "digest": None if combined is None else combined.digest,
         **combination.rule.model_dump(mode="json", include={"rule", "weights", "percentile"}),
-        "parts": {part: _describe(name, served) for part, (name, served) in parts.items()},
+        "parts": {part: _describe(name, served, budgets) for part, (name, served) in parts.items()},
     }
 
 
-def _describe(model: str, served: Served) -> dict[str, Any]:
+def _describe(model: str, served: Served, budgets: Budgets) -> dict[str, Any]:
     card = served.scorer.card
     return {
         "id": model,
@@ -86,4 +92,13 @@ def _describe(model: str, served: Served) -> dict[str, Any]:
         "noise_floor": card.calibration.noise_floor,
         "precision": card.centering.score_dtype,
         "max_tokens": served.scorer.model.rule.max_tokens,
+        "optimisation_budget": _describe_budget(budgets.get(served.version.digest)),
     }
+
+
+def _describe_budget(budget: OptimisationBudget | None) -> dict[str, Any] | None:
+    """How far a version may be optimised; None where nobody has measured it."""
+    if budget is None:
+        return None
+    shown = budget.model_dump(mode="json", include={"n", "nats", "largest", "prompts", "policy", "gold"})
+    return {**shown, "peak": budget.fitted.peak}

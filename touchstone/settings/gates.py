@@ -21,6 +21,36 @@ ERROR_RATE = 0.05
 """Of every one-sided bound whose rate has no setting of its own."""
 
 
+class Overoptimisation(Section):
+    """What is asked of a reward that policies are to be trained on, and how `touchstone budget` measures it.
+
+    Where `gates.overoptimisation` is set, no candidate is promoted without it. Gold is in standard deviations of
+    single samples. The defaults measure where nothing is set; configs/gates/optimised.yaml says why they are so.
+
+    Attributes:
+        max_drop: that gold may fall from the best of 16 to the best of 64, or lie below the champion's at 16.
+        min_peak: the smallest sqrt(KL) at which the fitted curve of gold may turn.
+        min_prompts: fewer decide nothing.
+        prompts, completions: how many the sandbox is asked for; of a file all prompts, with so many completions.
+        samples: a file of a policy's completions; null: the sandbox's wandering policy.
+        gold: the folder of a sealed artifact that stands for people; null: the gold rewards in the file, or the
+            sandbox's own.
+    """
+
+    max_drop: NonNegativeFloat = 0.05
+    min_peak: PositiveFloat = 1.5
+    min_prompts: PositiveInt = 200
+    prompts: PositiveInt = 200
+    completions: Annotated[int, Field(ge=8)] = 256
+    samples: str | None = None
+    gold: str | None = None
+
+
+def _absent(value: object) -> bool:
+    """Whether a section that nobody has set is left out: settings without it are spelled as they ever were."""
+    return value is None
+
+
 class Gates(Section):
     """Thresholds of the promotion gate; each default's source stands beside it in configs/gates/.
 
@@ -81,6 +111,7 @@ class Gates(Section):
     min_answered_share: Fraction
     bootstrap_draws: Annotated[int, Field(ge=100)]
     seed: Annotated[int, Field(ge=0)]
+    overoptimisation: Overoptimisation | None = Field(default=None, exclude_if=_absent)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -21,6 +21,18 @@ from random import Random
 
 from touchstone.data.sources import sandbox_world as world
 from touchstone.data.sources.rows import About
+from touchstone.data.sources.sandbox_gold import (
+    FUSSY,
+    HEARD,
+    HELPED,
+    RIGHT,
+    RUDE,
+    RUDENESS,
+    SAFE,
+    UNHEARD,
+    UNSAFE,
+    WRONG,
+)
 from touchstone.data.sources.sandbox_world import Part, Task, draw, pick
 from touchstone.errors import SettingsError
 from touchstone.groups import Comparison, Completion, Group, make_group
@@ -67,15 +79,6 @@ POLICIES = (
     Policy("dreamy", 0.75, 0.30, 0.40, 0.03, 0.60, 0.50),
     Policy("curt", 0.45, 0.90, 0.02, 0.25, 0.40, 0.70),
 )
-
-RUDE = ("You could have known that.", "Stop bothering me.", "Look it up next time.", "That was obvious.")
-
-RIGHT, WRONG = 1, -3
-"""Units of gold reward for each step of advice, and for the value of a lookup."""
-SAFE, UNSAFE, FUSSY, HELPED = 3, -3, -3, 3
-"""A harmful wish refused or granted, a harmless one refused or granted."""
-HEARD, UNHEARD, RUDENESS = 1, -1, -2
-"""A wish for manner or length met or not, and a rude sentence."""
 
 STEPS_PER_UNIT = 4
 _TABLE = tuple(round(1 / (1 + math.exp(-step / STEPS_PER_UNIT)), 6) for step in range(40 * STEPS_PER_UNIT + 1))

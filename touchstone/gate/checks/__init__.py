@@ -9,10 +9,11 @@ Everything fails closed: a number that isn't finite is never compared, a check t
 check that is absent is an error, and what did not run never counts as passed.
 """
 
-from touchstone.gate.checks.advisory import asked, noise_ceiling, overoptimisation, seeds, unattended
+from touchstone.gate.checks.advisory import asked, noise_ceiling, seeds, unattended
 from touchstone.gate.checks.bias import Completions, length, probes
 from touchstone.gate.checks.check import REQUIRED, Check, Status, Verdict, needed, run, verdict
 from touchstone.gate.checks.comparison import NEW_SHARE, champion, confirm, lineage_chance
+from touchstone.gate.checks.optimisation import overoptimisation
 from touchstone.gate.checks.pairs import Asked, Pairs
 from touchstone.gate.checks.quality import calibration, evidence, floor
 from touchstone.gate.checks.refusals import refusals

@@ -198,12 +198,6 @@ def seeds(accuracies: Mapping[str, float], candidate: str, limits: Gates) -> Che
     return Check("seeds", status, reason, spread, None, limits.max_seed_spread, count, required=False, details=details)
 
 
-def overoptimisation() -> Check:
-    """What is not known: how far a policy may climb this reward before quality falls."""
-    reason = "Not measured: it takes a policy's samples and a gold reward that is independent of this one."
-    return Check("overoptimisation", "not_run", reason, required=False)
-
-
 def unattended(limits: Gates) -> Check | None:
     """With policy small_data a check that only a person can close; None with every other policy."""
     if limits.policy != "small_data":

@@ -9,9 +9,11 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
 from touchstone import statistics
+from touchstone.evaluation.optimisation_picture import paint_optimisation
 from touchstone.evaluation.pictures import paint_lengths, paint_margins, paint_reliability
 from touchstone.evaluation.rows import Row, completions
 from touchstone.gate.record import Record
+from touchstone.model.optimisation_budget import OptimisationBudget
 from touchstone.pages.svg import figure, svg
 from touchstone.statistics import CalibrationMap, Floats
 
@@ -40,7 +42,9 @@ def pictures(rows: Sequence[Row], champion_differences: Floats | None, record: R
         assert champion_map is not None  # noqa: S101  a champion has one
         champion_log_odds = statistics.log_odds(champion_differences[decided], champion_map)
     rewards, tokens, _ = zip(*completions(rows).values(), strict=True)
+    budget = record.facts.budget
     return {
+        **({} if budget is None else {"optimisation.svg": _optimisation(budget)}),
         "reliability.svg": _reliability(differences, np.array([row.strength for row in rows]), fitted),
         "margins.svg": _margins(statistics.log_odds(differences[decided], fitted), champion_log_odds),
         "length.svg": _lengths(tokens, rewards),
@@ -80,3 +84,11 @@ def _lengths(tokens: Sequence[int], rewards: Sequence[float]) -> bytes:
     axis.set_xlabel("length in tokens")
     axis.set_ylabel("raw reward")
     return svg(drawn, "length").encode()
+
+
+def _optimisation(budget: OptimisationBudget) -> bytes:
+    drawn, (axis,) = figure(WIDTH, 3.4)
+    paint_optimisation(axis, budget)
+    axis.set_xlabel("best of n, by sqrt(KL)")
+    axis.set_ylabel("gain over one sample (sd)")
+    return svg(drawn, "optimisation").encode()

@@ -60,6 +60,7 @@ def render(record: Record, disagreements: Sequence[Mapping[str, Any]], pictures:
             gap_closed=measured.gap_closed if measured else None,
             difference=_check(checks["champion"], first=first) if "champion" in checks else None,
             slices=_slices(record, checks),
+            optimised=_optimised(record, pictures),
             figures=_figures(measured, pictures, with_champion=not first) if measured else [],
             probes=_probes(checks),
             lengths=[_length_part(row) for row in _table(checks, "length")],
@@ -235,6 +236,18 @@ def _figures(measured: Metrics, pictures: Mapping[str, bytes], *, with_champion:
         for name, title, alt, caption, key in words.figures(measured, with_champion=with_champion)
         if name in pictures
     ]
+
+
+def _optimised(record: Record, pictures: Mapping[str, bytes]) -> dict[str, Any] | None:
+    """How far the reward may be optimised; None where nobody has measured it."""
+    budget = record.facts.budget
+    if budget is None:
+        return None
+    alt, caption, key = words.optimisation(budget)
+    # It comes from `pictures`, as in `_figures`.
+    drawn = pictures.get("optimisation.svg")
+    picture = None if drawn is None else Picture(Markup(drawn.decode()), alt, caption, key)  # noqa: S704
+    return {"budget": budget, "picture": picture}
 
 
 def _disagreement(pair: Mapping[str, Any]) -> dict[str, Any]:

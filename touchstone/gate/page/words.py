@@ -8,6 +8,7 @@ from typing import Literal
 
 from touchstone.gate.page.bars import Side
 from touchstone.gate.record import Metrics
+from touchstone.model.optimisation_budget import OptimisationBudget
 from touchstone.pages.figures import BLUE, INK, ORANGE
 from touchstone.pages.text import number, percent, points
 
@@ -70,7 +71,7 @@ CHECKS = {
     "refusals": About("Does a plain refusal hold where people preferred one to an answer?", "share", "most"),
     "noise_ceiling": About("Is it suspiciously better than labels as noisy as these allow?", "share", "most"),
     "seeds": About("Would the same recipe with another random seed be as good?", "number", "most"),
-    "overoptimisation": About("Does real quality still rise where a policy chases the reward?"),
+    "overoptimisation": About("Does real quality still rise where a policy chases the reward?", "number", "least"),
     "holdout_use": About("Has this holdout been used too often to be believed?", "count", "most"),
     "centering": About("Is the zero point of the scores known well enough?", "number", "most"),
     "asked": About("Do the labels that were asked for beside the holdout tell the same as it?", "share"),
@@ -163,4 +164,17 @@ def figures(
         f"The rank correlation within a prompt {outcome}; 0 is indifference. The stronger the colour, the more "
         "completions.",
         ((BLUE, "completions"), (ORANGE, "median reward of each tenth by length")),
+    )
+
+
+def optimisation(budget: OptimisationBudget) -> tuple[str, str, tuple[tuple[str, str], ...]]:
+    """Alternative, caption and key of the picture of how far the reward may be optimised."""
+    last, peak = budget.points[-1], budget.fitted.peak
+    turns = "The fitted curve only rises." if peak is None else f"The fitted curve turns at sqrt(KL) {peak:.2f}."
+    return (
+        f"Reward and gold of the best of n, up to n = {last.n:,}, where the reward has gained {last.proxy:.2f} and "
+        f"gold {last.gold:.2f} standard deviations. The numbers stand in the table beside.",
+        f"Dotted: the budget, the best of {budget.n:,}, up to which gold is seen to rise at every doubling. Line and "
+        f"band: the fitted curve of gold, and 95% bounds of each point. {turns}",
+        ((ORANGE, "the reward"), (BLUE, "gold")),
     )

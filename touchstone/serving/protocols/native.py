@@ -34,10 +34,18 @@ class Input(Closed):
     completions: Annotated[list[str], Field(min_length=1)]
 
 
+BestOf = Annotated[int, Field(ge=1)]
+"""Of how many completions the client takes the best."""
+Nats = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+"""KL of the client's policy to its reference."""
+
+
 class RewardsRequest(Closed):
-    """Body of POST /v1/rewards."""
+    """Body of POST /v1/rewards; the reply warns where `best_of` or `kl` is beyond the optimisation budget."""
 
     model: str | None = None
+    best_of: BestOf | None = None
+    kl: Nats | None = None
     inputs: Annotated[list[Input], Field(min_length=1)]
 
     model_config = ConfigDict(
@@ -57,9 +65,15 @@ class CompareRequest(Closed):
 
 
 class RankRequest(Closed):
-    """Body of POST /v1/rank; without `n` every completion is returned."""
+    """Body of POST /v1/rank; without `n` every completion is returned.
+
+    The reply warns where taking the best of `best_of`, by default of all completions here, is beyond the optimisation
+    budget.
+    """
 
     model: str | None = None
+    best_of: BestOf | None = None
+    kl: Nats | None = None
     prompt: Prompt
     completions: Annotated[list[str], Field(min_length=1)]
     n: Annotated[int, Field(ge=1)] | None = None
@@ -70,11 +84,15 @@ class RankRequest(Closed):
 
 
 class Stamped(BaseModel):
-    """Every reply says which model gave it."""
+    """Every reply says which model gave it.
+
+    `warnings` is there only where there are any: the use that the client stated is beyond the optimisation budget.
+    """
 
     model: str
     version: int
     digest: str
+    warnings: list[str] | None = None
 
 
 class Scored(BaseModel):
@@ -146,16 +164,17 @@ def router(service: Service) -> APIRouter:
         items = [(messages_of(part.prompt), part.completions) for part in request.inputs]
         answer = await service.score(request.model, items)
         stamp(response, answer)
-        return _rewards(answer)
+        warnings = service.warnings(answer, request.best_of, request.kl) or None
+        return _rewards(answer).model_copy(update={"warnings": warnings})
 
-    @routes.post("/v1/compare", summary="Which of two completions is better")
+    @routes.post("/v1/compare", summary="Which of two completions is better", response_model_exclude_none=True)
     async def compare(request: CompareRequest, response: Response) -> CompareReply:
         answer = await service.compare(request.model, (messages_of(request.prompt), [request.a, request.b]))
         stamp(response, answer)
         a, b = _reply(answer.a), _reply(answer.b)
         return CompareReply(**_stamp(answer), probability=answer.probability, a=a, b=b)
 
-    @routes.post("/v1/rank", summary="The best of some completions")
+    @routes.post("/v1/rank", summary="The best of some completions", response_model_exclude_none=True)
     async def rank(request: RankRequest, response: Response) -> RankReply:
         answer = await service.rank(request.model, (messages_of(request.prompt), request.completions))
         stamp(response, answer)
@@ -169,7 +188,8 @@ def router(service: Service) -> APIRouter:
             )
             for entry in answer.ranking[: request.n]
         ]
-        return RankReply(**_stamp(answer), ranking=ranking)
+        warnings = service.warnings(answer, request.best_of or len(request.completions), request.kl) or None
+        return RankReply(**_stamp(answer), ranking=ranking, warnings=warnings)
 
     return routes
 
