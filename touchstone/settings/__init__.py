@@ -64,6 +64,11 @@ class Settings(Section):
             raise ValueError(
                 "train.method=head_only has no steps for objective.agreement=bucket to order; set the latter to keep"
             )
+        if self.train.method == "head_only" and self.objective.length == "separate":
+            raise ValueError(
+                "objective.length=separate trains a second head beside the backbone, which train.method=head_only "
+                "doesn't move; use another method, or objective.length=balance"
+            )
         if not self.name.replace("-", "").replace("_", "").replace(".", "").isalnum():
             raise ValueError(f"name {self.name!r} may hold letters, digits, '-', '_' and '.' only")
         return self

@@ -171,5 +171,6 @@ def _joined(micros: Sequence[MicroBatch]) -> MicroBatch:
             for ranking in micro.rankings
         ),
         groups=[group for micro in micros for group in micro.groups],
+        lengths=joined("lengths"),
         counts=True,
     )
