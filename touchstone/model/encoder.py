@@ -23,15 +23,66 @@ class EncoderConfig(PretrainedConfig):
     sub_configs_defaults = {"backbone": SubConfigSpec(config_class=AutoConfig, model_type="bert")}  # noqa: RUF012
 
     backbone: dict[str, Any] | PretrainedConfig | None = None
+    linear: bool = False
+    """Whether a linear part stands beside the head."""
 
 
 AutoConfig.register(EncoderConfig.model_type, EncoderConfig, exist_ok=True)
+
+
+class LinearPart(nn.Module):
+    """A reward that is linear in the completion's tokens and its length, to be added to the head's.
+
+    The tokens count as sublinear TF-IDF, [1 + log(count)] * idf over its norm (as scikit-learn computes it, which
+    `evaluation.baselines.LinearBaseline` uses on words); length as log(1 + tokens). What was fitted is in buffers: no
+    optimizer moves it.
+
+    Attributes:
+        words: [V], what a token's TF-IDF is worth.
+        idf: [V]; 0 for what doesn't count: special tokens, and those that the training set never had.
+        surface: [1], what log(1 + tokens) is worth.
+    """
+
+    words: Tensor
+    idf: Tensor
+    surface: Tensor
+
+    def __init__(self, vocabulary: int) -> None:
+        super().__init__()
+        for name, size in (("words", vocabulary), ("idf", vocabulary), ("surface", 1)):
+            self.register_buffer(name, torch.zeros(size))
+
+    def forward(self, input_ids: Tensor, segments: Tensor) -> Tensor:
+        """Rewards, [B] float32. Arguments as `EncoderRewardModel.pooled` takes them."""
+        shares = token_shares(input_ids, segments, self.idf)
+        return (shares * self.words[input_ids]).sum(dim=1) + surface(segments) @ self.surface
+
+
+def token_shares(input_ids: Tensor, segments: Tensor, idf: Tensor) -> Tensor:
+    """What each token adds to its row's TF-IDF, [B, T] float32: summed over equal tokens it is that token's entry.
+
+    Args:
+        input_ids, segments: [B, T], as `EncoderRewardModel.pooled` takes them.
+        idf: [V].
+    """
+    weight = idf[input_ids] * segments
+    counted = weight > 0
+    counts = ((input_ids.unsqueeze(2) == input_ids.unsqueeze(1)) & counted.unsqueeze(1)).sum(dim=2).clamp_min(1)
+    entries = (1 + counts.log()) * weight
+    norms = (entries.square() / counts).sum(dim=1, keepdim=True).sqrt()
+    return entries / counts / norms.clamp_min(torch.finfo(norms.dtype).tiny)
+
+
+def surface(segments: Tensor) -> Tensor:
+    """log(1 + tokens of the completion), [B, 1] float32."""
+    return segments.sum(dim=1, keepdim=True).float().log1p()
 
 
 class EncoderRewardModel(PreTrainedModel):
     """A backbone that sees both ways, and the head `score` on the mean of its last hidden states.
 
     Attributes:
+        linear: what is added to the head's reward; None: nothing.
         encoder: the backbone, without the pooler that some have: nothing here would train it.
         has_types: whether it tells a pair's two texts apart by token types.
     """
@@ -48,6 +99,7 @@ class EncoderRewardModel(PreTrainedModel):
         if getattr(self.encoder, "pooler", None) is not None:
             self.encoder.pooler = None
         self.score = nn.Linear(backbone_config.hidden_size, 1, bias=False)
+        self.linear = LinearPart(backbone_config.vocab_size) if config.linear else None
         self.has_types = getattr(backbone_config, "type_vocab_size", 0) >= 2
         self.post_init()  # type: ignore[no-untyped-call]
 
@@ -65,6 +117,12 @@ class EncoderRewardModel(PreTrainedModel):
         states = states.to(torch.promote_types(states.dtype, torch.float32))
         real = attention_mask.unsqueeze(-1)
         return (states * real).sum(dim=1) / real.sum(dim=1)
+
+
+def put_beside(network: EncoderRewardModel, part: LinearPart | None) -> None:
+    """Give an encoder a linear part in place of the one that it has, or of none; None takes it away."""
+    network.linear = part
+    network.config.linear = part is not None
 
 
 def is_encoder(config: PretrainedConfig) -> bool:

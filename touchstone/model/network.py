@@ -28,7 +28,14 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from touchstone.errors import ModelError
-from touchstone.model.encoder import EncoderConfig, EncoderRewardModel, is_encoder, longest_text, with_head
+from touchstone.model.encoder import (
+    EncoderConfig,
+    EncoderRewardModel,
+    is_encoder,
+    longest_text,
+    put_beside,
+    with_head,
+)
 from touchstone.model.length_free import unwrapped
 from touchstone.model.pinned import resolve
 from touchstone.model.templating import ScoringRule, scoring_rule
@@ -108,6 +115,8 @@ def load_base(
     head = head_of(model.network)
     if keep_head and not missing:
         return model
+    if isinstance(model.network, EncoderRewardModel):
+        put_beside(model.network, None)  # it belongs to the head that goes
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         # Drawn on the CPU, so that it is the same wherever the network lies.

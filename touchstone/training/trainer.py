@@ -36,7 +36,7 @@ from trl.trainer.reward_trainer import RewardTrainer
 
 from touchstone.errors import TrainingError
 from touchstone.groups import Group
-from touchstone.model.layout import Batch, Precision, read_hidden, read_rewards, shares_prompt
+from touchstone.model.layout import Batch, Precision, read_hidden, read_rewards, rewards_from, shares_prompt
 from touchstone.model.network import RewardModel, head_of
 from touchstone.model.templating import EncodedGroup
 from touchstone.settings import Settings
@@ -109,11 +109,12 @@ class Rewards(nn.Module):
         if self.length_head is None:
             return read_rewards(self.network, batch, self.precision).clone()
         hidden = read_hidden(self.network, batch, self.precision)
-        quality, length = head_of(self.network), self.length_head
+        quality = rewards_from(self.network, batch, hidden)
         with torch.autocast(hidden.device.type, enabled=False):
-            hidden = hidden.to(quality.weight.dtype)
-            cosine = functional.cosine_similarity(quality.weight, length.weight, dim=-1).abs()
-            return torch.cat([quality(hidden), length(hidden), cosine.expand(len(hidden), 1)], dim=-1)
+            length = self.length_head(hidden.to(self.length_head.weight.dtype)).squeeze(-1)
+            weights = head_of(self.network).weight, self.length_head.weight
+            cosine = functional.cosine_similarity(*weights, dim=-1).abs()
+            return torch.stack([quality, length, cosine.expand_as(length)], dim=-1)
 
 
 class PreferenceTrainer(RewardTrainer):
