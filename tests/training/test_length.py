@@ -17,7 +17,7 @@ from tests.worlds.tiny import make_tiny_base
 from tests.worlds.trained import configure, make_build, make_groups
 from touchstone.errors import SettingsError, TrainingError
 from touchstone.groups import Comparison, Completion, Group, Message, make_group
-from touchstone.model.layout import make_batches
+from touchstone.model.layout import make_batches, shares_prompt
 from touchstone.model.network import head_of, load_base, load_reward_model
 from touchstone.model.scores import as_item
 from touchstone.model.scoring import raw_scores
@@ -121,7 +121,8 @@ def test_two_heads_learn_by_their_sum_and_are_kept_apart() -> None:
     tokens = [[[1] * (3 + 2 * k) for k in range(len(group.completions))] for group in groups]
     encoded = [EncodedGroup([1], ids, [0] * len(ids), [False] * len(ids)) for ids in tokens]
     (micro,) = micro_batches(step.chunks, encoded, 10**6, shared=False)
-    assert sorted(micro.lengths.tolist()) == sorted(len(ids) for group in tokens for ids in group)
+    segments = torch.cat([batch.segments.sum(dim=1) for batch in micro.batches if batch.segments is not None])
+    assert torch.equal(micro.lengths, segments)
     heads = torch.randn(len(micro.lengths), 2, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
     rewards = torch.cat([heads, torch.full((len(heads), 1), 0.25, dtype=torch.float64)], dim=1)
     together = heads.sum(dim=1)
@@ -178,7 +179,9 @@ def test_what_is_saved_is_the_quality_head_alone_and_follows_length_less(tmp_pat
 def test_the_second_head_is_trained_and_so_is_in_checkpoints(tmp_path: Path) -> None:
     model = load_base(make_tiny_base(tmp_path / "base"), max_tokens=64, seed=1)
     both = Rewards(model.network, "fp32", length_seed=3)
-    (batch,) = make_batches(encode_many(model.tokenizer, model.rule, [as_item(make_groups(1)[0])]), 4096)
+    (batch,) = make_batches(
+        encode_many(model.tokenizer, model.rule, [as_item(make_groups(1)[0])]), 4096, shared=shares_prompt(model)
+    )
     rewards = both(batch)
     assert trained_weights(both).keys() - trained_weights(Rewards(model.network, "fp32")).keys() == {
         "length_head.weight"

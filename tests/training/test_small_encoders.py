@@ -14,6 +14,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sklearn.feature_extraction.text import TfidfVectorizer
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from tests.places import CONFIGS
 from tests.worlds.encoders import make_encoder
@@ -21,7 +23,7 @@ from tests.worlds.sealed import make_tiny_groups
 from tests.worlds.tiny import make_tiny_base
 from tests.worlds.trained import configure, make_build, make_groups
 from touchstone.errors import SettingsError, TrainingError
-from touchstone.model.encoder import EncoderRewardModel, LinearPart, surface, token_shares
+from touchstone.model.encoder import EncoderRewardModel, LinearPart, surface, token_shares, token_traits
 from touchstone.model.network import head_of, load_base, load_reward_model
 from touchstone.model.scores import as_item
 from touchstone.model.scoring import Scorer, padded_scores, raw_scores
@@ -51,11 +53,14 @@ def test_the_linear_part_is_scikit_learns_tf_idf(texts: list[list[int]], prompt:
     part = LinearPart(20)
     source = torch.Generator().manual_seed(1)
     part.words.copy_(torch.randn(20, generator=source))
-    part.surface.fill_(0.3)
+    part.traits[:, 0] = torch.arange(20) + 1  # so many characters
+    part.surface[0] = 0.3
     for word, column in vectorizer.vocabulary_.items():
         part.idf[int(word)] = vectorizer.idf_[column]
     columns = [int(word) for word in vectorizer.get_feature_names_out()]
-    expected = matrix @ part.words[columns].double().numpy() + 0.3 * np.log1p([len(ids) for ids in texts])
+    expected = matrix @ part.words[columns].double().numpy() + 0.3 * np.log1p(
+        [sum(number + 1 for number in ids) for ids in texts]
+    )
     width = prompt + max(map(len, texts)) + 2
     rows = [[7] * prompt + ids + [0] * (width - prompt - len(ids)) for ids in texts]
     segments = [[0] * prompt + [1] * len(ids) + [0] * (width - prompt - len(ids)) for ids in texts]
@@ -63,7 +68,34 @@ def test_the_linear_part_is_scikit_learns_tf_idf(texts: list[list[int]], prompt:
     assert rewards.tolist() == pytest.approx(expected.tolist(), abs=1e-5)
     shares = token_shares(torch.tensor(rows), torch.tensor(segments), part.idf)
     assert bool((shares * (1 - torch.tensor(segments)) == 0).all())
-    assert surface(torch.tensor(segments)).squeeze(1).tolist() == pytest.approx([math.log1p(len(t)) for t in texts])
+
+
+def test_the_surface_counts_characters_marks_and_pieces_of_the_completion_alone() -> None:
+    vocabulary = ["[PAD]", "[CLS]", "[SEP]", "egg", "##s", "boil", "!", ",", "?"]
+    backend = Tokenizer(
+        models.WordPiece({piece: number for number, piece in enumerate(vocabulary)}, unk_token="[PAD]")
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", unk_token="[PAD]"
+    )
+    traits = token_traits(tokenizer, len(vocabulary) + 1)  # a vocabulary may be padded
+    # [CLS] boil [SEP] egg ##s ! ! , [SEP] [PAD]
+    ids = torch.tensor([[1, 5, 2, 3, 4, 6, 6, 7, 2, 0], [1, 5, 2, 2, 0, 0, 0, 0, 0, 0]])
+    segments = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 1, 1, 0], [0, 0, 0, 1, 0, 0, 0, 0, 0, 0]])
+    told, empty = surface(ids, segments, traits).tolist()
+    characters, marks = len(" eggs!!,"), 3
+    expected = [
+        math.log1p(characters),
+        characters / 5,
+        math.log1p(marks),
+        marks / 5,
+        1 / 5,
+        math.log(3),
+        0,
+        math.log(2),
+    ]
+    assert told == pytest.approx(expected)
+    assert empty == [0.0] * 8
 
 
 def test_words_and_length_stand_beside_the_encoder_in_the_share_that_was_asked(base: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.configuration_utils import SubConfigSpec
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
@@ -30,32 +30,43 @@ class EncoderConfig(PretrainedConfig):
 AutoConfig.register(EncoderConfig.model_type, EncoderConfig, exist_ok=True)
 
 
+TRAITS = ("characters", "marks", "continuations", "!", "?", ",")
+"""What is counted of a completion's tokens: characters, marks, pieces that go on with a word, and three marks."""
+
+SURFACE = 8
+"""Features of the surface that `surface` makes of them."""
+
+
 class LinearPart(nn.Module):
-    """A reward that is linear in the completion's tokens and its length, to be added to the head's.
+    """A reward that is linear in the completion's tokens and in its surface, to be added to the head's.
 
     The tokens count as sublinear TF-IDF, [1 + log(count)] * idf over its norm (as scikit-learn computes it, which
-    `evaluation.baselines.LinearBaseline` uses on words); length as log(1 + tokens). What was fitted is in buffers: no
-    optimizer moves it.
+    `evaluation.baselines.LinearBaseline` uses on words); the surface is length and punctuation. Both are read off the
+    ids, so whatever scores the encoder scores them. What was fitted is in buffers: no optimizer moves it.
 
     Attributes:
         words: [V], what a token's TF-IDF is worth.
         idf: [V]; 0 for what doesn't count: special tokens, and those that the training set never had.
-        surface: [1], what log(1 + tokens) is worth.
+        traits: [V, len(TRAITS)], of each token; 0 for special ones.
+        surface: [SURFACE], what each feature of the surface is worth.
     """
 
     words: Tensor
     idf: Tensor
+    traits: Tensor
     surface: Tensor
 
     def __init__(self, vocabulary: int) -> None:
         super().__init__()
-        for name, size in (("words", vocabulary), ("idf", vocabulary), ("surface", 1)):
-            self.register_buffer(name, torch.zeros(size))
+        self.register_buffer("words", torch.zeros(vocabulary))
+        self.register_buffer("idf", torch.zeros(vocabulary))
+        self.register_buffer("traits", torch.zeros(vocabulary, len(TRAITS)))
+        self.register_buffer("surface", torch.zeros(SURFACE))
 
     def forward(self, input_ids: Tensor, segments: Tensor) -> Tensor:
         """Rewards, [B] float32. Arguments as `EncoderRewardModel.pooled` takes them."""
         shares = token_shares(input_ids, segments, self.idf)
-        return (shares * self.words[input_ids]).sum(dim=1) + surface(segments) @ self.surface
+        return (shares * self.words[input_ids]).sum(dim=1) + surface(input_ids, segments, self.traits) @ self.surface
 
 
 def token_shares(input_ids: Tensor, segments: Tensor, idf: Tensor) -> Tensor:
@@ -73,9 +84,43 @@ def token_shares(input_ids: Tensor, segments: Tensor, idf: Tensor) -> Tensor:
     return entries / counts / norms.clamp_min(torch.finfo(norms.dtype).tiny)
 
 
-def surface(segments: Tensor) -> Tensor:
-    """log(1 + tokens of the completion), [B, 1] float32."""
-    return segments.sum(dim=1, keepdim=True).float().log1p()
+def surface(input_ids: Tensor, segments: Tensor, traits: Tensor) -> Tensor:
+    """The completion's surface, [B, SURFACE] float32: log(1 + characters), characters a token, log(1 + marks), the
+    shares of marks and of continuations among its tokens, and log(1 + count) of "!", "?" and ",".
+
+    Args:
+        input_ids, segments: [B, T], as `EncoderRewardModel.pooled` takes them.
+        traits: [V, len(TRAITS)].
+    """
+    of_tokens = traits[input_ids] * segments.unsqueeze(2)
+    characters, marks, continuations, *some = of_tokens.sum(dim=1).unbind(dim=1)
+    tokens = (of_tokens[:, :, 0] > 0).sum(dim=1).clamp_min(1)
+    logs = [count.log1p() for count in (characters, marks, *some)]
+    return torch.stack(
+        [logs[0], characters / tokens, logs[1], marks / tokens, continuations / tokens, *logs[2:]], dim=1
+    )
+
+
+def token_traits(tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> Tensor:
+    """`LinearPart.traits` of a tokenizer's tokens, [vocabulary, len(TRAITS)].
+
+    A token's characters are those of its piece of text, with the space in front of a word; of byte-level pieces bytes.
+    """
+    pieces = {number: piece for piece, number in tokenizer.get_vocab().items() if number < vocabulary}
+    # WordPiece marks what goes on with a word, the others what begins one.
+    word_pieces = any(piece.startswith("##") for piece in pieces.values())
+    traits = torch.zeros(vocabulary, len(TRAITS))
+    special = set(tokenizer.all_special_ids)
+    for number, piece in pieces.items():
+        if number in special:
+            continue
+        begins = not piece.startswith("##") if word_pieces else piece[:1] in ("\u0120", "\u2581")
+        text = piece.removeprefix("##") if word_pieces else piece.lstrip("\u0120\u2581")
+        mark = len(text) == 1 and not text.isalnum()
+        spaces = begins and not (word_pieces and mark)
+        counts = (len(text) + spaces, mark, not begins and not mark, *(text == sign for sign in TRAITS[3:]))
+        traits[number] = torch.tensor(counts, dtype=torch.float32)
+    return traits
 
 
 class EncoderRewardModel(PreTrainedModel):

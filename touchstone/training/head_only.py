@@ -171,13 +171,16 @@ def joined(micros: Sequence[MicroBatch]) -> MicroBatch:
     sizes = [sum(len(batch.owners) for batch in micro.batches) for micro in micros]
     starts = np.cumsum([0, *sizes[:-1]]).tolist()
 
-    def column(name: str, moved: bool = False) -> Tensor:
-        return torch.cat([getattr(m, name) + (start if moved else 0) for m, start in zip(micros, starts, strict=True)])
+    def column(name: str) -> Tensor:
+        return torch.cat([getattr(micro, name) for micro in micros])
+
+    def moved(name: str) -> Tensor:
+        return torch.cat([getattr(micro, name) + start for micro, start in zip(micros, starts, strict=True)])
 
     return MicroBatch(
         batches=(),
-        chosen=column("chosen", moved=True),
-        rejected=column("rejected", moved=True),
+        chosen=moved("chosen"),
+        rejected=moved("rejected"),
         **{name: column(name) for name in ("wins", "losses", "ties", "margins", "weights", "decoys")},
         rankings=tuple(
             replace(ranking, positions=ranking.positions + start)

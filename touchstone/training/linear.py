@@ -17,7 +17,14 @@ from scipy.optimize import minimize
 
 from touchstone.errors import TrainingError
 from touchstone.groups import Group
-from touchstone.model.encoder import EncoderRewardModel, LinearPart, put_beside, surface, token_shares
+from touchstone.model.encoder import (
+    EncoderRewardModel,
+    LinearPart,
+    put_beside,
+    surface,
+    token_shares,
+    token_traits,
+)
 from touchstone.model.layout import Batch, read_rewards
 from touchstone.model.network import RewardModel, head_of
 from touchstone.model.templating import EncodedGroup
@@ -29,6 +36,10 @@ from touchstone.training.plan import MicroBatch
 
 SCALE_TEXTS = 512
 """So many texts, and what else stands in their micro-batches, say how far the encoder's rewards are spread."""
+
+SURFACE_SPREAD = 0.6
+"""Standard deviation that a feature of the surface is given before the penalty: that of log(1 + tokens) among answers
+to one question."""
 
 TOLERANCE = 1e-6
 """Largest component of the gradient at which the fit has converged."""
@@ -52,10 +63,9 @@ def put_linear_beside(
             "set it to 0"
         )
     put_beside(network, None)
-    special = set(model.tokenizer.all_special_ids)
     micros = list(laid_out(whole_step(groups, settings), encoded, settings.train, shared=False))
     everything = joined(micros)
-    part, values = _fit(micros, everything, network.config.backbone.vocab_size, special, settings)
+    part, values = _fit(micros, everything, model, settings)
     head = head_of(network)
     with torch.no_grad():
         head.weight.mul_((1 - share) / _encoder_spread(model, micros, settings))
@@ -66,22 +76,24 @@ def put_linear_beside(
 
 
 def _fit(
-    micros: Sequence[MicroBatch], everything: MicroBatch, vocabulary: int, special: set[int], settings: Settings
+    micros: Sequence[MicroBatch], everything: MicroBatch, model: RewardModel, settings: Settings
 ) -> tuple[LinearPart, torch.Tensor]:
-    """The part that the objective likes best, with its penalty on standardised columns, and its rewards, [R]."""
+    """The part that the objective likes best, with its penalty, and its rewards, [R] float64."""
     batches = [batch for micro in micros for batch in micro.batches]
+    vocabulary = model.network.config.backbone.vocab_size
     part = LinearPart(vocabulary)
-    part.idf.copy_(_idf(batches, vocabulary, special))
+    part.traits.copy_(token_traits(model.tokenizer, vocabulary))
+    part.idf.copy_(_idf(batches, vocabulary, set(model.tokenizer.all_special_ids)))
     seen = torch.nonzero(part.idf).squeeze(-1)
-    features = _features(batches, part.idf, seen)
-    # Length has the spread of a token that stands in half of the texts: the penalty treats it like any.
-    spread = float(np.std(features[:, -1].toarray())) or 1.0
+    features = _features(batches, part, seen)
+    # A column of the surface gets the spread that the penalty treats like a frequent word's.
     scales = np.ones(features.shape[1])
-    scales[-1] = 1 / spread
+    spread = features[:, len(seen) :].toarray().std(axis=0)
+    scales[len(seen) :] = np.where(spread > 0, SURFACE_SPREAD / np.where(spread > 0, spread, 1.0), 0.0)
     scaled = (features @ sparse.diags(scales)).tocsr()
     weights = _minimised(scaled, everything, settings.objective, settings.train.linear_penalty)
-    part.words[seen] = torch.from_numpy(weights[:-1]).float()
-    part.surface.fill_(float(weights[-1] * scales[-1]))
+    part.words[seen] = torch.from_numpy(weights[: len(seen)]).float()
+    part.surface.copy_(torch.from_numpy((weights * scales)[len(seen) :]))
     return part, torch.from_numpy(scaled @ weights)
 
 
@@ -98,24 +110,24 @@ def _idf(batches: Sequence[Batch], vocabulary: int, special: set[int]) -> torch.
     return torch.from_numpy(idf).float()
 
 
-def _features(batches: Sequence[Batch], idf: torch.Tensor, seen: torch.Tensor) -> sparse.csr_matrix:
-    """[R, tokens that were seen + 1]: TF-IDF and, as the last column, log(1 + tokens)."""
-    column = np.zeros(len(idf), dtype=np.int64)
+def _features(batches: Sequence[Batch], part: LinearPart, seen: torch.Tensor) -> sparse.csr_matrix:
+    """[R, tokens that were seen + SURFACE]: TF-IDF, and the surface in the last columns."""
+    column = np.zeros(len(part.idf), dtype=np.int64)
     column[seen.numpy()] = np.arange(len(seen))
-    rows, columns, values, lengths = [], [], [], []
+    rows, columns, values, surfaces = [], [], [], []
     before = 0
     for batch in batches:
         assert batch.segments is not None  # noqa: S101  encoders have padded rows
-        shares = token_shares(batch.input_ids, batch.segments, idf).numpy()
+        shares = token_shares(batch.input_ids, batch.segments, part.idf).numpy()
         row, place = np.nonzero(shares)
         rows.append(row + before)
         columns.append(column[batch.input_ids.numpy()[row, place]])
         values.append(shares[row, place].astype(np.float64))
-        lengths.append(surface(batch.segments).double().numpy())
+        surfaces.append(surface(batch.input_ids, batch.segments, part.traits).double().numpy())
         before += len(shares)
     coordinates = (np.concatenate(rows), np.concatenate(columns))
     words = sparse.csr_matrix((np.concatenate(values), coordinates), shape=(before, len(seen)))
-    return sparse.csr_matrix(sparse.hstack([words, sparse.csr_matrix(np.concatenate(lengths))]))
+    return sparse.csr_matrix(sparse.hstack([words, sparse.csr_matrix(np.concatenate(surfaces))]))
 
 
 def _minimised(

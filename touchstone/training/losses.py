@@ -124,7 +124,7 @@ def correlation(first: Tensor, second: Tensor) -> Tensor:
     first, second = first - first.mean(), second - second.mean()
     norms = first.norm() * second.norm()
     # Rounding leaves a spread where there is none, and its direction would be noise.
-    if float(norms) <= 1e-12:
+    if float(norms.detach()) <= 1e-12:
         return first.new_zeros(())
     return (first * second).sum() / norms
 
