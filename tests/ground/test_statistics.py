@@ -213,6 +213,45 @@ def test_a_constant_model_is_calibrated_only_if_it_is_right_half_the_time() -> N
     assert s.calibration_error([0.5] * 40, [1.0] * 40) == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_calibrated_outcomes_have_no_calibration_error_and_coin_flips_have_all_of_their_confidence(seed: int) -> None:
+    """Outcomes drawn from the stated confidences, and by a coin whatever was stated: then E|confidence - 1/2|."""
+    source = np.random.default_rng(seed)
+    confidence = source.uniform(0.5, 1.0, 40_000)
+    calibrated = (source.random(len(confidence)) < confidence).astype(np.float64)
+    coin = (source.random(len(confidence)) < 0.5).astype(np.float64)
+    assert s.calibration_error(confidence, calibrated) < 0.015
+    assert s.calibration_error(confidence, coin) == pytest.approx(0.25, abs=0.01)
+    # Of the two only one shrinks as rows are added: the other one is no noise.
+    few = slice(2000)
+    assert s.calibration_error(confidence[few], calibrated[few]) > s.calibration_error(confidence, calibrated)
+    assert s.calibration_error(confidence[few], coin[few]) == pytest.approx(0.25, abs=0.04)
+
+
+@given(
+    st.lists(st.tuples(st.floats(-5, 5), st.floats(-5, 5), st.sampled_from("abc")), min_size=4, max_size=40),
+    st.floats(-3, 3),
+    st.dictionaries(st.sampled_from("abc"), st.floats(-100, 100)),
+)
+def test_the_slope_inside_prompts_is_that_of_a_regression_with_an_intercept_for_each(
+    rows: list[tuple[float, float, str]], slope: float, levels: dict[str, float]
+) -> None:
+    noise, lengths, names = (np.array(column) for column in zip(*rows, strict=True))
+    dummies = (names[:, None] == np.unique(names)).astype(np.float64)
+    inside = lengths - dummies @ (dummies.T @ lengths / dummies.sum(axis=0))
+    if np.abs(inside).max() < 1e-3:
+        return
+    expected = np.linalg.lstsq(np.column_stack([lengths, dummies]), noise, rcond=None)[0][0]
+    assert s.within_slope(noise, lengths, names) == pytest.approx(expected, rel=1e-6, abs=1e-6)
+    shifted = noise + slope * lengths + np.array([levels.get(name, 0.0) for name in names])
+    assert s.within_slope(shifted, lengths, names) == pytest.approx(expected + slope, rel=1e-6, abs=1e-6)
+
+
+def test_lengths_that_differ_between_prompts_alone_have_no_slope() -> None:
+    assert s.within_slope([1.0, 2.0, 3.0, 4.0], [0.1, 0.1, 0.7, 0.7], list("aabb")) is None
+    assert s.within_slope([1.0, 2.0], [3.0, 4.0], list("ab")) is None
+
+
 def test_length_correlation_ignores_what_differs_between_prompts() -> None:
     clusters = ["a", "a", "a", "b", "b", "b"]
     lengths = [1.0, 2.0, 3.0, 101.0, 102.0, 103.0]

@@ -28,7 +28,15 @@ from tests.worlds.shapes import QWEN, SHAPE, VOCABULARY
 from tests.worlds.tiny import make_tiny_tokenizer
 from touchstone.errors import ModelError
 from touchstone.model.attention import Prefix
-from touchstone.model.layout import lay_out, make_batches, padded_tokens, plan_batches, rewards, shares_prompt
+from touchstone.model.layout import (
+    lay_out,
+    make_batches,
+    padded_batch,
+    padded_tokens,
+    plan_batches,
+    rewards,
+    shares_prompt,
+)
 from touchstone.model.network import RewardModel, head_of
 from touchstone.model.templating import EncodedGroup, ScoringRule
 
@@ -105,6 +113,26 @@ def test_rewards_equal_one_by_one_scoring(dtype: torch.dtype, tolerance: float, 
     source.shuffle(order)
     shuffled = batched(model, [groups[number] for number in order], 300, True)
     assert largest_difference({(order[i], k): value for (i, k), value in shuffled.items()}, expected) < tolerance
+
+
+def test_padding_moves_no_reward_and_the_last_column_would_be_wrong() -> None:
+    """A padded row's last column is its padding's: what stands there depends on the longest text of the batch."""
+    model = reward_model(QWEN)
+    source = random.Random(5)
+    groups = [group(source, 3) for _ in range(4)]
+    owners = [(number, k) for number in range(4) for k in range(3)]
+    batch, alone = padded_batch(groups, owners), one_by_one(model, groups)
+    assert batch.attention_mask is not None
+    longest = batch.columns == batch.input_ids.shape[1] - 1
+    with torch.inference_mode():
+        backbone = getattr(model.network, model.network.base_model_prefix)
+        hidden = backbone(input_ids=batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state
+        found, last = rewards(model, batch), head_of(model.network)(hidden[:, -1]).squeeze(-1)
+    expected = torch.tensor([alone[owner] for owner in owners])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(last[longest], expected[longest], rtol=0, atol=1e-5)
+    assert 0 < longest.sum() < len(owners)
+    assert bool(((last - expected).abs()[~longest] > 1e-2).all())
 
 
 def test_shared_rows_compute_the_prompt_once() -> None:

@@ -59,6 +59,10 @@ def test_it_finds_the_optimum_that_scikit_learn_finds(base: Path) -> None:
     ).fit(differences * sides[:, None], sides)
     ours = (head_of(model.network).weight[0].double() * spread).detach().numpy()
     np.testing.assert_allclose(ours, judge.coef_[0], rtol=0, atol=1e-5 * np.abs(judge.coef_).max())
+    # The curve's accuracy and margin are those of the fitted rewards, seen from the winners' side.
+    assert rows[-1]["accuracy"] == pytest.approx((differences @ ours > 0).mean())
+    assert rows[-1]["margin"] == pytest.approx((differences @ ours).mean(), rel=1e-4)
+    assert rows[-1]["margin"] > 0
 
 
 @pytest.mark.parametrize(

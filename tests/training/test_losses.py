@@ -391,7 +391,10 @@ def test_rankings_of_two_train_like_bradley_terry_and_each_group_counts_once() -
 def test_every_objective_can_be_chosen_and_minimised(path: Path) -> None:
     settings = settings_for(f"objective={path.stem}")
     micro, weight = a_step(VOTED, settings)
-    rewards = rewards_of(micro).requires_grad_()
+    rewards = rewards_of(micro)
+    if settings.objective.length == "separate":  # the rewards of two heads, and how much their directions agree
+        rewards = torch.stack([rewards, rewards.flip(0), torch.full_like(rewards, 0.5)], dim=1)
+    rewards.requires_grad_()
     value = total_loss(settings.objective, rewards, micro)
     assert torch.autograd.gradcheck(lambda r: total_loss(settings.objective, r, micro), rewards)
     (gradient,) = torch.autograd.grad(value, rewards)

@@ -77,6 +77,7 @@ def seal_command(
         template=template,
         revision=revision,
         trust_remote_code=trust_remote_code,
+        length=chosen.seal.length,
     )
     if json:
         typer.echo(pretty_json({**asdict(adopted), "artifact": str(adopted.artifact)}), nl=False)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import pstdev
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -126,6 +126,7 @@ def adopt(
     template: str | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    length: Literal["keep", "subtract"] = "keep",
 ) -> Adopted:
     """Seal a public reward model with the project's calibration and reference sets.
 
@@ -137,6 +138,7 @@ def adopt(
         template: a name in TEMPLATES or a file with a chat template; None for the checkpoint's own.
         trust_remote_code: run the code that a checkpoint brings, once, to compare its rewards with those of the plain
             class. No artifact holds code, so a model that needs it is refused either way.
+        length: as `seal` takes it.
 
     Raises:
         ModelError: the model can't be had, or is of a kind that can't be sealed.
@@ -172,6 +174,7 @@ def adopt(
             self_test_vectors=self_test_vectors,
             seeds={},
             folder=folder,
+            length=length,
         )
     sealed = card.read(folder)
     return Adopted(

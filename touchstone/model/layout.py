@@ -201,12 +201,18 @@ def rewards(model: RewardModel, batch: Batch, precision: Precision = "fp32") -> 
 
 def read_rewards(network: PreTrainedModel, batch: Batch, precision: Precision = "fp32") -> Tensor:
     """`rewards` for a bare network whose device the batch is on."""
+    return rewards_from(network, batch, read_hidden(network, batch, precision))
+
+
+def rewards_from(network: PreTrainedModel, batch: Batch, hidden: Tensor) -> Tensor:
+    """`read_rewards` of what `read_hidden` gave."""
     head = head_of(network)
-    hidden = read_hidden(network, batch, precision)
     # A bf16 head leaves too few distinct rewards: near pairs would tie.
     with torch.autocast(hidden.device.type, enabled=False):
-        reward: Tensor = head(hidden.to(head.weight.dtype))
-        return reward.squeeze(-1)
+        reward: Tensor = head(hidden.to(head.weight.dtype)).squeeze(-1)
+        if isinstance(network, EncoderRewardModel) and network.linear is not None and batch.segments is not None:
+            reward = reward + network.linear(batch.input_ids, batch.segments)
+        return reward
 
 
 def read_hidden(network: PreTrainedModel, batch: Batch, precision: Precision = "fp32") -> Tensor:

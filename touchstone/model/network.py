@@ -1,14 +1,15 @@
 """A reward model: a decoder or an encoder with one linear head, its tokenizer and its scoring rule.
 
 On disk a decoder is a plain `AutoModelForSequenceClassification` checkpoint with `num_labels=1`; an encoder is a
-checkpoint of ours that stock loaders refuse (`encoder`). A head that a checkpoint doesn't hold is an error, never a
+checkpoint of ours that stock loaders refuse (`encoder`), and so is one sealed without what its rewards gain by length
+(`length_free`). A head that a checkpoint doesn't hold is an error, never a
 random one; weights are read from safetensors only.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,15 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from touchstone.errors import ModelError
-from touchstone.model.encoder import EncoderConfig, EncoderRewardModel, is_encoder, longest_text, with_head
+from touchstone.model.encoder import (
+    EncoderConfig,
+    EncoderRewardModel,
+    is_encoder,
+    longest_text,
+    put_beside,
+    with_head,
+)
+from touchstone.model.length_free import unwrapped
 from touchstone.model.pinned import resolve
 from touchstone.model.templating import ScoringRule, scoring_rule
 from touchstone.runtime.texts import FORM, Form
@@ -106,6 +115,8 @@ def load_base(
     head = head_of(model.network)
     if keep_head and not missing:
         return model
+    if isinstance(model.network, EncoderRewardModel):
+        put_beside(model.network, None)  # it belongs to the head that goes
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         # Drawn on the CPU, so that it is the same wherever the network lies.
@@ -274,8 +285,9 @@ def _load(
         raise ModelError(f"{base} does not exist")
     tokenizer = load_tokenizer(base, revision=revision, trust_remote_code=trust_remote_code, needs_pad=needs_pad)
     try:
-        config = AutoConfig.from_pretrained(base, revision=revision, trust_remote_code=trust_remote_code, num_labels=1)
-        rule = rule_of(config, tokenizer, max_tokens, text_form)
+        stated = AutoConfig.from_pretrained(base, revision=revision, trust_remote_code=trust_remote_code, num_labels=1)
+        config, slope = unwrapped(stated)
+        rule = replace(rule_of(config, tokenizer, max_tokens, text_form), length_slope=slope)
         _prepare(config, tokenizer.pad_token_id)
         network, info = _network_class(config).from_pretrained(
             base,

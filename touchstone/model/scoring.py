@@ -172,8 +172,10 @@ def _run(
         by_owner.update(zip(batch.owners, values, strict=True))
     return [
         [
-            RawScore(by_owner.get((item, k), math.nan), group.truncated[k], len(group.completion_ids[k]), seen)
-            for k, seen in enumerate(_seen(group))
+            RawScore(
+                model.rule.reward(by_owner.get((item, k), math.nan), len(ids)), group.truncated[k], len(ids), seen
+            )
+            for k, (ids, seen) in enumerate(zip(group.completion_ids, _seen(group), strict=True))
         ]
         for item, group in enumerate(encoded)
     ]

@@ -10,14 +10,15 @@ and sets give an equal digest: no time, host or path is sealed.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from math import isfinite
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from touchstone.groups import Group, Message, judged_pairs, read_parquet, set_di
 from touchstone.model import card as cards
 from touchstone.model.card import Calibration, CalibrationError, Card, Centering, SelfTest, Turn
 from touchstone.model.layout import Precision
+from touchstone.model.length_free import wrap
 from touchstone.model.network import RewardModel, load_reward_model
 from touchstone.model.processor import prepare
 from touchstone.model.scores import RawScore, as_item, tolerance
@@ -88,6 +90,7 @@ def seal(
     self_test_vectors: int,
     seeds: dict[str, int],
     folder: Path,
+    length: Literal["keep", "subtract"] = "keep",
 ) -> str:
     """Seal a checkpoint: copy it, fit its map on `calibration`, centre on `reference`, digest all, load it again.
 
@@ -96,6 +99,8 @@ def seal(
         precision: of the scoring passes, here and wherever the artifact is loaded.
         self_test_vectors: texts whose rewards every loader checks; half of them need nobody's data.
         folder: where the artifact appears, whole or not at all.
+        length: "subtract": rewards lose their slope in log(1 + tokens) inside the prompts of `calibration`
+            (docs/length.md), before anything else is fitted; the folder is then one that stock loaders refuse.
 
     Returns:
         The artifact's digest.
@@ -115,6 +120,11 @@ def seal(
             _score(model, groups, name, precision)
             for name, groups in (("calibration", calibration), ("reference", reference))
         ]
+        if length == "subtract":
+            slope = _length_slope(calibration, scored[0])
+            wrap(aside, slope)
+            model.rule = replace(model.rule, length_slope=slope)
+            scored = [_ruled(model, rows) for rows in scored]
         sealed = Card(
             schema_version=2,
             rule=model.rule.to_json(),
@@ -125,7 +135,7 @@ def seal(
             files=digest_folder(aside),
         )
         cards.write(sealed, aside)
-        if model.rule.pooling == "last":
+        if model.rule.pooling == "last" and model.rule.length_slope is None:
             _check_stock(model, sealed)
         # What is renamed into place has been read back from the disk and has passed its own self-test.
         return Scorer.load(aside).card
@@ -194,9 +204,31 @@ def _score(model: RewardModel, groups: Sequence[Group], name: str, precision: Pr
         description=f"score the {name} set",
     )
     for group, row in zip(groups, scores, strict=True):
-        if not all(isfinite(score.reward) for score in row):
+        if not all(math.isfinite(score.reward) for score in row):
             raise ArtifactError(f"the model's reward is not finite in group {group.id} ({name}); it can't be sealed")
     return scores
+
+
+def _length_slope(calibration: Sequence[Group], scores: Sequence[Sequence[RawScore]]) -> float:
+    """Slope of the reward in log(1 + tokens) inside the prompts of the calibration set, by least squares.
+
+    Raises:
+        ArtifactError: no prompt has completions of different lengths.
+    """
+    rewards = [score.reward for row in scores for score in row]
+    lengths = [math.log1p(score.tokens) for row in scores for score in row]
+    slope = st.within_slope(rewards, lengths, [group.id for group in calibration for _ in group.completions])
+    if slope is None:
+        raise ArtifactError(
+            "seal.length=subtract needs prompts with completions of different lengths, and the calibration set has "
+            "none; give it more clusters, or set seal.length to keep"
+        )
+    return _keep(slope)
+
+
+def _ruled(model: RewardModel, scores: Sequence[Sequence[RawScore]]) -> list[list[RawScore]]:
+    """Scores of the bare network by the model's rule."""
+    return [[replace(score, reward=model.rule.reward(score.reward, score.tokens)) for score in row] for row in scores]
 
 
 def _centering(reference: Sequence[Group], scores: Sequence[Sequence[RawScore]], precision: Precision) -> Centering:
@@ -321,6 +353,7 @@ def main() -> None:
         precision=options.seal.score_precision,
         self_test_vectors=options.seal.self_test_vectors,
         seeds={"train": options.train.seed},
+        length=options.seal.length,
         folder=Path("build") / "artifact",
     )
     sys.stdout.write(f"sealed: {digest}\n")

@@ -14,6 +14,7 @@ front of a text is tokenised with the text, as in the whole.
 from __future__ import annotations
 
 import json
+import math
 import re
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +22,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Literal, get_args
 
+import numpy as np
 from jinja2 import TemplateError
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
@@ -62,6 +64,8 @@ class ScoringRule:
             front of a pair, and those between its texts, stay in any case.
         text_form: what is done to a text before it is tokenised. 1: the normal form that the import stores too, and
             reasoning written as the chat template writes it. 0: nothing; rules of before it was named.
+        length_slope: what is subtracted from the network's reward for each unit of log(1 + tokens of the completion);
+            None: nothing.
     """
 
     max_tokens: int
@@ -69,10 +73,18 @@ class ScoringRule:
     pooling: Pooling = "last"
     truncation: Literal["prompt_left"] = "prompt_left"
     text_form: Form = 0
+    length_slope: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The rule as a JSON-ready dictionary, with no word of a text form that does nothing."""
-        return {name: value for name, value in asdict(self).items() if (name, value) != ("text_form", 0)}
+        """The rule as a JSON-ready dictionary, with no word of a text form or a slope that does nothing."""
+        silent = (("text_form", 0), ("length_slope", None))
+        return {name: value for name, value in asdict(self).items() if (name, value) not in silent}
+
+    def reward(self, value: float, tokens: int) -> float:
+        """The reward, in fp32, of what the network gave a completion of so many tokens, its closing ones included."""
+        if self.length_slope is None:
+            return value
+        return float(np.float32(value - self.length_slope * math.log1p(tokens)))
 
     def text(self, text: str) -> str:
         """A text in the form that is tokenised."""
@@ -99,6 +111,8 @@ class ScoringRule:
                 f"the scoring rule's text form {rule.text_form} is unknown; install the version that sealed it, or "
                 "seal the model again"
             )
+        if rule.length_slope is not None and not math.isfinite(rule.length_slope):
+            raise ModelError(f"the scoring rule's slope of length is {rule.length_slope}; seal the model again")
         return rule
 
 

@@ -70,6 +70,16 @@ class Settings(Section):
             raise ValueError(
                 "train.method=head_only has no steps for objective.agreement=bucket to order; set the latter to keep"
             )
+        if self.train.method == "head_only" and self.objective.length == "separate":
+            raise ValueError(
+                "objective.length=separate trains a second head beside the backbone, which train.method=head_only "
+                "doesn't move; use another method, or objective.length=balance"
+            )
+        if self.train.linear_share and self.objective.length == "separate":
+            raise ValueError(
+                "train.linear_share puts length into the reward, and objective.length=separate takes it out; set the "
+                "first to 0, or the second to keep"
+            )
         if not self.name.replace("-", "").replace("_", "").replace(".", "").isalnum():
             raise ValueError(f"name {self.name!r} may hold letters, digits, '-', '_' and '.' only")
         return self

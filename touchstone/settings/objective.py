@@ -35,6 +35,11 @@ class Objective(Section):
     """The least share of judgements for the preferred side, ties counted half, that agreement=filter learns from."""
     agreement_buckets: Annotated[int, Field(ge=2)] | None
     """Into how many parts agreement=bucket cuts an epoch, from the comparisons most agreed on to the least."""
+    length: Literal["keep", "balance", "separate"]
+    """What is done so that length is not what is learned: wins of the longer and of the shorter text weigh the same,
+    or a head of its own takes length up (docs/length.md)."""
+    length_penalty: PositiveFloat
+    """For length=separate: what the terms that keep the two heads apart weigh beside the loss."""
     decoys: Annotated[float, Field(ge=0, le=4, allow_inf_nan=False)]
     """Texts without an answer in them that each group's best completion beats, per group on average."""
     centering: NonNegativeFloat
@@ -79,6 +84,8 @@ class Objective(Section):
             raise ValueError(
                 "name=plackett_luce learns one ranking per group: it needs labels=majority and weighting=group"
             )
+        if self.length != "keep" and self.name == "plackett_luce":
+            raise ValueError(f"length={self.length} is about comparisons, and name=plackett_luce learns rankings")
         # Models of ties need their parameter, and no other has one.
         ties = self.name in ("rao_kupper", "davidson")
         if ties and self.tie_parameter is None:

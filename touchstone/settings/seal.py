@@ -15,3 +15,5 @@ class Seal(Section):
 
     self_test_vectors: PositiveInt
     score_precision: Literal["fp32", "bf16"]
+    length: Literal["keep", "subtract"]
+    """subtract: rewards lose their slope in log(1 + tokens) inside prompts, fitted on the calibration set."""

@@ -53,6 +53,14 @@ class Train(Section):
     """An adapter's product is scaled by lora_alpha / lora_rank (Hu et al. 2021, section 4.1)."""
     head_penalty: PositiveFloat
     """For method=head_only: half of it times the squared norm of the head on standardised embeddings is added."""
+    head_first: bool
+    """Fit the head on the frozen base before anything else is trained, as method=head_only does."""
+    frozen_layers: NonNegativeInt
+    """So many of the backbone's lowest layers, and its embeddings with them, keep the base's weights."""
+    linear_share: Annotated[float, Field(ge=0, lt=1)]
+    """For encoders: the part of the reward that a linear model of words and length has; 0: none."""
+    linear_penalty: PositiveFloat
+    """Half of it times the squared norm of the linear model is added to its loss."""
     activation_checkpointing: bool
     """Compute each layer's activations again in the backward instead of keeping them: less memory, more time."""
     compile: bool
@@ -60,6 +68,9 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _check_method(self) -> Self:
+        for name in ("head_first", "frozen_layers"):
+            if self.method != "full" and getattr(self, name):
+                raise ValueError(f"{name} goes with method=full, and method={self.method} moves no layer of the base")
         for name in ("activation_checkpointing", "compile"):
             if self.method == "head_only" and getattr(self, name):
                 raise ValueError(

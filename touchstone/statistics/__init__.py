@@ -68,6 +68,7 @@ from touchstone.statistics.rewards import (
     relative_spread,
     within_correlation,
     within_correlation_error,
+    within_slope,
 )
 
 __all__ = [
@@ -127,5 +128,6 @@ __all__ = [
     "wilson_interval",
     "within_correlation",
     "within_correlation_error",
+    "within_slope",
     "worse_than",
 ]

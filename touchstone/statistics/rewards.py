@@ -33,6 +33,24 @@ def within_correlation(values: ArrayLike, others: ArrayLike, clusters: Clusters)
     return float(result.statistic)
 
 
+def within_slope(values: ArrayLike, others: ArrayLike, clusters: Clusters) -> float | None:
+    """Least-squares slope of `values` in `others`, both less their cluster's mean; None if `others` has no spread.
+
+    It is the slope of a regression with an intercept for each cluster (fixed effects).
+    """
+    index, count = cluster_index(clusters)
+    sizes = np.bincount(index, minlength=count)
+    rises, runs = (
+        column - (np.bincount(index, weights=column, minlength=count) / sizes)[index]
+        for column in (floats(values), floats(others))
+    )
+    spread = float(np.square(runs).sum())
+    # Equal numbers leave rounding behind when their mean is taken away.
+    if spread <= len(runs) * (np.finfo(np.float64).eps * float(np.abs(floats(others)).max(initial=0.0))) ** 2:
+        return None
+    return float((rises * runs).sum() / spread)
+
+
 def within_correlation_error(
     values: ArrayLike, others: ArrayLike, groups: Clusters, clusters: Clusters
 ) -> float | None:

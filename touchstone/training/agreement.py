@@ -43,7 +43,9 @@ def selects(objective: Objective) -> bool:
 
 
 def for_evaluation(objective: Objective) -> Objective:
-    """The same objective over every comparison: what is left out of training is not left out of evaluation."""
+    """The same objective over every comparison, each as it is: evaluation leaves nothing out and balances nothing."""
+    if objective.length == "balance":
+        objective = objective.model_copy(update={"length": "keep"})
     if objective.agreement in ("keep", "weight"):
         return objective
     return objective.model_copy(update={"agreement": "keep", "agreement_threshold": None, "agreement_buckets": None})

@@ -38,8 +38,9 @@ def sums_of(micro: MicroBatch, loss: Tensor, rewards: Tensor) -> Tensor:
 
     Args:
         loss: scalar, the micro-batch's weighted sum.
-        rewards: [R], those of all its batches.
+        rewards: [R], those of all its batches; [R, 3] of two heads: the first column is what is learned.
     """
+    rewards = rewards[:, 0] if rewards.dim() == 2 else rewards
     rewards = rewards.detach().double().cpu()
     chosen, rejected = rewards[micro.chosen], rewards[micro.rejected]
     sign = torch.sign(micro.wins.double() - micro.losses.double()) * ~micro.decoys

@@ -8,7 +8,7 @@ has one optimum, which L-BFGS finds; steps, epochs and a learning rate have no m
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -25,9 +25,10 @@ from touchstone.model.templating import EncodedGroup
 from touchstone.runtime.progress import progress
 from touchstone.settings import Settings
 from touchstone.settings.objective import Objective
+from touchstone.settings.training import Train
 from touchstone.training.curve import SUMS, Row, omissions, row_of, sums_of
 from touchstone.training.objective import total_loss
-from touchstone.training.plan import MicroBatch, make_steps, micro_batches
+from touchstone.training.plan import MicroBatch, Step, make_steps, micro_batches
 
 log = logging.getLogger(__name__)
 
@@ -68,28 +69,41 @@ def embed(
     Raises:
         TrainingError: nothing to learn from, or an embedding that is not finite.
     """
-    train = settings.train
-    everything = sum(len(group.comparisons) for group in groups) + 1
-    single_step = train.model_copy(update={"epochs": 1, "comparisons_per_step": everything})
-    (step,) = make_steps(groups, settings.objective, single_step)
-    budget = AUTO_TOKENS if train.tokens_per_microbatch == "auto" else train.tokens_per_microbatch
     shared = shares_prompt(model)
     model.network.train(False)
-    starts = range(0, len(step.chunks), GROUPS_AT_ONCE)
     parts: list[Tensor] = []
     micros: list[MicroBatch] = []
+    step = whole_step(groups, settings)
     with torch.inference_mode():
-        for start in progress(starts, "embedding", len(starts)):
-            chunks = step.chunks[start : start + GROUPS_AT_ONCE]
-            for micro in micro_batches(chunks, encoded, budget, shared=shared):
-                parts += [
-                    read_hidden(model.network, batch.to(model.device), train.precision) for batch in micro.batches
-                ]
-                micros.append(micro)
+        for micro in laid_out(step, encoded, settings.train, shared=shared):
+            parts += [
+                read_hidden(model.network, batch.to(model.device), settings.train.precision) for batch in micro.batches
+            ]
+            micros.append(micro)
     hidden = torch.cat(parts).double()
     if not bool(torch.isfinite(hidden).all()):
         raise TrainingError("an embedding is not finite; the base's weights don't fit train.precision")
-    return hidden.clone(), _joined(micros), step.weight
+    return hidden.clone(), joined(micros), step.weight
+
+
+def whole_step(groups: Sequence[Group], settings: Settings) -> Step:
+    """Every comparison that the objective learns from as one step.
+
+    Raises:
+        TrainingError: nothing to learn from.
+    """
+    everything = sum(len(group.comparisons) for group in groups) + 1
+    single_step = settings.train.model_copy(update={"epochs": 1, "comparisons_per_step": everything})
+    (step,) = make_steps(groups, settings.objective, single_step)
+    return step
+
+
+def laid_out(step: Step, encoded: Sequence[EncodedGroup], train: Train, *, shared: bool) -> Iterator[MicroBatch]:
+    """The micro-batches of a step, a number of groups at a time, with a progress bar."""
+    budget = AUTO_TOKENS if train.tokens_per_microbatch == "auto" else train.tokens_per_microbatch
+    starts = range(0, len(step.chunks), GROUPS_AT_ONCE)
+    for start in progress(starts, "embedding", len(starts)):
+        yield from micro_batches(step.chunks[start : start + GROUPS_AT_ONCE], encoded, budget, shared=shared)
 
 
 def fit(
@@ -152,24 +166,28 @@ def fit(
     return rows
 
 
-def _joined(micros: Sequence[MicroBatch]) -> MicroBatch:
+def joined(micros: Sequence[MicroBatch]) -> MicroBatch:
     """One micro-batch of all, whose positions count through the rewards of all; without their batches."""
     sizes = [sum(len(batch.owners) for batch in micro.batches) for micro in micros]
     starts = np.cumsum([0, *sizes[:-1]]).tolist()
 
-    def joined(name: str, moved: bool = False) -> Tensor:
-        return torch.cat([getattr(m, name) + (start if moved else 0) for m, start in zip(micros, starts, strict=True)])
+    def column(name: str) -> Tensor:
+        return torch.cat([getattr(micro, name) for micro in micros])
+
+    def moved(name: str) -> Tensor:
+        return torch.cat([getattr(micro, name) + start for micro, start in zip(micros, starts, strict=True)])
 
     return MicroBatch(
         batches=(),
-        chosen=joined("chosen", moved=True),
-        rejected=joined("rejected", moved=True),
-        **{name: joined(name) for name in ("wins", "losses", "ties", "margins", "weights", "decoys")},
+        chosen=moved("chosen"),
+        rejected=moved("rejected"),
+        **{name: column(name) for name in ("wins", "losses", "ties", "margins", "weights", "decoys")},
         rankings=tuple(
             replace(ranking, positions=ranking.positions + start)
             for micro, start in zip(micros, starts, strict=True)
             for ranking in micro.rankings
         ),
         groups=[group for micro in micros for group in micro.groups],
+        lengths=column("lengths"),
         counts=True,
     )

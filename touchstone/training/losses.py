@@ -119,6 +119,27 @@ def plackett_luce(rewards: Tensor, ranks: Tensor) -> Tensor:
     return torch.where(present, stages, 0.0).sum(dim=-1)
 
 
+def correlation(first: Tensor, second: Tensor) -> Tensor:
+    """Pearson's correlation of two columns, [R] each: a scalar; 0, without a gradient, where one has no spread."""
+    first, second = first - first.mean(), second - second.mean()
+    norms = first.norm() * second.norm()
+    # Rounding leaves a spread where there is none, and its direction would be noise.
+    if float(norms.detach()) <= 1e-12:
+        return first.new_zeros(())
+    return (first * second).sum() / norms
+
+
+def disentangled(quality: Tensor, length: Tensor, tokens: Tensor) -> Tensor:
+    """|rho(quality, tokens)| - rho(length, tokens): a scalar that is least, -1, where one head follows length alone
+    and the other not at all. ODIN, Chen et al. 2024 (arXiv 2402.07319), section 3.
+
+    Args:
+        quality, length: [R], the rewards of the two heads.
+        tokens: [R], lengths of the completions.
+    """
+    return correlation(quality, tokens).abs() - correlation(length, tokens)
+
+
 def centering(chosen: Tensor, rejected: Tensor) -> Tensor:
     """(r_chosen + r_rejected)^2, [N]: preferences fix differences only, this keeps rewards near zero.
 

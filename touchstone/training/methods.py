@@ -29,6 +29,8 @@ def load(folder: Path, settings: Settings) -> RewardModel:
         model = load_base_folder(folder, settings.model, seed=train.seed)
     if train.method in ("lora", "qlora"):
         wrap(model, train)
+    if train.frozen_layers:
+        freeze_layers(model.network, train.frozen_layers)
     if train.activation_checkpointing:
         checkpoint_activations(model.network)
     if train.compile:
@@ -39,6 +41,28 @@ def load(folder: Path, settings: Settings) -> RewardModel:
 def finish(model: RewardModel, settings: Settings) -> RewardModel:
     """The trained model as a plain one: adapters are merged."""
     return merge(model) if settings.train.method in ("lora", "qlora") else model
+
+
+def freeze_layers(network: PreTrainedModel, count: int) -> None:
+    """Leave the backbone's `count` lowest layers, and all that comes before them, as they are.
+
+    A backward then ends above them, and an optimizer keeps nothing for them.
+
+    Raises:
+        TrainingError: there aren't more layers than that.
+    """
+    layers = [module for module in network.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if count >= len(layers):
+        raise TrainingError(
+            f"train.frozen_layers={count} leaves nothing to train of the {len(layers)} layers of "
+            f"{type(network).__name__}; lower it, or use train.method=head_only"
+        )
+    moving = {id(parameter) for parameter in layers[count].parameters()}
+    # Modules register their parts in the order in which they compute: embeddings, layers, what comes after them.
+    for parameter in network.parameters():
+        if id(parameter) in moving:
+            return
+        parameter.requires_grad_(False)
 
 
 def checkpoint_activations(network: PreTrainedModel) -> None:

@@ -18,10 +18,34 @@ def total_loss(objective: Objective, rewards: Tensor, micro: MicroBatch) -> Tens
     an element costs loss + c * centering; the weight applies to both.
 
     Args:
-        rewards: [R], those of all batches of the micro-batch in their order, at least float32, on any device.
+        rewards: [R], those of all batches of the micro-batch in their order, at least float32, on any device; with
+            length=separate [R, 3]: of the head for quality, of the head for length, and the two heads' |cosine|.
     """
     if objective.name == "plackett_luce":
         return _rankings(objective, rewards, micro)
+    if objective.length == "separate":
+        return _separate(objective, rewards, micro)
+    return _comparisons(objective, rewards, micro)
+
+
+def _separate(objective: Objective, rewards: Tensor, micro: MicroBatch) -> Tensor:
+    """ODIN (Chen et al. 2024, section 3): the preference is told by the sum of both heads, whose correlations with
+    length are driven apart, and whose directions too.
+
+    Correlations are over the completions that people judged: a decoy is short because it is empty.
+    """
+    quality, length, cosine = rewards[: len(micro.lengths)].unbind(-1)
+    judged = torch.zeros(len(micro.lengths), dtype=torch.bool)
+    judged[micro.chosen[~micro.decoys]] = True
+    judged[micro.rejected[~micro.decoys]] = True
+    judged = judged.to(rewards.device)
+    tokens = micro.lengths.to(rewards)[judged]
+    apart = losses.disentangled(quality[judged], length[judged], tokens) + cosine[0]
+    weight = micro.weights.to(rewards.device).sum()
+    return _comparisons(objective, quality + length, micro) + objective.length_penalty * weight * apart
+
+
+def _comparisons(objective: Objective, rewards: Tensor, micro: MicroBatch) -> Tensor:
     device = rewards.device
     chosen, rejected = rewards[micro.chosen.to(device)], rewards[micro.rejected.to(device)]
     wins, defeats, ties = micro.wins.to(device), micro.losses.to(device), micro.ties.to(device)

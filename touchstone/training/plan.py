@@ -6,11 +6,13 @@ the same with any number of processes, and its number is all that is needed to r
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,7 +23,10 @@ from touchstone.model.templating import EncodedGroup
 from touchstone.settings.objective import Objective
 from touchstone.settings.training import Train
 from touchstone.training.agreement import curriculum, has_decoy, selected, selects
+from touchstone.training.length import balancing_factors, effective_number, excess
 from touchstone.training.ranking import RankList, rank_lists
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +120,7 @@ class MicroBatch:
         decoys: [N] bool: one of the two sides is a decoy.
         rankings: what plackett_luce learns; empty for any other objective. Their weights are 0 as those above.
         groups: per comparison, the index of its group.
+        lengths: [R] int64, tokens of every completion, in the order of the rewards of all batches.
         counts: False for a padding micro-batch, which a rank computes only because every rank must take part in the
             exchange of gradients.
     """
@@ -130,6 +136,7 @@ class MicroBatch:
     decoys: Tensor
     rankings: tuple[Ranking, ...]
     groups: list[int]
+    lengths: Tensor
     counts: bool
 
 
@@ -182,6 +189,8 @@ def make_steps(groups: Sequence[Group], objective: Objective, train: Train) -> l
         TrainingError: nothing to learn from, or as `used_pairs`.
     """
     pairs = [used_pairs(group, objective) for group in groups]
+    if objective.length == "balance":
+        pairs = _balanced(groups, pairs)
     # Say which setting left nothing, since two can.
     if not any(pairs):
         if omitted := left_out(groups, objective):
@@ -203,7 +212,7 @@ def make_steps(groups: Sequence[Group], objective: Objective, train: Train) -> l
             steps += _steps_by_weight(lists, rankings, size, shuffled)
         else:
             steps += _steps_by_number(lists, size, shuffled)
-    if objective.weighting == "group":
+    if objective.weighting == "group" or objective.length == "balance":
         divisor = sum(step.weight for step in steps) / len(steps)
         return [replace(step, divisor=divisor) for step in steps]
     return steps
@@ -248,16 +257,19 @@ def micro_batches(
         group = encoded[chunk.group].take(_used(chunk))
         fits = padded_tokens(group, token_budget, shared=shared) <= token_budget
         (fitting if fits else large).append((chunk, group))
-    together = make_batches([group for _, group in fitting], token_budget, shared=shared, together=True)
+    laid_out = [group for _, group in fitting]
+    together = make_batches(laid_out, token_budget, shared=shared, together=True)
     members = [chunk for chunk, _ in fitting]
-    micros = [_micro_batch((batch,), members, counts) for batch in together]
+    micros = [_micro_batch((batch,), members, laid_out, counts) for batch in together]
     for chunk, group in large:
         batches = make_batches([group], token_budget, shared=shared, together=False)
-        micros.append(_micro_batch(tuple(batches), [chunk], counts))
+        micros.append(_micro_batch(tuple(batches), [chunk], [group], counts))
     return micros
 
 
-def _micro_batch(batches: tuple[Batch, ...], members: Sequence[Chunk], counts: bool) -> MicroBatch:
+def _micro_batch(
+    batches: tuple[Batch, ...], members: Sequence[Chunk], texts: Sequence[EncodedGroup], counts: bool
+) -> MicroBatch:
     """Find each comparison's sides, and each ranking's completions, among the rewards of the batches."""
     owners = [owner for batch in batches for owner in batch.owners]
     position = {owner: index for index, owner in enumerate(owners)}
@@ -295,6 +307,7 @@ def _micro_batch(batches: tuple[Batch, ...], members: Sequence[Chunk], counts: b
         torch.tensor([pair.decoy for pair in pairs]),
         tuple(rankings),
         groups,
+        torch.tensor([len(texts[item].completion_ids[completion]) for item, completion in owners]),
         counts,
     )
 
@@ -384,6 +397,24 @@ def _steps_by_weight(
                 filled[min(count - 1, int((before + piece.weight / 2) / weight))].append(piece)
                 before += piece.weight
     return [_step(step) for step in filled if step]
+
+
+def _balanced(groups: Sequence[Group], pairs: Sequence[tuple[Pair, ...]]) -> list[tuple[Pair, ...]]:
+    """The pairs with weights under which length says nothing; those with a decoy keep theirs: nobody judged them."""
+    differences = []
+    for group, of_group in zip(groups, pairs, strict=True):
+        for pair in of_group:
+            sign = 0 if pair.decoy else (pair.wins > pair.losses) - (pair.wins < pair.losses)
+            texts = group.completions[pair.chosen].text, group.completions[pair.rejected].text
+            differences.append(sign * excess(*texts))
+    weights = np.array([pair.weight for of_group in pairs for pair in of_group])
+    factors = balancing_factors(differences, weights)
+    log.info(
+        "objective.length=balance: %d comparisons count as %.0f of equal weight",
+        *(len(weights), effective_number(weights * factors)),
+    )
+    scaled = iter((weights * factors).tolist())
+    return [tuple(replace(pair, weight=next(scaled)) for pair in of_group) for of_group in pairs]
 
 
 def _judged(group: Group) -> list[JudgedPair]:

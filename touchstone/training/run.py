@@ -23,6 +23,7 @@ from touchstone.settings import Settings, project_root
 from touchstone.training import checkpoints, head_only, methods
 from touchstone.training.curve import Row
 from touchstone.training.decoys import count_decoys, with_decoys
+from touchstone.training.linear import put_linear_beside
 from touchstone.training.state import inputs_of
 from touchstone.training.trainer import Examples, Places, PreferenceTrainer
 
@@ -75,6 +76,9 @@ def train(settings: Settings, build: Path, events: Path | None = None, keep: Pat
             checkpoints.held(folder) if folder and first else nullcontext(),
         ):
             examples = _examples(groups, model, "training")
+            if settings.train.head_first:
+                model.network.to(world.device)
+                head_only.train_head(model, examples.groups, examples.encoded, _for_one_head(settings))
             stops_early = settings.train.early_stopping_steps
             trainer = PreferenceTrainer(
                 model,
@@ -86,7 +90,7 @@ def train(settings: Settings, build: Path, events: Path | None = None, keep: Pat
             trainer.train()
             rows = trainer.progress.rows
             if first:
-                _write(methods.finish(model, settings), rows, groups, examples, build)
+                _write(_finished(model, examples, settings), rows, groups, examples, build)
                 if folder:
                     checkpoints.clear(folder)
     except OSError as error:
@@ -102,16 +106,29 @@ def _computable(settings: Settings, device: torch.device) -> Settings:
     return settings.model_copy(update={"train": settings.train.model_copy(update={"precision": "fp32"})})
 
 
+def _for_one_head(settings: Settings) -> Settings:
+    """The settings under which a head is fitted by itself, whatever is trained beside it afterwards."""
+    return settings.model_copy(update={"objective": settings.objective.model_copy(update={"length": "keep"})})
+
+
 def _train_head(model: RewardModel, groups: list[Group], settings: Settings, build: Path) -> list[Row]:
     """As `train`, by one process and without steps, so without checkpoints and events."""
     model.network.to(PartialState().device)
     examples = _examples(groups, model, "training")
     try:
         rows = head_only.train_head(model, examples.groups, examples.encoded, settings)
-        _write(model, rows, groups, examples, build)
+        _write(_finished(model, examples, settings), rows, groups, examples, build)
     except OSError as error:
         raise TrainingError(f"training can't write {error.filename or 'a file'}: {error.strerror or error}") from error
     return rows
+
+
+def _finished(model: RewardModel, examples: Examples, settings: Settings) -> RewardModel:
+    """The trained model as it is saved: plain layers, and the linear part beside them where one is wanted."""
+    model = methods.finish(model, settings)
+    if settings.train.linear_share:
+        put_linear_beside(model, examples.groups, examples.encoded, settings)
+    return model
 
 
 def _write(model: RewardModel, rows: Sequence[Row], groups: Sequence[Group], examples: Examples, build: Path) -> None:

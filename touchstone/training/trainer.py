@@ -27,6 +27,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
@@ -35,8 +36,8 @@ from trl.trainer.reward_trainer import RewardTrainer
 
 from touchstone.errors import TrainingError
 from touchstone.groups import Group
-from touchstone.model.layout import Batch, Precision, read_rewards, shares_prompt
-from touchstone.model.network import RewardModel
+from touchstone.model.layout import Batch, Precision, read_hidden, read_rewards, rewards_from, shares_prompt
+from touchstone.model.network import RewardModel, head_of
 from touchstone.model.templating import EncodedGroup
 from touchstone.settings import Settings
 from touchstone.settings.objective import Objective
@@ -80,18 +81,40 @@ class Places:
 
 
 class Rewards(nn.Module):
-    """The network as a module that takes a batch: what DDP wraps, since it follows a module's `forward` only."""
+    """The network as a module that takes a batch: what DDP wraps, since it follows a module's `forward` only.
 
-    def __init__(self, network: PreTrainedModel, precision: Precision) -> None:
+    Args:
+        length_seed: where a second head shall take length up (objective.length=separate), what it is drawn from.
+    """
+
+    def __init__(self, network: PreTrainedModel, precision: Precision, length_seed: int | None = None) -> None:
         super().__init__()
         self.network = network
         self.precision: Precision = precision
         self.config = network.config
         self._no_split_modules = network._no_split_modules  # what accelerate shards by: the decoder layers
 
+        self.length_head: nn.Linear | None = None
+        if length_seed is not None:
+            size = head_of(network).in_features
+            self.length_head = nn.Linear(size, 1, bias=False)
+            generator = torch.Generator().manual_seed(length_seed)
+            with torch.no_grad():
+                self.length_head.weight.normal_(0.0, (size + 1) ** -0.5, generator=generator)
+
     def forward(self, batch: Batch) -> Tensor:
-        """Rewards, [N]; no view, because FSDP hangs its hooks on what it gets."""
-        return read_rewards(self.network, batch, self.precision).clone()
+        """Rewards, [N]; no view, because FSDP hangs its hooks on what it gets. With a head for length [N, 3]: its
+        rewards are the second column, and the third is the heads' |cosine|: weights are whole inside a forward only.
+        """
+        if self.length_head is None:
+            return read_rewards(self.network, batch, self.precision).clone()
+        hidden = read_hidden(self.network, batch, self.precision)
+        quality = rewards_from(self.network, batch, hidden)
+        with torch.autocast(hidden.device.type, enabled=False):
+            length = self.length_head(hidden.to(self.length_head.weight.dtype)).squeeze(-1)
+            weights = head_of(self.network).weight, self.length_head.weight
+            cosine = functional.cosine_similarity(*weights, dim=-1).abs()
+            return torch.stack([quality, length, cosine.expand_as(length)], dim=-1)
 
 
 class PreferenceTrainer(RewardTrainer):
@@ -132,7 +155,9 @@ class PreferenceTrainer(RewardTrainer):
             self.live_view = LiveView(len(self.steps), self.args.world_size, places.events, places.board)
             self._omissions = omissions(examples.groups, settings.objective)
         # After the stock constructor, which wants a PreTrainedModel; before anything is wrapped for several ranks.
-        self.model = self.model_wrapped = Rewards(model.network, settings.train.precision).to(self.args.device)
+        length_seed = settings.train.seed + 1 if settings.objective.length == "separate" else None
+        wrapped = Rewards(model.network, settings.train.precision, length_seed)
+        self.model = self.model_wrapped = wrapped.to(self.args.device)
         if self.is_deepspeed_enabled and (places.checkpoints is not None or validation is not None):
             raise TrainingError(
                 "DeepSpeed alone can put a model's parts together while it trains: set train.checkpoint_steps=0 and "

@@ -120,6 +120,11 @@ def _servable(artifact: Path) -> Card:
         raise ServingError(
             f"{artifact} is an encoder with a head of ours, which vLLM doesn't know; serve it with `touchstone serve`"
         )
+    if "length_slope" in card.rule:
+        raise ServingError(
+            f"{artifact} subtracts what its rewards gain by length, which vLLM doesn't know; serve it with "
+            "`touchstone serve`, or seal the model with seal.length=keep"
+        )
     return card
 
 
