@@ -200,8 +200,8 @@ def rewards(model: RewardModel, batch: Batch, precision: Precision = "fp32") -> 
 
 
 def read_rewards(network: PreTrainedModel, batch: Batch, precision: Precision = "fp32") -> Tensor:
-    """`rewards` for a bare network whose device the batch is on."""
-    head = head_of(network)
+    """`rewards` for a bare network whose device the batch is on; [N, K] where its head has K outputs."""
+    head = head_of(network, outputs=None)
     hidden = read_hidden(network, batch, precision)
     # A bf16 head leaves too few distinct rewards: near pairs would tie.
     with torch.autocast(hidden.device.type, enabled=False):
@@ -240,6 +240,8 @@ def shares_prompt(model: RewardModel) -> bool:
     per completion and gives the same scores, slower. An encoder isn't tried: its prompt sees the completion. The log
     says so.
     """
+    if model.shares is None and model.ensemble is not None:
+        model.shares = all(shares_prompt(member) for member in model.ensemble.models)
     if model.shares is None:
         encoder = isinstance(model.network, EncoderRewardModel)
         model.shares = not encoder and _probe(model)

@@ -17,7 +17,7 @@ import json
 import re
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -27,6 +27,7 @@ from transformers import PreTrainedTokenizerBase
 
 from touchstone.errors import ModelError
 from touchstone.groups import ROLES, Message
+from touchstone.model.combining import EnsembleRule
 from touchstone.model.reasoning import CLOSE, OPEN, PROBES, Frame, frame_of
 from touchstone.runtime.files import digest_text, digest_value
 from touchstone.runtime.texts import FORM, Form, cleaned
@@ -62,6 +63,7 @@ class ScoringRule:
             front of a pair, and those between its texts, stay in any case.
         text_form: what is done to a text before it is tokenised. 1: the normal form that the import stores too, and
             reasoning written as the chat template writes it. 0: nothing; rules of before it was named.
+        ensemble: how the rewards of several members become one; None for a single model.
     """
 
     max_tokens: int
@@ -69,10 +71,18 @@ class ScoringRule:
     pooling: Pooling = "last"
     truncation: Literal["prompt_left"] = "prompt_left"
     text_form: Form = 0
+    ensemble: EnsembleRule | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The rule as a JSON-ready dictionary, with no word of a text form that does nothing."""
-        return {name: value for name, value in asdict(self).items() if (name, value) != ("text_form", 0)}
+        """The rule as a JSON-ready dictionary, with no word of a text form that does nothing, or of no ensemble."""
+        plain = {name: value for name, value in asdict(self.of_member()).items() if name != "ensemble"}
+        if not self.text_form:
+            del plain["text_form"]
+        return plain if self.ensemble is None else {**plain, "ensemble": self.ensemble.to_json()}
+
+    def of_member(self) -> ScoringRule:
+        """The rule by which one member of an ensemble reads a text."""
+        return replace(self, ensemble=None)
 
     def text(self, text: str) -> str:
         """A text in the form that is tokenised."""
@@ -87,6 +97,8 @@ class ScoringRule:
         """
         try:
             rule = cls(**value)
+            if rule.ensemble is not None:
+                rule = replace(rule, ensemble=EnsembleRule.from_json(value["ensemble"]))
         except TypeError as error:
             raise ModelError(f"the scoring rule can't be read: {error}") from error
         if rule.pooling not in get_args(Pooling) or rule.truncation != "prompt_left":

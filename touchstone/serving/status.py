@@ -88,4 +88,5 @@ def _describe(model: str, served: Served) -> dict[str, Any]:
         "noise_floor": card.calibration.noise_floor,
         "precision": card.centering.score_dtype,
         "max_tokens": served.scorer.model.rule.max_tokens,
+        **({"ensemble": card.rule["ensemble"]} if "ensemble" in card.rule else {}),
     }

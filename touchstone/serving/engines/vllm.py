@@ -120,6 +120,10 @@ def _servable(artifact: Path) -> Card:
         raise ServingError(
             f"{artifact} is an encoder with a head of ours, which vLLM doesn't know; serve it with `touchstone serve`"
         )
+    if "ensemble" in card.rule:
+        raise ServingError(
+            f"{artifact} is an ensemble, of which vLLM would read one member at most; serve it with `touchstone serve`"
+        )
     return card
 
 

@@ -121,14 +121,14 @@ def router(service: Service) -> APIRouter:
         stamp(response, answer)
         return _rewards(answer)
 
-    @routes.post("/v1/compare", summary="Which of two completions is better")
+    @routes.post("/v1/compare", summary="Which of two completions is better", response_model_exclude_none=True)
     async def compare(request: CompareRequest, response: Response) -> CompareReply:
         answer = await service.compare(request.model, (messages_of(request.prompt), [request.a, request.b]))
         stamp(response, answer)
         a, b = _reply(answer.a), _reply(answer.b)
         return CompareReply(**_stamp(answer), probability=answer.probability, a=a, b=b)
 
-    @routes.post("/v1/rank", summary="The best of some completions")
+    @routes.post("/v1/rank", summary="The best of some completions", response_model_exclude_none=True)
     async def rank(request: RankRequest, response: Response) -> RankReply:
         answer = await service.rank(request.model, (messages_of(request.prompt), request.completions))
         stamp(response, answer)
@@ -162,6 +162,7 @@ def _reply(score: Score) -> ScoreReply:
         percentile=score.percentile,
         truncated=score.truncated,
         tokens=score.tokens,
+        spread=score.spread,
     )
 
 
