@@ -337,7 +337,7 @@ def test_sets_of_one_axis_hold_no_other_and_move_nothing() -> None:
         for name in SETS:
             assert [g.id for g in sets[name]] == [g.id for g in whole[name] if g.axis == axis]
         assert (summary["axis"], summary["groups_of_other_axes"]) == (axis, 200)
-    with pytest.raises(SplitError, match="split.axis=tone: no group is of this axis; these are: helpfulness, safety"):
+    with pytest.raises(SplitError, match="no group is of this axis; these are: helpfulness, safety"):
         split(both, SPLIT.model_copy(update={"axis": "tone"}))
 
 
