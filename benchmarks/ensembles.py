@@ -4,11 +4,11 @@
     python -m benchmarks.ensembles --groups 3000 --members 3    # a quick look
 
 All of them learn from the same set and the same base, and are sealed, calibrated and scored as the pipeline does; the
-single model is the first of the seeds. On the holdout: accuracy, the calibration error, and whether the spread over the
-members tells where the model errs, as the area under the curve of errors against the spread that is served with each
-score (0.5 says nothing), beside that against the distance of the two rewards, which any model has. Every cluster counts
-once and intervals resample clusters. Costs: seconds of training, texts scored a second beside the single model (medians
-of three interleaved rounds), the artifact's size. Writes results/ensembles.json and results/ensembles.svg.
+single model is the first of the seeds. On the holdout: accuracy, the calibration error, and whether the spread over
+the members tells where the model errs, as the area under the curve of errors against the spread that is served with
+each score (0.5 says nothing), beside that against the distance of the two rewards, which any model has. Every cluster
+counts once and intervals resample clusters. Costs: seconds of training, texts scored a second beside the single model
+(medians of three interleaved rounds), the artifact's size. Writes results/ensembles.json and results/ensembles.svg.
 """
 
 from __future__ import annotations

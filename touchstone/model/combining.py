@@ -15,10 +15,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from touchstone.errors import ModelError
-from touchstone.statistics import Floats
+
+Floats = NDArray[np.float64]
 
 Kind = Literal["heads", "adapters", "seeds", "axes"]
 Combination = Literal["mean", "worst", "uncertainty"]
@@ -31,7 +32,7 @@ class EnsembleRule:
     Attributes:
         kind: what the members are.
         members: K, how many.
-        combination: of Coste et al. 2023 (arXiv 2310.02743, section 3): "mean"; "worst", the least; "uncertainty",
+        combination: of Coste et al. 2023 (arXiv 2310.02743): "mean"; "worst", the least; "uncertainty",
             the mean minus `variance_weight` times the variance over the members.
         variance_weight: lambda.
         means, sds: of each member's rewards on the reference set; 0 and 1 until it is sealed.
@@ -104,7 +105,7 @@ def combine(rule: EnsembleRule, members: ArrayLike) -> tuple[Floats, Floats]:
     """One reward per text, and what it was made of.
 
     With z_k = (r_k - mean_k) / sd_k: mean_k z_k, min_k z_k, or mean_k z_k - lambda * (1/K) sum_k (z_k - mean z)^2
-    (Coste et al. 2023, equations 1 to 3), times the mean of the members' sd, which leaves a reward in the unit that
+    (Coste et al. 2023: mean, worst-case and uncertainty-weighted optimisation), times the mean of the members' sd, which leaves a reward in the unit that
     a single model has.
 
     Args:

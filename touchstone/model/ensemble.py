@@ -27,7 +27,6 @@ from transformers import PreTrainedModel
 
 from touchstone.errors import ModelError
 from touchstone.model.combining import EnsembleRule, Kind, unsealed
-from touchstone.model.layout import Batch, Precision, read_hidden, read_rewards
 from touchstone.model.network import MODEL_TYPE, RewardModel, head_of, load_reward_model, save
 from touchstone.model.templating import ScoringRule
 from touchstone.runtime.files import write_json
@@ -43,6 +42,15 @@ class Switch:
 
     def __init__(self) -> None:
         self.member = 0
+
+    @contextmanager
+    def on(self, member: int) -> Iterator[None]:
+        """Within, a member's adapters are in use; afterwards the first one's."""
+        self.member = member
+        try:
+            yield
+        finally:
+            self.member = 0
 
 
 class Adapted(nn.Module):
@@ -93,44 +101,6 @@ class Ensemble:
         if self.heads is not None:
             weight, bias = self.heads
             self.heads = weight.to(device), None if bias is None else bias.to(device)
-
-
-def member_rewards(model: RewardModel, batch: Batch, precision: Precision = "fp32") -> Tensor:
-    """Every member's raw reward of each completion of a batch: [N, K], at least float32.
-
-    Args:
-        model: an ensemble.
-    """
-    ensemble = model.ensemble
-    assert ensemble is not None  # noqa: S101 - for the type checker: callers have looked
-    batch = batch.to(model.device)
-    if ensemble.heads is None:
-        return torch.stack([read_rewards(each.network, batch, precision) for each in ensemble.models], dim=1)
-    weight, bias = ensemble.heads
-    if ensemble.switch is None:
-        return _apply(read_hidden(model.network, batch, precision), weight, bias)
-    columns = []
-    for member in range(ensemble.rule.members):
-        with _in_use(ensemble.switch, member):
-            hidden = read_hidden(model.network, batch, precision)
-        own_bias = None if bias is None else bias[member : member + 1]
-        columns.append(_apply(hidden, weight[member : member + 1], own_bias))
-    return torch.cat(columns, dim=1)
-
-
-@contextmanager
-def _in_use(switch: Switch, member: int) -> Iterator[None]:
-    switch.member = member
-    try:
-        yield
-    finally:
-        switch.member = 0
-
-
-def _apply(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A head never computes in bf16: near rewards would tie."""
-    with torch.autocast(hidden.device.type, enabled=False):
-        return nn.functional.linear(hidden.to(weight.dtype), weight, bias)
 
 
 # --- on disk ---------------------------------------------------------------------------------------------------------

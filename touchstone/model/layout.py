@@ -199,6 +199,34 @@ def rewards(model: RewardModel, batch: Batch, precision: Precision = "fp32") -> 
     return read_rewards(model.network, batch.to(model.device), precision)
 
 
+def member_rewards(model: RewardModel, batch: Batch, precision: Precision = "fp32") -> Tensor:
+    """Every member's raw reward of each completion of a batch, in the order of `batch.owners`: [N, K].
+
+    Args:
+        model: an ensemble.
+    """
+    ensemble = model.ensemble
+    assert ensemble is not None  # noqa: S101 - for the type checker: callers have looked
+    batch = batch.to(model.device)
+    if ensemble.heads is None:
+        return torch.stack([read_rewards(each.network, batch, precision) for each in ensemble.models], dim=1)
+    weight, bias = ensemble.heads
+    if ensemble.switch is None:
+        return _apply_head(read_hidden(model.network, batch, precision), weight, bias)
+    columns = []
+    for member in range(ensemble.rule.members):
+        rows = slice(member, member + 1)
+        with ensemble.switch.on(member):
+            hidden = read_hidden(model.network, batch, precision)
+        columns.append(_apply_head(hidden, weight[rows], None if bias is None else bias[rows]))
+    return torch.cat(columns, dim=1)
+
+
+def _apply_head(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    with torch.autocast(hidden.device.type, enabled=False):  # as in `read_rewards`
+        return nn.functional.linear(hidden.to(weight.dtype), weight, bias)
+
+
 def read_rewards(network: PreTrainedModel, batch: Batch, precision: Precision = "fp32") -> Tensor:
     """`rewards` for a bare network whose device the batch is on; [N, K] where its head has K outputs."""
     head = head_of(network, outputs=None)

@@ -16,8 +16,16 @@ from touchstone import statistics as st
 from touchstone.errors import ArtifactError, ModelError
 from touchstone.model.card import Card, verify_digests
 from touchstone.model.combining import combine
-from touchstone.model.ensemble import member_rewards
-from touchstone.model.layout import Batch, Precision, lay_out, padded_batch, plan_batches, rewards, shares_prompt
+from touchstone.model.layout import (
+    Batch,
+    Precision,
+    lay_out,
+    member_rewards,
+    padded_batch,
+    plan_batches,
+    rewards,
+    shares_prompt,
+)
 from touchstone.model.network import RewardModel, head_of, load_reward_model
 from touchstone.model.prefix_cache import PrefixCache, digest_ids, open_cache
 from touchstone.model.processor import has_bf16, threads_for
