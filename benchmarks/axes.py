@@ -6,9 +6,9 @@
 The sandbox with opposed axes: half of the requests are judged by whoever wants help whatever the harm, half by whoever
 wants no harm, so that what one axis rewards the other punishes, as labels of helpfulness and of harmlessness do in
 practice (Bai et al. 2022, arXiv 2204.05862). A single model can follow one of them or settle between: its trade-off is
-drawn by the share of its labels that are about safety. The two models have half of the labels each, and so have the two
-heads. All of them learn from so many labelled prompts in all, from one base, and are asked on the same holdout:
-accuracy on its comparisons of helpfulness, and on those of safety, every cluster once. Points are means over the seeds;
+drawn by the share of its labels that are about safety. The two models have half of the labels each, and so have the
+two heads. All of them learn from so many labelled prompts in all, from one base, and are asked on the same holdout:
+accuracy on its comparisons of helpfulness, and on those of safety, every cluster once. Points are means over seeds;
 intervals are over seeds and clusters together, both resampled. Writes results/axes.json and results/axes.svg.
 """
 

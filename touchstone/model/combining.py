@@ -105,8 +105,8 @@ def combine(rule: EnsembleRule, members: ArrayLike) -> tuple[Floats, Floats]:
     """One reward per text, and what it was made of.
 
     With z_k = (r_k - mean_k) / sd_k: mean_k z_k, min_k z_k, or mean_k z_k - lambda * (1/K) sum_k (z_k - mean z)^2
-    (Coste et al. 2023: mean, worst-case and uncertainty-weighted optimisation), times the mean of the members' sd, which leaves a reward in the unit that
-    a single model has.
+    (mean, worst-case and uncertainty-weighted optimisation of Coste et al. 2023), times the mean of the members' sd,
+    which leaves a reward in the unit that a single model has.
 
     Args:
         members: [N, K] raw rewards.
