@@ -89,6 +89,7 @@ def train(settings: Settings, build: Path, events: Path | None = None, keep: Pat
             validation = _examples(_groups(build, "validation"), model, "validation") if stops_early else None
             run = _Run(build, examples, validation, events, folder, Path(scratch), world)
             if apart:
+                del model  # each member loads its own
                 return _train_apart(settings, run, groups)
             rows = _train_steps(settings, run, model, run.inputs(settings), folder)
             if first:
