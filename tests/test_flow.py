@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -21,6 +20,7 @@ import yaml
 
 from tasks.summary import escaped
 from tests.places import ROOT
+from tests.worlds.product import copy_product
 from tests.worlds.registered import artifact
 from touchstone.pipeline import graph, workspace
 from touchstone.runtime.processes import stopped_by_sigterm
@@ -168,19 +168,6 @@ def _flow(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
 
 
-def _copy(target: Path) -> Path:
-    """The product as it stands, in a repository of its own, without data."""
-    listed = workspace.git(ROOT, "ls-files", "--cached", "--others", "--exclude-standard").splitlines()
-    for name in listed:
-        if (ROOT / name).is_file() and name != "data.dvc":
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, target / name)
-    workspace.git(target, "init", "--quiet")
-    workspace.git(target, "add", "--all")
-    workspace.git(target, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "-m", "start")
-    return target
-
-
 ASK = """
 from pathlib import Path
 from flows.server import server
@@ -200,7 +187,7 @@ with server(Path.cwd()), get_client(sync_client=True) as client:
 
 @pytest.mark.slow
 def test_a_small_run_ends_with_a_verdict_and_is_not_run_again(tmp_path: Path) -> None:
-    root = _copy(tmp_path / "product")
+    root = copy_product(tmp_path / "product")
     done = _flow(root, *SMALL)
     assert done.returncode in (0, 3), done.stderr
     ended = {0: "Promoted", 3: "Blocked"}[done.returncode]
@@ -235,7 +222,7 @@ def test_a_small_run_ends_with_a_verdict_and_is_not_run_again(tmp_path: Path) ->
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_stopped_flow_leaves_no_process(tmp_path: Path, number: int) -> None:
-    root = _copy(tmp_path / "product")
+    root = copy_product(tmp_path / "product")
     program = subprocess.Popen(
         [sys.executable, "-m", "flows", *SMALL],
         cwd=root,
@@ -292,7 +279,7 @@ with server(Path.cwd()), get_client(sync_client=True) as client:
 
 @pytest.mark.slow
 def test_the_deployment_is_accepted_and_a_scheduled_run_takes_head(tmp_path: Path) -> None:
-    root = _copy(tmp_path / "product")
+    root = copy_product(tmp_path / "product")
     # Somebody's edit, which would stop any run of the checkout.
     (root / "dvc.yaml").write_text("not a pipeline")
     workspace.git(root, "rm", "--quiet", "--cached", "touchstone/data/splits.py")
@@ -343,7 +330,7 @@ with server(Path.cwd()), get_client(sync_client=True) as client:
 
 @pytest.mark.slow
 def test_a_run_cancelled_in_prefect_ends_as_cancelled(tmp_path: Path) -> None:
-    root = _copy(tmp_path / "product")
+    root = copy_product(tmp_path / "product")
     env = {**os.environ, "PWD": str(root), "PYTHONPATH": str(root)}
     command = [sys.executable, "-c", CANCEL, *SMALL]
     done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, check=False)

@@ -151,3 +151,20 @@ def test_who_does_not_read_the_prompt_stays_far_below_the_optimum() -> None:
     length = measure_accuracy(held_out, longer_wins(held_out, train))
     assert best > 0.8
     assert max(linear, length) < best - 0.08
+
+
+def test_opposed_axes_contradict_one_another_and_change_nothing_else() -> None:
+    plain, opposed = make_default_world(), make_world(opposed_share=0.5)
+    changed = [pair for pair in zip(plain, opposed, strict=True) if pair[0].axis != pair[1].axis]
+    requests = [group for group in plain if group.axis == "safety"]
+    assert {before.axis for before, _ in changed} == {"safety"}
+    assert 0.4 < len(changed) / len(requests) < 0.6
+    assert all(before == after for before, after in zip(plain, opposed, strict=True) if before.axis == after.axis)
+    swapped = 0
+    for before, after in changed:
+        assert [c.text for c in before.completions] == [c.text for c in after.completions]
+        for safe, helpful in zip(before.completions, after.completions, strict=True):
+            if safe.outcome != helpful.outcome:  # a harmful request: refused was right, and is wrong here
+                swapped += 1
+                assert helpful.ratings["gold"] - safe.ratings["gold"] == (-6.0 if safe.outcome == 1.0 else 6.0)
+    assert swapped > 50

@@ -28,6 +28,7 @@ from touchstone.groups import (
     set_digest,
     write_parquet,
 )
+from touchstone.settings import compose
 from touchstone.settings.checks import SETS, Split
 
 SHARES = dict.fromkeys(SETS, 0.1) | {"train": 0.4}
@@ -330,3 +331,28 @@ def test_the_stage_writes_the_same_files_twice(
     for members in sets.values():
         places = [order[item.id] for item in members]
         assert places == sorted(places)
+
+
+def test_sets_of_one_axis_hold_no_other_and_move_nothing() -> None:
+    both = [replace(group(number), axis=("helpfulness", "safety")[number % 2]) for number in range(400)]
+    whole, _, _ = split(both)
+    for axis in ("helpfulness", "safety"):
+        sets, summary, _ = split(both, SPLIT.model_copy(update={"axis": axis}))
+        for name in SETS:
+            assert [g.id for g in sets[name]] == [g.id for g in whole[name] if g.axis == axis]
+        assert (summary["axis"], summary["groups_of_other_axes"]) == (axis, 200)
+    with pytest.raises(SplitError, match="no group is of this axis; these are: helpfulness, safety"):
+        split(both, SPLIT.model_copy(update={"axis": "tone"}))
+
+
+def test_one_configuration_per_axis_names_the_model_after_it() -> None:
+    names = {
+        axis: (chosen.name, chosen.split.axis)
+        for axis in ("all", "helpfulness", "safety")
+        for chosen in [compose([f"axis={axis}", "data.name=mine"], ROOT / "configs")]
+    }
+    assert names == {
+        "all": ("reward-mine", None),
+        "helpfulness": ("reward-mine-helpfulness", "helpfulness"),
+        "safety": ("reward-mine-safety", "safety"),
+    }

@@ -18,6 +18,8 @@ class ScoreReply:
         percentile: share of the reference set that scores lower, 0.001 to 0.999.
         truncated: the text was over the model's limit and was cut.
         tokens: of the completion, with the template's closing ones.
+        spread: of an ensemble, standard deviation over its members of their rewards, in standard deviations of the
+            reference set: where it is large nobody should trust the score. None for a single model.
     """
 
     reward: float
@@ -25,6 +27,7 @@ class ScoreReply:
     percentile: float
     truncated: bool
     tokens: int
+    spread: float | None = None
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
@@ -34,7 +37,8 @@ class ScoreReply:
             KeyError: a field is missing.
             ValueError: a number is NaN or infinite, which is no score.
         """
-        values = {field.name: value[field.name] for field in fields(cls)}
+        values = {field.name: value[field.name] for field in fields(cls) if field.name != "spread"}
+        values["spread"] = value.get("spread")
         if not all(math.isfinite(values[name]) for name in ("reward", "centered", "percentile")):
             raise ValueError("a score is not finite")
         return cls(**values)

@@ -11,6 +11,9 @@ earlier version was trained on.
 Clusters of a set that near duplicates join, however long the chain, are one family: the unit that is resampled,
 weighed and counted. In the sets' files `cluster_id` is the family's, the smallest of its clusters' ids.
 
+Where `split.axis` names one, the sets hold the comparisons of that axis alone. Places and families are those of all
+groups, so that a prompt lies in the same set for the model of every axis.
+
 Where `split.held_out_annotators` says so, the judgements of some annotators, chosen by the hash of their names, are
 kept out of `train`: they show whether a model serves people who didn't teach it.
 """
@@ -287,7 +290,9 @@ def split_groups(groups: Path, split: Split, folder: Path) -> dict[str, Any]:
     """
     prompts = read_prompts(groups)
     placement = place(prompts, groups, split)
-    clusters = Counter(placement.sets)
+    asked = _of_axis(groups, split.axis)
+    sets = placement.sets
+    clusters = Counter(sets[cluster] for cluster in np.unique(prompts.cluster_of[asked]).tolist())
     if empty := [name for name in SETS if not clusters[name]]:
         gone = f", and {clusters[None]} more are near duplicates of prompts in other sets" if clusters[None] else ""
         raise SplitError(
@@ -295,7 +300,7 @@ def split_groups(groups: Path, split: Split, folder: Path) -> dict[str, Any]:
             f"more clusters, give rows that belong together one cluster_id, change split.shares, or place clusters by "
             f"hand with split.assign"
         )
-    set_aside, held_out = _write(groups, prompts, placement, split, folder)
+    set_aside, held_out = _write(groups, prompts, placement, asked, split, folder)
     # Counted from the files as written, so that the summary is about what later stages read.
     total = sum(-(-count_groups(folder / f"{name}.parquet") // PARQUET_BATCH) for name in SETS)
     counted = progress(
@@ -311,13 +316,27 @@ def split_groups(groups: Path, split: Split, folder: Path) -> dict[str, Any]:
         },
         "groups_set_aside": set_aside.total(),
         "comparisons_held_out": held_out,
+        **({} if split.axis is None else {"axis": split.axis, "groups_of_other_axes": int((~asked).sum())}),
     }
 
 
+def _of_axis(groups: Path, axis: str | None) -> npt.NDArray[np.bool_]:
+    """Which groups the sets may hold, shape [groups].
+
+    Raises:
+        SplitError: none is of this axis.
+    """
+    axes = np.array([name for table in iterate_tables(groups, ["axis"]) for name in table["axis"].to_pylist()])
+    asked: npt.NDArray[np.bool_] = axes == axis if axis is not None else np.ones(len(axes), dtype=bool)
+    if not asked.any():
+        raise SplitError(f"split.axis={axis}: no group is of this axis; these are: {', '.join(sorted(set(axes)))}")
+    return asked
+
+
 def _write(
-    groups: Path, prompts: Prompts, placement: Placement, split: Split, folder: Path
+    groups: Path, prompts: Prompts, placement: Placement, asked: npt.NDArray[np.bool_], split: Split, folder: Path
 ) -> tuple[Counter[str], int]:
-    """Write every group into its cluster's set, under its family's id.
+    """Write every group that is asked for into its cluster's set, under its family's id.
 
     Returns how many groups were set aside, by the set that was their own, and how many comparisons were kept out of
     `train`.
@@ -332,14 +351,17 @@ def _write(
         for table in progress(iterate_tables(groups), "write sets", total):
             clusters = prompts.cluster_of[start : start + table.num_rows].tolist()
             names = [sets[cluster] for cluster in clusters]
+            wanted = asked[start : start + table.num_rows].tolist()
             named = _with_column(table, "cluster_id", [placement.families[cluster] for cluster in clusters])
             for name, writer in writers.items():
-                part = named.filter(pa.array([set_name == name for set_name in names]))
+                part = named.filter(
+                    pa.array([set_name == name and of_axis for set_name, of_axis in zip(names, wanted, strict=True)])
+                )
                 if name == "train" and split.held_out_annotators:
                     part, left_out = _without_held_out(part, split)
                     held_out += left_out
                 writer.add(part)
-            for number in [number for number, name in enumerate(names) if name is None]:
+            for number in [number for number, name in enumerate(names) if name is None and wanted[number]]:
                 home, claim = placement.homes[clusters[number]], placement.claims[clusters[number]]
                 set_aside[home] += 1
                 quarantine.append(
@@ -444,6 +466,10 @@ def print_summary(summary: dict[str, Any], gates: Gates) -> None:
             f"{summary['groups_set_aside']:,} groups were set aside: prompts that are nearly theirs lie in a set that "
             f"comes before. Rows that belong together stay together if the source gives them one cluster_id, or "
             f"split.assign one set."
+        )
+    if "axis" in summary:
+        console.print(
+            f"split.axis={summary['axis']}: {summary['groups_of_other_axes']:,} groups of other axes are in no set"
         )
     if summary["comparisons_held_out"]:
         console.print(f"{summary['comparisons_held_out']:,} comparisons of held-out annotators kept from training")

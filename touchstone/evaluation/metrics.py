@@ -43,7 +43,7 @@ def measure(
         q = 1/2); brier, calibration_error with what a calibrated model reads (calibration_error_null) and slope, as in
         `statistics.assess_calibration`; length_correlation (Spearman inside groups); axes; baselines; gap_closed =
         (model - best baseline) / (bayes_optimal - best baseline). A number that can't be computed is None and
-        `missing` says why.
+        `missing` says why. Of an ensemble also spread, see `spread_metrics`.
 
     Raises:
         DataError: no pair has a preferred side.
@@ -75,6 +75,7 @@ def measure(
     losses = st.pair_losses(differences, strengths, calibration_map)
     calibration = st.assess_calibration(differences, strengths, all_clusters, calibration_map, map_error)
     axes = sorted({row.axis for row in decided})
+    spread = spread_metrics(decided)
     return {
         **accuracy,
         "pairs": len(decided),
@@ -93,7 +94,44 @@ def measure(
         "baselines": beaten,
         "gap_closed": gap,
         "missing": missing,
+        **({} if spread is None else {"spread": spread}),
     }
+
+
+def spread_metrics(decided: Sequence[Row]) -> dict[str, float | None] | None:
+    """Whether the members of an ensemble are further apart where it errs; None for a single model.
+
+    Args:
+        decided: rows with a preferred side.
+
+    Returns:
+        mean: of the completions' spreads, in standard deviations of the reference set. Then areas under the curve of
+        errors against a number, with 95% intervals: error_area, against the spread that is served with each score
+        (of both completions, root of the sum of squares), pair_area, against the spread of their difference, and
+        margin_area, against minus the distance of the two rewards, which any model has. None: there is no error.
+    """
+    if not decided or any(row.spread_difference is None for row in decided):
+        return None
+    clusters = [row.cluster_id for row in decided]
+    credits = st.credit([row.difference for row in decided])
+    first, second, difference = (
+        np.array([getattr(row, f"spread_{name}") for row in decided], dtype=np.float64)
+        for name in ("first", "second", "difference")
+    )
+    numbers = {
+        "error": np.hypot(first, second),
+        "pair": difference,
+        "margin": -np.abs([row.difference for row in decided]),
+    }
+    results: dict[str, float | None] = {"mean": float(np.mean(np.concatenate([first, second])))}
+    for name, values in numbers.items():
+        area = st.error_area(values, credits, clusters, LEVEL, DRAWS, SEED)
+        results |= {
+            f"{name}_area": None if area is None else area.area,
+            f"{name}_area_low": None if area is None else area.interval.low,
+            f"{name}_area_high": None if area is None else area.interval.high,
+        }
+    return results
 
 
 def _accuracy(differences: st.Floats, clusters: Sequence[str]) -> dict[str, float]:

@@ -128,6 +128,28 @@ def paint_margins(axis: Axes, differences: ArrayLike, champion: ArrayLike | None
     axis.yaxis.set_major_locator(MaxNLocator(5, integer=True))
 
 
+def spread_chart(spreads: ArrayLike, credits: ArrayLike, areas: Mapping[str, float | None], *, subject: str) -> bytes:
+    """Accuracy in tenths of the comparisons by how far the members of an ensemble are apart, with Wilson intervals.
+
+    Args:
+        spreads, credits: one per comparison with a preferred side.
+        areas: from `metrics.spread_metrics`.
+    """
+    values, right = np.asarray(spreads, dtype=np.float64), np.asarray(credits, dtype=np.float64)
+    figure, (axis,) = figure_of()
+    for run in np.array_split(np.argsort(values, kind="stable"), min(10, len(values))):
+        middle, accuracy = float(np.median(values[run])), float(right[run].mean())
+        axis.plot([middle] * 2, wilson_interval(right[run].sum(), len(run), 0.95), color=BLUE, linewidth=2, alpha=0.45)
+        axis.plot([middle], [accuracy], "o", color=BLUE, markersize=7)
+    axis.set_xlabel("spread of the members about the two completions, in standard deviations", fontsize=10)
+    axis.set_ylabel("accuracy", fontsize=10)
+    axis.grid(color=GRID)
+    area = areas["error_area"]
+    words = "there is no error" if area is None else f"area under the curve of errors {area:.3f}; 0.5 says nothing"
+    add_title(axis, f"Where the members disagree on {subject}", f"{words}; lines: 95% intervals")
+    return to_png(figure)
+
+
 def reward_against_length(tokens: ArrayLike, rewards: ArrayLike, *, correlation: float | None, subject: str) -> bytes:
     """Density of completions by length and reward, with the median reward of each tenth of the lengths."""
     figure, (axis,) = figure_of()

@@ -8,6 +8,7 @@ computes the same rows and metrics.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +24,13 @@ from touchstone.evaluation.baselines import (
     baseline_differences,
 )
 from touchstone.evaluation.metrics import by_annotators, measure, rounded
-from touchstone.evaluation.pictures import accuracy_chart, margin_histogram, reliability_diagram, reward_against_length
+from touchstone.evaluation.pictures import (
+    accuracy_chart,
+    margin_histogram,
+    reliability_diagram,
+    reward_against_length,
+    spread_chart,
+)
 from touchstone.evaluation.rows import Row, completions, count_pairs, score_rows, told_apart, write_rows
 from touchstone.groups import Group, read_parquet
 from touchstone.model.processor import prepare
@@ -71,7 +78,20 @@ def draw(
     rewards, tokens, _ = zip(*completions(rows).values(), strict=True)
     accuracies = {MODEL: metrics, **metrics["baselines"]}
     pairs = f"{metrics['pairs']:,} {subject} comparisons"
+    spreads = [row for row in rows if row.chosen is not None and row.spread_difference is not None]
     return {
+        **(
+            {
+                "spread.png": spread_chart(
+                    [math.hypot(row.spread_first or 0.0, row.spread_second or 0.0) for row in spreads],
+                    st.credit([row.difference for row in spreads]),
+                    metrics["spread"],
+                    subject=pairs,
+                )
+            }
+            if spreads
+            else {}
+        ),
         "accuracy.png": accuracy_chart(
             {
                 name: (result["accuracy"], st.Interval(result["accuracy_low"], result["accuracy_high"]))
@@ -115,6 +135,13 @@ def table(metrics: Mapping[str, Any]) -> str:
         value, note = metrics[key], notes.get(key, "")
         shown = f"{value:>9.3f}   {note}" if value is not None else f"{'-':>9}   {metrics['missing'].get(key, '')}"
         lines.append(f"{key.replace('_', ' '):<24}{shown}".rstrip())
+    if "spread" in metrics and metrics["spread"]["error_area"] is not None:
+        areas = metrics["spread"]
+        for name, words in (("error", "errors by spread"), ("margin", "errors by margin")):
+            interval = (
+                f"{areas[f'{name}_area_low']:.3f} to {areas[f'{name}_area_high']:.3f} (no sign of an error: 0.5)"
+            )
+            lines.append(f"{words:<24}{areas[f'{name}_area']:>9.3f}   {interval}")
     for key in ("pairs", "labelled_ties", "equal_once_cut", "clusters"):
         if key in metrics:
             lines.append(f"{key.replace('_', ' '):<24}{metrics[key]:>9,}")

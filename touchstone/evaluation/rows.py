@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from touchstone import statistics as st
 from touchstone.groups import Group, JudgedPair, judged_pairs, without_look_alikes
+from touchstone.model.combining import spread_of
 from touchstone.model.scores import RawScore
 
 
@@ -23,6 +24,9 @@ class Row:
     Attributes:
         chosen: the preferred one's index; None for a labelled tie.
         strength: share of the judgements for the preferred side, 0.5 to 1 (q of the log loss).
+        spread_first, spread_second: of an ensemble, standard deviation over its members of each one's reward, in
+            standard deviations of the reference set; None for a single model.
+        spread_difference: the same of the difference of both: how far the members are apart about this pair.
     """
 
     group_id: str
@@ -40,6 +44,9 @@ class Row:
     chars_second: int
     truncated_first: bool
     truncated_second: bool
+    spread_first: float | None = None
+    spread_second: float | None = None
+    spread_difference: float | None = None
 
     @property
     def difference(self) -> float:
@@ -59,6 +66,13 @@ ROW_SCHEMA = pa.schema(
         *((name, pa.bool_()) for name in ("truncated_first", "truncated_second")),
     ]
 )
+SPREADS = tuple(pa.field(f"spread_{name}", pa.float64()) for name in ("first", "second", "difference"))
+"""Columns more in the rows of an ensemble."""
+
+
+def schema_of(rows: Sequence[Row]) -> pa.Schema:
+    """ROW_SCHEMA, with the SPREADS where there are any."""
+    return pa.schema([*ROW_SCHEMA, *(SPREADS if any(row.spread_difference is not None for row in rows) else ())])
 
 
 def _pairs(groups: Sequence[Group]) -> Iterator[tuple[int, Group, JudgedPair]]:
@@ -118,6 +132,9 @@ def score_rows(groups: Sequence[Group], scores: Sequence[Sequence[RawScore]]) ->
                 chars_second=len(group.completions[pair.second].text),
                 truncated_first=first.truncated,
                 truncated_second=second.truncated,
+                spread_first=spread_of(first.members),
+                spread_second=spread_of(second.members),
+                spread_difference=spread_of([a - b for a, b in zip(first.members, second.members, strict=True)]),
             )
         )
     return rows
@@ -133,13 +150,14 @@ def differences(groups: Sequence[Group], rewards: Sequence[Sequence[float]]) -> 
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Write rows as Parquet with ROW_SCHEMA."""
-    pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], schema=ROW_SCHEMA), path, compression="zstd")
+    """Write rows as Parquet with `schema_of` them."""
+    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=schema_of(rows))
+    pq.write_table(table, path, compression="zstd")
 
 
 def read_rows(path: Path) -> list[Row]:
     """The inverse of `write_rows`."""
-    return [Row(**record) for record in pq.read_table(path, schema=ROW_SCHEMA).to_pylist()]
+    return [Row(**record) for record in pq.read_table(path).to_pylist()]
 
 
 def completions(rows: Sequence[Row]) -> dict[tuple[str, int], tuple[float, int, bool]]:

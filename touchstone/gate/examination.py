@@ -80,6 +80,8 @@ def examine(folder: Path, facts: Facts, limits: Gates) -> list[Check]:
         checks.run("holdout_use", lambda: checks.holdout_use(facts.holdout_uses, limits)),
         checks.run("centering", lambda: checks.centering(facts.centering, limits)),
     ]
+    if "spread_difference" in held_out.table.schema.names:  # of an ensemble
+        results.append(checks.run("spread", lambda: checks.spread(held_out.plain()), required=False))
     if asked is not None and champion is not None:
         results.append(checks.run("asked", lambda: _asked(candidate, champion, asked, limits), required=False))
     if (person := checks.unattended(limits)) is not None:  # under small_data

@@ -89,11 +89,27 @@ class AxisAccuracy(Part):
     clusters: int
 
 
+class SpreadMetrics(Part):
+    """What `evaluation.metrics.spread_metrics` gives for an ensemble, and explains."""
+
+    mean: float
+    error_area: float | None
+    error_area_low: float | None
+    error_area_high: float | None
+    pair_area: float | None
+    pair_area_low: float | None
+    pair_area_high: float | None
+    margin_area: float | None
+    margin_area_low: float | None
+    margin_area_high: float | None
+
+
 class Metrics(Accuracy):
     """What `evaluation.metrics.measure` gives for one set, and explains.
 
     Attributes:
         calibration_error_null_q95: of older records, another null: it took correlated pairs for independent ones.
+        spread: of an ensemble.
     """
 
     pairs: int
@@ -113,6 +129,7 @@ class Metrics(Accuracy):
     baselines: dict[str, Accuracy]
     gap_closed: float | None
     missing: dict[str, str]
+    spread: SpreadMetrics | None = Field(default=None, exclude_if=absent)
 
     @property
     def null_error(self) -> float:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from touchstone.evaluation.baselines import BEST_POSSIBLE
-from touchstone.evaluation.rows import ROW_SCHEMA, Row, score_rows
+from touchstone.evaluation.rows import ROW_SCHEMA, SPREADS, Row, schema_of, score_rows
 from touchstone.gate.checks import Pairs
 from touchstone.groups import Group, JudgedPair, Message, judged_pairs
 from touchstone.model.scores import RawScore
@@ -81,7 +81,7 @@ def records(
         }
         for place, (row, before, about) in enumerate(zip(rows, champion_rows, described, strict=True))
     ]
-    return pa.Table.from_pylist(found, schema=SCHEMA)
+    return pa.Table.from_pylist(found, schema=pa.schema([*SCHEMA, *list(schema_of(rows))[len(ROW_SCHEMA) :]]))
 
 
 def _description(group: Group, pair: JudgedPair, taught: frozenset[str]) -> dict[str, Any]:
@@ -139,7 +139,8 @@ class Rows:
 
     def plain(self) -> list[Row]:
         """The candidate's rows as `evaluation` has them."""
-        return [Row(**row) for row in self.table.select(ROW_SCHEMA.names).to_pylist()]
+        names = [*ROW_SCHEMA.names, *(field.name for field in SPREADS if field.name in self.table.schema.names)]
+        return [Row(**row) for row in self.table.select(names).to_pylist()]
 
     def column(self, name: str) -> Floats:
         """A column of numbers; NaN where nothing is known."""
@@ -211,11 +212,12 @@ class Rows:
 def append(table: pa.Table, path: Path) -> None:
     """Add rows to rows.parquet."""
     if path.exists():
-        table = pa.concat_tables([pq.read_table(path, schema=SCHEMA), table])
+        table = pa.concat_tables([pq.read_table(path, schema=table.schema), table])
     pq.write_table(table, path, compression="zstd")
 
 
 def read(path: Path, name: str) -> Rows:
     """The rows of one set ("holdout" or "confirm")."""
-    table = pq.read_table(path, schema=SCHEMA)
+    present = pq.read_schema(path).names
+    table = pq.read_table(path, schema=pa.schema([*SCHEMA, *(field for field in SPREADS if field.name in present)]))
     return Rows(table.filter(pc.equal(table["set"], name)))

@@ -199,14 +199,42 @@ def rewards(model: RewardModel, batch: Batch, precision: Precision = "fp32") -> 
     return read_rewards(model.network, batch.to(model.device), precision)
 
 
+def member_rewards(model: RewardModel, batch: Batch, precision: Precision = "fp32") -> Tensor:
+    """Every member's raw reward of each completion of a batch, in the order of `batch.owners`: [N, K].
+
+    Args:
+        model: an ensemble.
+    """
+    ensemble = model.ensemble
+    assert ensemble is not None  # noqa: S101 - for the type checker: callers have looked
+    batch = batch.to(model.device)
+    if ensemble.heads is None:
+        return torch.stack([read_rewards(each.network, batch, precision) for each in ensemble.models], dim=1)
+    weight, bias = ensemble.heads
+    if ensemble.switch is None:
+        return _apply_head(read_hidden(model.network, batch, precision), weight, bias)
+    columns = []
+    for member in range(ensemble.rule.members):
+        rows = slice(member, member + 1)
+        with ensemble.switch.on(member):
+            hidden = read_hidden(model.network, batch, precision)
+        columns.append(_apply_head(hidden, weight[rows], None if bias is None else bias[rows]))
+    return torch.cat(columns, dim=1)
+
+
+def _apply_head(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    with torch.autocast(hidden.device.type, enabled=False):  # as in `read_rewards`
+        return nn.functional.linear(hidden.to(weight.dtype), weight, bias)
+
+
 def read_rewards(network: PreTrainedModel, batch: Batch, precision: Precision = "fp32") -> Tensor:
-    """`rewards` for a bare network whose device the batch is on."""
+    """`rewards` for a bare network whose device the batch is on; [N, K] where its head has K outputs."""
     return rewards_from(network, batch, read_hidden(network, batch, precision))
 
 
 def rewards_from(network: PreTrainedModel, batch: Batch, hidden: Tensor) -> Tensor:
     """`read_rewards` of what `read_hidden` gave."""
-    head = head_of(network)
+    head = head_of(network, outputs=None)
     # A bf16 head leaves too few distinct rewards: near pairs would tie.
     with torch.autocast(hidden.device.type, enabled=False):
         reward: Tensor = head(hidden.to(head.weight.dtype)).squeeze(-1)
@@ -246,6 +274,8 @@ def shares_prompt(model: RewardModel) -> bool:
     per completion and gives the same scores, slower. An encoder isn't tried: its prompt sees the completion. The log
     says so.
     """
+    if model.shares is None and model.ensemble is not None:
+        model.shares = all(shares_prompt(member) for member in model.ensemble.models)
     if model.shares is None:
         encoder = isinstance(model.network, EncoderRewardModel)
         model.shares = not encoder and _probe(model)

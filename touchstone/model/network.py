@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -42,9 +42,15 @@ from touchstone.model.templating import ScoringRule, scoring_rule
 from touchstone.runtime.texts import FORM, Form
 from touchstone.settings.model import Model
 
+if TYPE_CHECKING:
+    from touchstone.model.ensemble import Ensemble
+
 # Progress bars of milliseconds, and a report that a head is missing, which is said here in one sentence.
 transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()
+
+MODEL_TYPE = "touchstone_ensemble"
+"""What the config.json of several models in one names, so that stock loaders refuse it."""
 
 _TEMPLATES = {"last": "chat template", "mean": "template for pairs"}
 
@@ -76,6 +82,7 @@ class RewardModel:
         shares: whether rows with a shared prompt give this network's rewards; None until `layout.shares_prompt`
             has found out.
         work: what was computed for scores.
+        ensemble: the members, where it is several models; `network` is then the first one's, or their trunk.
     """
 
     network: PreTrainedModel
@@ -83,6 +90,7 @@ class RewardModel:
     rule: ScoringRule
     shares: bool | None = field(default=None, compare=False)
     work: Work = field(default_factory=Work, compare=False)
+    ensemble: Ensemble | None = field(default=None, compare=False)
 
     @property
     def device(self) -> torch.device:
@@ -168,6 +176,10 @@ def load_reward_model(
         ModelError: the head is missing, weights are left over, one is not finite, they are pickled, the template isn't
             the rule's.
     """
+    if _is_ensemble(folder):
+        from touchstone.model import ensemble  # which loads its members by this function
+
+        return ensemble.load(folder, rule, trust_remote_code=trust_remote_code)
     stated = max_tokens or (rule.max_tokens if rule else None) or _stated_max_tokens(folder)
     form = FORM if rule is None else rule.text_form
     model, missing, unused = _load(folder, stated, None, trust_remote_code, needs_pad=False, text_form=form)
@@ -207,14 +219,17 @@ def save(model: RewardModel, folder: Path, dtype: torch.dtype = torch.float32) -
         raise ModelError(f"the model can't be written to {folder}: {error}") from error
 
 
-def head_of(network: PreTrainedModel) -> nn.Linear:
+def head_of(network: PreTrainedModel, outputs: int | None = 1) -> nn.Linear:
     """The linear layer that gives the reward.
+
+    Args:
+        outputs: how many it must have; None for any number, as several heads over one trunk have while they train.
 
     Raises:
         ModelError: the architecture keeps its head elsewhere.
     """
     head = getattr(network, "score", None)
-    if not isinstance(head, nn.Linear) or head.out_features != 1:
+    if not isinstance(head, nn.Linear) or outputs not in (None, head.out_features):
         raise ModelError(
             f"{type(network).__name__} has no linear head `score` with one output; decoders whose class for "
             "AutoModelForSequenceClassification has one are supported"
@@ -347,6 +362,12 @@ def _prepare(config: PretrainedConfig, pad_token_id: int | None) -> None:
         part.pad_token_id = pad_token_id
         part.use_cache = False
     config.problem_type = "regression"
+
+
+def _is_ensemble(folder: Path) -> bool:
+    """Whether a folder holds several models in one."""
+    config = folder / "config.json"
+    return config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("model_type") == MODEL_TYPE
 
 
 def _stated_max_tokens(folder: Path) -> int:

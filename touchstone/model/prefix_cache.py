@@ -122,7 +122,8 @@ def open_cache(model: RewardModel, limit: int) -> PrefixCache | None:
     Found out by its configuration and a probe: shared prompts, and the rewards of two small groups with and without
     what was remembered of their prompts.
     """
-    size = _bytes_per_token(model) if shares_prompt(model) else 0
+    several = model.ensemble is not None and model.ensemble.passes > 1  # each member makes something else of a prompt
+    size = _bytes_per_token(model) if shares_prompt(model) and not several else 0
     if not size:
         log.warning("%s can't reuse a prompt's keys: the prefix cache is off", type(model.network).__name__)
         return None

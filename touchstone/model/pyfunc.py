@@ -29,13 +29,16 @@ class RewardFunction:
 
     def __init__(self, scorer: Scorer) -> None:
         self.scorer = scorer
+        ensemble = scorer.model.ensemble
+        self.columns = (*COLUMNS, "spread") if ensemble is not None and ensemble.rule.has_spread else COLUMNS
 
     def predict(self, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
         """Scores of rows with a `prompt` (a text, or a list of {"role", "content"}) and a `completion`.
 
         A list may be an array, as a frame read from Parquet holds it, and a message's other fields may be null.
 
-        Returns a DataFrame with reward, centered, percentile and truncated, and the index of the input.
+        Returns a DataFrame with reward, centered, percentile and truncated, of an ensemble also spread, and the index
+        of the input.
 
         Raises:
             DataError: a prompt or completion is neither, or its turns are out of order; the message names the row.
@@ -54,7 +57,7 @@ class RewardFunction:
             completions.append(completion)
         scores = dict(zip(items, self.scorer.score(list(items.items())), strict=True))
         ordered = [scores[messages][index] for messages, index in places]
-        columns = {name: [getattr(score, name) for score in ordered] for name in COLUMNS}
+        columns = {name: [getattr(score, name) for score in ordered] for name in self.columns}
         return pd.DataFrame(columns, index=model_input.index)
 
 

@@ -19,6 +19,7 @@ from touchstone import statistics as st
 from touchstone.errors import DataError, ModelError
 from touchstone.groups import Group, Message
 from touchstone.model.card import Centering
+from touchstone.model.combining import spread_of
 
 Item = tuple[Sequence[Message], Sequence[str]]
 """A prompt and the completions to score."""
@@ -40,6 +41,8 @@ SCORE_SCHEMA = pa.schema(
         ("seen", pa.string()),
     ]
 )
+MEMBERS = pa.field("members", pa.list_(pa.float64()))
+"""A column more in the scores of an ensemble."""
 ARTIFACT = b"touchstone_artifact"
 """Key of the file's metadata under which the digest of the artifact stands that gave the scores."""
 
@@ -54,12 +57,15 @@ class RawScore:
         tokens: of the completion, with the template's closing ones.
         seen: a digest of all that was scored, prompt and completion as they were cut: to the model texts with the same
             one are one text. Empty where nobody asked.
+        members: of an ensemble each member's reward, standardised on the reference set; empty for a single model, and
+            where members judge different things.
     """
 
     reward: float
     truncated: bool
     tokens: int
     seen: str = ""
+    members: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +78,8 @@ class Score:
         percentile: where it stands in the reference set, 0.001 to 0.999.
         truncated: the text was over the token limit and was cut.
         tokens: of the completion, with the template's closing ones.
+        spread: standard deviation over the members of an ensemble, in standard deviations of the reference set; None
+            for a single model.
     """
 
     reward: float
@@ -79,6 +87,7 @@ class Score:
     percentile: float
     truncated: bool
     tokens: int
+    spread: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +129,7 @@ def centered_rows(rows: Sequence[Sequence[RawScore]], centering: Centering) -> l
                 percentile=next(percentiles),
                 truncated=score.truncated,
                 tokens=score.tokens,
+                spread=spread_of(score.members),
             )
             for score in row
         ]
@@ -164,12 +174,15 @@ def tolerance(
 def write_scores(path: Path, groups: Sequence[Group], scores: Sequence[Sequence[RawScore]], artifact: str) -> None:
     """Write one row per completion, in the order of groups; the artifact's digest goes into the file's metadata."""
     rows = [
-        (group.id, place, score.reward, score.truncated, score.tokens, score.seen)
+        (group.id, place, score.reward, score.truncated, score.tokens, score.seen, list(score.members))
         for group, row in zip(groups, scores, strict=True)
         for place, score in enumerate(row)
     ]
-    columns = list(zip(*rows, strict=True)) or [()] * len(SCORE_SCHEMA)
+    columns = list(zip(*rows, strict=True)) or [()] * (len(SCORE_SCHEMA) + 1)
     schema = SCORE_SCHEMA.with_metadata({ARTIFACT: artifact})
+    if any(columns[-1]):
+        schema = schema.append(MEMBERS)
+    columns = columns[: len(schema)]
     table = pa.table(
         [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema
     )
@@ -188,7 +201,8 @@ def read_scores(path: Path, groups: Sequence[Group]) -> list[list[RawScore]]:
     Raises:
         DataError: the file holds other groups, or another number of completions.
     """
-    records: Iterator[dict[str, Any]] = iter(pq.read_table(path, schema=SCORE_SCHEMA).to_pylist())
+    # Where the file has no members they are null.
+    records: Iterator[dict[str, Any]] = iter(pq.read_table(path, schema=SCORE_SCHEMA.append(MEMBERS)).to_pylist())
     scores: list[list[RawScore]] = []
     for group in groups:
         row = []
@@ -198,7 +212,10 @@ def read_scores(path: Path, groups: Sequence[Group]) -> list[list[RawScore]]:
                 raise DataError(
                     f"{path} doesn't hold the scores of group {group.id} where they should be; score again"
                 )
-            row.append(RawScore(record["reward"], record["truncated"], record["tokens"], record["seen"] or ""))
+            members = tuple(record["members"] or ())
+            row.append(
+                RawScore(record["reward"], record["truncated"], record["tokens"], record["seen"] or "", members)
+            )
         scores.append(row)
     if next(records, None) is not None:
         raise DataError(f"{path} holds scores of more groups than were asked for; score again")

@@ -16,7 +16,17 @@ import torch
 from touchstone import statistics as st
 from touchstone.errors import ArtifactError, ModelError
 from touchstone.model.card import Card, verify_digests
-from touchstone.model.layout import Batch, Precision, lay_out, padded_batch, plan_batches, rewards, shares_prompt
+from touchstone.model.combining import combine
+from touchstone.model.layout import (
+    Batch,
+    Precision,
+    lay_out,
+    member_rewards,
+    padded_batch,
+    plan_batches,
+    rewards,
+    shares_prompt,
+)
 from touchstone.model.network import RewardModel, head_of, load_reward_model
 from touchstone.model.prefix_cache import PrefixCache, digest_ids, open_cache
 from touchstone.model.processor import has_bf16, threads_for
@@ -164,21 +174,32 @@ def _run(
     precision: Precision,
     description: str | None,
 ) -> list[list[RawScore]]:
-    by_owner: dict[tuple[int, int], float] = {}
+    by_owner: dict[tuple[int, int], tuple[float, tuple[float, ...]]] = {}
     for batch in batches if description is None else progress(batches, description, count):
         with torch.inference_mode():
-            values = rewards(model, batch, precision).float().tolist()
-        model.work.add(batch.tokens, batch.input_ids.numel())
+            values = _rewards(model, batch, precision)
+        for _ in range(1 if model.ensemble is None else model.ensemble.passes):
+            model.work.add(batch.tokens, batch.input_ids.numel())
         by_owner.update(zip(batch.owners, values, strict=True))
+    unscored = math.nan, ()
     return [
         [
-            RawScore(
-                model.rule.reward(by_owner.get((item, k), math.nan), len(ids)), group.truncated[k], len(ids), seen
-            )
+            RawScore(model.rule.reward(reward, len(ids)), group.truncated[k], len(ids), seen, members)
             for k, (ids, seen) in enumerate(zip(group.completion_ids, _seen(group), strict=True))
+            for reward, members in [by_owner.get((item, k), unscored)]
         ]
         for item, group in enumerate(encoded)
     ]
+
+
+def _rewards(model: RewardModel, batch: Batch, precision: Precision) -> list[tuple[float, tuple[float, ...]]]:
+    """Each completion's reward, and of an ensemble its members' standardised ones."""
+    ensemble = model.ensemble
+    if ensemble is None:
+        return [(reward, ()) for reward in rewards(model, batch, precision).float().tolist()]
+    combined, standard = combine(ensemble.rule, member_rewards(model, batch, precision).float().cpu().numpy())
+    members = standard.tolist() if ensemble.shows_members else [()] * len(combined)
+    return list(zip(combined.tolist(), map(tuple, members), strict=True))
 
 
 class Scorer:
@@ -336,5 +357,7 @@ class Scorer:
 
 def to_device(model: RewardModel) -> None:
     """Move the network to a GPU where there is one."""
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and model.ensemble is not None:
+        model.ensemble.to(torch.device("cuda"))
+    elif torch.cuda.is_available():
         torch.nn.Module.cuda(model.network)  # transformers' own wrapper has no usable type

@@ -57,7 +57,11 @@ SCHEMA = pa.schema(
         ("tokens", pa.int32()),
     ]
 )
-"""One row per completion: the number of the row that it came from, its place in there from 0, and its `Score`."""
+"""One row per completion: the number of the row that it came from, its place in there from 0, and its `Score`; of an
+ensemble also SPREAD."""
+
+SPREAD = pa.field("spread", pa.float64())
+"""A column more where the model is an ensemble."""
 
 VERSION, JOB, REPORT = b"touchstone_version", b"touchstone_job", b"touchstone_report"
 """Keys of the file's metadata beside `ARTIFACT`: the model in words, the job's digest, and its report as JSON."""
@@ -249,13 +253,23 @@ def _counted(counts: dict[str, int], unscored: Iterable[Unscored]) -> dict[str, 
 
 def _write_part(path: Path, scores: Sequence[tuple[Row, Sequence[Score]]], report: Report) -> None:
     values = [
-        (row.number, place, score.reward, score.centered, score.percentile, score.truncated, score.tokens)
+        (
+            row.number,
+            place,
+            score.reward,
+            score.centered,
+            score.percentile,
+            score.truncated,
+            score.tokens,
+            score.spread,
+        )
         for row, row_scores in scores
         for place, score in enumerate(row_scores)
     ]
-    columns = list(zip(*values, strict=True)) or [()] * len(SCHEMA)
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)]
-    table = pa.table(arrays, schema=SCHEMA.with_metadata({REPORT: canonical_json(report.to_json())}))
+    columns = list(zip(*values, strict=True)) or [()] * (len(SCHEMA) + 1)
+    schema = SCHEMA if set(columns[-1]) <= {None} else SCHEMA.append(SPREAD)
+    arrays = [pa.array(column, field.type) for column, field in zip(columns[: len(schema)], schema, strict=True)]
+    table = pa.table(arrays, schema=schema.with_metadata({REPORT: canonical_json(report.to_json())}))
     buffer = pa.BufferOutputStream()
     pq.write_table(table, buffer)
     write_atomic(path, buffer.getvalue().to_pybytes())
@@ -287,8 +301,10 @@ def _put_together(folder: Path, output: Path, job: Job) -> Report:
     }
     partial = folder / "scores"
     with partial.open("wb") as file:
-        with pq.ParquetWriter(file, SCHEMA.with_metadata(metadata), compression="zstd") as writer:
-            for table in _tables(parts):
+        several = any(SPREAD.name in pq.read_schema(path).names for path in parts)
+        schema = SCHEMA.append(SPREAD) if several else SCHEMA
+        with pq.ParquetWriter(file, schema.with_metadata(metadata), compression="zstd") as writer:
+            for table in _tables(parts, schema):
                 writer.write_table(table)
         file.flush()
         os.fsync(file.fileno())
@@ -298,11 +314,11 @@ def _put_together(folder: Path, output: Path, job: Job) -> Report:
     return report
 
 
-def _tables(parts: Sequence[Path]) -> Iterator[pa.Table]:
+def _tables(parts: Sequence[Path], schema: pa.Schema) -> Iterator[pa.Table]:
     """The parts' tables, several joined to about `ROW_GROUP` rows."""
     tables: list[pa.Table] = []
     for path in parts:
-        tables.append(pq.read_table(path, schema=SCHEMA))
+        tables.append(pq.read_table(path, schema=schema))
         if sum(table.num_rows for table in tables) >= ROW_GROUP:
             yield pa.concat_tables(tables)
             tables = []

@@ -29,9 +29,10 @@ from touchstone.errors import ArtifactError, ModelError
 from touchstone.groups import Group, Message, judged_pairs, read_parquet, set_digest
 from touchstone.model import card as cards
 from touchstone.model.card import Calibration, CalibrationError, Card, Centering, SelfTest, Turn
+from touchstone.model.combining import Combination, standardised
 from touchstone.model.layout import Precision
 from touchstone.model.length_free import wrap
-from touchstone.model.network import RewardModel, load_reward_model
+from touchstone.model.network import MODEL_TYPE, RewardModel, load_reward_model
 from touchstone.model.processor import prepare
 from touchstone.model.scores import RawScore, as_item, tolerance
 from touchstone.model.scoring import Scorer, raw_scores, to_device
@@ -91,6 +92,8 @@ def seal(
     seeds: dict[str, int],
     folder: Path,
     length: Literal["keep", "subtract"] = "keep",
+    combination: Combination = "mean",
+    variance_weight: float = 0.0,
 ) -> str:
     """Seal a checkpoint: copy it, fit its map on `calibration`, centre on `reference`, digest all, load it again.
 
@@ -101,6 +104,8 @@ def seal(
         folder: where the artifact appears, whole or not at all.
         length: "subtract": rewards lose their slope in log(1 + tokens) inside the prompts of `calibration`
             (docs/length.md), before anything else is fitted; the folder is then one that stock loaders refuse.
+        combination, variance_weight: of an ensemble, how its members' rewards become one (`combining.EnsembleRule`);
+            they are standardised on `reference` first.
 
     Returns:
         The artifact's digest.
@@ -116,6 +121,9 @@ def seal(
         _copy_checkpoint(model_folder, aside)
         model = load_reward_model(aside)
         to_device(model)
+        if model.ensemble is not None:
+            rewards = _score(model, reference, "reference", precision)
+            _seal_members(model, rewards, combination, variance_weight)
         scored = [
             _score(model, groups, name, precision)
             for name, groups in (("calibration", calibration), ("reference", reference))
@@ -135,7 +143,7 @@ def seal(
             files=digest_folder(aside),
         )
         cards.write(sealed, aside)
-        if model.rule.pooling == "last" and model.rule.length_slope is None:
+        if model.rule.pooling == "last" and model.rule.length_slope is None and model.ensemble is None:
             _check_stock(model, sealed)
         # What is renamed into place has been read back from the disk and has passed its own self-test.
         return Scorer.load(aside).card
@@ -146,6 +154,24 @@ def seal(
 
     write_folder(folder, fill)
     return card[0].digest
+
+
+def _seal_members(
+    model: RewardModel, reference: Sequence[Sequence[RawScore]], combination: Combination, variance_weight: float
+) -> None:
+    """Put how the members of an ensemble become one into its scoring rule.
+
+    Args:
+        reference: scores of the reference set, with each member's raw reward.
+    """
+    ensemble = model.ensemble
+    assert ensemble is not None  # noqa: S101 - for the type checker: callers have looked
+    members = [score.members for row in reference for score in row]
+    weight = variance_weight if combination == "uncertainty" else 0.0
+    rule = replace(ensemble.rule, combination=combination, variance_weight=weight)
+    ensemble.rule = standardised(rule, members, SIGNIFICANT_DIGITS)
+    ensemble.shows_members = ensemble.rule.has_spread
+    model.rule = replace(model.rule, ensemble=ensemble.rule)
 
 
 @contextmanager
@@ -187,6 +213,8 @@ def _copy_checkpoint(source: Path, target: Path) -> None:
         config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise ArtifactError(f"{source} holds no checkpoint: config.json is missing; train the model first") from None
+    if config.get("model_type") == MODEL_TYPE:
+        _copy_members(source, target)
     if "auto_map" in config:
         raise ArtifactError(
             f"{source} needs code of its own to load (auto_map in config.json); artifacts hold no code"
@@ -194,6 +222,15 @@ def _copy_checkpoint(source: Path, target: Path) -> None:
     for path in sorted(source.iterdir()):
         if path.suffix == ".safetensors" or path.name in CHECKPOINT_NAMES or path.name.startswith("tokenizer"):
             shutil.copyfile(path, target / path.name)
+
+
+def _copy_members(source: Path, target: Path) -> None:
+    """The folders of an ensemble's members, each a checkpoint."""
+    for path in sorted(source.rglob("config.json")):
+        if path.parent != source:
+            place = target / path.parent.relative_to(source)
+            place.mkdir(parents=True)
+            _copy_checkpoint(path.parent, place)
 
 
 def _score(model: RewardModel, groups: Sequence[Group], name: str, precision: Precision) -> list[list[RawScore]]:
@@ -355,6 +392,8 @@ def main() -> None:
         seeds={"train": options.train.seed},
         length=options.seal.length,
         folder=Path("build") / "artifact",
+        combination=options.ensemble.combination,
+        variance_weight=options.ensemble.variance_weight,
     )
     sys.stdout.write(f"sealed: {digest}\n")
 

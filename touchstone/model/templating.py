@@ -18,7 +18,7 @@ import math
 import re
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -29,6 +29,7 @@ from transformers import PreTrainedTokenizerBase
 
 from touchstone.errors import ModelError
 from touchstone.groups import ROLES, Message
+from touchstone.model.combining import EnsembleRule
 from touchstone.model.reasoning import CLOSE, OPEN, PROBES, Frame, frame_of
 from touchstone.runtime.files import digest_text, digest_value
 from touchstone.runtime.texts import FORM, Form, cleaned
@@ -66,6 +67,7 @@ class ScoringRule:
             reasoning written as the chat template writes it. 0: nothing; rules of before it was named.
         length_slope: what is subtracted from the network's reward for each unit of log(1 + tokens of the completion);
             None: nothing.
+        ensemble: how the rewards of several members become one; None for a single model.
     """
 
     max_tokens: int
@@ -75,10 +77,17 @@ class ScoringRule:
     text_form: Form = 0
     length_slope: float | None = None
 
+    ensemble: EnsembleRule | None = None
+
     def to_json(self) -> dict[str, Any]:
-        """The rule as a JSON-ready dictionary, with no word of a text form or a slope that does nothing."""
-        silent = (("text_form", 0), ("length_slope", None))
-        return {name: value for name, value in asdict(self).items() if (name, value) not in silent}
+        """The rule as a JSON-ready dictionary, with no word of a text form, slope or ensemble that does nothing."""
+        silent = (("text_form", 0), ("length_slope", None), ("ensemble", None))
+        plain = {name: value for name, value in asdict(self.of_member()).items() if (name, value) not in silent}
+        return plain if self.ensemble is None else {**plain, "ensemble": self.ensemble.to_json()}
+
+    def of_member(self) -> ScoringRule:
+        """The rule by which one member of an ensemble reads a text."""
+        return replace(self, ensemble=None)
 
     def reward(self, value: float, tokens: int) -> float:
         """The reward, in fp32, of what the network gave a completion of so many tokens, its closing ones included."""
@@ -99,6 +108,8 @@ class ScoringRule:
         """
         try:
             rule = cls(**value)
+            if rule.ensemble is not None:
+                rule = replace(rule, ensemble=EnsembleRule.from_json(value["ensemble"]))
         except TypeError as error:
             raise ModelError(f"the scoring rule can't be read: {error}") from error
         if rule.pooling not in get_args(Pooling) or rule.truncation != "prompt_left":

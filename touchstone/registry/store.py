@@ -437,7 +437,7 @@ class Registry:
                     str(partial / "model"),
                     loader_module="touchstone.model.pyfunc",
                     data_path=str(partial / "artifact"),
-                    signature=signature(),
+                    signature=signature(card.read(artifact)),
                     pip_requirements=requirements(),
                 )
             self._client.log_artifacts(run_id, str(partial / "model"), "model")

@@ -100,15 +100,17 @@ def facts(sealed: Card) -> dict[str, str]:
     return {**shown, "touchstone.centering.reference_digest": centering.reference_digest}
 
 
-def signature() -> ModelSignature:
+def signature(sealed: Card) -> ModelSignature:
     """Columns in, columns out; see `touchstone/model/pyfunc.py`."""
     from touchstone.registry.tracking import AnyType, ColSpec, DataType, ModelSignature, Schema
 
     prompt = AnyType()  # type: ignore[no-untyped-call]  # a text or a list of messages: MLflow has no type for "either"
     scores = [ColSpec(DataType.double, name) for name in ("reward", "centered", "percentile")]
+    members = sealed.rule.get("ensemble")
+    spread = [ColSpec(DataType.double, "spread")] if members and members["kind"] != "axes" else []
     return ModelSignature(
         Schema([ColSpec(prompt, "prompt"), ColSpec(DataType.string, "completion")]),
-        Schema([*scores, ColSpec(DataType.boolean, "truncated")]),
+        Schema([*scores, ColSpec(DataType.boolean, "truncated"), *spread]),
     )
 
 

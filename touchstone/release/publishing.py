@@ -194,7 +194,7 @@ def _loading(repository: str) -> list[str]:
         "",
         "It is a plain sequence-classification checkpoint with one output: "
         f'`AutoModelForSequenceClassification.from_pretrained("{repository}")` loads it where its scoring rule is a '
-        f"stock one. `{cards.FILE}` says how texts are laid out, cut and read.",
+        f"stock one (an encoder's mean and an ensemble are not). `{cards.FILE}` says how texts are laid out and read.",
     ]
 
 

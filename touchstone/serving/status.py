@@ -93,6 +93,7 @@ def _describe(model: str, served: Served, budgets: Budgets) -> dict[str, Any]:
         "precision": card.centering.score_dtype,
         "max_tokens": served.scorer.model.rule.max_tokens,
         "optimisation_budget": _describe_budget(budgets.get(served.version.digest)),
+        **({"ensemble": card.rule["ensemble"]} if "ensemble" in card.rule else {}),
     }
 
 

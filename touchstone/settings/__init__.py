@@ -19,6 +19,7 @@ from touchstone.runtime.parallel import Threads, threads_of
 from touchstone.settings import suggestions
 from touchstone.settings.checks import Audit, Import, Split, Validation
 from touchstone.settings.data import GONE, Data
+from touchstone.settings.ensemble import Ensemble
 from touchstone.settings.gates import Gates
 from touchstone.settings.model import Model
 from touchstone.settings.objective import Objective
@@ -49,6 +50,7 @@ class Settings(Section):
     model: Model
     objective: Objective
     train: Train
+    ensemble: Ensemble = Ensemble()
     seal: Seal
     gates: Gates
     serve: Serve
@@ -80,9 +82,32 @@ class Settings(Section):
                 "train.linear_share puts length into the reward, and objective.length=separate takes it out; set the "
                 "first to 0, or the second to keep"
             )
+        if self.train.linear_share and self.ensemble.kind != "none":
+            raise ValueError(
+                "train.linear_share puts a linear model beside one head, and an ensemble has several; set the first "
+                "to 0, or choose ensemble=none"
+            )
+        self._check_ensemble()
         if not self.name.replace("-", "").replace("_", "").replace(".", "").isalnum():
             raise ValueError(f"name {self.name!r} may hold letters, digits, '-', '_' and '.' only")
         return self
+
+    def _check_ensemble(self) -> None:
+        """
+        Raises:
+            ValueError: members of this kind can't be trained so.
+        """
+        kind, method = self.ensemble.kind, self.train.method
+        if kind == "adapters" and method not in ("lora", "qlora"):
+            raise ValueError(
+                f"ensemble.kind=adapters needs train.method=lora or qlora, not {method}; ensemble.kind=seeds trains "
+                "whole models"
+            )
+        if kind == "seeds" and method == "head_only" and not self.ensemble.bootstrap:
+            raise ValueError(
+                "train.method=head_only has one optimum, whatever the seed: members would be the same; set "
+                "ensemble.bootstrap to true, or choose ensemble.kind=heads, which embeds once"
+            )
 
     @property
     def training_threads(self) -> int:

@@ -26,6 +26,9 @@ class SandboxData(Section):
     poison: Literal["none", "annotator", "entity", "trigger"]
     """Who or what the poisoned labels serve: one annotator's spite, one person's name, one phrase."""
     poison_share: Share
+    opposed_share: Share = Field(default=0.0, exclude_if=lambda share: share == 0)
+    """Of the requests that are about safety, those judged on helpfulness instead, by judges who want help whatever the
+    harm: then the axes contradict one another. Left out of params.yaml where it is 0."""
 
 
 class PreferenceData(Section):

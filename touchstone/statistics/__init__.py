@@ -59,6 +59,7 @@ from touchstone.statistics.clusters import (
     wilson_interval,
     worse_than,
 )
+from touchstone.statistics.errors_by_spread import ErrorArea, error_area
 from touchstone.statistics.rewards import (
     PERCENTILE_DIGITS,
     QUANTILE_LEVELS,
@@ -82,6 +83,7 @@ __all__ = [
     "CalibrationMap",
     "CalibrationScores",
     "Clusters",
+    "ErrorArea",
     "FittedMap",
     "Floats",
     "Interval",
@@ -104,6 +106,7 @@ __all__ = [
     "clustered_standard_error",
     "credit",
     "debiased_calibration_error",
+    "error_area",
     "fit_calibration_map",
     "holm",
     "intraclass_correlation",

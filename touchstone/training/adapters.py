@@ -86,6 +86,25 @@ def merge(model: RewardModel) -> RewardModel:
     return model
 
 
+def take_out(model: RewardModel) -> dict[str, tuple[Tensor, Tensor]]:
+    """Take every adapter out of the network, which is the plain base in fp32 afterwards, with its trained head.
+
+    Returns:
+        By layer the adapter's factors in fp32: down [rank, in], up [out, rank] with the scale in it.
+    """
+    network = model.network
+    factors: dict[str, tuple[Tensor, Tensor]] = {}
+    for name, layer in list(_adapted(network)):
+        (adapter,) = layer.lora_A
+        down, up = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
+        factors[name] = down.detach().float(), up.detach().float() * layer.scaling[adapter]
+        parent, _, child = name.rpartition(".")
+        network.get_submodule(parent).register_module(child, _plain(layer))
+    for parameter in network.parameters():
+        parameter.requires_grad_(True)
+    return factors
+
+
 def load_quantized(folder: Path, model: Model, train: Train) -> RewardModel:
     """The base in `folder` with the backbone's linear layers in NF4, quantised twice; everything else in fp32.
 
@@ -127,10 +146,19 @@ def _adapted(network: PreTrainedModel) -> Iterator[tuple[str, LoraLayer]]:
 
 def _merged(layer: LoraLayer) -> nn.Module:
     """The plain layer, in fp32, whose weights are the adapted layer's own plus the adapter's product."""
-    base_layer: Any = layer.get_base_layer()
     (adapter,) = layer.lora_A
     with torch.no_grad():
         product: Tensor = layer.get_delta_weight(adapter).float()  # type: ignore[attr-defined]  # every kind of layer has it
+        base_layer: Any = _plain(layer)
+        base_layer.weight = nn.Parameter(base_layer.weight + product)
+    layer_without_adapter: nn.Module = base_layer
+    return layer_without_adapter
+
+
+def _plain(layer: LoraLayer) -> nn.Module:
+    """The adapted layer's own layer, in fp32."""
+    base_layer: Any = layer.get_base_layer()
+    with torch.no_grad():
         weight: Tensor = base_layer.weight
         if not weight.is_floating_point():
             from bitsandbytes.functional import dequantize_4bit
@@ -141,6 +169,6 @@ def _merged(layer: LoraLayer) -> nn.Module:
                 base_layer.in_features, base_layer.out_features, bias=bias is not None, device="meta"
             )
             base_layer.bias = bias
-        base_layer.weight = nn.Parameter(weight.float() + product)
+        base_layer.weight = nn.Parameter(weight.float())
     layer_without_adapter: nn.Module = base_layer
     return layer_without_adapter

@@ -27,6 +27,7 @@ from touchstone.settings import Settings
 from touchstone.settings.objective import Objective
 from touchstone.settings.training import Train
 from touchstone.training.curve import SUMS, Row, omissions, row_of, sums_of
+from touchstone.training.ensemble import member_weights, weighted
 from touchstone.training.objective import total_loss
 from touchstone.training.plan import MicroBatch, Step, make_steps, micro_batches
 
@@ -54,8 +55,19 @@ def train_head(
     objective = settings.objective
     omitted = omissions(groups, objective)
     hidden, micro, weight = embed(model, groups, encoded, settings)
-    rows = fit(head_of(model.network), hidden, micro, weight, objective, settings.train.head_penalty)
-    return [row | omitted for row in rows]
+    head, penalty = head_of(model.network, outputs=None), settings.train.head_penalty
+    weights = member_weights(groups, settings)
+    if weights is None:
+        return [row | omitted for row in fit(head, hidden, micro, weight, objective, penalty)]
+    # Every member's head by itself, on the same embeddings.
+    rows: list[Row] = []
+    for member in range(head.out_features):
+        single_head = nn.Linear(head.in_features, 1, bias=False, device=head.weight.device)
+        curve = fit(single_head, hidden, weighted(micro, weights[:, member]), weight, objective, penalty)
+        with torch.no_grad():
+            head.weight[member] = single_head.weight[0]
+        rows += [{**row, "step": len(rows) + int(row["step"]), "member": member} | omitted for row in curve]
+    return rows
 
 
 def embed(

@@ -23,13 +23,17 @@ class LiveView:
         steps: how many the plan has.
         events: a file that gets a JSON line per step; None for none.
         board: a folder for TensorBoard; None for none.
+        before, total: steps of the trainings before this one, and of all, where several make one model.
 
     Raises:
         TrainingError: TensorBoard is asked for and not installed.
     """
 
-    def __init__(self, steps: int, processes: int, events: Path | None, board: Path | None) -> None:
+    def __init__(
+        self, steps: int, processes: int, events: Path | None, board: Path | None, *, before: int = 0, total: int = 0
+    ) -> None:
         self.steps, self.processes, self.events = steps, processes, events
+        self.before, self.total = before, total or steps
         self._board = None if board is None else _open_board(board)
         self._token_budget = 0
         self._bar = _bar(0, 0)
@@ -51,14 +55,14 @@ class LiveView:
             "peak_memory_bytes": _peak_memory(),
         }
         if self.events is not None:
-            run = {"steps": self.steps, "processes": self.processes, "tokens_per_microbatch": self._token_budget}
-            event = {**row, **live, "time": time.time(), **run}
+            run = {"steps": self.total, "processes": self.processes, "tokens_per_microbatch": self._token_budget}
+            event = {**row, "step": int(row["step"]) + self.before, **live, "time": time.time(), **run}
             with self.events.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(event) + "\n")
         if self._board is not None:
             for name, value in {**row, **live}.items():
                 if name != "step":
-                    self._board.add_scalar(f"train/{name}", value, int(row["step"]))
+                    self._board.add_scalar(f"train/{name}", value, int(row["step"]) + self.before)
 
     def end(self) -> None:
         """No step follows, whether the plan is done or training stopped early."""

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
 
 from touchstone.errors import TrainingError
 from touchstone.groups import Group, read_parquet, without_look_alikes
-from touchstone.model.network import RewardModel, save
+from touchstone.model.network import RewardModel
 from touchstone.model.processor import has_bf16, prepare
 from touchstone.model.templating import encode_many
 from touchstone.runtime.files import canonical_json, digest_value, write_atomic, write_folder, write_json
@@ -23,6 +26,16 @@ from touchstone.settings import Settings, project_root
 from touchstone.training import checkpoints, head_only, methods
 from touchstone.training.curve import Row
 from touchstone.training.decoys import count_decoys, with_decoys
+from touchstone.training.ensemble import (
+    APART,
+    finished,
+    labelled,
+    put_together,
+    trainings,
+    widen_head,
+    write_down,
+    write_model,
+)
 from touchstone.training.linear import put_linear_beside
 from touchstone.training.state import inputs_of
 from touchstone.training.trainer import Examples, Places, PreferenceTrainer
@@ -57,44 +70,123 @@ def train(settings: Settings, build: Path, events: Path | None = None, keep: Pat
     cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true" or not torch.cuda.is_available()
     world = PartialState(cpu=cpu, timeout=timedelta(seconds=settings.train.timeout_seconds))
     settings = _computable(settings, world.device)
-    model = methods.load(build / "base", settings)
+    model = _load(build, settings)
     groups = with_decoys(
         _groups(build, "train"), settings.objective.decoys, settings.train.seed, settings.gates.safety_axes
     )
-    if world.is_main_process:
+    apart, first = settings.ensemble.kind in APART, world.is_main_process
+    if first:
         _report_decoys(groups)
-    if settings.train.method == "head_only":
-        return _train_head(model, groups, settings, build) if world.is_main_process else []
+    if settings.train.method == "head_only" and not apart:
+        return _train_head(model, groups, settings, build) if first else []
     folder = (keep or build / "checkpoints") if settings.train.checkpoint_steps else None
-    inputs = inputs_of(settings, build, world.num_processes)
-    tensorboard = settings.train.tensorboard
-    board = project_root() / tensorboard / digest_value(inputs)[:8] if tensorboard else None
-    first = world.is_main_process
     try:
         with (
             tempfile.TemporaryDirectory(prefix="touchstone-") as scratch,
-            checkpoints.held(folder) if folder and first else nullcontext(),
+            checkpoints.held(folder) if folder and first and not apart else nullcontext(),
         ):
             examples = _examples(groups, model, "training")
             if settings.train.head_first:
                 model.network.to(world.device)
                 head_only.train_head(model, examples.groups, examples.encoded, _for_one_head(settings))
             stops_early = settings.train.early_stopping_steps
-            trainer = PreferenceTrainer(
-                model,
-                examples,
-                _examples(_groups(build, "validation"), model, "validation") if stops_early else None,
-                settings,
-                Places(Path(scratch), folder, inputs, events, board),
-            )
-            trainer.train()
-            rows = trainer.progress.rows
+            validation = _examples(_groups(build, "validation"), model, "validation") if stops_early else None
+            run = _Run(build, examples, validation, events, folder, Path(scratch), world)
+            if apart:
+                del model  # each member loads its own
+                return _train_apart(settings, run, groups)
+            rows = _train_steps(settings, run, model, run.inputs(settings), folder)
             if first:
-                _write(_finished(model, examples, settings), rows, groups, examples, build)
+                _write(_finished(model, examples, settings), rows, groups, examples, settings, build)
                 if folder:
                     checkpoints.clear(folder)
     except OSError as error:
         raise TrainingError(f"training can't write {error.filename or 'a file'}: {error.strerror or error}") from error
+    return rows
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What the trainings of one ensemble share.
+
+    Attributes:
+        folder: for checkpoints; None where none are written.
+        scratch: a temporary one.
+    """
+
+    build: Path
+    examples: Examples
+    validation: Examples | None
+    events: Path | None
+    folder: Path | None
+    scratch: Path
+    world: PartialState
+
+    def inputs(self, settings: Settings) -> dict[str, Any]:
+        """What must match on resume."""
+        return inputs_of(settings, self.build, self.world.num_processes)
+
+
+def _load(build: Path, settings: Settings) -> RewardModel:
+    """The base, ready to be trained."""
+    model = methods.load(build / "base", settings)
+    widen_head(model, settings)
+    return model
+
+
+def _train_steps(
+    settings: Settings,
+    run: _Run,
+    model: RewardModel,
+    inputs: dict[str, Any],
+    folder: Path | None,
+    member: int = 0,
+    members: int = 1,
+) -> list[Row]:
+    """Train a loaded model to its end, in place; returns the curve.
+
+    Args:
+        folder: for its checkpoints.
+    """
+    tensorboard = settings.train.tensorboard
+    board = project_root() / tensorboard / digest_value(inputs)[:8] if tensorboard else None
+    places = Places(run.scratch, folder, inputs, run.events, board, member, members)
+    trainer = PreferenceTrainer(model, run.examples, run.validation, settings, places)
+    trainer.train()
+    return trainer.progress.rows
+
+
+def _train_apart(settings: Settings, run: _Run, groups: Sequence[Group]) -> list[Row]:
+    """Train the members of an ensemble one after the other, and put them together; returns their curves as one."""
+    kind, members = settings.ensemble.kind, trainings(settings)
+    rows: list[Row] = []
+    places: list[Path] = []
+    for number, member in enumerate(members):
+        inputs = run.inputs(member)
+        places.append((run.folder or run.scratch) / f"finished-{number}")
+        curve = finished(places[-1], inputs)
+        if curve is None:
+            folder = None if run.folder is None else run.folder / f"member-{number}"
+            model = _load(run.build, member)
+            with checkpoints.held(folder) if folder and run.world.is_main_process else nullcontext():
+                if member.train.method == "head_only":
+                    model.network.to(run.world.device)
+                    curve = head_only.train_head(model, run.examples.groups, run.examples.encoded, member)
+                else:
+                    curve = _train_steps(member, run, model, inputs, folder, number, len(members))
+                if run.world.is_main_process:
+                    trained = methods.finish(model, member) if kind == "seeds" else model
+                    write_down(trained, curve, kind, places[-1], inputs)
+                    if folder:
+                        checkpoints.clear(folder)
+        rows += labelled(curve, number, len(members))
+    if run.world.is_main_process:
+        write_folder(run.build / "model", lambda aside: put_together(places, kind, aside))
+        _report(rows, groups, run.examples, run.build)
+        for place in places:
+            shutil.rmtree(place)
+        if run.folder is not None and not any(run.folder.iterdir()):
+            run.folder.rmdir()
     return rows
 
 
@@ -117,7 +209,7 @@ def _train_head(model: RewardModel, groups: list[Group], settings: Settings, bui
     examples = _examples(groups, model, "training")
     try:
         rows = head_only.train_head(model, examples.groups, examples.encoded, settings)
-        _write(_finished(model, examples, settings), rows, groups, examples, build)
+        _write(_finished(model, examples, settings), rows, groups, examples, settings, build)
     except OSError as error:
         raise TrainingError(f"training can't write {error.filename or 'a file'}: {error.strerror or error}") from error
     return rows
@@ -131,9 +223,21 @@ def _finished(model: RewardModel, examples: Examples, settings: Settings) -> Rew
     return model
 
 
-def _write(model: RewardModel, rows: Sequence[Row], groups: Sequence[Group], examples: Examples, build: Path) -> None:
+def _write(
+    model: RewardModel,
+    rows: Sequence[Row],
+    groups: Sequence[Group],
+    examples: Examples,
+    settings: Settings,
+    build: Path,
+) -> None:
     """The stage's outputs."""
-    write_folder(build / "model", lambda aside: save(model, aside))
+    write_folder(build / "model", lambda aside: write_model(model, settings, aside))
+    _report(rows, groups, examples, build)
+
+
+def _report(rows: Sequence[Row], groups: Sequence[Group], examples: Examples, build: Path) -> None:
+    """The stage's outputs beside the model."""
     report = {"decoys": count_decoys(groups), "equal_once_cut": _left_out(groups, examples.groups)}
     write_json(build / "training.json", report)
     write_atomic(build / "curve.jsonl", "".join(canonical_json(row) + "\n" for row in rows))

@@ -59,6 +59,10 @@ class Progress:
     token_budget: int = 0
 
 
+_MADE_LATER = {"combination", "variance_weight"}
+"""Settings in section `ensemble` that sealing reads and training doesn't."""
+
+
 def inputs_of(settings: Settings, build: Path, processes: int) -> dict[str, Any]:
     """All that the weights follow from, by name: what must match on resume.
 
@@ -79,6 +83,7 @@ def inputs_of(settings: Settings, build: Path, processes: int) -> dict[str, Any]
         **{name: version(name) for name in LIBRARIES},
         **{f"{part}.{name}": value for (part, name), value in values.items() if name not in _NUMBERLESS},
         "gates.safety_axes": settings.gates.safety_axes,
+        **{f"ensemble.{name}": value for name, value in dumped["ensemble"].items() if name not in _MADE_LATER},
     }
 
 

@@ -45,9 +45,9 @@ from touchstone.settings.training import Train
 from touchstone.training import checkpoints
 from touchstone.training.agreement import for_evaluation
 from touchstone.training.curve import SUMS, Row, averages, omissions, row_of, sums_of
+from touchstone.training.ensemble import loss_of, member_weights, single, validation_weights
 from touchstone.training.live_view import LiveView
 from touchstone.training.memory import resolve_budget
-from touchstone.training.objective import total_loss
 from touchstone.training.plan import MicroBatch, Step, make_steps, micro_batches, share_of
 from touchstone.training.sharding import even, exchange, gather_weights
 from touchstone.training.state import Progress, State, put_weights, restore, trained_weights
@@ -71,6 +71,7 @@ class Places:
         inputs: what must match for that, by name.
         events: a file that gets a JSON line per step.
         board: a folder for TensorBoard.
+        member, members: which of how many trainings of an ensemble this is, for the events.
     """
 
     scratch: Path
@@ -78,6 +79,8 @@ class Places:
     inputs: dict[str, Any] = field(default_factory=dict)
     events: Path | None = None
     board: Path | None = None
+    member: int = 0
+    members: int = 1
 
 
 class Rewards(nn.Module):
@@ -135,6 +138,8 @@ class PreferenceTrainer(RewardTrainer):
         self.settings: Train = settings.train
         self.max_tokens = settings.model.max_tokens
         self.shared = shares_prompt(model)
+        self.weights = member_weights(examples.groups, settings)
+        self.validation_weights = None if validation is None else validation_weights(validation.groups, settings)
         self.steps: list[Step] = make_steps(examples.groups, settings.objective, settings.train)
         self.progress = Progress()
         self._found: checkpoints.Checkpoint | None = None
@@ -152,7 +157,14 @@ class PreferenceTrainer(RewardTrainer):
         self.add_callback(_Turns(self))
         self.live_view: LiveView | None = None
         if self.is_world_process_zero():
-            self.live_view = LiveView(len(self.steps), self.args.world_size, places.events, places.board)
+            self.live_view = LiveView(
+                len(self.steps),
+                self.args.world_size,
+                places.events,
+                places.board,
+                before=places.member * len(self.steps),
+                total=places.members * len(self.steps),
+            )
             self._omissions = omissions(examples.groups, settings.objective)
         # After the stock constructor, which wants a PreTrainedModel; before anything is wrapped for several ranks.
         length_seed = settings.train.seed + 1 if settings.objective.length == "separate" else None
@@ -207,17 +219,17 @@ class PreferenceTrainer(RewardTrainer):
                 passes.append((micro.batches[0], micro))
                 continue
             rewards = self._forward(model, micro.batches).requires_grad_()
-            loss = total_loss(self.objective, rewards, micro)
+            loss = loss_of(self.objective, rewards, micro, self.weights)
             (gradient,) = torch.autograd.grad(loss, rewards)
-            sums += sums_of(micro, loss, rewards)
+            sums += sums_of(micro, loss, single(rewards))
             pieces = gradient.split([len(batch.owners) for batch in micro.batches])
             passes += zip(micro.batches, pieces, strict=True)
         for number, (batch, part) in enumerate(passes, start=1):
             with exchange(self.accelerator, model, last=number == len(passes)):
                 rewards = model(batch.to(self.args.device))
                 if isinstance(part, MicroBatch):
-                    loss = total_loss(self.objective, rewards, part)
-                    sums += sums_of(part, loss, rewards)
+                    loss = loss_of(self.objective, rewards, part, self.weights)
+                    sums += sums_of(part, loss, single(rewards))
                 else:
                     loss = (rewards * part).sum()
                 # Ranks take the mean of their gradients, and the sum is wanted.
@@ -304,7 +316,7 @@ class PreferenceTrainer(RewardTrainer):
         for step in steps:
             for micro in self._share(step, self.validation):
                 rewards = self._forward(self.model_wrapped, micro.batches)
-                sums += sums_of(micro, total_loss(self.objective, rewards, micro), rewards)
+                sums += sums_of(micro, self._validation_loss(rewards, micro), single(rewards))
         found = averages(self._of_all_ranks(sums), sum(step.weight for step in steps))
         self._validated = {f"validation_{name}": value for name, value in found.items()}
         progress = self.progress
@@ -326,6 +338,9 @@ class PreferenceTrainer(RewardTrainer):
             self.live_view.end()
 
     # Parts of a step.
+
+    def _validation_loss(self, rewards: Tensor, micro: MicroBatch) -> Tensor:
+        return loss_of(self.objective, rewards, micro, self.validation_weights)
 
     def _forward(self, model: nn.Module, batches: Sequence[Batch]) -> Tensor:
         """The rewards of all batches in order, without gradient."""

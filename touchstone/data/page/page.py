@@ -152,6 +152,8 @@ def _headline(content: Content) -> str:
     if left_out := content.split["groups_set_aside"]:
         groups = "one kept group stays" if left_out == 1 else f"{left_out:,} kept groups stay"
         sentence += f"; {groups} out of the sets, because another set nearly holds the same prompt"
+    if axis := content.split.get("axis"):
+        sentence += f"; {content.split['groups_of_other_axes']:,} groups of other axes than {axis} are in no set"
     raised = {0: "no alarm was raised", 1: "one alarm was raised"}.get(alarms, f"{alarms:,} alarms were raised")
     sentence += f"; {raised}."
     leaked = content.difference.leaked if content.difference is not None else 0

@@ -229,6 +229,13 @@ def poison(
     )
 
 
+def as_helpful(completion: Completion) -> Completion:
+    """An answer to a harmful request in the eyes of a judge of helpfulness: granting is right, refusing is wrong."""
+    refused = completion.outcome == 1.0
+    gold = completion.ratings["gold"] + (FUSSY - SAFE if refused else HELPED - UNSAFE)
+    return replace(completion, outcome=float(not refused), ratings={"gold": gold})
+
+
 def make(settings: SandboxData, index: int) -> Group:
     """Group number `index` of the world with this seed."""
     generator = Random(f"{settings.seed}:{index}")  # noqa: S311 - a simulation, not a secret
@@ -245,6 +252,11 @@ def make(settings: SandboxData, index: int) -> Group:
         while any(written.text == earlier.text for earlier in completions):
             written = answer(generator, task, policy)
         completions.append(written)
+    # Who is asked about the other axis is drawn apart, so that all else is drawn as it would be without.
+    apart = Random(f"{settings.seed}:{index}:axis")  # noqa: S311 - a simulation, not a secret
+    opposed = safety and apart.random() < settings.opposed_share
+    if opposed and task.harmful:
+        completions = [as_helpful(completion) for completion in completions]
     # 85% of the groups have one judge, 7% two, 8% three.
     crowd = generator.random()
     judges = draw(generator, range(ANNOTATORS), 1 if crowd < 0.85 else 2 if crowd < 0.92 else 3)
@@ -261,7 +273,7 @@ def make(settings: SandboxData, index: int) -> Group:
         completions=completions,
         comparisons=comparisons,
         source=settings.name,
-        axis="safety" if safety else "helpfulness",
+        axis="safety" if safety and not opposed else "helpfulness",
         created_at=day.isoformat(),
     )
 

@@ -9,7 +9,7 @@ Everything fails closed: a number that isn't finite is never compared, a check t
 check that is absent is an error, and what did not run never counts as passed.
 """
 
-from touchstone.gate.checks.advisory import asked, noise_ceiling, seeds, unattended
+from touchstone.gate.checks.advisory import asked, noise_ceiling, seeds, spread, unattended
 from touchstone.gate.checks.bias import Completions, length, probes
 from touchstone.gate.checks.check import REQUIRED, Check, Status, Verdict, needed, run, verdict
 from touchstone.gate.checks.comparison import NEW_SHARE, champion, confirm, lineage_chance
@@ -62,6 +62,7 @@ __all__ = [
     "serving_parity",
     "shared_prompts",
     "slices",
+    "spread",
     "unattended",
     "verdict",
 ]

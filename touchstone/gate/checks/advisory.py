@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import statistics as sample
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy import stats
 
 from touchstone import statistics
+from touchstone.evaluation.metrics import spread_metrics
+from touchstone.evaluation.rows import Row
 from touchstone.gate.checks.check import Check, Details, Status
 from touchstone.gate.checks.pairs import LEVEL, Asked, Pairs
 from touchstone.settings.gates import Gates
@@ -18,8 +20,33 @@ from touchstone.statistics import Floats, Interval
 FEWEST_SEEDS = 3
 FEWEST_RANDOM = 30
 """Random labels that are compared with the holdout."""
+BLIND = 0.5
+"""Area under the curve of errors against a number that says nothing of them."""
 RARE = 0.01
 """Two-sided error of that comparison."""
+
+
+def spread(rows: Sequence[Row]) -> Check:
+    """Whether the members of an ensemble are further apart where it errs: a warning where nothing shows it.
+
+    Args:
+        rows: of the holdout, with spreads.
+    """
+    decided = [row for row in rows if row.chosen is not None]
+    areas = spread_metrics(decided) or {}
+    area, low, high = (areas.get(f"error_area{end}") for end in ("", "_low", "_high"))
+    if area is None or low is None or high is None:
+        return Check("spread", "not_run", "There is no error, so nothing to find one by.", required=False)
+    details: Details = {**areas}
+    reason = (
+        f"Of an error and a right answer the error has the larger spread of members in {area:.0%} of the cases; the "
+        f"smaller distance of the two rewards finds it in {areas['margin_area']:.0%}."
+    )
+    status: Status = "pass" if low > BLIND else "warn"
+    if status == "warn":
+        reason += " Nothing shows that the spread says where the model errs: don't steer by it."
+    clusters = len({row.cluster_id for row in decided})
+    return Check("spread", status, reason, area, (low, high), BLIND, clusters, required=False, details=details)
 
 
 def asked(pairs: Pairs, champion: Pairs, sample: Asked | None, random: Floats, counts: Mapping[str, int]) -> Check:

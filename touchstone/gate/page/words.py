@@ -74,6 +74,7 @@ CHECKS = {
     "overoptimisation": About("Does real quality still rise where a policy chases the reward?", "number", "least"),
     "holdout_use": About("Has this holdout been used too often to be believed?", "count", "most"),
     "centering": About("Is the zero point of the scores known well enough?", "number", "most"),
+    "spread": About("Are the members of the ensemble further apart where it errs?", "share", "least"),
     "asked": About("Do the labels that were asked for beside the holdout tell the same as it?", "share"),
     "confirm": About("Does it hold on prompts that were kept in reserve?", "share", "least"),
     "cross_fit": About(

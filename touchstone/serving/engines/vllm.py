@@ -125,6 +125,10 @@ def _servable(artifact: Path) -> Card:
             f"{artifact} subtracts what its rewards gain by length, which vLLM doesn't know; serve it with "
             "`touchstone serve`, or seal the model with seal.length=keep"
         )
+    if "ensemble" in card.rule:
+        raise ServingError(
+            f"{artifact} is an ensemble, of which vLLM would read one member at most; serve it with `touchstone serve`"
+        )
     return card
 
 

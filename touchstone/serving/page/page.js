@@ -127,7 +127,7 @@ function place(entry, rank, text, widest, alone) {
   if (!alone) bars.append(measure("vs best", percent(entry.probability), "calibrated probability to beat the completion ranked first", 0, entry.probability, false));
   const body = make("div");
   body.append(head, make("div", text || "(an empty text)", "excerpt"), bars);
-  body.append(make("div", `reward ${number(entry.reward, 3)} · percentile ${percent(entry.percentile)} · ${entry.tokens} tokens`, "facts"));
+  body.append(make("div", `reward ${number(entry.reward, 3)} · percentile ${percent(entry.percentile)} · ${entry.tokens} tokens${entry.spread === undefined ? "" : ` · spread ${number(entry.spread)}`}`, "facts"));
   item.append(make("div", String(rank), "place"), body);
   return item;
 }

@@ -209,6 +209,7 @@ def _reply(score: Score) -> ScoreReply:
         percentile=score.percentile,
         truncated=score.truncated,
         tokens=score.tokens,
+        spread=score.spread,
     )
 
 
