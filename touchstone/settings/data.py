@@ -28,6 +28,14 @@ class SandboxData(Section):
     poison_share: Share
 
 
+class SandboxStepsData(SandboxData):
+    """The same world, whose advice is written step by step, with a label per step."""
+
+    source: Literal["sandbox_steps"]  # type: ignore[assignment]
+    most_steps: Annotated[int, Field(ge=2, le=8)]
+    """Steps of the longest advice; the shortest has two."""
+
+
 class PreferenceData(Section):
     """TRL's preference formats, from the Hugging Face hub or from local files."""
 
@@ -86,6 +94,14 @@ class FinegrainedQaData(Section):
     path: str
 
 
+class StepLabelData(Section):
+    """Chains of reasoning with a label per step."""
+
+    source: Literal["bigbench_mistake", "prmbench"]
+    name: str
+    path: str
+
+
 class ArgillaData(Spelling):
     """An export of Argilla 2: records with responses of several annotators to a ranking, rating or label question."""
 
@@ -133,11 +149,13 @@ class BenchmarkData(Section):
 
 Data = Annotated[
     SandboxData
+    | SandboxStepsData
     | PreferenceData
     | TranscriptData
     | ArgumentData
     | PandalmData
     | FinegrainedQaData
+    | StepLabelData
     | ArgillaData
     | LabelStudioData
     | BenchmarkData

@@ -19,6 +19,7 @@ from touchstone.data.sources import (
     pandalm,
     preference,
     sandbox,
+    step_labels,
     table,
     ukpconvarg1,
 )
@@ -43,12 +44,15 @@ class _Source(Protocol):
 
 _SOURCES: dict[str, _Source] = {
     "sandbox": sandbox,
+    "sandbox_steps": sandbox,
     "table": table,
     "preference": preference,
     "hh_rlhf": hh_rlhf,
     "ukpconvarg1": ukpconvarg1,
     "pandalm": pandalm,
     "finegrained_qa": finegrained_qa,
+    "bigbench_mistake": step_labels.BIGBENCH_MISTAKE,
+    "prmbench": step_labels.PRMBENCH,
     "argilla": argilla,
     "label_studio": label_studio,
     "reward_bench_2": benchmarks.REWARD_BENCH_2,
