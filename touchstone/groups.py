@@ -37,8 +37,8 @@ OUT_OF_ORDER = "the prompt's turns are out of order"
 """What import, validation, endpoint and MLflow function say of a prompt that is not `in_order`."""
 
 STEP_SEPARATOR = "\n\n"
-"""What stands between two reasoning steps of a completion's text: an empty line, as in ProcessBench (Zheng et al. 2024)
-and in PRM800K's solutions. No step holds one."""
+"""What stands between two reasoning steps of a completion's text: an empty line, as in ProcessBench (Zheng et al.
+2024). No step holds one."""
 
 _BLANK_LINES = re.compile(r"\n[^\S\n]*(?:\n[^\S\n]*)+")
 

@@ -375,6 +375,24 @@ CLEAN: dict[str, tuple[str, dict[str, Any], bytes]] = {
             "preference": [1, 2, 0, 1, 2, 1],
         }),
     ),
+    "bigbench_mistake": (
+        "bigbench_mistake",
+        {},
+        rows(lambda n: {
+            "input": f"{n} + 1 =", "steps": ["Add.", f"It is {n}."], "answer": f"{n}", "target": f"{n + 1}",
+            "mistake_index": 1,
+        }),
+    ),
+    "prmbench": (
+        "prmbench",
+        {},
+        rows(lambda n: {
+            "question": f"What is {n} + 1?", "classification": "circular", "original_process": ["Add.", f"{n + 1}."],
+            "modified_process": ["It is what it is.", f"{n + 1}."], "error_steps": [1], "modified_steps": [1],
+            "original_question": f"What is {n} + 1?", "modified_question": f"What is {n} + 1?", "idx": f"q_{n}",
+            "reason": "Step 1 goes in a circle.",
+        }),
+    ),
     "ranked": (
         "table",
         RANKED,

@@ -232,6 +232,23 @@ CASES = {
             }
         ),
     ),
+    "bigbench_mistake": Case(
+        "bigbench_mistake",
+        _record(
+            input=TEXT, steps=st.lists(TEXT, min_size=1, max_size=3), mistake_index=st.integers(0, 3) | st.none(),
+            answer=TEXT | st.just(""), target=TEXT,
+        ),
+    ),
+    "prmbench": Case(
+        "prmbench",
+        _record(
+            question=st.sampled_from([SECRET, f"{SECRET} 2"]), classification=st.sampled_from(["circular", "false"]),
+            original_process=st.lists(TEXT, min_size=1, max_size=2),
+            modified_process=st.lists(TEXT, min_size=1, max_size=3),
+            error_steps=st.lists(st.integers(1, 3), min_size=1, max_size=2),
+        ),
+        carried=lambda group: len(group.comparisons),
+    ),
     "ranked": Case(
         "table",
         _record(

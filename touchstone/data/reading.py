@@ -58,6 +58,7 @@ class Reading:
         first_wins: those of them whose preferred side is the first in the group's order.
         unnamed: comparisons whose annotator is unknown.
         annotators: hashed names of the others, at most `MAX_NAMES`.
+        outcomes, steps: completions with an outcome label, and labels of steps.
         axes: groups by axis, at most `MAX_NAMES` of them.
         prompts: how often prompts come.
         quarantined: rows set aside, by reason.
@@ -74,6 +75,8 @@ class Reading:
     first_wins: int = 0
     unnamed: int = 0
     annotators: set[str] = field(default_factory=set)
+    outcomes: int = 0
+    steps: int = 0
     axes: Counter[str] = field(default_factory=Counter)
     prompts: Frequent = field(default_factory=Frequent)
     quarantined: Counter[str] = field(default_factory=Counter)
@@ -89,6 +92,8 @@ class Reading:
         self.groups += 1
         self.completions += len(group.completions)
         self.comparisons += len(group.comparisons)
+        self.outcomes += sum(completion.outcome is not None for completion in group.completions)
+        self.steps += sum(label is not None for completion in group.completions for label in completion.steps or ())
         self.prompts.add(hash(group.prompt))
         if group.axis in self.axes or len(self.axes) < MAX_NAMES:
             self.axes[group.axis] += 1
@@ -111,6 +116,9 @@ class Reading:
             ("annotators", self._annotators()),
             ("axes", _listed(self.axes)),
         ]
+        if self.outcomes or self.steps:
+            text = f"{self.outcomes:,} completions are right or wrong, {self.steps:,} steps are labelled"
+            lines.insert(2, ("labels", text))
         if self.columns.columns:
             unread = self.columns.unread()
             names = [name for name in self.columns.columns if name not in unread]

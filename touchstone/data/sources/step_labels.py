@@ -7,8 +7,8 @@ Steps are kept as `groups.text_of_steps` writes them, so that each is found agai
 
 BIG-Bench Mistake (Tyen et al. 2024, arXiv 2311.08516; README of WHGTyen/BIG-Bench-Mistake): one chain per prompt, of
 one model, and where its first mistake is (`mistake_index`, counted from 0; null: there is none). Steps before it are
-right, it is wrong, and of those after it nobody has said anything. `outcome` is whether the answer is the target, where
-one was found in the chain. The axis is the task, which is the file's name.
+right, it is wrong, and of those after it nobody has said anything. `outcome` is whether the answer is the target,
+where one was found in the chain. The axis is the task, which is the file's name.
 
 PRMBench (Song et al. 2025, arXiv 2501.03124; README of ssmisya/PRMBench): from a right solution of PRM800K GPT-4o made
 one with errors, and `error_steps` (counted from 1) says which of its steps are wrong. One group per question: the
@@ -204,7 +204,7 @@ BIGBENCH_MISTAKE = _BigBenchMistake(
     About(
         licence="Apache-2.0",
         cluster="the prompt",
-        annotators="three or more people per chain, or rules (dyck_languages), whose agreed first mistake is published",
+        annotators="three or more people per chain, or rules (dyck_languages); what they agreed on is published",
         not_carried="labels of single annotators; what a step after the first mistake is worth",
     )
 )
