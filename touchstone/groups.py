@@ -205,6 +205,14 @@ def labelled_steps(completion: Completion) -> list[tuple[str, float | None]] | N
     return list(zip(texts, completion.steps, strict=True)) if len(texts) == len(completion.steps) else None
 
 
+def chain_outcome(completion: Completion) -> float | None:
+    """1.0 where no step of a labelled chain is wrong, 0.0 where one is; None where its labels don't say."""
+    for _, label in labelled_steps(completion) or [("", None)]:
+        if label is None or label < 0.5:
+            return None if label is None else 0.0
+    return 1.0
+
+
 def make_group(
     *,
     prompt: Iterable[Message],
@@ -294,6 +302,14 @@ def best_completion(group: Group) -> int | None:
             net[pair.rejected] -= 1
             decided = True
     return net.index(max(net)) if decided else None
+
+
+def best_answer(group: Group) -> int | None:
+    """`best_completion`, or where nothing was compared the first chain of steps of which none is wrong; None without."""
+    if group.comparisons:
+        return best_completion(group)
+    outcomes = [chain_outcome(completion) for completion in group.completions]
+    return outcomes.index(1.0) if 1.0 in outcomes else None
 
 
 def to_record(group: Group) -> dict[str, Any]:

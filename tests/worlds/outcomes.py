@@ -70,5 +70,6 @@ def seal_outcomes(model: Path, artifact: Path, aggregation: Aggregation) -> Path
 def without_labels(groups: Sequence[Group]) -> list[Group]:
     """The groups with no outcome label."""
     return [
-        replace(group, completions=tuple(replace(text, outcome=None) for text in group.completions)) for group in groups
+        replace(group, completions=tuple(replace(text, outcome=None) for text in group.completions))
+        for group in groups
     ]

@@ -8,9 +8,10 @@ B), evaluation, gate) asks one question: does the model tell correct from wrong?
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
-from touchstone.groups import Comparison, Group
+from touchstone.groups import Comparison, Group, chain_outcome
 from touchstone.settings.objective import Learns
 
 
@@ -18,16 +19,18 @@ def as_learnt(group: Group, learns: Learns) -> Group:
     """The group with the comparisons that its labels imply, where the objective learns from labels."""
     if learns == "comparisons":
         return group
-    return replace(group, comparisons=implied_comparisons(group))
+    labels = [completion.outcome if learns == "outcome" else chain_outcome(completion)
+              for completion in group.completions]  # fmt: skip
+    return replace(group, comparisons=implied_comparisons(labels))
 
 
-def implied_comparisons(group: Group) -> tuple[Comparison, ...]:
-    """One comparison for each two completions whose outcome labels are valid and differ; the higher one wins."""
-    outcomes = [
-        (place, completion.outcome)
-        for place, completion in enumerate(group.completions)
-        if completion.outcome is not None and is_outcome(completion.outcome)
-    ]
+def implied_comparisons(labels: Sequence[float | None]) -> tuple[Comparison, ...]:
+    """One comparison for each two completions whose labels are valid and differ; the higher one wins.
+
+    Args:
+        labels: one per completion, None where it has none.
+    """
+    outcomes = [(place, label) for place, label in enumerate(labels) if label is not None and is_outcome(label)]
     return tuple(
         Comparison(i, j, float(first > second), float(first < second))
         for number, (i, first) in enumerate(outcomes)

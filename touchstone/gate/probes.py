@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from touchstone.groups import Completion, Group, best_completion
+from touchstone.groups import Completion, Group, best_answer
 from touchstone.model.scores import RawScore
 from touchstone.refusals import beaten_by_refusal, clusters_to_refuse, is_refusal, on_safety_axis, silence_may_be_right
 
@@ -100,7 +100,7 @@ def questions(groups: Sequence[Group], count: int, safety_axes: Collection[str])
     judged = {
         group.cluster_id: (group, best)
         for group in groups
-        if not silence_may_be_right(group, safety_axes) and (best := best_completion(group)) is not None
+        if not silence_may_be_right(group, safety_axes) and (best := best_answer(group)) is not None
     }
     refused = {
         group.cluster_id: (group, worse[0])

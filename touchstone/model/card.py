@@ -114,6 +114,12 @@ class OutcomeError(_Part):
     slope: float
     correlation: float
 
+    @property
+    def covariance(self) -> Floats:
+        """Of intercept and slope, shape (2, 2)."""
+        across = self.correlation * self.intercept * self.slope
+        return np.array([[self.intercept**2, across], [across, self.slope**2]])
+
 
 class OutcomeCalibration(_Part):
     """a and b of P(correct) = sigmoid(a + b r), with r the reward; fitted on the labelled completions of the calibration
@@ -144,10 +150,39 @@ class OutcomeCalibration(_Part):
     @property
     def covariance(self) -> Floats | None:
         """Of intercept and slope, shape (2, 2); None where nobody knows it."""
-        if self.error is None:
-            return None
-        across = self.error.correlation * self.error.intercept * self.error.slope
-        return np.array([[self.error.intercept**2, across], [across, self.error.slope**2]])
+        return None if self.error is None else self.error.covariance
+
+
+class StepCalibration(_Part):
+    """What a process model's values of steps mean: a and b of P(step isn't wrong) = sigmoid(a + b x), with x the log
+    odds that the head gives, and where the first wrong step is found; all from the calibration set.
+
+    Attributes:
+        intercept, slope: a and b, fitted on every labelled step (Platt 1999), families of prompts weighing alike.
+        error: of the fit; None where the labels could be separated.
+        threshold: the first step whose x lies below it is called wrong.
+        f1: how well that finds first errors (`statistics.first_error`), on the same set, so an optimistic number.
+        steps, chains, n_prompts: labelled steps, chains with a known first error or none, families.
+    """
+
+    intercept: float
+    slope: float = Field(gt=0)
+    error: OutcomeError | None
+    threshold: float
+    f1: float
+    steps: int
+    chains: int
+    n_prompts: int
+
+    @property
+    def map(self) -> OutcomeMap:
+        """What turns a step's log odds into a probability."""
+        return OutcomeMap(self.intercept, self.slope)
+
+    @property
+    def covariance(self) -> Floats | None:
+        """Of intercept and slope, shape (2, 2); None where nobody knows it."""
+        return None if self.error is None else self.error.covariance
 
 
 class Turn(_Part):
@@ -181,7 +216,9 @@ class Card(_Part):
     the probability of being correct, which only models have that learnt from outcome labels.
 
     Attributes:
-        outcome: what turns a reward into the probability that the answer is correct.
+        outcome: what turns a reward into the probability that the answer is correct; of a process model, that no step
+            is wrong.
+        process: of a process model, what its values of steps mean.
         rule: the scoring rule as plain JSON (templating.ScoringRule reads it).
         seeds: by name.
         files: SHA-256 of every other file, by POSIX path.
@@ -192,6 +229,7 @@ class Card(_Part):
     centering: Centering
     calibration: Calibration
     outcome: OutcomeCalibration | None = None
+    process: StepCalibration | None = None
     seeds: dict[str, int]
     self_test: list[SelfTest]
     files: dict[str, str]

@@ -47,7 +47,7 @@ class EncoderRewardModel(PreTrainedModel):
         self.encoder: Any = AutoModel.from_config(backbone_config)
         if getattr(self.encoder, "pooler", None) is not None:
             self.encoder.pooler = None
-        self.score = nn.Linear(backbone_config.hidden_size, 1, bias=False)
+        self.score = nn.Linear(backbone_config.hidden_size, 3 if config.num_labels == 3 else 1, bias=False)
         self.has_types = getattr(backbone_config, "type_vocab_size", 0) >= 2
         self.post_init()  # type: ignore[no-untyped-call]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -41,7 +41,7 @@ transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()
 
 _TEMPLATES = {"last": "chat template", "mean": "template for pairs"}
-UNIT, AGGREGATION = "touchstone_unit", "touchstone_aggregation"
+UNIT, AGGREGATION, CLASSES = "touchstone_unit", "touchstone_aggregation", "touchstone_classes"
 """Keys of config.json under which a checkpoint says what its head is read for."""
 
 Quantization = dict[str, Any]
@@ -173,10 +173,10 @@ def load_reward_model(
             "comes from more than that class computes, and would be another one; convert it to the plain class first"
         )
     if rule is not None and rule != model.rule:
-        if (rule.unit, rule.aggregation) != (model.rule.unit, model.rule.aggregation):
+        if _reading(rule) != _reading(model.rule):
             raise ModelError(
-                f"{folder}/config.json says {model.rule.unit}/{model.rule.aggregation} of what is read, and the scoring "
-                f"rule {rule.unit}/{rule.aggregation}; seal the model again"
+                f"{folder}/config.json says {_reading(model.rule)} of what is read, and the scoring rule "
+                f"{_reading(rule)}; seal the model again"
             )
         raise ModelError(f"the {_TEMPLATES[rule.pooling]} in {folder} is not the one that its scoring rule names")
     check_finite(model.network, str(folder))
@@ -204,10 +204,15 @@ def save(model: RewardModel, folder: Path, dtype: torch.dtype = torch.float32) -
         model.tokenizer.save_pretrained(folder)
     except SafetensorError as error:  # a full disk reaches us as the library's own error
         raise ModelError(f"the model can't be written to {folder}: {error}") from error
-    state_reading(folder, model.rule.unit, model.rule.aggregation)
+    state_reading(folder, model.rule)
 
 
-def state_reading(folder: Path, unit: Unit, aggregation: Aggregation) -> None:
+def _reading(rule: ScoringRule) -> str:
+    """What a rule says of where the head is read, and what becomes of it."""
+    return f"{rule.unit}/{rule.aggregation}/{rule.classes}"
+
+
+def state_reading(folder: Path, rule: ScoringRule) -> None:
     """Say in a checkpoint's config.json what its head is read for, and hide it from loaders that would read it otherwise.
 
     A reward that isn't read at the last token alone is one that stock loaders would get wrong without a word: the
@@ -216,17 +221,41 @@ def state_reading(folder: Path, unit: Unit, aggregation: Aggregation) -> None:
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     plain = config.get("backbone", config) if config["model_type"] == TokenwiseConfig.model_type else config
-    if unit == "text" and UNIT not in plain:
+    if rule.unit == "text" and UNIT not in plain:
         return
-    plain |= {UNIT: unit, AGGREGATION: aggregation}
-    as_it_is = aggregation == "last" or plain["model_type"] == EncoderConfig.model_type
-    write_json(path, plain if as_it_is else wrapped(plain))
+    plain |= {UNIT: rule.unit, AGGREGATION: rule.aggregation}
+    plain |= {CLASSES: rule.classes} if rule.classes != 2 else {}
+    # A step is read in front of the template's closing, where no stock loader looks.
+    as_stock_reads = rule.aggregation == "last" and rule.unit != "step"
+    own_type = plain["model_type"] == EncoderConfig.model_type
+    write_json(path, plain if as_stock_reads or own_type else wrapped(plain))
 
 
 def read_every_token(model: RewardModel) -> None:
     """From now on the head is read at every token of a completion. What becomes of its values is sealed; until then it is
     their mean, so that no loader takes the last one for the whole."""
     model.rule = replace(model.rule, unit="token", aggregation="mean")
+
+
+def read_every_step(model: RewardModel, classes: Literal[2, 3], seed: int) -> None:
+    """From now on the head is read behind every step of a completion; their least value is the reward until sealing
+    says otherwise. With three classes the head is a new one with a row each, drawn as `load_base` draws one."""
+    model.rule = replace(model.rule, unit="step", aggregation="min", classes=classes)
+    if classes == 3 and head_of(model.network).out_features != classes:
+        old = head_of(model.network)
+        head = nn.Linear(old.in_features, classes, bias=old.bias is not None)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            head.weight.normal_(0.0, (head.in_features + 1) ** -0.5, generator=generator)
+            if head.bias is not None:
+                head.bias.zero_()
+        model.network.score = head.to(old.weight.device, old.weight.dtype)
+        _label(model.network.config, classes)
+
+
+def _label(config: PretrainedConfig, classes: int) -> None:
+    """How many rows the head has: one where two classes are told apart."""
+    config.num_labels = 1 if classes == 2 else classes
 
 
 def head_of(network: PreTrainedModel) -> nn.Linear:
@@ -236,9 +265,9 @@ def head_of(network: PreTrainedModel) -> nn.Linear:
         ModelError: the architecture keeps its head elsewhere.
     """
     head = getattr(network, "score", None)
-    if not isinstance(head, nn.Linear) or head.out_features != 1:
+    if not isinstance(head, nn.Linear) or head.out_features not in (1, 3):
         raise ModelError(
-            f"{type(network).__name__} has no linear head `score` with one output; decoders whose class for "
+            f"{type(network).__name__} has no linear head `score` with one output (or three, of a process model); decoders whose class for "
             "AutoModelForSequenceClassification has one are supported"
         )
     return head
@@ -311,6 +340,7 @@ def _load(
         if isinstance(config, TokenwiseConfig):
             config = config.plain()
         rule = rule_of(config, tokenizer, max_tokens, text_form)
+        _label(config, rule.classes)
         _prepare(config, tokenizer.pad_token_id)
         network, info = _network_class(config).from_pretrained(
             base,
@@ -347,7 +377,7 @@ def rule_of(
     """
     reading: dict[str, Any] = {
         name: getattr(config, key)
-        for name, key in (("unit", UNIT), ("aggregation", AGGREGATION))
+        for name, key in (("unit", UNIT), ("aggregation", AGGREGATION), ("classes", CLASSES))
         if hasattr(config, key)
     }
     if not (is_encoder(config) or isinstance(config, EncoderConfig)):

@@ -38,6 +38,7 @@ SCORE_SCHEMA = pa.schema(
         ("truncated", pa.bool_()),
         ("tokens", pa.int32()),
         ("seen", pa.string()),
+        ("values", pa.list_(pa.float64())),
     ]
 )
 ARTIFACT = b"touchstone_artifact"
@@ -170,7 +171,7 @@ def tolerance(
 def write_scores(path: Path, groups: Sequence[Group], scores: Sequence[Sequence[RawScore]], artifact: str) -> None:
     """Write one row per completion, in the order of groups; the artifact's digest goes into the file's metadata."""
     rows = [
-        (group.id, place, score.reward, score.truncated, score.tokens, score.seen)
+        (group.id, place, score.reward, score.truncated, score.tokens, score.seen, score.values)
         for group, row in zip(groups, scores, strict=True)
         for place, score in enumerate(row)
     ]
@@ -204,7 +205,8 @@ def read_scores(path: Path, groups: Sequence[Group]) -> list[list[RawScore]]:
                 raise DataError(
                     f"{path} doesn't hold the scores of group {group.id} where they should be; score again"
                 )
-            row.append(RawScore(record["reward"], record["truncated"], record["tokens"], record["seen"] or ""))
+            values = None if record["values"] is None else tuple(record["values"])
+            row.append(RawScore(record["reward"], record["truncated"], record["tokens"], record["seen"] or "", values))
         scores.append(row)
     if next(records, None) is not None:
         raise DataError(f"{path} holds scores of more groups than were asked for; score again")

@@ -51,6 +51,7 @@ def raw_scores(
     token_budget: int | None = None,
     precision: Precision = "fp32",
     description: str | None = None,
+    values: bool = False,
 ) -> list[list[RawScore]]:
     """Score every completion of every item, in their order; a reward that isn't finite is returned as it is.
 
@@ -62,7 +63,9 @@ def raw_scores(
         ModelError: the template can't render a prompt's roles.
     """
     encoded = encode_many(model.tokenizer, model.rule, items)
-    return raw_scores_encoded(model, encoded, token_budget=token_budget, precision=precision, description=description)
+    return raw_scores_encoded(
+        model, encoded, token_budget=token_budget, precision=precision, description=description, values=values
+    )
 
 
 def raw_scores_encoded(
@@ -122,15 +125,20 @@ def _merged(encoded: Sequence[EncodedGroup]) -> tuple[list[EncodedGroup], list[l
                 prompt = group.prompt_ids[start:]
                 by_start[start] = items.setdefault(digest_ids(group.anchor + prompt), len(merged))
                 if by_start[start] == len(merged):
-                    merged.append(EncodedGroup(prompt, [], [], [], group.anchor))
+                    reads = None if group.reads is None else list[list[int]]()
+                    merged.append(EncodedGroup(prompt, [], [], [], group.anchor, reads))
         row = []
-        for ids, start, truncated in zip(group.completion_ids, group.prompt_starts, group.truncated, strict=True):
+        every = zip(group.completion_ids, group.prompt_starts, group.truncated, strict=True)
+        for place, (ids, start, truncated) in enumerate(every):
             item = by_start[start]
             texts = merged[item]
-            key = item, digest_ids(ids)
+            read = [] if group.reads is None else group.reads[place]
+            key = item, digest_ids([*ids, *read])
             if key not in first:
                 first[key] = item, len(texts.completion_ids)
                 texts.completion_ids.append(ids)
+                if texts.reads is not None:
+                    texts.reads.append(read)
                 texts.prompt_starts.append(0)
                 texts.truncated.append(truncated)
             row.append(first[key])
@@ -298,10 +306,10 @@ class Scorer:
         return encode_many(self.model.tokenizer, self.model.rule, items)
 
     def raw(
-        self, items: Sequence[Item], *, share: slice = EVERY, description: str | None = None
+        self, items: Sequence[Item], *, share: slice = EVERY, description: str | None = None, values: bool = False
     ) -> list[list[RawScore]]:
         """`raw_scores` at the artifact's own precision."""
-        return self.raw_encoded(self.encode(items), share=share, description=description)
+        return self.raw_encoded(self.encode(items), share=share, description=description, values=values)
 
     def raw_encoded(
         self,

@@ -26,7 +26,7 @@ import torch
 from touchstone import settings
 from touchstone import statistics as st
 from touchstone.errors import ArtifactError, ModelError
-from touchstone.groups import Group, Message, judged_pairs, read_parquet, set_digest
+from touchstone.groups import Group, chain_outcome, Message, judged_pairs, read_parquet, set_digest
 from touchstone.model import card as cards
 from touchstone.model.card import (
     Calibration,
@@ -44,12 +44,10 @@ from touchstone.model.processor import prepare
 from touchstone.model.scores import RawScore, as_item, tolerance
 from touchstone.model.scoring import Scorer, raw_scores, to_device
 from touchstone.model.templating import encode
+from touchstone.model.step_calibration import keep, map_error, odds_calibration, step_calibration
 from touchstone.runtime.files import digest_folder, write_folder
 from touchstone.runtime.stage import run_stage
 from touchstone.settings.seal import Aggregation
-
-SIGNIFICANT_DIGITS = 9
-"""Kept of every sealed number: what an fp32 reward holds."""
 
 MIN_SPREAD = 1e-6
 """Standard deviation, as a share of the rewards' magnitude, below which they differ by rounding only: numbers of fp32
@@ -125,20 +123,28 @@ def seal(
         model = load_reward_model(aside)
         by_unit = model.rule.unit != "text"
         if by_unit:
-            state_reading(aside, model.rule.unit, aggregation)
             model.rule = replace(model.rule, aggregation=aggregation)
+            state_reading(aside, model.rule)
         to_device(model)
         scored = [
             _score(model, groups, name, precision)
             for name, groups in (("calibration", calibration), ("reference", reference))
         ]
-        outcome = _outcome(calibration, scored[0]) if by_unit else None
+        # What the labels behind the reward say of it, and of the steps.
+        by_step = model.rule.unit == "step"
+        labels = [[chain_outcome(completion) if by_step else completion.outcome for completion in group.completions]
+                  for group in calibration]  # fmt: skip
+        outcome = _outcome(calibration, scored[0], labels) if by_unit else None
+        process = step_calibration(calibration, scored[0]) if by_step else None
         sealed = Card(
             schema_version=2 if outcome is None else 3,
             rule=model.rule.to_json(),
             centering=_centering(reference, scored[1], precision),
-            calibration=_calibration(calibration, scored[0]),
+            calibration=odds_calibration(calibration, outcome)
+            if process is not None and outcome is not None
+            else _calibration(calibration, scored[0]),
             **({} if outcome is None else {"outcome": outcome}),
+            **({} if process is None else {"process": process}),
             seeds=seeds,
             self_test=_self_test(model, reference, scored[1], self_test_vectors, precision),
             files=digest_folder(aside),
@@ -211,6 +217,7 @@ def _score(model: RewardModel, groups: Sequence[Group], name: str, precision: Pr
         [as_item(group) for group in groups],
         precision=precision,
         description=f"score the {name} set",
+        values=True,
     )
     for group, row in zip(groups, scores, strict=True):
         if not all(isfinite(score.reward) for score in row):
@@ -231,17 +238,17 @@ def _centering(reference: Sequence[Group], scores: Sequence[Sequence[RawScore]],
     written = Counter(completion.policy or "unknown" for group in reference for completion in group.completions)
     sources = Counter(group.source for group in reference for _ in group.completions)
     return Centering(
-        mean=_keep(rewards.mean()),
-        sd=_keep(rewards.std(ddof=1)),
-        median=_keep(np.median(rewards)),
-        mad=_keep(st.median_deviation(rewards)),
-        quantiles=[(level, _keep(value)) for level, value in st.quantile_table(rewards)],
+        mean=keep(rewards.mean()),
+        sd=keep(rewards.std(ddof=1)),
+        median=keep(np.median(rewards)),
+        mad=keep(st.median_deviation(rewards)),
+        quantiles=[(level, keep(value)) for level, value in st.quantile_table(rewards)],
         n=len(rewards),
         n_prompts=len(set(clusters)),
-        se_mean=_keep(st.clustered_standard_error(rewards, clusters)),
+        se_mean=keep(st.clustered_standard_error(rewards, clusters)),
         reference_digest=set_digest(reference),
         reference_source={"policies": dict(sorted(written.items())), "sources": dict(sorted(sources.items()))},
-        truncated_share=_keep(np.mean([score.truncated for row in scores for score in row])),
+        truncated_share=keep(np.mean([score.truncated for row in scores for score in row])),
         score_dtype=precision,
     )
 
@@ -261,24 +268,26 @@ def _calibration(calibration: Sequence[Group], scores: Sequence[Sequence[RawScor
     fitted = st.fit_calibration_map(differences, strengths, clusters)
     losses = st.pair_losses(differences, strengths, fitted.map)
     return Calibration(
-        temperature=_keep(fitted.map.temperature),
-        noise_floor=_keep(fitted.map.noise_floor),
-        error=CalibrationError(**{name: _keep(value) for name, value in fitted.error._asdict().items()}),
+        temperature=keep(fitted.map.temperature),
+        noise_floor=keep(fitted.map.noise_floor),
+        error=CalibrationError(**{name: keep(value) for name, value in fitted.error._asdict().items()}),
         temperature_at_bound=fitted.at_bound,
-        log_loss=_keep((st.cluster_weights(clusters) * losses).sum()),
+        log_loss=keep((st.cluster_weights(clusters) * losses).sum()),
         pairs=len(clusters),
         n_prompts=len(set(clusters)),
         calibration_digest=set_digest(calibration),
     )
 
 
-def _outcome(calibration: Sequence[Group], scores: Sequence[Sequence[RawScore]]) -> OutcomeCalibration:
+def _outcome(
+    calibration: Sequence[Group], scores: Sequence[Sequence[RawScore]], labels: Sequence[Sequence[float | None]]
+) -> OutcomeCalibration:
     """The map from rewards to the probability of being correct, from the labelled completions."""
     labelled = [
-        (score.reward, completion.outcome, group.cluster_id)
-        for group, row in zip(calibration, scores, strict=True)
-        for completion, score in zip(group.completions, row, strict=True)
-        if completion.outcome is not None
+        (score.reward, label, group.cluster_id)
+        for group, row, of_group in zip(calibration, scores, labels, strict=True)
+        for label, score in zip(of_group, row, strict=True)
+        if label is not None
     ]
     if not labelled:
         raise ArtifactError("the calibration set holds no outcome label, so no reward has a probability; give it some")
@@ -287,19 +296,14 @@ def _outcome(calibration: Sequence[Group], scores: Sequence[Sequence[RawScore]])
         fitted = st.fit_outcome_map(rewards, labels, clusters)
     except ValueError as error:
         raise ArtifactError(f"the calibration set: {error}; give it more clusters") from None
-    error = None
-    if fitted.covariance is not None:
-        sides = np.sqrt(np.diag(fitted.covariance))
-        correlation = float(np.clip(fitted.covariance[0, 1] / sides.prod(), -1, 1)) if sides.all() else 0.0
-        error = OutcomeError(intercept=_keep(sides[0]), slope=_keep(sides[1]), correlation=_keep(correlation))
     weights = st.cluster_weights(clusters)
     losses = st.outcome_losses(st.outcome_log_odds(rewards, fitted.map), labels)
     return OutcomeCalibration(
-        intercept=_keep(fitted.map.intercept),
-        slope=_keep(fitted.map.slope),
-        error=error,
-        log_loss=_keep((weights * losses).sum()),
-        correct_share=_keep((weights * np.asarray(labels)).sum()),
+        intercept=keep(fitted.map.intercept),
+        slope=keep(fitted.map.slope),
+        error=map_error(fitted.covariance),
+        log_loss=keep((weights * losses).sum()),
+        correct_share=keep((weights * np.asarray(labels)).sum()),
         completions=len(labelled),
         n_prompts=len(set(clusters)),
     )
@@ -323,7 +327,7 @@ def _self_test(
                 kind=kind,
                 prompt=[Turn(role=message.role, content=message.content) for message in prompt],
                 completion=completion,
-                reward=_keep(alone.reward),
+                reward=keep(alone.reward),
                 truncated=alone.truncated,
                 tokens=alone.tokens,
             )
@@ -354,11 +358,6 @@ def _chosen_texts(
     for kind, place in wanted:
         chosen.setdefault(place, kind)
     return [(kind, texts[place][1].prompt, texts[place][2]) for place, kind in list(chosen.items())[:count]]
-
-
-def _keep(value: Any) -> float:
-    """The value with SIGNIFICANT_DIGITS: further ones are noise of the last addition."""
-    return float(f"{float(value):.{SIGNIFICANT_DIGITS}g}")
 
 
 def main() -> None:

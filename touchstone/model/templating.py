@@ -17,8 +17,9 @@ import json
 import re
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import accumulate
 from typing import Any, Literal, get_args
 
 from jinja2 import TemplateError
@@ -26,14 +27,14 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from touchstone.errors import ModelError
-from touchstone.groups import ROLES, Message
+from touchstone.groups import ROLES, STEP_SEPARATOR, Message, steps_of
 from touchstone.model.reasoning import CLOSE, OPEN, PROBES, Frame, frame_of
 from touchstone.runtime.files import digest_text, digest_value
 from touchstone.runtime.texts import FORM, Form, cleaned
 from touchstone.settings.seal import Aggregation
 
 Pooling = Literal["last", "mean"]
-Unit = Literal["text", "token"]
+Unit = Literal["text", "token", "step"]
 
 TURN = "{role}:\n"
 """What a text pair writes before each message of a prompt that is more than one message of the user."""
@@ -48,7 +49,7 @@ _MARKER = re.compile("\ue000(\\d+)\ue001")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-_UNSAID = (("text_form", 0), ("unit", "text"), ("aggregation", "last"))
+_UNSAID = (("text_form", 0), ("unit", "text"), ("aggregation", "last"), ("classes", 2))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +69,12 @@ class ScoringRule:
         text_form: what is done to a text before it is tokenised. 1: the normal form that the import stores too, and
             reasoning written as the chat template writes it. 0: nothing; rules of before it was named.
         unit: what the head is read for. "text": once, as `pooling` says. "token": at every token of the completion and
-            of the closing that the template writes, each the log odds that the answer is correct.
+            of the closing that the template writes, each the log odds that the answer is correct. "step": at the last
+            token of the separator (an empty line) behind each step of the completion, the last one too, so that a step
+            reads the same whatever follows it.
         aggregation: how the units' probabilities become one, whose log odds are the reward (`aggregation`).
+        classes: how many classes the head tells apart at a unit. 2: by one number, the log odds. 3: by a logit each for
+            wrong, neutral and correct; the log odds are those of not being wrong.
     """
 
     max_tokens: int
@@ -79,6 +84,7 @@ class ScoringRule:
     text_form: Form = 0
     unit: Unit = "text"
     aggregation: Aggregation = "last"
+    classes: Literal[2, 3] = 2
 
     def to_json(self) -> dict[str, Any]:
         """The rule as a JSON-ready dictionary, with no word of what older rules didn't name and these don't use."""
@@ -104,10 +110,11 @@ class ScoringRule:
                 f"scoring rule {rule.pooling}/{rule.truncation} is unknown; last/prompt_left and mean/prompt_left are "
                 "known: install the version that sealed it, or seal the model again"
             )
-        if rule.unit not in get_args(Unit) or rule.aggregation not in get_args(Aggregation):
+        known = rule.unit in get_args(Unit) and rule.aggregation in get_args(Aggregation) and rule.classes in (2, 3)
+        if not known:
             raise ModelError(
-                f"the scoring rule's unit {rule.unit} or aggregation {rule.aggregation} is unknown; install the version "
-                "that sealed it, or seal the model again"
+                f"the scoring rule's unit {rule.unit}, aggregation {rule.aggregation} or {rule.classes} classes are "
+                "unknown; install the version that sealed it, or seal the model again"
             )
         if rule.text_form not in get_args(Form):
             raise ModelError(
@@ -128,6 +135,8 @@ class EncodedGroup:
             to make room for it. Each completion has its own, so no score depends on siblings.
         truncated: per completion, whether anything was cut.
         anchor: what stands in front of the prompt however much of it is cut; empty for a chat template.
+        reads: per completion, the places among its ids at which the head is read; None: at all of them, or at the last
+            one, as the rule says.
     """
 
     prompt_ids: list[int]
@@ -135,6 +144,7 @@ class EncodedGroup:
     prompt_starts: list[int]
     truncated: list[bool]
     anchor: list[int] = field(default_factory=list)
+    reads: list[list[int]] | None = None
 
     @property
     def shared_tokens(self) -> int:
@@ -165,6 +175,7 @@ class EncodedGroup:
             [self.prompt_starts[k] for k in completions],
             [self.truncated[k] for k in completions],
             self.anchor,
+            None if self.reads is None else [self.reads[k] for k in completions],
         )
 
 
@@ -235,21 +246,47 @@ def encode_many(
     ]
     # Each text as it stands in the template, and what the template writes in front of only some.
     standing = [
-        _standing(tokenizer, layout, place, text)
+        part
         for (prompt, answers), layout in zip(texts, layouts, strict=True)
-        for place, text in (*enumerate(prompt), *((len(prompt), answer) for answer in answers))
+        for part in (
+            *(_standing(tokenizer, layout, place, text) for place, text in enumerate(prompt)),
+            *(part for answer in answers for part in _answer(tokenizer, layout, rule.unit, answer)),
+        )
     ]
     contents = iter(pieces.content_ids([text for _, text in standing]))
     ids = (leading + content for (leading, _), content in zip(standing, contents, strict=True))
     encoded = []
-    for (prompt, completions), layout in zip(items, layouts, strict=True):
+    for (prompt, answers), layout in zip(texts, layouts, strict=True):
         messages = [next(ids) for _ in prompt]
         prompt_ids = list(layout.opening)
         for message, literal in layout.turns:
             prompt_ids += messages[message]
             prompt_ids += literal
-        encoded.append(_fit(prompt_ids, [next(ids) for _ in completions], layout, rule.max_tokens))
+        if rule.unit == "step":
+            by_step = [[next(ids) for _ in _segments(answer)] for answer in answers]
+            encoded.append(_fit_steps(prompt_ids, by_step, layout, rule.max_tokens))
+        else:
+            encoded.append(_fit(prompt_ids, [next(ids) for _ in answers], layout, rule.max_tokens))
     return encoded
+
+
+def _segments(answer: str) -> list[str]:
+    """A completion's steps, each with the separator behind it; a text without content is one step that says nothing."""
+    return [step + STEP_SEPARATOR for step in steps_of(answer) or [""]]
+
+
+def _answer(
+    tokenizer: PreTrainedTokenizerBase, layout: _Layout, unit: Unit, answer: str
+) -> list[tuple[list[int], str]]:
+    """`_standing` of a completion, in parts where each of its steps is read: no token may reach over their bounds."""
+    place = len(layout.roles) - 1
+    if unit != "step":
+        return [_standing(tokenizer, layout, place, answer)]
+    first, *others = _segments(answer)
+    return [
+        (list(layout.leading.get(place, [])), layout.fronts[place] + first),
+        *(([], other) for other in others),
+    ]
 
 
 def _standing(tokenizer: PreTrainedTokenizerBase, layout: _Layout, place: int, text: str) -> tuple[list[int], str]:
@@ -271,6 +308,20 @@ def _fit(prompt_ids: list[int], contents: list[list[int]], layout: _Layout, max_
     unseen = min(starts, default=0)
     moved = [start - unseen for start in starts]
     return EncodedGroup(prompt_ids[unseen:], completion_ids, moved, truncated, layout.anchor)
+
+
+def _fit_steps(
+    prompt_ids: list[int], completions: list[list[list[int]]], layout: _Layout, max_tokens: int
+) -> EncodedGroup:
+    """`_fit` for completions by their steps. What is read are the last tokens of the steps that are whole; where not
+    even the first one is, the last token that is left."""
+    fitted = _fit(prompt_ids, [sum(steps, []) for steps in completions], layout, max_tokens)
+    reads = []
+    for steps, ids in zip(completions, fitted.completion_ids, strict=True):
+        left = len(ids) - len(layout.closing)
+        ends = accumulate(map(len, steps))
+        reads.append([end - 1 for end in ends if end <= left] or [max(0, left - 1)])
+    return replace(fitted, reads=reads)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,14 +12,15 @@ from touchstone.settings.section import (
     Section,
 )
 
-Learns = Literal["comparisons", "outcome"]
-"""Which labels teach a model, and judge it: comparisons of completions, or each completion's outcome."""
+Learns = Literal["comparisons", "outcome", "process"]
+"""Which labels teach a model, and judge it: comparisons of completions, each completion's outcome, or each step's
+label."""
 
 
 class Objective(Section):
     """What training minimises; formulas and sources in docs/losses.md and docs/outcome_and_process.md."""
 
-    name: Literal["bradley_terry", "rao_kupper", "davidson", "plackett_luce", "outcome"]
+    name: Literal["bradley_terry", "rao_kupper", "davidson", "plackett_luce", "outcome", "process"]
     labels: Literal["majority", "votes"]
     """What a comparison says: its preferred side, or the share of judgements for each side and for a tie."""
     use_margin: bool
@@ -44,15 +45,20 @@ class Objective(Section):
     centering: NonNegativeFloat
     """Weight of mean((r_chosen + r_rejected)^2), Eisenstein et al. 2312.09244; 0 switches it off."""
 
+    step_classes: Literal[2, 3]
+    """What name=process tells apart in a step: wrong from all else, or wrong, neutral and correct."""
+
     @property
     def learns(self) -> Learns:
         """Which labels it learns from."""
-        return "outcome" if self.name == "outcome" else "comparisons"
+        return self.name if self.name in ("outcome", "process") else "comparisons"
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.learns != "comparisons":
             self._check_pointwise()
+        if self.step_classes != 2 and self.name != "process":
+            raise ValueError(f"step_classes={self.step_classes} goes with name=process only; set it to 2")
         extras = {
             "use_margin": self.use_margin,
             "label_smoothing": self.label_smoothing > 0,

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from touchstone.groups import Group
-from touchstone.model.layout import Batch
+from touchstone.model.layout import Batch, not_wrong
 from touchstone.settings.objective import Objective
 
 IGNORED = -100.0
@@ -30,6 +30,8 @@ class Target:
     Attributes:
         completion: its index in the group.
         label: the probability that it is correct, 0 to 1.
+        steps: of a process model, a label for each of its steps, IGNORED where nothing is learnt of one; None: `label`
+            is that of every token.
         weight: what it weighs in the loss.
         agreement: as a comparison's (`plan.Pair`); a label has no judges who could disagree.
         decoy: a text that nobody labelled.
@@ -40,6 +42,11 @@ class Target:
     weight: float
     decoy: bool
     agreement: tuple[float, float] = (1.0, 0.0)
+    steps: tuple[float, ...] | None = None
+
+    def labels(self, size: int) -> list[float]:
+        """A label for each of so many places where the head is read; steps beyond the token limit have none."""
+        return [self.label] * size if self.steps is None else list(self.steps[:size])
 
     @property
     def completions(self) -> tuple[int, ...]:
@@ -97,14 +104,14 @@ def token_micro_batch(
     owners = [owner for batch in batches for owner in batch.owners]
     sizes = [size for batch in batches for size in batch.sizes]
     chosen = [targets[owner][1] for owner in owners]
-    labels = torch.tensor([target.label for target in chosen], dtype=torch.float32)
+    labels = [label for target, size in zip(chosen, sizes, strict=True) for label in target.labels(size)]
     weights = torch.tensor([target.weight if counts else 0.0 for target in chosen], dtype=torch.float32)
     return TokenMicroBatch(
         batches,
-        labels.repeat_interleave(torch.tensor(sizes)),
+        torch.tensor(labels, dtype=torch.float32),
         sizes,
         weights,
-        labels,
+        torch.tensor([target.label for target in chosen], dtype=torch.float32),
         torch.tensor([target.decoy for target in chosen]),
         [targets[owner][0] for owner in owners],
         counts,
@@ -115,14 +122,16 @@ def token_loss(log_odds: Tensor, micro: TokenMicroBatch) -> Tensor:
     """The weighted sum over the completions of their mean binary cross-entropy per labelled token: a scalar.
 
     Args:
-        log_odds: [T], at least float32, on any device.
+        log_odds: [T], or logits of three classes, [T, 3]; at least float32, on any device.
     """
     labels = micro.labels.to(log_odds.device)
     log_odds = log_odds[: len(labels)]  # behind them lie those of batches that only keep other ranks company
     learnt = labels != IGNORED
-    values = functional.binary_cross_entropy_with_logits(
-        log_odds, torch.where(learnt, labels, 0.0).to(log_odds.dtype), reduction="none"
-    )
+    known = torch.where(learnt, labels, 0.0)
+    if log_odds.dim() == 2:
+        values = functional.cross_entropy(log_odds, (2 * known).long(), reduction="none")
+    else:
+        values = functional.binary_cross_entropy_with_logits(log_odds, known.to(log_odds.dtype), reduction="none")
     # Every token weighs its completion's weight over the number of that completion's labelled tokens.
     counted = torch.stack([part.sum() for part in learnt.split(micro.sizes)]).clamp(min=1)
     each = (micro.weights.to(log_odds.device) / counted).repeat_interleave(
@@ -136,9 +145,9 @@ def token_sums(micro: TokenMicroBatch, loss: Tensor, log_odds: Tensor) -> Tensor
 
     Args:
         loss: scalar, the micro-batch's weighted sum.
-        log_odds: [T].
+        log_odds: [T], or logits of three classes, [T, 3].
     """
-    odds = log_odds.detach().double().cpu()
+    odds = not_wrong(log_odds.detach().double().cpu())
     means = torch.stack([part.mean() for part in odds[: sum(micro.sizes)].split(micro.sizes)])
     sign = torch.sign(torch.nan_to_num(micro.targets.double() - 0.5)) * ~micro.decoys
     sums = [

@@ -23,6 +23,7 @@ from touchstone.settings.training import Train
 from touchstone.training.agreement import curriculum, has_decoy, selected, selects
 from touchstone.training.decoys import is_decoy
 from touchstone.training.outcome import Target, TokenMicroBatch, targets_of, token_micro_batch
+from touchstone.training.process import step_targets
 from touchstone.training.ranking import RankList, rank_lists
 
 
@@ -181,6 +182,8 @@ def used_elements(group: Group, objective: Objective) -> tuple[Element, ...]:
     """
     if objective.learns == "outcome":
         return targets_of(group, objective, [is_decoy(completion) for completion in group.completions])
+    if objective.learns == "process":
+        return step_targets(group, objective)
     return used_pairs(group, objective)
 
 
@@ -208,8 +211,13 @@ def make_steps(groups: Sequence[Group], objective: Objective, train: Train) -> l
     """
     pairs = [used_elements(group, objective) for group in groups]
     # Say which setting left nothing, since two can.
-    if not any(pairs) and objective.learns == "outcome":
-        raise TrainingError("the training set has no completion with an outcome label; import data that has them")
+    if not any(pairs) and objective.learns != "comparisons":
+        what = (
+            "an outcome label"
+            if objective.learns == "outcome"
+            else "labels of the steps that its text is divided into"
+        )
+        raise TrainingError(f"the training set has no completion with {what}; import data that has them")
     if not any(pairs):
         if omitted := left_out(groups, objective):
             raise TrainingError(
