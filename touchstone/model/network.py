@@ -199,6 +199,7 @@ def save(model: RewardModel, folder: Path, dtype: torch.dtype = torch.float32) -
     # Recorded for whoever loads the folder without a reward.json.
     model.network.config.touchstone_max_tokens = model.rule.max_tokens
     model.network.config.dtype = dtype
+    _label(model.network.config, model.rule.classes)
     try:
         model.network.save_pretrained(folder, state_dict={name: t.detach() for name, t in state.items()})
         model.tokenizer.save_pretrained(folder)
@@ -250,7 +251,6 @@ def read_every_step(model: RewardModel, classes: Literal[2, 3], seed: int) -> No
             if head.bias is not None:
                 head.bias.zero_()
         model.network.score = head.to(old.weight.device, old.weight.dtype)
-        _label(model.network.config, classes)
 
 
 def _label(config: PretrainedConfig, classes: int) -> None:

@@ -150,7 +150,7 @@ def seal(
             files=digest_folder(aside),
         )
         cards.write(sealed, aside)
-        if (model.rule.pooling, model.rule.aggregation) == ("last", "last"):
+        if (model.rule.pooling, model.rule.aggregation) == ("last", "last") and not by_step:
             _check_stock(model, sealed)
         # What is renamed into place has been read back from the disk and has passed its own self-test.
         return Scorer.load(aside).card
