@@ -60,11 +60,16 @@ class EncoderRewardModel(PreTrainedModel):
             attention_mask: [B, T], 1 where there is a token.
             segments: [B, T], 1 where the token is the completion's.
         """
-        types = {"token_type_ids": segments} if self.has_types else {}
-        states: Tensor = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **types).last_hidden_state
+        states = self.states(input_ids, attention_mask, segments)
         states = states.to(torch.promote_types(states.dtype, torch.float32))
         real = attention_mask.unsqueeze(-1)
         return (states * real).sum(dim=1) / real.sum(dim=1)
+
+    def states(self, input_ids: Tensor, attention_mask: Tensor, segments: Tensor) -> Tensor:
+        """The last hidden states, [B, T, hidden size]; arguments as `pooled`."""
+        types = {"token_type_ids": segments} if self.has_types else {}
+        states: Tensor = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **types).last_hidden_state
+        return states
 
 
 def is_encoder(config: PretrainedConfig) -> bool:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -56,6 +56,7 @@ class Batch:
         input_ids: [B, T] int64; a packed row is [1, T], others are padded on the right with 0.
         position_ids: [B, T] int64.
         rows, columns: [N] int64: row and column of each completion's last token.
+        sizes: per completion, its tokens; the last of them lies at its row and column, the others before it.
         owners: per completion, index of its group among those encoded and its own index in the group.
         packing: how a packed row is divided; None for padded rows.
         attention_mask: [B, T] int64, 1 where there is a token; None for a packed row.
@@ -68,6 +69,7 @@ class Batch:
     position_ids: Tensor
     rows: Tensor
     columns: Tensor
+    sizes: list[int]
     owners: list[tuple[int, int]]
     packing: Packing | None
     attention_mask: Tensor | None
@@ -176,6 +178,7 @@ def padded_batch(encoded: Sequence[EncodedGroup], owners: Sequence[tuple[int, in
         position_ids=torch.from_numpy(counting * mask),
         rows=torch.arange(len(texts)),
         columns=torch.from_numpy(lengths - 1),
+        sizes=(lengths - begins).tolist(),
         owners=list(owners),
         packing=None,
         attention_mask=torch.from_numpy(mask),
@@ -199,38 +202,80 @@ def rewards(model: RewardModel, batch: Batch, precision: Precision = "fp32") -> 
     return read_rewards(model.network, batch.to(model.device), precision)
 
 
+def token_log_odds(model: RewardModel, batch: Batch, precision: Precision = "fp32") -> Tensor:
+    """What the head says at every token of every completion, the completions end to end in the order of
+    `batch.owners`: [sum of batch.sizes], at least float32."""
+    return read_token_log_odds(model.network, batch.to(model.device), precision)
+
+
 def read_rewards(network: PreTrainedModel, batch: Batch, precision: Precision = "fp32") -> Tensor:
     """`rewards` for a bare network whose device the batch is on."""
+    return _read_head(network, read_hidden(network, batch, precision))
+
+
+def read_token_log_odds(network: PreTrainedModel, batch: Batch, precision: Precision = "fp32") -> Tensor:
+    """`token_log_odds` for a bare network whose device the batch is on. Prompts and padding are never read."""
+    states = _last_states(network, batch, precision)
+    sizes = torch.tensor(batch.sizes, device=states.device)
+    ends = torch.cumsum(sizes, 0)
+    # Of each completion the tokens size - 1, ..., 0 before its last one.
+    before = ends.repeat_interleave(sizes) - 1 - torch.arange(int(ends[-1]), device=states.device)
+    hidden = states[batch.rows.repeat_interleave(sizes), batch.columns.repeat_interleave(sizes) - before]
+    return _read_head(network, hidden.to(torch.promote_types(hidden.dtype, torch.float32)))
+
+
+def _read_head(network: PreTrainedModel, hidden: Tensor) -> Tensor:
+    """The head's value for each row of hidden states."""
     head = head_of(network)
-    hidden = read_hidden(network, batch, precision)
     # A bf16 head leaves too few distinct rewards: near pairs would tie.
     with torch.autocast(hidden.device.type, enabled=False):
-        reward: Tensor = head(hidden.to(head.weight.dtype))
-        return reward.squeeze(-1)
+        value: Tensor = head(hidden.to(head.weight.dtype))
+        return value.squeeze(-1)
 
 
 def read_hidden(network: PreTrainedModel, batch: Batch, precision: Precision = "fp32") -> Tensor:
     """What the head reads, [N, hidden size], at least float32: of a decoder the last hidden state at each completion's
     last token, of an encoder the mean over the text's last hidden states."""
-    device = batch.input_ids.device.type
-    with torch.autocast(device, torch.bfloat16) if precision == "bf16" else nullcontext():
+    if isinstance(network, EncoderRewardModel):
+        with _computing(batch, precision):
+            return network.pooled(*_encoder_inputs(batch))
+    last = _last_states(network, batch, precision)[batch.rows, batch.columns]
+    return last.to(torch.promote_types(last.dtype, torch.float32))
+
+
+def _last_states(network: PreTrainedModel, batch: Batch, precision: Precision) -> Tensor:
+    """The last hidden states, [B, T, hidden size], in the backbone's own type."""
+    with _computing(batch, precision):
         if isinstance(network, EncoderRewardModel):
-            if batch.attention_mask is None or batch.segments is None:
-                raise ModelError("an encoder sees both ways and takes no packed rows; ask `layout.shares_prompt`")
-            # Its positions are its own business: RoBERTa's don't begin at 0.
-            return network.pooled(batch.input_ids, batch.attention_mask, batch.segments)
+            return network.states(*_encoder_inputs(batch))
         if batch.packing is None:
             mask = {"attention_mask": batch.attention_mask}
         else:
             mask = attention.packed_arguments(network, batch.packing)
-        hidden: Tensor = _backbone(network)(
+        states: Tensor = _backbone(network)(
             input_ids=batch.input_ids,
             position_ids=batch.position_ids,
             use_cache=False,
             **mask,
         ).last_hidden_state
-    last = hidden[batch.rows, batch.columns]
-    return last.to(torch.promote_types(last.dtype, torch.float32))
+        return states
+
+
+def _computing(batch: Batch, precision: Precision) -> AbstractContextManager[object]:
+    """Around the backbone's forward."""
+    device = batch.input_ids.device.type
+    return torch.autocast(device, torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def _encoder_inputs(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """What an encoder takes; its positions are its own business: RoBERTa's don't begin at 0.
+
+    Raises:
+        ModelError: the batch is a packed row.
+    """
+    if batch.attention_mask is None or batch.segments is None:
+        raise ModelError("an encoder sees both ways and takes no packed rows; ask `layout.shares_prompt`")
+    return batch.input_ids, batch.attention_mask, batch.segments
 
 
 def shares_prompt(model: RewardModel) -> bool:
@@ -355,6 +400,7 @@ def _pack(encoded: Sequence[EncodedGroup], rows: Sequence[Row], prefixes: Prefix
         position_ids=torch.tensor([positions]),
         rows=torch.zeros(len(columns), dtype=torch.int64),
         columns=torch.tensor(columns),
+        sizes=[len(encoded[item].completion_ids[completion]) for item, completion in owners],
         owners=owners,
         packing=Packing(tuple(spans)),
         attention_mask=None,

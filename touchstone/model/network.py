@@ -8,7 +8,7 @@ random one; weights are read from safetensors only.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +29,20 @@ from transformers.utils import logging as transformers_logging
 from touchstone.errors import ModelError
 from touchstone.model.encoder import EncoderConfig, EncoderRewardModel, is_encoder, longest_text, with_head
 from touchstone.model.pinned import resolve
-from touchstone.model.templating import ScoringRule, scoring_rule
+from touchstone.model.templating import ScoringRule, Unit, scoring_rule
+from touchstone.model.tokenwise import TokenwiseConfig, wrapped
+from touchstone.runtime.files import write_json
 from touchstone.runtime.texts import FORM, Form
 from touchstone.settings.model import Model
+from touchstone.settings.seal import Aggregation
 
 # Progress bars of milliseconds, and a report that a head is missing, which is said here in one sentence.
 transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()
 
 _TEMPLATES = {"last": "chat template", "mean": "template for pairs"}
+UNIT, AGGREGATION = "touchstone_unit", "touchstone_aggregation"
+"""Keys of config.json under which a checkpoint says what its head is read for."""
 
 Quantization = dict[str, Any]
 """Arguments of `from_pretrained` that quantise the backbone's linear layers while they are loaded."""
@@ -168,6 +173,11 @@ def load_reward_model(
             "comes from more than that class computes, and would be another one; convert it to the plain class first"
         )
     if rule is not None and rule != model.rule:
+        if (rule.unit, rule.aggregation) != (model.rule.unit, model.rule.aggregation):
+            raise ModelError(
+                f"{folder}/config.json says {model.rule.unit}/{model.rule.aggregation} of what is read, and the scoring "
+                f"rule {rule.unit}/{rule.aggregation}; seal the model again"
+            )
         raise ModelError(f"the {_TEMPLATES[rule.pooling]} in {folder} is not the one that its scoring rule names")
     check_finite(model.network, str(folder))
     model.network.train(False)
@@ -194,6 +204,29 @@ def save(model: RewardModel, folder: Path, dtype: torch.dtype = torch.float32) -
         model.tokenizer.save_pretrained(folder)
     except SafetensorError as error:  # a full disk reaches us as the library's own error
         raise ModelError(f"the model can't be written to {folder}: {error}") from error
+    state_reading(folder, model.rule.unit, model.rule.aggregation)
+
+
+def state_reading(folder: Path, unit: Unit, aggregation: Aggregation) -> None:
+    """Say in a checkpoint's config.json what its head is read for, and hide it from loaders that would read it otherwise.
+
+    A reward that isn't read at the last token alone is one that stock loaders would get wrong without a word: the
+    configuration gets a type of its own, which they refuse (`tokenwise`). Nothing is written for plain rewards.
+    """
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    plain = config.get("backbone", config) if config["model_type"] == TokenwiseConfig.model_type else config
+    if unit == "text" and UNIT not in plain:
+        return
+    plain |= {UNIT: unit, AGGREGATION: aggregation}
+    as_it_is = aggregation == "last" or plain["model_type"] == EncoderConfig.model_type
+    write_json(path, plain if as_it_is else wrapped(plain))
+
+
+def read_every_token(model: RewardModel) -> None:
+    """From now on the head is read at every token of a completion. What becomes of its values is sealed; until then it is
+    their mean, so that no loader takes the last one for the whole."""
+    model.rule = replace(model.rule, unit="token", aggregation="mean")
 
 
 def head_of(network: PreTrainedModel) -> nn.Linear:
@@ -275,6 +308,8 @@ def _load(
     tokenizer = load_tokenizer(base, revision=revision, trust_remote_code=trust_remote_code, needs_pad=needs_pad)
     try:
         config = AutoConfig.from_pretrained(base, revision=revision, trust_remote_code=trust_remote_code, num_labels=1)
+        if isinstance(config, TokenwiseConfig):
+            config = config.plain()
         rule = rule_of(config, tokenizer, max_tokens, text_form)
         _prepare(config, tokenizer.pad_token_id)
         network, info = _network_class(config).from_pretrained(
@@ -310,12 +345,17 @@ def rule_of(
     Raises:
         ModelError: the tokenizer can't write what the rule needs, or `max_tokens` is too few or too many.
     """
+    reading: dict[str, Any] = {
+        name: getattr(config, key)
+        for name, key in (("unit", UNIT), ("aggregation", AGGREGATION))
+        if hasattr(config, key)
+    }
     if not (is_encoder(config) or isinstance(config, EncoderConfig)):
-        return scoring_rule(tokenizer, max_tokens, text_form=text_form)
+        return replace(scoring_rule(tokenizer, max_tokens, text_form=text_form), **reading)
     longest = longest_text(config)
     if longest is not None and max_tokens > longest:
         raise ModelError(f"model.max_tokens ({max_tokens}) exceeds the {longest} positions of this encoder; lower it")
-    return scoring_rule(tokenizer, max_tokens, "mean", text_form)
+    return replace(scoring_rule(tokenizer, max_tokens, "mean", text_form), **reading)
 
 
 def _network_class(config: PretrainedConfig) -> Any:

@@ -54,12 +54,15 @@ class RawScore:
         tokens: of the completion, with the template's closing ones.
         seen: a digest of all that was scored, prompt and completion as they were cut: to the model texts with the same
             one are one text. Empty where nobody asked.
+        values: the log odds of each unit of the completion that the reward is aggregated from (`aggregation`); None
+            where the reward is read once, or nobody asked.
     """
 
     reward: float
     truncated: bool
     tokens: int
     seen: str = ""
+    values: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,7 @@ class Score:
         percentile: where it stands in the reference set, 0.001 to 0.999.
         truncated: the text was over the token limit and was cut.
         tokens: of the completion, with the template's closing ones.
+        values: as `RawScore.values`.
     """
 
     reward: float
@@ -79,6 +83,7 @@ class Score:
     percentile: float
     truncated: bool
     tokens: int
+    values: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +125,7 @@ def centered_rows(rows: Sequence[Sequence[RawScore]], centering: Centering) -> l
                 percentile=next(percentiles),
                 truncated=score.truncated,
                 tokens=score.tokens,
+                values=score.values,
             )
             for score in row
         ]

@@ -14,8 +14,18 @@ import torch
 
 from touchstone import statistics as st
 from touchstone.errors import ArtifactError, ModelError
+from touchstone.model.aggregation import aggregates
 from touchstone.model.card import Card, verify_digests
-from touchstone.model.layout import Batch, Precision, lay_out, padded_batch, plan_batches, rewards, shares_prompt
+from touchstone.model.layout import (
+    Batch,
+    Precision,
+    lay_out,
+    padded_batch,
+    plan_batches,
+    rewards,
+    shares_prompt,
+    token_log_odds,
+)
 from touchstone.model.network import RewardModel, head_of, load_reward_model
 from touchstone.model.prefix_cache import PrefixCache, digest_ids, open_cache
 from touchstone.model.processor import has_bf16, threads_for
@@ -64,6 +74,7 @@ def raw_scores_encoded(
     share: slice = EVERY,
     description: str | None = None,
     cache: PrefixCache | None = None,
+    values: bool = False,
 ) -> list[list[RawScore]]:
     """`raw_scores` of what `encode_many` made of the items. Equal texts are computed once and score the same bits.
 
@@ -71,6 +82,7 @@ def raw_scores_encoded(
         share: which of the batches are computed; texts in the others get NaN. A batch doesn't know of the others, so
             processes that divide them give the very rewards that one would.
         cache: of this model; prompts that it knows are not computed again.
+        values: also what each unit of a completion says, where the reward is aggregated from several.
     """
     if token_budget is None:
         token_budget = TOKENS_ON_CPU if model.device.type == "cpu" else TOKENS_ON_GPU
@@ -80,7 +92,7 @@ def raw_scores_encoded(
     plan = plan_batches(merged, token_budget, shared=shared, prefixes=prefixes)[share]
     # Laid out one at a time: an earlier batch may have computed the prompt of a later one.
     batches = (lay_out(merged, rows, shared=shared, prefixes=prefixes) for rows in plan)
-    scores = _run(model, merged, batches, len(plan), precision, description)
+    scores = _run(model, merged, batches, len(plan), precision, description, values=values)
     if cache is not None and prefixes is not None:
         cache.keep(merged, prefixes)
     return [
@@ -159,16 +171,32 @@ def _run(
     count: int,
     precision: Precision,
     description: str | None,
+    *,
+    values: bool = False,
 ) -> list[list[RawScore]]:
     by_owner: dict[tuple[int, int], float] = {}
+    units: dict[tuple[int, int], tuple[float, ...]] = {}
     for batch in batches if description is None else progress(batches, description, count):
         with torch.inference_mode():
-            values = rewards(model, batch, precision).float().tolist()
+            if model.rule.unit == "text":
+                read = rewards(model, batch, precision).float()
+            else:
+                log_odds = token_log_odds(model, batch, precision).float()
+                read = aggregates(log_odds, batch.sizes, model.rule.aggregation)
+                if values:
+                    parts = (tuple(part.tolist()) for part in log_odds.split(batch.sizes))
+                    units.update(zip(batch.owners, parts, strict=True))
         model.work.add(batch.tokens, batch.input_ids.numel())
-        by_owner.update(zip(batch.owners, values, strict=True))
+        by_owner.update(zip(batch.owners, read.tolist(), strict=True))
     return [
         [
-            RawScore(by_owner.get((item, k), math.nan), group.truncated[k], len(group.completion_ids[k]), seen)
+            RawScore(
+                by_owner.get((item, k), math.nan),
+                group.truncated[k],
+                len(group.completion_ids[k]),
+                seen,
+                units.get((item, k)),
+            )
             for k, seen in enumerate(_seen(group))
         ]
         for item, group in enumerate(encoded)
@@ -276,9 +304,14 @@ class Scorer:
         return self.raw_encoded(self.encode(items), share=share, description=description)
 
     def raw_encoded(
-        self, encoded: Sequence[EncodedGroup], *, share: slice = EVERY, description: str | None = None
+        self,
+        encoded: Sequence[EncodedGroup],
+        *,
+        share: slice = EVERY,
+        description: str | None = None,
+        values: bool = False,
     ) -> list[list[RawScore]]:
-        """`raw` of what `encode` made of the items."""
+        """`raw` of what `encode` made of the items; with `values` also what each unit of a completion says."""
         return raw_scores_encoded(
             self.model,
             encoded,
@@ -287,6 +320,7 @@ class Scorer:
             share=share,
             description=description,
             cache=self.prefixes,
+            values=values,
         )
 
     def score(self, items: Sequence[Item]) -> list[list[Score]]:
@@ -294,8 +328,8 @@ class Scorer:
         return self.score_encoded(self.encode(items))
 
     def score_encoded(self, encoded: Sequence[EncodedGroup]) -> list[list[Score]]:
-        """`score` of what `encode` made of the items."""
-        return centered_rows(self.raw_encoded(encoded), self.card.centering)
+        """`score` of what `encode` made of the items, with what each unit says where there are several."""
+        return centered_rows(self.raw_encoded(encoded, values=True), self.card.centering)
 
     def meaning(self, score: RawScore) -> Score:
         """A raw score placed in the reference set."""

@@ -15,6 +15,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -27,15 +28,25 @@ from touchstone import statistics as st
 from touchstone.errors import ArtifactError, ModelError
 from touchstone.groups import Group, Message, judged_pairs, read_parquet, set_digest
 from touchstone.model import card as cards
-from touchstone.model.card import Calibration, CalibrationError, Card, Centering, SelfTest, Turn
+from touchstone.model.card import (
+    Calibration,
+    CalibrationError,
+    Card,
+    Centering,
+    OutcomeCalibration,
+    OutcomeError,
+    SelfTest,
+    Turn,
+)
 from touchstone.model.layout import Precision
-from touchstone.model.network import RewardModel, load_reward_model
+from touchstone.model.network import RewardModel, load_reward_model, state_reading
 from touchstone.model.processor import prepare
 from touchstone.model.scores import RawScore, as_item, tolerance
 from touchstone.model.scoring import Scorer, raw_scores, to_device
 from touchstone.model.templating import encode
 from touchstone.runtime.files import digest_folder, write_folder
 from touchstone.runtime.stage import run_stage
+from touchstone.settings.seal import Aggregation
 
 SIGNIFICANT_DIGITS = 9
 """Kept of every sealed number: what an fp32 reward holds."""
@@ -88,6 +99,7 @@ def seal(
     self_test_vectors: int,
     seeds: dict[str, int],
     folder: Path,
+    aggregation: Aggregation = "last",
 ) -> str:
     """Seal a checkpoint: copy it, fit its map on `calibration`, centre on `reference`, digest all, load it again.
 
@@ -96,6 +108,7 @@ def seal(
         precision: of the scoring passes, here and wherever the artifact is loaded.
         self_test_vectors: texts whose rewards every loader checks; half of them need nobody's data.
         folder: where the artifact appears, whole or not at all.
+        aggregation: how a model that reads each token of a completion makes one reward of them; no other model has it.
 
     Returns:
         The artifact's digest.
@@ -110,22 +123,28 @@ def seal(
     def sealed_in(aside: Path) -> Card:
         _copy_checkpoint(model_folder, aside)
         model = load_reward_model(aside)
+        by_unit = model.rule.unit != "text"
+        if by_unit:
+            state_reading(aside, model.rule.unit, aggregation)
+            model.rule = replace(model.rule, aggregation=aggregation)
         to_device(model)
         scored = [
             _score(model, groups, name, precision)
             for name, groups in (("calibration", calibration), ("reference", reference))
         ]
+        outcome = _outcome(calibration, scored[0]) if by_unit else None
         sealed = Card(
-            schema_version=2,
+            schema_version=2 if outcome is None else 3,
             rule=model.rule.to_json(),
             centering=_centering(reference, scored[1], precision),
             calibration=_calibration(calibration, scored[0]),
+            **({} if outcome is None else {"outcome": outcome}),
             seeds=seeds,
             self_test=_self_test(model, reference, scored[1], self_test_vectors, precision),
             files=digest_folder(aside),
         )
         cards.write(sealed, aside)
-        if model.rule.pooling == "last":
+        if (model.rule.pooling, model.rule.aggregation) == ("last", "last"):
             _check_stock(model, sealed)
         # What is renamed into place has been read back from the disk and has passed its own self-test.
         return Scorer.load(aside).card
@@ -253,6 +272,39 @@ def _calibration(calibration: Sequence[Group], scores: Sequence[Sequence[RawScor
     )
 
 
+def _outcome(calibration: Sequence[Group], scores: Sequence[Sequence[RawScore]]) -> OutcomeCalibration:
+    """The map from rewards to the probability of being correct, from the labelled completions."""
+    labelled = [
+        (score.reward, completion.outcome, group.cluster_id)
+        for group, row in zip(calibration, scores, strict=True)
+        for completion, score in zip(group.completions, row, strict=True)
+        if completion.outcome is not None
+    ]
+    if not labelled:
+        raise ArtifactError("the calibration set holds no outcome label, so no reward has a probability; give it some")
+    rewards, labels, clusters = zip(*labelled, strict=True)
+    try:
+        fitted = st.fit_outcome_map(rewards, labels, clusters)
+    except ValueError as error:
+        raise ArtifactError(f"the calibration set: {error}; give it more clusters") from None
+    error = None
+    if fitted.covariance is not None:
+        sides = np.sqrt(np.diag(fitted.covariance))
+        correlation = float(np.clip(fitted.covariance[0, 1] / sides.prod(), -1, 1)) if sides.all() else 0.0
+        error = OutcomeError(intercept=_keep(sides[0]), slope=_keep(sides[1]), correlation=_keep(correlation))
+    weights = st.cluster_weights(clusters)
+    losses = st.outcome_losses(st.outcome_log_odds(rewards, fitted.map), labels)
+    return OutcomeCalibration(
+        intercept=_keep(fitted.map.intercept),
+        slope=_keep(fitted.map.slope),
+        error=error,
+        log_loss=_keep((weights * losses).sum()),
+        correct_share=_keep((weights * np.asarray(labels)).sum()),
+        completions=len(labelled),
+        n_prompts=len(set(clusters)),
+    )
+
+
 def _self_test(
     model: RewardModel,
     reference: Sequence[Group],
@@ -322,6 +374,7 @@ def main() -> None:
         self_test_vectors=options.seal.self_test_vectors,
         seeds={"train": options.train.seed},
         folder=Path("build") / "artifact",
+        aggregation=options.seal.aggregation,
     )
     sys.stdout.write(f"sealed: {digest}\n")
 

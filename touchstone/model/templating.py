@@ -30,8 +30,10 @@ from touchstone.groups import ROLES, Message
 from touchstone.model.reasoning import CLOSE, OPEN, PROBES, Frame, frame_of
 from touchstone.runtime.files import digest_text, digest_value
 from touchstone.runtime.texts import FORM, Form, cleaned
+from touchstone.settings.seal import Aggregation
 
 Pooling = Literal["last", "mean"]
+Unit = Literal["text", "token"]
 
 TURN = "{role}:\n"
 """What a text pair writes before each message of a prompt that is more than one message of the user."""
@@ -44,6 +46,9 @@ MOST_REASONING_TURNS = 64
 
 _MARKER = re.compile("\ue000(\\d+)\ue001")
 _SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+_UNSAID = (("text_form", 0), ("unit", "text"), ("aggregation", "last"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,9 @@ class ScoringRule:
             front of a pair, and those between its texts, stay in any case.
         text_form: what is done to a text before it is tokenised. 1: the normal form that the import stores too, and
             reasoning written as the chat template writes it. 0: nothing; rules of before it was named.
+        unit: what the head is read for. "text": once, as `pooling` says. "token": at every token of the completion and
+            of the closing that the template writes, each the log odds that the answer is correct.
+        aggregation: how the units' probabilities become one, whose log odds are the reward (`aggregation`).
     """
 
     max_tokens: int
@@ -69,10 +77,12 @@ class ScoringRule:
     pooling: Pooling = "last"
     truncation: Literal["prompt_left"] = "prompt_left"
     text_form: Form = 0
+    unit: Unit = "text"
+    aggregation: Aggregation = "last"
 
     def to_json(self) -> dict[str, Any]:
-        """The rule as a JSON-ready dictionary, with no word of a text form that does nothing."""
-        return {name: value for name, value in asdict(self).items() if (name, value) != ("text_form", 0)}
+        """The rule as a JSON-ready dictionary, with no word of what older rules didn't name and these don't use."""
+        return {name: value for name, value in asdict(self).items() if (name, value) not in _UNSAID}
 
     def text(self, text: str) -> str:
         """A text in the form that is tokenised."""
@@ -93,6 +103,11 @@ class ScoringRule:
             raise ModelError(
                 f"scoring rule {rule.pooling}/{rule.truncation} is unknown; last/prompt_left and mean/prompt_left are "
                 "known: install the version that sealed it, or seal the model again"
+            )
+        if rule.unit not in get_args(Unit) or rule.aggregation not in get_args(Aggregation):
+            raise ModelError(
+                f"the scoring rule's unit {rule.unit} or aggregation {rule.aggregation} is unknown; install the version "
+                "that sealed it, or seal the model again"
             )
         if rule.text_form not in get_args(Form):
             raise ModelError(

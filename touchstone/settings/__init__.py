@@ -64,6 +64,17 @@ class Settings(Section):
             raise ValueError(
                 "train.method=head_only has no steps for objective.agreement=bucket to order; set the latter to keep"
             )
+        learns = self.objective.learns
+        if self.train.method == "head_only" and learns != "comparisons":
+            raise ValueError(
+                f"train.method=head_only embeds whole completions, and objective.name={self.objective.name} reads each "
+                "token; use another method"
+            )
+        if self.seal.aggregation != "last" and learns == "comparisons":
+            raise ValueError(
+                f"seal.aggregation={self.seal.aggregation} combines values along a completion, and objective.name="
+                f"{self.objective.name} teaches one at its end; set it to last"
+            )
         if not self.name.replace("-", "").replace("_", "").replace(".", "").isalnum():
             raise ValueError(f"name {self.name!r} may hold letters, digits, '-', '_' and '.' only")
         return self

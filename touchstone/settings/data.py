@@ -86,6 +86,14 @@ class FinegrainedQaData(Section):
     path: str
 
 
+class Gsm8kData(Section):
+    """GSM8K's example model solutions: four per problem, each right or wrong."""
+
+    source: Literal["gsm8k"]
+    name: str
+    path: str
+
+
 class ArgillaData(Spelling):
     """An export of Argilla 2: records with responses of several annotators to a ranking, rating or label question."""
 
@@ -138,6 +146,7 @@ Data = Annotated[
     | ArgumentData
     | PandalmData
     | FinegrainedQaData
+    | Gsm8kData
     | ArgillaData
     | LabelStudioData
     | BenchmarkData

@@ -9,9 +9,14 @@ from touchstone.settings.section import (
     Section,
 )
 
+Aggregation = Literal["last", "mean", "min", "product"]
+
 
 class Seal(Section):
     """What the sealed artifact carries."""
 
     self_test_vectors: PositiveInt
     score_precision: Literal["fp32", "bf16"]
+    aggregation: Aggregation
+    """How the values along a completion become its reward, where the objective teaches one for each token; "last" is
+    what every other model does."""

@@ -192,7 +192,7 @@ def _with_decoys(group: Group, rate: float, generator: random.Random, *, may_ref
             if _words(text) not in known and (kind == REPEATED or not (may_refuse and is_refusal(text))):
                 known.add(_words(text))
                 comparisons.append(Comparison(best, len(completions), 1.0, 0.0))
-                completions.append(Completion(text, POLICY + kind))
+                completions.append(Completion(text, POLICY + kind, outcome=0.0))
                 break
 
     # Winners, where people preferred a refusal: the wordings that lose elsewhere.
@@ -200,7 +200,7 @@ def _with_decoys(group: Group, rate: float, generator: random.Random, *, may_ref
     refusals = [text for text in REFUSALS if _words(text) not in known]
     for text in generator.sample(refusals, min(LESSONS * count, len(refusals))) if worse else ():
         comparisons.append(Comparison(len(completions), generator.choice(worse), 1.0, 0.0))
-        completions.append(Completion(text, POLICY + PREFERRED_REFUSAL))
+        completions.append(Completion(text, POLICY + PREFERRED_REFUSAL, outcome=1.0))
     return replace(group, completions=tuple(completions), comparisons=tuple(comparisons))
 
 

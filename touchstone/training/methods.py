@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from touchstone.errors import TrainingError
-from touchstone.model.network import RewardModel, load_base_folder
+from touchstone.model.network import RewardModel, load_base_folder, read_every_token
 from touchstone.settings import Settings
 from touchstone.training.adapters import load_quantized, merge, wrap
 
@@ -27,6 +27,8 @@ def load(folder: Path, settings: Settings) -> RewardModel:
         model = load_quantized(folder, settings.model, train)
     else:
         model = load_base_folder(folder, settings.model, seed=train.seed)
+    if settings.objective.learns == "outcome":
+        read_every_token(model)
     if train.method in ("lora", "qlora"):
         wrap(model, train)
     if train.activation_checkpointing:

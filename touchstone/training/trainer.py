@@ -35,9 +35,9 @@ from trl.trainer.reward_trainer import RewardTrainer
 
 from touchstone.errors import TrainingError
 from touchstone.groups import Group
-from touchstone.model.layout import Batch, Precision, read_rewards, shares_prompt
+from touchstone.model.layout import Batch, Precision, read_rewards, read_token_log_odds, shares_prompt
 from touchstone.model.network import RewardModel
-from touchstone.model.templating import EncodedGroup
+from touchstone.model.templating import EncodedGroup, Unit
 from touchstone.settings import Settings
 from touchstone.settings.objective import Objective
 from touchstone.settings.training import Train
@@ -47,7 +47,8 @@ from touchstone.training.curve import SUMS, Row, averages, omissions, row_of, su
 from touchstone.training.live_view import LiveView
 from touchstone.training.memory import resolve_budget
 from touchstone.training.objective import total_loss
-from touchstone.training.plan import MicroBatch, Step, make_steps, micro_batches, share_of
+from touchstone.training.outcome import TokenMicroBatch
+from touchstone.training.plan import AnyMicroBatch, Step, make_steps, micro_batches, share_of
 from touchstone.training.sharding import even, exchange, gather_weights
 from touchstone.training.state import Progress, State, put_weights, restore, trained_weights
 
@@ -82,16 +83,17 @@ class Places:
 class Rewards(nn.Module):
     """The network as a module that takes a batch: what DDP wraps, since it follows a module's `forward` only."""
 
-    def __init__(self, network: PreTrainedModel, precision: Precision) -> None:
+    def __init__(self, network: PreTrainedModel, precision: Precision, unit: Unit = "text") -> None:
         super().__init__()
         self.network = network
         self.precision: Precision = precision
+        self.read = read_rewards if unit == "text" else read_token_log_odds
         self.config = network.config
         self._no_split_modules = network._no_split_modules  # what accelerate shards by: the decoder layers
 
     def forward(self, batch: Batch) -> Tensor:
-        """Rewards, [N]; no view, because FSDP hangs its hooks on what it gets."""
-        return read_rewards(self.network, batch, self.precision).clone()
+        """Rewards, [N], or log odds of every token; no view, because FSDP hangs its hooks on what it gets."""
+        return self.read(self.network, batch, self.precision).clone()
 
 
 class PreferenceTrainer(RewardTrainer):
@@ -132,7 +134,8 @@ class PreferenceTrainer(RewardTrainer):
             self.live_view = LiveView(len(self.steps), self.args.world_size, places.events, places.board)
             self._omissions = omissions(examples.groups, settings.objective)
         # After the stock constructor, which wants a PreTrainedModel; before anything is wrapped for several ranks.
-        self.model = self.model_wrapped = Rewards(model.network, settings.train.precision).to(self.args.device)
+        rewards = Rewards(model.network, settings.train.precision, model.rule.unit)
+        self.model = self.model_wrapped = rewards.to(self.args.device)
         if self.is_deepspeed_enabled and (places.checkpoints is not None or validation is not None):
             raise TrainingError(
                 "DeepSpeed alone can put a model's parts together while it trains: set train.checkpoint_steps=0 and "
@@ -158,7 +161,7 @@ class PreferenceTrainer(RewardTrainer):
         (number,) = numbers
         return {"micro_batches": self._share(self.steps[number], self.examples)}
 
-    def _share(self, step: Step, examples: Examples) -> list[MicroBatch]:
+    def _share(self, step: Step, examples: Examples) -> list[AnyMicroBatch]:
         chunks, counts = share_of(step, examples.encoded, self.args.process_index, self.args.world_size)
         budget = self.progress.token_budget
         return even(
@@ -174,9 +177,9 @@ class PreferenceTrainer(RewardTrainer):
         model.train()
         self._began = time.monotonic()
         step = self.steps[self.state.global_step]
-        micros: list[MicroBatch] = inputs["micro_batches"]
+        micros: list[AnyMicroBatch] = inputs["micro_batches"]
         sums = torch.zeros(len(SUMS), dtype=torch.float64)
-        passes: list[tuple[Batch, MicroBatch | Tensor]] = []
+        passes: list[tuple[Batch, AnyMicroBatch | Tensor]] = []
         for micro in micros:
             if len(micro.batches) == 1:
                 passes.append((micro.batches[0], micro))
@@ -185,12 +188,14 @@ class PreferenceTrainer(RewardTrainer):
             loss = total_loss(self.objective, rewards, micro)
             (gradient,) = torch.autograd.grad(loss, rewards)
             sums += sums_of(micro, loss, rewards)
-            pieces = gradient.split([len(batch.owners) for batch in micro.batches])
+            # Of each batch as many numbers as the network gave.
+            tokens = isinstance(micro, TokenMicroBatch)
+            pieces = gradient.split([sum(b.sizes) if tokens else len(b.owners) for b in micro.batches])
             passes += zip(micro.batches, pieces, strict=True)
         for number, (batch, part) in enumerate(passes, start=1):
             with exchange(self.accelerator, model, last=number == len(passes)):
                 rewards = model(batch.to(self.args.device))
-                if isinstance(part, MicroBatch):
+                if not isinstance(part, Tensor):
                     loss = total_loss(self.objective, rewards, part)
                     sums += sums_of(part, loss, rewards)
                 else:
