@@ -175,8 +175,8 @@ def load_reward_model(
     if rule is not None and rule != model.rule:
         if (rule.unit, rule.aggregation) != (model.rule.unit, model.rule.aggregation):
             raise ModelError(
-                f"{folder}/config.json says {model.rule.unit}/{model.rule.aggregation} of what is read, and the scoring "
-                f"rule {rule.unit}/{rule.aggregation}; seal the model again"
+                f"{folder}/config.json says {model.rule.unit}/{model.rule.aggregation} of what is read, and the "
+                f"scoring rule {rule.unit}/{rule.aggregation}; seal the model again"
             )
         raise ModelError(f"the {_TEMPLATES[rule.pooling]} in {folder} is not the one that its scoring rule names")
     check_finite(model.network, str(folder))
@@ -208,7 +208,7 @@ def save(model: RewardModel, folder: Path, dtype: torch.dtype = torch.float32) -
 
 
 def state_reading(folder: Path, unit: Unit, aggregation: Aggregation) -> None:
-    """Say in a checkpoint's config.json what its head is read for, and hide it from loaders that would read it otherwise.
+    """Say in a checkpoint's config.json what its head is read for; hide it from loaders that would read it otherwise.
 
     A reward that isn't read at the last token alone is one that stock loaders would get wrong without a word: the
     configuration gets a type of its own, which they refuse (`tokenwise`). Nothing is written for plain rewards.
@@ -224,8 +224,8 @@ def state_reading(folder: Path, unit: Unit, aggregation: Aggregation) -> None:
 
 
 def read_every_token(model: RewardModel) -> None:
-    """From now on the head is read at every token of a completion. What becomes of its values is sealed; until then it is
-    their mean, so that no loader takes the last one for the whole."""
+    """From now on the head is read at every token of a completion. What becomes of its values is sealed; until then it
+    is their mean, so that no loader takes the last one for the whole."""
     model.rule = replace(model.rule, unit="token", aggregation="mean")
 
 

@@ -67,8 +67,8 @@ class ScoringRule:
             front of a pair, and those between its texts, stay in any case.
         text_form: what is done to a text before it is tokenised. 1: the normal form that the import stores too, and
             reasoning written as the chat template writes it. 0: nothing; rules of before it was named.
-        unit: what the head is read for. "text": once, as `pooling` says. "token": at every token of the completion and
-            of the closing that the template writes, each the log odds that the answer is correct.
+        unit: what the head is read for. "text": once, as `pooling` says. "token": at every token of the completion
+            and of the closing that the template writes, each the log odds that the answer is correct.
         aggregation: how the units' probabilities become one, whose log odds are the reward (`aggregation`).
     """
 
