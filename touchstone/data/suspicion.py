@@ -121,7 +121,7 @@ def check(reading: Reading, data: Data, importing: Import) -> list[Alarm]:
 
 
 def _no_preference(reading: Reading, data: Data, unused: dict[str, Kind]) -> list[Alarm]:
-    if not reading.groups or reading.decided:
+    if not reading.groups or reading.decided or (reading.outcomes and not reading.comparisons):
         return []
     if not reading.comparisons and (reading.outcomes or reading.steps):
         return []  # judged one by one
