@@ -305,7 +305,7 @@ def best_completion(group: Group) -> int | None:
 
 
 def best_answer(group: Group) -> int | None:
-    """`best_completion`, or where nothing was compared the first chain of steps of which none is wrong; None without."""
+    """`best_completion`, or where nothing was compared the first chain without a wrong step; None without either."""
     if group.comparisons:
         return best_completion(group)
     outcomes = [chain_outcome(completion) for completion in group.completions]

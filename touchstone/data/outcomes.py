@@ -1,8 +1,8 @@
 """What an objective that learns from outcome labels is judged by: the comparisons that the labels imply.
 
 A correct answer is better than a wrong one to the same prompt, and nothing is said of two correct ones. These
-comparisons take the place of whatever people preferred, so that everything downstream (splits, calibration of P(A beats
-B), evaluation, gate) asks one question: does the model tell correct from wrong?
+comparisons take the place of whatever people preferred, so that everything downstream (splits, calibration of P(A
+beats B), evaluation, gate) asks one question: does the model tell correct from wrong?
 """
 
 from __future__ import annotations

@@ -122,8 +122,8 @@ class OutcomeError(_Part):
 
 
 class OutcomeCalibration(_Part):
-    """a and b of P(correct) = sigmoid(a + b r), with r the reward; fitted on the labelled completions of the calibration
-    set (Platt 1999), every family of prompts weighing the same.
+    """a and b of P(correct) = sigmoid(a + b r), with r the reward; fitted on the labelled completions of the
+    calibration set (Platt 1999), every family of prompts weighing the same.
 
     Attributes:
         intercept, slope: a and b; b is above 0, so that rewards and probabilities order completions alike.
@@ -212,8 +212,8 @@ class SelfTest(_Part):
 
 
 class Card(_Part):
-    """The whole `reward.json`. Version 1 had no noise floor and no error of the temperature; version 3 is version 2 with
-    the probability of being correct, which only models have that learnt from outcome labels.
+    """The whole `reward.json`. Version 1 had no noise floor and no error of the temperature; version 3 is version 2
+    with the probability of being correct, which only models have that learnt from outcome or step labels.
 
     Attributes:
         outcome: what turns a reward into the probability that the answer is correct; of a process model, that no step

@@ -29,12 +29,11 @@ from transformers.utils import logging as transformers_logging
 from touchstone.errors import ModelError
 from touchstone.model.encoder import EncoderConfig, EncoderRewardModel, is_encoder, longest_text, with_head
 from touchstone.model.pinned import resolve
-from touchstone.model.templating import ScoringRule, Unit, scoring_rule
+from touchstone.model.templating import ScoringRule, scoring_rule
 from touchstone.model.tokenwise import TokenwiseConfig, wrapped
 from touchstone.runtime.files import write_json
 from touchstone.runtime.texts import FORM, Form
 from touchstone.settings.model import Model
-from touchstone.settings.seal import Aggregation
 
 # Progress bars of milliseconds, and a report that a head is missing, which is said here in one sentence.
 transformers_logging.disable_progress_bar()
@@ -214,7 +213,7 @@ def _reading(rule: ScoringRule) -> str:
 
 
 def state_reading(folder: Path, rule: ScoringRule) -> None:
-    """Say in a checkpoint's config.json what its head is read for, and hide it from loaders that would read it otherwise.
+    """Say in a checkpoint's config.json what its head is read for; hide it from loaders that would read it otherwise.
 
     A reward that isn't read at the last token alone is one that stock loaders would get wrong without a word: the
     configuration gets a type of its own, which they refuse (`tokenwise`). Nothing is written for plain rewards.
@@ -233,8 +232,8 @@ def state_reading(folder: Path, rule: ScoringRule) -> None:
 
 
 def read_every_token(model: RewardModel) -> None:
-    """From now on the head is read at every token of a completion. What becomes of its values is sealed; until then it is
-    their mean, so that no loader takes the last one for the whole."""
+    """From now on the head is read at every token of a completion. What becomes of its values is sealed; until then it
+    is their mean, so that no loader takes the last one for the whole."""
     model.rule = replace(model.rule, unit="token", aggregation="mean")
 
 
@@ -267,8 +266,8 @@ def head_of(network: PreTrainedModel) -> nn.Linear:
     head = getattr(network, "score", None)
     if not isinstance(head, nn.Linear) or head.out_features not in (1, 3):
         raise ModelError(
-            f"{type(network).__name__} has no linear head `score` with one output (or three, of a process model); decoders whose class for "
-            "AutoModelForSequenceClassification has one are supported"
+            f"{type(network).__name__} has no linear head `score` with one output, or three of a process model; "
+            "decoders whose class for AutoModelForSequenceClassification has one are supported"
         )
     return head
 

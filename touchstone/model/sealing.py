@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +25,7 @@ import torch
 from touchstone import settings
 from touchstone import statistics as st
 from touchstone.errors import ArtifactError, ModelError
-from touchstone.groups import Group, chain_outcome, Message, judged_pairs, read_parquet, set_digest
+from touchstone.groups import Group, Message, chain_outcome, judged_pairs, read_parquet, set_digest
 from touchstone.model import card as cards
 from touchstone.model.card import (
     Calibration,
@@ -34,7 +33,6 @@ from touchstone.model.card import (
     Card,
     Centering,
     OutcomeCalibration,
-    OutcomeError,
     SelfTest,
     Turn,
 )
@@ -43,8 +41,8 @@ from touchstone.model.network import RewardModel, load_reward_model, state_readi
 from touchstone.model.processor import prepare
 from touchstone.model.scores import RawScore, as_item, tolerance
 from touchstone.model.scoring import Scorer, raw_scores, to_device
-from touchstone.model.templating import encode
 from touchstone.model.step_calibration import keep, map_error, odds_calibration, step_calibration
+from touchstone.model.templating import encode
 from touchstone.runtime.files import digest_folder, write_folder
 from touchstone.runtime.stage import run_stage
 from touchstone.settings.seal import Aggregation

@@ -19,7 +19,7 @@ import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any, Literal, get_args
 
 from jinja2 import TemplateError
@@ -73,8 +73,8 @@ class ScoringRule:
             token of the separator (an empty line) behind each step of the completion, the last one too, so that a step
             reads the same whatever follows it.
         aggregation: how the units' probabilities become one, whose log odds are the reward (`aggregation`).
-        classes: how many classes the head tells apart at a unit. 2: by one number, the log odds. 3: by a logit each for
-            wrong, neutral and correct; the log odds are those of not being wrong.
+        classes: how many classes the head tells apart at a unit. 2: by one number, the log odds. 3: by a logit each
+            for wrong, neutral and correct; the log odds are those of not being wrong.
     """
 
     max_tokens: int
@@ -271,7 +271,7 @@ def encode_many(
 
 
 def _segments(answer: str) -> list[str]:
-    """A completion's steps, each with the separator behind it; a text without content is one step that says nothing."""
+    """A completion's steps, each with the separator behind it; a text without content is one empty step."""
     return [step + STEP_SEPARATOR for step in steps_of(answer) or [""]]
 
 
@@ -315,7 +315,7 @@ def _fit_steps(
 ) -> EncodedGroup:
     """`_fit` for completions by their steps. What is read are the last tokens of the steps that are whole; where not
     even the first one is, the last token that is left."""
-    fitted = _fit(prompt_ids, [sum(steps, []) for steps in completions], layout, max_tokens)
+    fitted = _fit(prompt_ids, [list(chain.from_iterable(steps)) for steps in completions], layout, max_tokens)
     reads = []
     for steps, ids in zip(completions, fitted.completion_ids, strict=True):
         left = len(ids) - len(layout.closing)

@@ -67,8 +67,8 @@ class Settings(Section):
         learns = self.objective.learns
         if self.train.method == "head_only" and learns != "comparisons":
             raise ValueError(
-                f"train.method=head_only embeds whole completions, and objective.name={self.objective.name} reads each "
-                "token; use another method"
+                f"train.method=head_only embeds whole completions, and objective.name={self.objective.name} reads "
+                "each token; use another method"
             )
         if self.seal.aggregation != "last" and learns == "comparisons":
             raise ValueError(

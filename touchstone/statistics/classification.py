@@ -1,7 +1,7 @@
 """A reward as a classifier: does it tell correct completions from wrong ones, also across prompts, and how surely?
 
-Rows are labelled completions; y is a label (1 correct, 0 wrong), p a probability. Rows of one cluster may be correlated
-in any way, and the cluster is what is counted.
+Rows are labelled completions; y is a label (1 correct, 0 wrong), p a probability. Rows of one cluster may be
+correlated in any way, and the cluster is what is counted.
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ def outcome_losses(log_odds: ArrayLike, labels: ArrayLike) -> Floats:
 def auc(scores: ArrayLike, labels: ArrayLike, clusters: Clusters) -> Auc:
     """P(a correct completion's score lies above a wrong one's), ties half, over all pairs of the set.
 
-    Mann and Whitney 1947. A cluster's influence is the sum of its rows' placements less their mean (DeLong et al. 1988),
-    so that correlated rows count as what they are (Obuchowski 1997). A label of 1/2 is neither.
+    Mann and Whitney 1947. A cluster's influence is the sum of its rows' placements less their mean (DeLong et al.
+    1988), so that correlated rows count as what they are (Obuchowski 1997). A label of 1/2 is neither.
 
     Raises:
         ValueError: no completion is correct, or none is wrong, or a score isn't finite.

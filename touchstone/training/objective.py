@@ -13,8 +13,8 @@ from touchstone.training.plan import AnyMicroBatch, MicroBatch
 
 
 def total_loss(objective: Objective, rewards: Tensor, micro: AnyMicroBatch) -> Tensor:
-    """The weighted sum over the micro-batch's comparisons, rankings or labelled completions of loss and centering term:
-    a scalar.
+    """The weighted sum over the micro-batch's comparisons, rankings or labelled completions of loss and centering
+    term: a scalar.
 
     Dividing the sum over a step's micro-batches and ranks by `Step.weight` gives the step's loss. With centering c
     an element costs loss + c * centering; the weight applies to both.

@@ -2,8 +2,8 @@
 
 Each token of a completion, the template's closing ones included, carries the completion's label; a prompt's tokens
 carry none (IGNORED). The loss is the binary cross-entropy of the head's log odds (Cobbe et al. 2021, arXiv 2110.14168,
-section 4.2 and appendix E). A completion's loss is the mean over its tokens, so that completions weigh the same whatever
-their length; the sum over a step's completions on all ranks is divided by one number for all of them.
+section 4.2 and appendix E). A completion's loss is the mean over its tokens, so that completions weigh the same
+whatever their length; the sum over a step's completions on all ranks is divided by one number for all of them.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def token_loss(log_odds: Tensor, micro: TokenMicroBatch) -> Tensor:
 
 
 def token_sums(micro: TokenMicroBatch, loss: Tensor, log_odds: Tensor) -> Tensor:
-    """`curve.sums_of` of labelled completions: a completion is right where the mean of its log odds has its label's sign.
+    """`curve.sums_of` of labelled completions: one is right where the mean of its log odds has its label's sign.
 
     Args:
         loss: scalar, the micro-batch's weighted sum.

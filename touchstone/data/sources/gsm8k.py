@@ -4,7 +4,7 @@
 
 Two models, each with one solution by fine-tuning alone and one that a verifier chose among many; the name of the four
 is the completion's policy. A solution is right where its final number is the problem's: it carries outcome 1, else 0,
-whatever its steps say. Nobody compared solutions, so there are no comparisons: `objective=outcome` learns from the labels.
+whatever its steps say. Nobody compared solutions, so there are no comparisons: `objective=outcome` learns from labels.
 
 The calculator's annotations (`<<48/2=24>>`) are left out: models wrote them for a calculator to fill in, and no reader
 sees them.

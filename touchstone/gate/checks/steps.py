@@ -101,7 +101,7 @@ def chain_evidence(chains: Chains, limits: Gates) -> Check:
     errors, correct = int((~chains.correct).sum()), int(chains.correct.sum())
     short = max(0, limits.min_clusters - chains.count)
     reason = (
-        f"{chains.count} independent prompts with {errors} chains that have a wrong step and {correct} that have none; "
+        f"{chains.count} independent prompts with {errors} chains that have a wrong step and {correct} without; "
         f"at least {limits.min_clusters} prompts are needed."
     )
     if not errors or not correct:
@@ -134,8 +134,8 @@ def chain_floor(chains: Chains, baselines: Mapping[str, Places], limits: Gates) 
     interval = detection_interval(chains.found, chains.truth, chains.clusters, LEVEL, _draws(ERROR_RATE, limits),
                                   limits.seed)  # fmt: skip
     seen = (
-        f"The first wrong step is found with F1 {value:.3f} (lower bound {interval.low:.3f}); {threshold:.3f} is asked: "
-        f"{best} + {limits.floor_gain_over_length:g}."
+        f"The first wrong step is found with F1 {value:.3f} (lower bound {interval.low:.3f}); {threshold:.3f} is "
+        f"asked: {best} + {limits.floor_gain_over_length:g}."
     )
     details: Details = {"gain": gain, "gain_lower_bound": bounds.low, "best_baseline": best}
     more: int | None = None
