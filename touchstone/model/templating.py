@@ -68,7 +68,7 @@ class ScoringRule:
         text_form: what is done to a text before it is tokenised. 1: the normal form that the import stores too, and
             reasoning written as the chat template writes it. 0: nothing; rules of before it was named.
         unit: what the head is read for. "text": once, as `pooling` says. "token": at every token of the completion
-            and of the closing that the template writes, each the log odds that the answer is correct.
+            and of the template's closing, each the log odds that the answer is correct.
         aggregation: how the units' probabilities become one, whose log odds are the reward (`aggregation`).
     """
 
@@ -106,8 +106,8 @@ class ScoringRule:
             )
         if rule.unit not in get_args(Unit) or rule.aggregation not in get_args(Aggregation):
             raise ModelError(
-                f"the scoring rule's unit {rule.unit} or aggregation {rule.aggregation} is unknown; install the version "
-                "that sealed it, or seal the model again"
+                f"the scoring rule's unit {rule.unit} or aggregation {rule.aggregation} is unknown; install the "
+                "version that sealed it, or seal the model again"
             )
         if rule.text_form not in get_args(Form):
             raise ModelError(
