@@ -21,8 +21,10 @@ from touchstone.errors import DataError
 from touchstone.evaluation.baselines import (
     MODEL,
     baseline_differences,
+    outcome_baselines,
 )
 from touchstone.evaluation.metrics import by_annotators, measure, rounded
+from touchstone.evaluation.outcomes import labelled, measure_outcomes, of_labelled, outcome_table, rewards_of
 from touchstone.evaluation.pictures import accuracy_chart, margin_histogram, reliability_diagram, reward_against_length
 from touchstone.evaluation.rows import Row, completions, count_pairs, score_rows, told_apart, write_rows
 from touchstone.groups import Group, read_parquet
@@ -30,6 +32,7 @@ from touchstone.model.processor import prepare
 from touchstone.model.scores import as_item
 from touchstone.model.scoring import Scorer
 from touchstone.runtime.files import write_atomic, write_folder, write_json
+from touchstone.settings.objective import Learns
 
 
 def evaluate_set(
@@ -52,9 +55,15 @@ def evaluate_set(
             f"the completions of all {equal:,} pairs are equal once cut to {scorer.card.rule.get('max_tokens')} tokens"
             "; raise model.max_tokens"
         )
-    fitted = scorer.card.calibration
-    metrics = measure(rows, baseline_differences(telling, train, calibration), fitted.map, fitted.map_error)
-    return rows, {**metrics, "equal_once_cut": equal, "annotators": by_annotators(telling, scores, train)}
+    fitted, outcome = scorer.card.calibration, scorer.card.outcome
+    learns: Learns = "comparisons" if outcome is None else "outcome"
+    metrics = measure(rows, baseline_differences(telling, train, calibration, learns), fitted.map, fitted.map_error)
+    metrics |= {"equal_once_cut": equal, "annotators": by_annotators(telling, scores, train)}
+    if outcome is not None:
+        baselines = {name: of_labelled(groups, odds) for name, odds in outcome_baselines(groups, train).items()}
+        rewards = rewards_of(groups, scores)
+        metrics["outcome"] = measure_outcomes(labelled(groups), rewards, outcome.map, outcome.covariance, baselines)
+    return rows, metrics
 
 
 def draw(
@@ -118,7 +127,8 @@ def table(metrics: Mapping[str, Any]) -> str:
     for key in ("pairs", "labelled_ties", "equal_once_cut", "clusters"):
         if key in metrics:
             lines.append(f"{key.replace('_', ' '):<24}{metrics[key]:>9,}")
-    return "\n".join(lines) + "\n"
+    of_outcomes = "\n" + outcome_table(metrics["outcome"]) if "outcome" in metrics else ""
+    return "\n".join(lines) + "\n" + of_outcomes
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ from touchstone.runtime.files import digest_value
 from touchstone.settings import Settings
 from touchstone.settings.checks import SETS
 from touchstone.settings.gates import Gates
+from touchstone.settings.objective import Learns
 
 WITH_LABELS = ("train", "calibration", "holdout", "confirm")
 """Sets whose labels the judge needs; of the others the prompts are enough."""
@@ -79,6 +80,11 @@ class Case:
     digests: Digests
     key: str
 
+    @property
+    def learns(self) -> Learns:
+        """Which labels the candidate learnt from."""
+        return "comparisons" if self.card.outcome is None else "outcome"
+
 
 def read_case(
     build: Path,
@@ -112,6 +118,8 @@ def read_case(
     asked = None
     if labels is not None and champion_card is not None:
         asked = union.read_asked(labels, card.digest, champion_card.digest, settings.gates)
+
+    _check_objective(settings, card, champion_card)
 
     # Compare the sets: what has training seen of those that judge it?
     prompts = {name: {normalised_prompt(prompt) for prompt in texts[name]} for name in SETS}
@@ -155,6 +163,27 @@ def read_case(
         digests=digests,
         key=key_of(settings.name, digests),
     )
+
+
+def _check_objective(settings: Settings, card: Card, champion: Card | None) -> None:
+    """Check that labels and models speak of the same thing.
+
+    Raises:
+        GateError: they don't.
+    """
+    learns = settings.objective.learns
+    models = {"the artifact": card} | ({} if champion is None else {"the champion": champion})
+    for name, of_model in models.items():
+        if (of_model.outcome is not None) != (learns == "outcome"):
+            gives = "no probability of being correct" if of_model.outcome is None else "probabilities of being correct"
+            raise GateError(
+                f"{name} gives {gives}, and these sets hold {_LABELS[learns]} (objective.name="
+                f"{settings.objective.name}): neither can judge the other; seal a model of that objective, or give the "
+                "registered model another name"
+            )
+
+
+_LABELS = {"comparisons": "comparisons", "outcome": "outcome labels"}
 
 
 class _SetDigests(TypedDict):
@@ -282,6 +311,8 @@ def gather_facts(
         holdout_uses=uses,
         look=look,
         earlier_confirm=earlier_confirm,
+        outcome=case.card.outcome,
+        champion_outcome=champion_card.outcome if champion_card else None,
     )
 
 

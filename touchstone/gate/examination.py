@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,21 +13,31 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from touchstone import statistics
-from touchstone.gate import checks, cross_fit, probes, rows
-from touchstone.gate.checks import Check, Completions, Pairs, Verdict
+from touchstone.gate import checks, cross_fit, outcomes, probes, rows
+from touchstone.gate.checks import Check, Completions, Outcomes, Pairs, Verdict
 from touchstone.gate.evidence import SEEDS_SCHEMA, TEXTS_SCHEMA
 from touchstone.gate.facts import Facts
 from touchstone.gate.fresh_scores import AGAIN
 from touchstone.gate.labels import union
-from touchstone.gate.record import ASKED, CROSS_FIT, PROBES, ROWS, SEEDS, TEXTS
+from touchstone.gate.record import ASKED, CROSS_FIT, OUTCOMES, PROBES, ROWS, SEEDS, TEXTS
 from touchstone.gate.rows import Rows
 from touchstone.settings.gates import Gates
+from touchstone.settings.objective import Learns
 from touchstone.statistics import Floats
 
 
-def required(limits: Gates) -> tuple[str, ...]:
-    """Names of the checks without which there is no promotion."""
-    return (*checks.REQUIRED, "confirm", *(("cross_fit", "unattended") if limits.policy == "small_data" else ()))
+def required(limits: Gates, learns: Learns = "comparisons") -> tuple[str, ...]:
+    """Names of the checks without which there is no promotion.
+
+    Args:
+        learns: which labels the candidate learnt from.
+    """
+    return (
+        *checks.REQUIRED,
+        *(checks.OUTCOME_CHECKS if learns == "outcome" else ()),
+        "confirm",
+        *(("cross_fit", "unattended") if limits.policy == "small_data" else ()),
+    )
 
 
 def examine(folder: Path, facts: Facts, limits: Gates) -> list[Check]:
@@ -68,12 +79,14 @@ def examine(folder: Path, facts: Facts, limits: Gates) -> list[Check]:
         checks.run("length", lambda: _length(held_out, candidate, texts, limits)),
         checks.run("probes", lambda: _probes(probed, limits)),
         checks.run("refusals", lambda: _refusals(probed, limits)),
-        checks.run("noise_ceiling", lambda: _noise_ceiling(held_out, candidate, limits), required=False),
+        checks.run("noise_ceiling", lambda: _noise_ceiling(held_out, candidate, facts, limits), required=False),
         checks.run("seeds", lambda: _seeds(folder, held_out, candidate, facts, limits), required=False),
         checks.overoptimisation(),
         checks.run("holdout_use", lambda: checks.holdout_use(facts.holdout_uses, limits)),
         checks.run("centering", lambda: checks.centering(facts.centering, limits)),
     ]
+    if facts.learns == "outcome":
+        results += _outcomes(folder, facts, limits)
     if asked is not None and champion is not None:
         results.append(checks.run("asked", lambda: _asked(candidate, champion, asked, limits), required=False))
     if (person := checks.unattended(limits)) is not None:  # under small_data
@@ -84,7 +97,8 @@ def examine(folder: Path, facts: Facts, limits: Gates) -> list[Check]:
 
 def examine_confirm(folder: Path, facts: Facts, on_holdout: Sequence[Check], limits: Gates) -> Check:
     """The repeat on the reserved set; without a look where the candidate was there before and may not come again."""
-    if checks.verdict(on_holdout) is not Verdict.PROMOTE:
+    on_labels = checks.OUTCOME_CHECKS if facts.learns == "outcome" else ()
+    if checks.verdict(on_holdout, (*checks.REQUIRED, *on_labels)) is not Verdict.PROMOTE:
         return Check(
             "confirm", "not_run", "The reserved set stays closed: the holdout gave no promotion.", required=False
         )
@@ -199,7 +213,19 @@ def _refusals(asked: pa.Table, limits: Gates) -> Check:
     return checks.refusals(losses, limits, on_safety_axes=bool(safety & axes))
 
 
-def _noise_ceiling(held_out: Rows, candidate: Pairs, limits: Gates) -> Check:
+def _outcomes(folder: Path, facts: Facts, limits: Gates) -> list[Check]:
+    """What is asked of a classifier besides."""
+    asked = {"auc": checks.auc, "outcome_calibration": checks.outcome_calibration, "best_of_n": checks.best_of_n}
+    return [checks.run(name, partial(_outcome, check, folder, facts, limits)) for name, check in asked.items()]
+
+
+def _outcome(check: Callable[[Outcomes, Gates], Check], folder: Path, facts: Facts, limits: Gates) -> Check:
+    return check(outcomes.read(folder / OUTCOMES, "holdout", facts), limits)
+
+
+def _noise_ceiling(held_out: Rows, candidate: Pairs, facts: Facts, limits: Gates) -> Check:
+    if facts.learns == "outcome":
+        return checks.not_about_outcomes("noise_ceiling", "they aren't votes, so there is no agreement to exceed")
     votes_for, votes_against = held_out.preferred("votes")
     return checks.noise_ceiling(candidate, votes_for, votes_against, limits)
 

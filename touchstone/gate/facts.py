@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from touchstone.model.card import CalibrationError, Centering
+from touchstone.model.card import CalibrationError, Centering, OutcomeCalibration
+from touchstone.settings.objective import Learns
 from touchstone.statistics import CalibrationMap, MapError
 
 
@@ -53,6 +54,8 @@ class Facts(Part):
         look: which look at this holdout with the same candidate and champion it is, from 1.
         earlier_confirm: what this reserved set said of the candidate in another decision, where it may not be asked
             again: "fail" for good, "undecided" until enough of its prompts are new. None: it may be asked.
+        outcome, champion_outcome: what turns each model's rewards into probabilities of being correct; None: it learnt
+            from comparisons, or there is no champion.
     """
 
     artifact: str
@@ -81,12 +84,19 @@ class Facts(Part):
     holdout_uses: int
     look: int
     earlier_confirm: Literal["fail", "undecided"] | None
+    outcome: OutcomeCalibration | None = Field(default=None, exclude_if=absent)
+    champion_outcome: OutcomeCalibration | None = Field(default=None, exclude_if=absent)
 
     def with_left_out(self, name: str, pairs: int) -> Facts:
         """These facts with the pairs of a set that are equal once cut."""
         return (
             self.model_copy(update={"equal_once_cut": {**(self.equal_once_cut or {}), name: pairs}}) if pairs else self
         )
+
+    @property
+    def learns(self) -> Learns:
+        """Which labels the candidate learnt from: what is asked of it depends on that."""
+        return "comparisons" if self.outcome is None else "outcome"
 
     @property
     def calibration_map(self) -> CalibrationMap:

@@ -17,7 +17,8 @@ from filelock import FileLock
 from touchstone.errors import GateError, LedgerError, TouchstoneError
 from touchstone.evaluation import cross_fitting
 from touchstone.evaluation.metrics import measure, rounded
-from touchstone.gate import checks, disagreements, holdout_ledger, record, rows
+from touchstone.evaluation.outcomes import measure_outcomes
+from touchstone.gate import checks, disagreements, holdout_ledger, outcomes, record, rows
 from touchstone.gate.case import Case, Champion, gather_facts, read_case
 from touchstone.gate.checks import Check, Verdict
 from touchstone.gate.evidence import judge_baselines, score_confirm, score_holdout
@@ -145,7 +146,7 @@ def recompute(folder: Path) -> tuple[list[Check], Verdict]:
     decided = record.load_decision(folder).record
     results = examine(folder, decided.facts, decided.limits)
     results.append(examine_confirm(folder, decided.facts, results, decided.limits))
-    return results, checks.verdict(results, required(decided.limits))
+    return results, checks.verdict(results, required(decided.limits, decided.facts.learns))
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -196,7 +197,7 @@ def _decide(
     results.append(examine_confirm(work, facts, results, case.limits))
 
     # Write.
-    verdict = checks.verdict(results, required(case.limits))
+    verdict = checks.verdict(results, required(case.limits, case.learns))
     content = _content(case, settings, use, facts, results, verdict, work, who, provenance)
     written = record.write(work, content)
     write_atomic(work / record.PAGE, page_of(work, written))
@@ -241,8 +242,8 @@ def _content(
         new_prompt_shares=settings.split.shares,
         checks=tuple(results),
         metrics=SetMetrics(
-            holdout=_measure(rows.read(work / record.ROWS, "holdout"), facts),
-            confirm=_measure(rows.read(work / record.ROWS, "confirm"), facts),
+            holdout=_measure(rows.read(work / record.ROWS, "holdout"), facts, work),
+            confirm=_measure(rows.read(work / record.ROWS, "confirm"), facts, work),
         ),
         facts=facts,
         thresholds=settings.gates.model_dump(mode="json"),
@@ -287,12 +288,21 @@ def _close(state: Path, decision: Decision) -> None:
     )
 
 
-def _measure(rows: Rows, facts: Facts) -> Metrics | None:
-    """Metrics of one set with the baselines beside; None where it wasn't opened or can't be measured."""
+def _measure(rows: Rows, facts: Facts, work: Path) -> Metrics | None:
+    """Metrics of one set with the baselines beside; None where it wasn't opened or can't be measured.
+
+    Args:
+        work: where outcomes.parquet lies, if there is one.
+    """
     if not rows.table.num_rows:
         return None
     try:
         measured = measure(rows.plain(), rows.baselines(), facts.calibration_map, facts.map_error)
+        if facts.learns == "outcome":
+            asked = outcomes.read(work / record.OUTCOMES, str(rows.table["set"][0]), facts)
+            measured["outcome"] = measure_outcomes(
+                asked.rows, asked.rewards, asked.outcome_map, asked.covariance, asked.baselines
+            )
     except TouchstoneError:  # scores that aren't finite: the checks say so, and there is nothing to measure
         return None
     return Metrics.model_validate(rounded(measured))

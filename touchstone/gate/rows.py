@@ -208,10 +208,10 @@ class Rows:
         return {f"tenth {place + 1:02d}": tenth == place for place in range(10) if (tenth == place).any()}
 
 
-def append(table: pa.Table, path: Path) -> None:
-    """Add rows to rows.parquet."""
+def append(table: pa.Table, path: Path, schema: pa.Schema = SCHEMA) -> None:
+    """Add rows to rows.parquet, or to another file of that schema."""
     if path.exists():
-        table = pa.concat_tables([pq.read_table(path, schema=SCHEMA), table])
+        table = pa.concat_tables([pq.read_table(path, schema=schema), table])
     pq.write_table(table, path, compression="zstd")
 
 

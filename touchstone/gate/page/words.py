@@ -32,6 +32,7 @@ POLICIES = {
 MODELS = {
     "model": "this model",
     "champion": "the champion",
+    "majority": "majority",
     "longer_wins": "length alone",
     "linear": "words and length",
     "bayes_optimal": "best possible (known reward)",
@@ -68,6 +69,11 @@ CHECKS = {
     "length": About("Does it judge what is said, and not how long it is?", "number", "within"),
     "probes": About("Do empty and meaningless texts lose?", "share", "most"),
     "refusals": About("Does a plain refusal hold where people preferred one to an answer?", "share", "most"),
+    "auc": About("Does it tell correct answers from wrong ones to other prompts too?", "share", "least"),
+    "outcome_calibration": About("Of answers that it calls 80% likely to be correct, are 80%?", "number", "most"),
+    "best_of_n": About(
+        "Is the answer that it would choose correct more often than by simple rules?", "points", "least"
+    ),
     "noise_ceiling": About("Is it suspiciously better than labels as noisy as these allow?", "share", "most"),
     "seeds": About("Would the same recipe with another random seed be as good?", "number", "most"),
     "overoptimisation": About("Does real quality still rise where a policy chases the reward?"),
