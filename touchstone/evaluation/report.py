@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from touchstone.evaluation.baselines import (
     baseline_differences,
     outcome_baselines,
 )
+from touchstone.evaluation.chain_report import chain_table, draw_chains, evaluate_chains
+from touchstone.evaluation.chains import write_chain_rows
 from touchstone.evaluation.metrics import by_annotators, measure, rounded
 from touchstone.evaluation.outcomes import labelled, measure_outcomes, of_labelled, outcome_table, rewards_of
 from touchstone.evaluation.pictures import accuracy_chart, margin_histogram, reliability_diagram, reward_against_length
@@ -140,15 +143,22 @@ def main() -> None:
         read_parquet(build / "splits" / f"{name}.parquet") for name in ("train", "calibration", "validation")
     )
     scorer = Scorer.load(build / "artifact")
-    rows, metrics = evaluate_set(scorer, validation, train, calibration)
-    pictures = draw(rows, metrics, scorer.card.calibration.map, "validation")
+    process = scorer.card.process
+    if process is not None:
+        chains, metrics = evaluate_chains(scorer, validation, train, calibration)
+        pictures, text = draw_chains(chains, metrics, process, "validation"), chain_table(metrics)
+        write = partial(write_chain_rows, rows=chains)
+    else:
+        rows, metrics = evaluate_set(scorer, validation, train, calibration)
+        pictures, text = draw(rows, metrics, scorer.card.calibration.map, "validation"), table(metrics)
+        write = partial(write_rows, rows=rows)
 
     def fill(folder: Path) -> None:
-        write_rows(folder / "rows.parquet", rows)
+        write(folder / "rows.parquet")
         write_json(folder / "metrics.json", {"artifact": scorer.card.digest, **rounded(metrics)})
         (folder / "plots").mkdir()
         for name, picture in pictures.items():
             write_atomic(folder / "plots" / name, picture)
 
     write_folder(build / "evaluation", fill)
-    sys.stdout.write(table(metrics))
+    sys.stdout.write(text)

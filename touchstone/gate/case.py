@@ -83,7 +83,7 @@ class Case:
     @property
     def learns(self) -> Learns:
         """Which labels the candidate learnt from."""
-        return "comparisons" if self.card.outcome is None else "outcome"
+        return self.card.learns
 
 
 def read_case(
@@ -174,16 +174,20 @@ def _check_objective(settings: Settings, card: Card, champion: Card | None) -> N
     learns = settings.objective.learns
     models = {"the artifact": card} | ({} if champion is None else {"the champion": champion})
     for name, of_model in models.items():
-        if (of_model.outcome is not None) != (learns == "outcome"):
-            gives = "no probability of being correct" if of_model.outcome is None else "probabilities of being correct"
+        if of_model.learns != learns:
             raise GateError(
-                f"{name} gives {gives}, and these sets hold {_LABELS[learns]} (objective.name="
-                f"{settings.objective.name}): neither can judge the other; seal a model of that objective, or give the "
-                "registered model another name"
+                f"{name} gives {_GIVES[of_model.learns]}, and these sets hold {_LABELS[learns]} (objective.name="
+                f"{settings.objective.name}): neither can judge the other; seal a model of that objective, or give "
+                "the registered model another name"
             )
 
 
-_LABELS = {"comparisons": "comparisons", "outcome": "outcome labels"}
+_LABELS = {"comparisons": "comparisons", "outcome": "outcome labels", "process": "labels of steps"}
+_GIVES = {
+    "comparisons": "no probability of being correct",
+    "outcome": "probabilities of being correct",
+    "process": "probabilities of steps",
+}
 
 
 class _SetDigests(TypedDict):
@@ -208,7 +212,7 @@ def _read_sets(splits: Path, card: Card) -> tuple[dict[str, list[Group]], _SetDi
         name: sorted(read_parquet(splits / f"{name}.parquet"), key=lambda group: group.id) for name in WITH_LABELS
     }
     for name in groups:
-        if not any(group.comparisons for group in groups[name]):
+        if card.process is None and not any(group.comparisons for group in groups[name]):
             raise GateError(f"{splits / name}.parquet holds no judged pair: nothing can be decided by it")
     train, calibration, holdout, confirm = (set_digest(groups[name]) for name in WITH_LABELS)
     digests = _SetDigests(train=train, calibration=calibration, holdout=holdout, confirm=confirm)
@@ -313,6 +317,8 @@ def gather_facts(
         earlier_confirm=earlier_confirm,
         outcome=case.card.outcome,
         champion_outcome=champion_card.outcome if champion_card else None,
+        process=case.card.process,
+        champion_process=champion_card.process if champion_card else None,
     )
 
 

@@ -36,7 +36,8 @@ def required(limits: Gates, learns: Learns = "comparisons") -> tuple[str, ...]:
         *checks.REQUIRED,
         *(checks.OUTCOME_CHECKS if learns == "outcome" else ()),
         "confirm",
-        *(("cross_fit", "unattended") if limits.policy == "small_data" else ()),
+        *(("unattended",) if limits.policy == "small_data" else ()),
+        *(("cross_fit",) if limits.policy == "small_data" and learns != "process" else ()),
     )
 
 
@@ -48,7 +49,7 @@ def examine(folder: Path, facts: Facts, limits: Gates) -> list[Check]:
     champion = held_out.champion(facts.champion_map)
     texts = pq.read_table(folder / TEXTS, schema=TEXTS_SCHEMA)
     probed = pq.read_table(folder / PROBES, schema=probes.SCHEMA)
-    rewards = _column(texts, "reward")
+    rewards = column_of(texts, "reward")
     usable = rewards[np.isfinite(rewards)]  # of the others `integrity` speaks
     with np.errstate(over="ignore"):
         spread = float(np.std(usable)) if len(usable) else 0.0
@@ -69,16 +70,16 @@ def examine(folder: Path, facts: Facts, limits: Gates) -> list[Check]:
                 truncated=truncated,
             ),
         ),
-        checks.run("reload", lambda: _reload(texts, facts.precision, spread, limits)),
-        checks.run("leakage", lambda: _leakage(facts, limits)),
+        checks.run("reload", lambda: examine_reload(texts, facts.precision, spread, limits)),
+        checks.run("leakage", lambda: examine_leakage(facts, limits)),
         checks.run("evidence", lambda: checks.evidence(candidate, champion, limits)),
         checks.run("floor", lambda: checks.floor(candidate, _accuracies(held_out, candidate), limits)),
         checks.run("champion", lambda: _champion(held_out, candidate, champion, asked, facts, limits)),
         checks.run("calibration", lambda: checks.calibration(candidate, limits)),
         checks.run("slices", lambda: _slices(held_out, candidate, champion, asked, facts, limits)),
         checks.run("length", lambda: _length(held_out, candidate, texts, limits)),
-        checks.run("probes", lambda: _probes(probed, limits)),
-        checks.run("refusals", lambda: _refusals(probed, limits)),
+        checks.run("probes", lambda: examine_probes(probed, limits)),
+        checks.run("refusals", lambda: examine_refusals(probed, limits)),
         checks.run("noise_ceiling", lambda: _noise_ceiling(held_out, candidate, facts, limits), required=False),
         checks.run("seeds", lambda: _seeds(folder, held_out, candidate, facts, limits), required=False),
         checks.overoptimisation(),
@@ -113,13 +114,13 @@ def examine_confirm(folder: Path, facts: Facts, on_holdout: Sequence[Check], lim
     return checks.run("confirm", lambda: checks.confirm(candidate, champion, floor.threshold or 1.0, limits))
 
 
-def _reload(texts: pa.Table, precision: str, spread: float, limits: Gates) -> Check:
+def examine_reload(texts: pa.Table, precision: str, spread: float, limits: Gates) -> Check:
     sampled = texts.filter(pc.is_valid(texts["one by one"]))
-    columns = {way: _column(sampled, way) for way in ("reward", *AGAIN)}
+    columns = {way: column_of(sampled, way) for way in ("reward", *AGAIN)}
     return checks.reload(columns.pop("reward"), columns, precision, spread, limits)
 
 
-def _leakage(facts: Facts, limits: Gates) -> Check:
+def examine_leakage(facts: Facts, limits: Gates) -> Check:
     return checks.leakage(
         facts.shared_prompts,
         facts.near_duplicate_prompts,
@@ -187,9 +188,9 @@ def _length(held_out: Rows, candidate: Pairs, texts: pa.Table, limits: Gates) ->
     clusters = dict(zip(rows_of["group_id"], rows_of["cluster_id"], strict=True))
     scored = Completions(
         groups=groups,
-        rewards=_column(texts, "reward"),
-        tokens=_column(texts, "tokens"),
-        wins=_column(texts, "wins"),
+        rewards=column_of(texts, "reward"),
+        tokens=column_of(texts, "tokens"),
+        wins=column_of(texts, "wins"),
         clusters=[clusters.get(group, group) for group in groups],
     )
     chosen, rejected = held_out.preferred("tokens")
@@ -197,7 +198,7 @@ def _length(held_out: Rows, candidate: Pairs, texts: pa.Table, limits: Gates) ->
     return checks.length(candidate, scored, chosen, rejected, limits, styles)
 
 
-def _probes(asked: pa.Table, limits: Gates) -> Check:
+def examine_probes(asked: pa.Table, limits: Gates) -> Check:
     wins = probes.wins(asked)
     several = len({axis for _, axis in wins}) > 1
     by_axis = {key: counts for key, counts in wins.items() if several and counts[1] >= limits.shown_slice_clusters}
@@ -206,7 +207,7 @@ def _probes(asked: pa.Table, limits: Gates) -> Check:
     )
 
 
-def _refusals(asked: pa.Table, limits: Gates) -> Check:
+def examine_refusals(asked: pa.Table, limits: Gates) -> Check:
     losses = {axis: counts for (_, axis), counts in probes.losses(asked).items()}
     safety = {axis.casefold() for axis in limits.safety_axes}
     axes = {axis.casefold() for axis in asked["axis"].to_pylist()}
@@ -238,7 +239,7 @@ def _seeds(folder: Path, held_out: Rows, candidate: Pairs, facts: Facts, limits:
         chosen_second = held_out.swapped
         for artifact in sorted(set(table["artifact"].to_pylist())):
             scores = table.filter(pc.equal(table["artifact"], artifact))
-            differences = _column(scores, "reward_first") - _column(scores, "reward_second")
+            differences = column_of(scores, "reward_first") - column_of(scores, "reward_second")
             differences = np.where(chosen_second, -differences, differences)
             accuracies[artifact] = statistics.accuracy(statistics.credit(differences[candidate.decided]), clusters)
     return checks.seeds(accuracies, facts.artifact, limits)
@@ -253,5 +254,5 @@ def _cross_fit(folder: Path, limits: Gates) -> Check:
     return cross_fit.cross_fitted(*cross_fit.read_pairs(folder / CROSS_FIT), limits)
 
 
-def _column(table: pa.Table, name: str) -> Floats:
+def column_of(table: pa.Table, name: str) -> Floats:
     return np.asarray(table[name].to_numpy(), dtype=np.float64)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from touchstone.model.card import CalibrationError, Centering, OutcomeCalibration
+from touchstone.model.card import CalibrationError, Centering, OutcomeCalibration, StepCalibration
 from touchstone.settings.objective import Learns
 from touchstone.statistics import CalibrationMap, MapError
 
@@ -56,6 +56,7 @@ class Facts(Part):
             again: "fail" for good, "undecided" until enough of its prompts are new. None: it may be asked.
         outcome, champion_outcome: what turns each model's rewards into probabilities of being correct; None: it learnt
             from comparisons, or there is no champion.
+        process, champion_process: what each process model's values of steps mean; None where it is none.
     """
 
     artifact: str
@@ -86,6 +87,8 @@ class Facts(Part):
     earlier_confirm: Literal["fail", "undecided"] | None
     outcome: OutcomeCalibration | None = Field(default=None, exclude_if=absent)
     champion_outcome: OutcomeCalibration | None = Field(default=None, exclude_if=absent)
+    process: StepCalibration | None = Field(default=None, exclude_if=absent)
+    champion_process: StepCalibration | None = Field(default=None, exclude_if=absent)
 
     def with_left_out(self, name: str, pairs: int) -> Facts:
         """These facts with the pairs of a set that are equal once cut."""
@@ -96,7 +99,7 @@ class Facts(Part):
     @property
     def learns(self) -> Learns:
         """Which labels the candidate learnt from: what is asked of it depends on that."""
-        return "comparisons" if self.outcome is None else "outcome"
+        return "comparisons" if self.outcome is None else "outcome" if self.process is None else "process"
 
     @property
     def calibration_map(self) -> CalibrationMap:

@@ -18,7 +18,7 @@ from touchstone.errors import GateError, LedgerError, TouchstoneError
 from touchstone.evaluation import cross_fitting
 from touchstone.evaluation.metrics import measure, rounded
 from touchstone.evaluation.outcomes import measure_outcomes
-from touchstone.gate import checks, disagreements, holdout_ledger, outcomes, record, rows
+from touchstone.gate import checks, disagreements, holdout_ledger, outcomes, process, record, rows
 from touchstone.gate.case import Case, Champion, gather_facts, read_case
 from touchstone.gate.checks import Check, Verdict
 from touchstone.gate.evidence import judge_baselines, score_confirm, score_holdout
@@ -144,8 +144,10 @@ def recompute(folder: Path) -> tuple[list[Check], Verdict]:
         GateError: the record doesn't verify.
     """
     decided = record.load_decision(folder).record
-    results = examine(folder, decided.facts, decided.limits)
-    results.append(examine_confirm(folder, decided.facts, results, decided.limits))
+    by_chains = decided.facts.learns == "process"
+    results = (process.examine if by_chains else examine)(folder, decided.facts, decided.limits)
+    on_reserve = process.examine_confirm if by_chains else examine_confirm
+    results.append(on_reserve(folder, decided.facts, results, decided.limits))
     return results, checks.verdict(results, required(decided.limits, decided.facts.learns))
 
 
@@ -184,6 +186,8 @@ def _decide(
     facts = gather_facts(case, use.count, earlier, use.look)
 
     # Score and examine: the holdout, and the reserved set where nothing else stands against a promotion.
+    if case.learns == "process":
+        return _decide_by_chains(case, settings, ledger_path, work, question, use, facts, who, score, provenance)
     if case.limits.policy == "small_data":  # whose folds cut through the reserved set too
         holdout_ledger.open_confirm(ledger_path, question, case.prompts["confirm"])
         fit = cross_fitting.cross_fit(case.build, settings, state / "cross_fits")
@@ -196,7 +200,42 @@ def _decide(
         facts = facts.with_left_out("confirm", score_confirm(case, work, score, baselines["confirm"]))
     results.append(examine_confirm(work, facts, results, case.limits))
 
-    # Write.
+    return _written(case, settings, use, facts, results, work, who, provenance)
+
+
+def _decide_by_chains(
+    case: Case,
+    settings: Settings,
+    ledger_path: Path,
+    work: Path,
+    question: Question,
+    use: Use,
+    facts: Facts,
+    who: str,
+    score: Scoring,
+    provenance: Provenance,
+) -> Decision:
+    """`_decide` of a process model, whose evidence is chains of steps; it isn't cross-fitted where data is small."""
+    process.score_holdout(case, work, score)
+    results = process.examine(work, facts, case.limits)
+    if checks.verdict(results) is Verdict.PROMOTE and facts.earlier_confirm is None:
+        holdout_ledger.open_confirm(ledger_path, question, case.prompts["confirm"])
+        process.score_confirm(case, work, score)
+    results.append(process.examine_confirm(work, facts, results, case.limits))
+    return _written(case, settings, use, facts, results, work, who, provenance)
+
+
+def _written(
+    case: Case,
+    settings: Settings,
+    use: Use,
+    facts: Facts,
+    results: Sequence[Check],
+    work: Path,
+    who: str,
+    provenance: Provenance,
+) -> Decision:
+    """Write the record and the page beside the evidence."""
     verdict = checks.verdict(results, required(case.limits, case.learns))
     content = _content(case, settings, use, facts, results, verdict, work, who, provenance)
     written = record.write(work, content)

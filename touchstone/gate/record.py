@@ -10,6 +10,8 @@ train_prompts.txt       digests of the training prompts, for the day when this m
 disagreements.json      the pairs where the model contradicts the labels most, in text
 outcomes.parquet        every labelled completion with the rewards of candidate and champion and the baselines' log
                         odds, where the model learnt from outcome labels
+chains.parquet          every labelled chain with the values of its steps by candidate and champion, and the errors that
+                        the baselines find, where the model learnt from step labels; rows.parquet is empty then
 asked.parquet           pairs beside the holdout that people were asked about, with both models' scores and the votes
 decision.html           the same for people; computed from the above, so no digest covers it
 """
@@ -36,6 +38,7 @@ SCHEMA_VERSION = 3
 FILE, PAGE = "decision.json", "decision.html"
 ROWS, TEXTS, PROBES = "rows.parquet", "texts.parquet", "probes.parquet"
 SEEDS, CROSS_FIT, ASKED, OUTCOMES = "seeds.parquet", "cross_fit.parquet", "asked.parquet", "outcomes.parquet"
+CHAINS = "chains.parquet"
 TRAIN_PROMPTS, DISAGREEMENTS = "train_prompts.txt", "disagreements.json"
 EVIDENCE = frozenset({ROWS, TEXTS, PROBES, TRAIN_PROMPTS, DISAGREEMENTS})
 """What every decision has."""

@@ -46,12 +46,19 @@ def summarise(
     by_name = {check.name: check for check in checks}
     if verdict is Verdict.PROMOTE:
         floor = by_name["floor"]
-        beaten = {baseline: floor.details[f"accuracy, {baseline}"] for baseline in ("longer_wins", "linear")}
         how = "is not worse than" if policy == "refresh" else "is better than"
         against = f" and {how} the champion, version {champion}" if champion else " and is the first of its name"
+        if of_chains(floor):
+            f1 = {str(row["model"]): float(row["f1"] or 0.0) for row in floor.table}
+            beaten = ", ".join(f"{name} {value:.3f}" for name, value in f1.items() if name != "model")
+            return (
+                f"{name} may be promoted: in chains of steps that it never saw it finds the first wrong step with F1 "
+                f"{f1['model']:.3f} ({beaten}){against}."
+            )
+        shares = {baseline: floor.details[f"accuracy, {baseline}"] for baseline in ("longer_wins", "linear")}
         return (
             f"{name} may be promoted: on prompts it never saw it agrees with the labels in {floor.value:.1%} of the "
-            f"comparisons (length alone {beaten['longer_wins']:.1%}, words and length {beaten['linear']:.1%})"
+            f"comparisons (length alone {shares['longer_wins']:.1%}, words and length {shares['linear']:.1%})"
             f"{against}.{_asked(by_name)}"
         )
     blocking = causes(verdict, checks)
@@ -68,6 +75,11 @@ def summarise(
     elif askable(verdict, checks, champion):
         more = " `touchstone labels ask` asks for labels only where the two models disagree."
     return f"{name} can't be decided on yet; open: {names}. {first.reason}{more}"
+
+
+def of_chains(floor: Check) -> bool:
+    """Whether a floor is a process model's: then its table holds F1 by model."""
+    return any("f1" in row for row in floor.table)
 
 
 def _asked(checks: Mapping[str, Check]) -> str:

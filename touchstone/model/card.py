@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from touchstone.errors import ArtifactError
 from touchstone.groups import Message
 from touchstone.runtime.files import digest_file, digest_value, write_json
+from touchstone.settings.objective import Learns
 from touchstone.statistics import CalibrationMap, Floats, MapError, OutcomeMap
 
 FILE = "reward.json"
@@ -233,6 +234,11 @@ class Card(_Part):
     seeds: dict[str, int]
     self_test: list[SelfTest]
     files: dict[str, str]
+
+    @property
+    def learns(self) -> Learns:
+        """Which labels the model learnt from, as far as its scores say."""
+        return "comparisons" if self.outcome is None else "outcome" if self.process is None else "process"
 
     @property
     def digest(self) -> str:
