@@ -10,8 +10,8 @@ train_prompts.txt       digests of the training prompts, for the day when this m
 disagreements.json      the pairs where the model contradicts the labels most, in text
 outcomes.parquet        every labelled completion with the rewards of candidate and champion and the baselines' log
                         odds, where the model learnt from outcome labels
-chains.parquet          every labelled chain with the values of its steps by candidate and champion, and the errors that
-                        the baselines find, where the model learnt from step labels; rows.parquet is empty then
+chains.parquet          every labelled chain with its steps' values by candidate and champion, and the errors that the
+                        baselines find, where the model learnt from step labels; rows.parquet is empty then
 asked.parquet           pairs beside the holdout that people were asked about, with both models' scores and the votes
 decision.html           the same for people; computed from the above, so no digest covers it
 """
