@@ -82,6 +82,58 @@ class Reply:
 
 
 @dataclass(frozen=True)
+class StepReply:
+    """One step's score: log odds as the model gives them, and the calibrated probability that it isn't wrong."""
+
+    log_odds: float
+    probability: float
+
+
+@dataclass(frozen=True)
+class ChainReply:
+    """A chain's scores.
+
+    Attributes:
+        steps: one per step; None for a step beyond the model's token limit.
+        first_error: place of the first step that the model calls wrong, from 0; None where it calls none.
+        score: the chain's own, aggregated over its steps.
+        probability: that none of its steps is wrong.
+    """
+
+    steps: list[StepReply | None]
+    first_error: int | None
+    score: ScoreReply
+    probability: float
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """The value of a JSON object; as for `ScoreReply`."""
+        steps = [
+            None if step is None else StepReply(float(step["log_odds"]), float(step["probability"]))
+            for step in value["steps"]
+        ]
+        if not all(math.isfinite(step.log_odds) for step in steps if step is not None):
+            raise ValueError("a step's score is not finite")
+        score = ScoreReply.from_json(value["score"])
+        return cls(steps, value["first_error"], score, float(value["probability"]))
+
+
+@dataclass(frozen=True)
+class StepsReply:
+    """Chains of steps and the version that scored them: one list per input, one chain per completion.
+
+    Attributes:
+        aggregation: how the steps make a chain's score: min, product, last or mean.
+    """
+
+    model: str
+    version: int
+    digest: str
+    aggregation: str
+    chains: list[list[ChainReply]]
+
+
+@dataclass(frozen=True)
 class ComparisonReply:
     """Which of two completions is better: both scores and the calibrated P(A beats B)."""
 

@@ -88,6 +88,25 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
+class ChainScore:
+    """A chain of steps as a process model reads it.
+
+    Attributes:
+        score: the chain's own.
+        probability: that none of its steps is wrong.
+        log_odds, probabilities: of each step not being wrong, as the model gives them and as its sealed map does;
+            steps beyond its token limit have none.
+        first_error: place of the first step that the sealed threshold calls wrong; None where it calls none.
+    """
+
+    score: Score
+    probability: float
+    log_odds: tuple[float, ...]
+    probabilities: tuple[float, ...]
+    first_error: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Ranked:
     """One completion among those of its prompt.
 

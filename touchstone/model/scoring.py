@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Self
 
 import torch
+from scipy import special
 
 from touchstone import statistics as st
 from touchstone.errors import ArtifactError, ModelError
@@ -29,10 +30,11 @@ from touchstone.model.layout import (
 from touchstone.model.network import RewardModel, head_of, load_reward_model
 from touchstone.model.prefix_cache import PrefixCache, digest_ids, open_cache
 from touchstone.model.processor import has_bf16, threads_for
-from touchstone.model.scores import Item, Ranked, RawScore, Score, centered, centered_rows, rank, tolerance
+from touchstone.model.scores import ChainScore, Item, Ranked, RawScore, Score, centered, centered_rows, rank, tolerance
 from touchstone.model.templating import EncodedGroup, ScoringRule, encode_many
 from touchstone.runtime.parallel import Threads
 from touchstone.runtime.progress import progress
+from touchstone.statistics.first_error import NO_ERROR, found_errors
 
 log = logging.getLogger(__name__)
 
@@ -346,6 +348,26 @@ class Scorer:
     def probability(self, reward_a: float, reward_b: float) -> float:
         """Calibrated P(A beats B) by the sealed map of the difference of rewards."""
         return float(st.probability([reward_a - reward_b], self.card.calibration.map)[0])
+
+    def chain(self, score: Score) -> ChainScore:
+        """What a process model says of the steps behind a completion's score.
+
+        Raises:
+            ModelError: the artifact is no process model's, or the score carries no steps.
+        """
+        process, outcome = self.card.process, self.card.outcome
+        if process is None or outcome is None or score.values is None:
+            raise ModelError("this model was not trained on steps and has no score for one")
+        odds = st.outcome_log_odds(score.values, process.map)
+        (place,) = found_errors([score.values], process.threshold).tolist()
+        (whole,) = st.outcome_log_odds([score.reward], outcome.map)
+        return ChainScore(
+            score=score,
+            probability=float(special.expit(whole)),
+            log_odds=score.values,
+            probabilities=tuple(special.expit(odds).tolist()),
+            first_error=None if place == NO_ERROR else place,
+        )
 
     def rank(self, scores: Sequence[Score]) -> list[Ranked]:
         """The completions of one prompt, the best first; of equal rewards the one that was given first.

@@ -20,7 +20,7 @@ from touchstone.groups import OUT_OF_ORDER, in_order
 from touchstone.model.rendered import Conversation, Reading, Rendered, encode_rendered, read_rendered
 from touchstone.model.scores import Item, Score, rank
 from touchstone.model.scoring import Scorer
-from touchstone.serving.answers import Answer, Comparison, RankedAnswer, TextsAnswer
+from touchstone.serving.answers import Answer, Comparison, RankedAnswer, StepsAnswer, TextsAnswer
 from touchstone.serving.batching import Batcher, Encode, EngineError, QueueFullError, Result, Scores, StoppingError
 from touchstone.serving.caller import CALLER, Caller
 from touchstone.serving.combination import Combination, Combined
@@ -93,6 +93,24 @@ class Service:
         name, served, ((a, b),) = await self._scores(model, [item])
         probability = served.scorer.probability(a.reward, b.reward)
         return Comparison(name, served.version.version, served.version.digest, a, b, probability)
+
+    async def steps(self, model: str | None, items: Sequence[Item]) -> StepsAnswer:
+        """Scores of the steps of the items' completions.
+
+        Raises:
+            Refusal: as for `score`; 422 where the model is no process model, or a combination.
+        """
+        self._check(items)
+        name, served = self.find(model)
+        scorer = served.scorer
+        if scorer.card.process is None or scorer.card.outcome is None:
+            raise Refusal(
+                422, "no_step_scores", f"{name} was not trained on steps and has no score for one; ask /v1/rewards"
+            )
+        rows = (await self._answered(name, served, items)).scores
+        chains = [[scorer.chain(score) for score in row] for row in rows]
+        version = served.version
+        return StepsAnswer(name, version.version, version.digest, chains, scorer.model.rule.aggregation)
 
     def find(self, model: str | None) -> tuple[str, Served]:
         """The name and the version that a request's model stands for, and its pin allows.

@@ -125,8 +125,8 @@ def router(service: Service) -> APIRouter:
     async def compare(request: CompareRequest, response: Response) -> CompareReply:
         answer = await service.compare(request.model, (messages_of(request.prompt), [request.a, request.b]))
         stamp(response, answer)
-        a, b = _reply(answer.a), _reply(answer.b)
-        return CompareReply(**_stamp(answer), probability=answer.probability, a=a, b=b)
+        a, b = reply_of(answer.a), reply_of(answer.b)
+        return CompareReply(**stamp_of(answer), probability=answer.probability, a=a, b=b)
 
     @routes.post("/v1/rank", summary="The best of some completions")
     async def rank(request: RankRequest, response: Response) -> RankReply:
@@ -138,23 +138,23 @@ def router(service: Service) -> APIRouter:
                 index=entry.completion,
                 rank=1 + sum(reward > entry.score.reward for reward in rewards),
                 probability=entry.probability,
-                score=_reply(entry.score),
+                score=reply_of(entry.score),
             )
             for entry in answer.ranking[: request.n]
         ]
-        return RankReply(**_stamp(answer), ranking=ranking)
+        return RankReply(**stamp_of(answer), ranking=ranking)
 
     return routes
 
 
 def _rewards(answer: Answer) -> RewardsReply:
     """Scores and, of a combination, its parts."""
-    results = [Scored(scores=[_reply(score) for score in row]) for row in answer.scores]
+    results = [Scored(scores=[reply_of(score) for score in row]) for row in answer.scores]
     parts = {part: _rewards(each) for part, each in answer.parts.items()} or None
-    return RewardsReply(**_stamp(answer), results=results, parts=parts)
+    return RewardsReply(**stamp_of(answer), results=results, parts=parts)
 
 
-def _reply(score: Score) -> ScoreReply:
+def reply_of(score: Score) -> ScoreReply:
     """A score as it travels."""
     return ScoreReply(
         reward=score.reward,
@@ -165,5 +165,6 @@ def _reply(score: Score) -> ScoreReply:
     )
 
 
-def _stamp(answer: Stamp) -> dict[str, Any]:
+def stamp_of(answer: Stamp) -> dict[str, Any]:
+    """Which model gave an answer, as fields of its body."""
     return {"model": answer.model, "version": answer.version, "digest": answer.digest}
