@@ -101,9 +101,9 @@ def test_another_pinned_version_is_refused(endpoint: Running) -> None:
 
 
 def test_a_model_without_steps_says_so(tmp_path: Path) -> None:
-    with running(one_version(tmp_path), serve_settings()) as served, Client(served.url) as client:
-        with pytest.raises(RefusedError, match="not trained on steps"):
-            client.steps(INPUTS)
+    refused = pytest.raises(RefusedError, match="not trained on steps")
+    with running(one_version(tmp_path), serve_settings()) as served, Client(served.url) as client, refused:
+        client.steps(INPUTS)
 
 
 def test_a_text_without_steps_has_a_score_too(endpoint: Running) -> None:
