@@ -178,8 +178,8 @@ def _check_objective(settings: Settings, card: Card, champion: Card | None) -> N
             gives = "no probability of being correct" if of_model.outcome is None else "probabilities of being correct"
             raise GateError(
                 f"{name} gives {gives}, and these sets hold {_LABELS[learns]} (objective.name="
-                f"{settings.objective.name}): neither can judge the other; seal a model of that objective, or give the "
-                "registered model another name"
+                f"{settings.objective.name}): neither can judge the other; seal a model of that objective, or give "
+                "the registered model another name"
             )
 
 
