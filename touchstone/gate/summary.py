@@ -36,7 +36,7 @@ def summarise(
     champion: str | None,
     policy: str = "strict",
 ) -> str:
-    """The sentences.
+    """The sentences. A model that learnt from outcome labels is known by its check `auc`.
 
     Args:
         name: of the model.
@@ -49,10 +49,14 @@ def summarise(
         beaten = {baseline: floor.details[f"accuracy, {baseline}"] for baseline in ("longer_wins", "linear")}
         how = "is not worse than" if policy == "refresh" else "is better than"
         against = f" and {how} the champion, version {champion}" if champion else " and is the first of its name"
+        agrees = f"it agrees with the labels in {floor.value:.1%} of the comparisons"
+        if "auc" in by_name:
+            agrees = (
+                f"it scores a correct answer above a wrong one to the same prompt in {floor.value:.1%} of the cases"
+            )
         return (
-            f"{name} may be promoted: on prompts it never saw it agrees with the labels in {floor.value:.1%} of the "
-            f"comparisons (length alone {beaten['longer_wins']:.1%}, words and length {beaten['linear']:.1%})"
-            f"{against}.{_asked(by_name)}"
+            f"{name} may be promoted: on prompts it never saw {agrees} (length alone {beaten['longer_wins']:.1%}, words "
+            f"and length {beaten['linear']:.1%}){against}.{_asked(by_name)}"
         )
     blocking = causes(verdict, checks)
     names = ", ".join(check.name.replace("_", " ") for check in blocking) or "a required check that is missing"

@@ -122,8 +122,8 @@ def _servable(artifact: Path) -> Card:
         )
     if card.rule.get("aggregation", "last") != "last":
         raise ServingError(
-            f"{artifact} aggregates the values of an answer's tokens ({card.rule['aggregation']}), and vLLM reads the last "
-            "one; serve it with `touchstone serve`, or seal it with seal.aggregation=last"
+            f"{artifact} aggregates the values of an answer's tokens ({card.rule['aggregation']}), and vLLM reads the "
+            "last one; serve it with `touchstone serve`, or seal it with seal.aggregation=last"
         )
     return card
 
