@@ -18,6 +18,7 @@ from tests.places import ROOT
 from touchstone import settings as settings_module
 from touchstone.data.importing import ImportSummary, import_source
 from touchstone.data.reading import Frequent
+from touchstone.data.sources import gsm8k
 from touchstone.data.sources.columns import EVERY, WHOLE, tally
 from touchstone.data.sources.files import raw_rows
 from touchstone.data.sources.ukpconvarg1 import ARCHIVES
@@ -373,6 +374,15 @@ CLEAN: dict[str, tuple[str, dict[str, Any], bytes]] = {
             **{f"prediction {k}": f"Answer {k}." for k in (1, 2, 3, 4)},
             "feedback": {"errors": [], "missing-info": []}, "prediction 1 corrected": "Hot.",
             "preference": [1, 2, 0, 1, 2, 1],
+        }),
+    ),
+    "gsm8k": (
+        "gsm8k",
+        {},
+        rows(lambda n: {
+            "question": f"Q{n}?", "ground_truth": "Hot.",
+            **{policy: {"is_correct": (n + k) % 2 == 0, "solution": f"{n} by {policy}"}
+               for k, policy in enumerate(gsm8k.POLICIES)},
         }),
     ),
     "ranked": (

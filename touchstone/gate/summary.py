@@ -55,8 +55,8 @@ def summarise(
                 f"it scores a correct answer above a wrong one to the same prompt in {floor.value:.1%} of the cases"
             )
         return (
-            f"{name} may be promoted: on prompts it never saw {agrees} (length alone {beaten['longer_wins']:.1%}, words "
-            f"and length {beaten['linear']:.1%}){against}.{_asked(by_name)}"
+            f"{name} may be promoted: on prompts it never saw {agrees} (length alone {beaten['longer_wins']:.1%}, "
+            f"words and length {beaten['linear']:.1%}){against}.{_asked(by_name)}"
         )
     blocking = causes(verdict, checks)
     names = ", ".join(check.name.replace("_", " ") for check in blocking) or "a required check that is missing"
