@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from touchstone.client import ChainReply, Client
 
 Propose = Callable[[Sequence[str]], Sequence[str]]
-"""Candidate next steps of a chain, none where it is finished. Of a language model: a few samples up to an empty line."""
+"""Candidate next steps of a chain, none where it is finished: of a language model, samples up to an empty line."""
 
 Score = Callable[[Sequence[Sequence[str]]], Sequence[ChainReply]]
 """One reply per chain of steps; the endpoint computes what they share once."""

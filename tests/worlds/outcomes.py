@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from tests.worlds.tiny import make_tiny_base
@@ -73,3 +75,22 @@ def without_labels(groups: Sequence[Group]) -> list[Group]:
         replace(group, completions=tuple(replace(text, outcome=None) for text in group.completions))
         for group in groups
     ]
+
+
+_KEEP = tempfile.TemporaryDirectory(prefix="touchstone-tests-")
+
+
+@cache
+def outcome_world() -> Path:
+    """A folder with a tiny outcome model, trained once: `build/model`, and `artifact` sealed with the mean."""
+    folder = Path(tempfile.mkdtemp(dir=_KEEP.name))
+    make_outcome_artifact(folder)
+    return folder
+
+
+@cache
+def outcome_artifact(aggregation: Aggregation) -> Path:
+    """The model of `outcome_world`, sealed with some aggregation."""
+    if aggregation == "mean":
+        return outcome_world() / "artifact"
+    return seal_outcomes(outcome_world() / "build" / "model", outcome_world() / aggregation, aggregation)

@@ -12,7 +12,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from touchstone.data.sources import argilla, label_studio
+from touchstone.data.sources import argilla, gsm8k, label_studio
 from touchstone.data.sources.ukpconvarg1 import ARCHIVES
 from touchstone.groups import Group
 
@@ -248,6 +248,18 @@ CASES = {
             error_steps=st.lists(st.integers(1, 3), min_size=1, max_size=2),
         ),
         carried=lambda group: len(group.comparisons),
+    ),
+    "gsm8k": Case(
+        "gsm8k",
+        st.fixed_dictionaries(
+            {
+                "question": TEXT,
+                **{
+                    policy: st.fixed_dictionaries({"is_correct": st.booleans(), "solution": TEXT.map(policy.__add__)})
+                    for policy in gsm8k.POLICIES
+                },
+            }
+        ),
     ),
     "ranked": Case(
         "table",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, Self
 
 
@@ -18,6 +18,9 @@ class ScoreReply:
         percentile: share of the reference set that scores lower, 0.001 to 0.999.
         truncated: the text was over the model's limit and was cut.
         tokens: of the completion, with the template's closing ones.
+        correct: the calibrated probability that the answer is correct; None of a model that learnt from comparisons.
+        token_probabilities: what the model thinks after each token of the completion, uncalibrated; None where nobody
+            asked for it.
     """
 
     reward: float
@@ -25,6 +28,8 @@ class ScoreReply:
     percentile: float
     truncated: bool
     tokens: int
+    correct: float | None = None
+    token_probabilities: list[float] | None = None
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
@@ -34,7 +39,10 @@ class ScoreReply:
             KeyError: a field is missing.
             ValueError: a number is NaN or infinite, which is no score.
         """
-        values = {field.name: value[field.name] for field in fields(cls)}
+        values = {
+            field.name: value[field.name] if field.default is MISSING else value.get(field.name, field.default)
+            for field in fields(cls)
+        }
         if not all(math.isfinite(values[name]) for name in ("reward", "centered", "percentile")):
             raise ValueError("a score is not finite")
         return cls(**values)

@@ -33,12 +33,16 @@ def required(limits: Gates, learns: Learns = "comparisons") -> tuple[str, ...]:
         learns: which labels the candidate learnt from.
     """
     return (
-        *checks.REQUIRED,
-        *(checks.OUTCOME_CHECKS if learns == "outcome" else ()),
+        *on_holdout(learns),
         "confirm",
         *(("unattended",) if limits.policy == "small_data" else ()),
         *(("cross_fit",) if limits.policy == "small_data" and learns != "process" else ()),
     )
+
+
+def on_holdout(learns: Learns) -> tuple[str, ...]:
+    """Names of the required checks that need the holdout alone."""
+    return (*checks.REQUIRED, *(checks.OUTCOME_CHECKS if learns == "outcome" else ()))
 
 
 def examine(folder: Path, facts: Facts, limits: Gates) -> list[Check]:
@@ -96,10 +100,9 @@ def examine(folder: Path, facts: Facts, limits: Gates) -> list[Check]:
     return results
 
 
-def examine_confirm(folder: Path, facts: Facts, on_holdout: Sequence[Check], limits: Gates) -> Check:
+def examine_confirm(folder: Path, facts: Facts, results: Sequence[Check], limits: Gates) -> Check:
     """The repeat on the reserved set; without a look where the candidate was there before and may not come again."""
-    on_labels = checks.OUTCOME_CHECKS if facts.learns == "outcome" else ()
-    if checks.verdict(on_holdout, (*checks.REQUIRED, *on_labels)) is not Verdict.PROMOTE:
+    if checks.verdict(results, on_holdout(facts.learns)) is not Verdict.PROMOTE:
         return Check(
             "confirm", "not_run", "The reserved set stays closed: the holdout gave no promotion.", required=False
         )
@@ -110,7 +113,7 @@ def examine_confirm(folder: Path, facts: Facts, on_holdout: Sequence[Check], lim
         return Check("confirm", "undecided", f"{reason} {checks.NEW_SHARE:.0%} of its prompts must be new.")
     reserved = rows.read(folder / ROWS, "confirm")
     candidate, champion = reserved.candidate(facts.calibration_map), reserved.champion(facts.champion_map)
-    floor = next(check for check in on_holdout if check.name == "floor")
+    floor = next(check for check in results if check.name == "floor")
     return checks.run("confirm", lambda: checks.confirm(candidate, champion, floor.threshold or 1.0, limits))
 
 

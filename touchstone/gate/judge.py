@@ -22,7 +22,7 @@ from touchstone.gate import checks, disagreements, holdout_ledger, outcomes, pro
 from touchstone.gate.case import Case, Champion, gather_facts, read_case
 from touchstone.gate.checks import Check, Verdict
 from touchstone.gate.evidence import judge_baselines, score_confirm, score_holdout
-from touchstone.gate.examination import examine, examine_confirm, required
+from touchstone.gate.examination import examine, examine_confirm, on_holdout, required
 from touchstone.gate.facts import Facts
 from touchstone.gate.fresh_scores import Scoring, fresh_processes
 from touchstone.gate.holdout_ledger import HoldoutOpened, Question, Use, VerdictReached
@@ -195,7 +195,7 @@ def _decide(
     baselines = judge_baselines(case)
     facts = facts.with_left_out("holdout", score_holdout(case, work, score, baselines["holdout"]))
     results = examine(work, facts, case.limits)
-    if checks.verdict(results) is Verdict.PROMOTE and earlier is None:
+    if checks.verdict(results, on_holdout(case.learns)) is Verdict.PROMOTE and earlier is None:
         holdout_ledger.open_confirm(ledger_path, question, case.prompts["confirm"])
         facts = facts.with_left_out("confirm", score_confirm(case, work, score, baselines["confirm"]))
     results.append(examine_confirm(work, facts, results, case.limits))

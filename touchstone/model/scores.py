@@ -77,6 +77,7 @@ class Score:
         truncated: the text was over the token limit and was cut.
         tokens: of the completion, with the template's closing ones.
         values: as `RawScore.values`.
+        correct: the calibrated probability that the answer is correct; None of a model that learnt from comparisons.
     """
 
     reward: float
@@ -85,6 +86,7 @@ class Score:
     truncated: bool
     tokens: int
     values: tuple[float, ...] | None = None
+    correct: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,15 +130,22 @@ def as_item(group: Group) -> Item:
     return group.prompt, [completion.text for completion in group.completions]
 
 
-def centered(score: RawScore, centering: Centering) -> Score:
-    """A raw score placed in the reference set."""
-    return centered_rows([[score]], centering)[0][0]
+def centered(score: RawScore, centering: Centering, outcome: st.OutcomeMap | None = None) -> Score:
+    """A raw score placed in the reference set; arguments as `centered_rows`."""
+    return centered_rows([[score]], centering, outcome)[0][0]
 
 
-def centered_rows(rows: Sequence[Sequence[RawScore]], centering: Centering) -> list[list[Score]]:
-    """Raw scores placed in the reference set."""
+def centered_rows(
+    rows: Sequence[Sequence[RawScore]], centering: Centering, outcome: st.OutcomeMap | None = None
+) -> list[list[Score]]:
+    """Raw scores placed in the reference set.
+
+    Args:
+        outcome: what turns a reward into the probability of being correct, where the model has such a map.
+    """
     rewards = [score.reward for row in rows for score in row]
     percentiles = iter(st.percentile(rewards, centering.quantiles).tolist())
+    chances = iter([None] * len(rewards) if outcome is None else st.outcome_probability(rewards, outcome).tolist())
     return [
         [
             Score(
@@ -146,6 +155,7 @@ def centered_rows(rows: Sequence[Sequence[RawScore]], centering: Centering) -> l
                 truncated=score.truncated,
                 tokens=score.tokens,
                 values=score.values,
+                correct=next(chances),
             )
             for score in row
         ]

@@ -339,11 +339,15 @@ class Scorer:
 
     def score_encoded(self, encoded: Sequence[EncodedGroup]) -> list[list[Score]]:
         """`score` of what `encode` made of the items, with what each unit says where there are several."""
-        return centered_rows(self.raw_encoded(encoded, values=True), self.card.centering)
+        return centered_rows(self.raw_encoded(encoded, values=True), self.card.centering, self._outcome_map)
 
     def meaning(self, score: RawScore) -> Score:
         """A raw score placed in the reference set."""
-        return centered(score, self.card.centering)
+        return centered(score, self.card.centering, self._outcome_map)
+
+    @property
+    def _outcome_map(self) -> st.OutcomeMap | None:
+        return None if self.card.outcome is None else self.card.outcome.map
 
     def probability(self, reward_a: float, reward_b: float) -> float:
         """Calibrated P(A beats B) by the sealed map of the difference of rewards."""

@@ -45,6 +45,7 @@ from touchstone.statistics.classification import (
     fit_outcome_map,
     outcome_log_odds,
     outcome_losses,
+    outcome_probability,
 )
 from touchstone.statistics.clusters import (
     LOGIT_BOUND,
@@ -136,6 +137,7 @@ __all__ = [
     "one_per_cluster",
     "outcome_log_odds",
     "outcome_losses",
+    "outcome_probability",
     "pair_losses",
     "paired_interval",
     "percentile",

@@ -94,6 +94,11 @@ def outcome_log_odds(rewards: ArrayLike, outcome_map: OutcomeMap) -> Floats:
     return np.asarray(outcome_map.intercept + outcome_map.slope * floats(rewards), dtype=np.float64)
 
 
+def outcome_probability(rewards: ArrayLike, outcome_map: OutcomeMap) -> Floats:
+    """P(correct) of each reward."""
+    return np.asarray(special.expit(outcome_log_odds(rewards, outcome_map)), dtype=np.float64)
+
+
 def outcome_losses(log_odds: ArrayLike, labels: ArrayLike) -> Floats:
     """-y log p - (1 - y) log(1 - p) of each row, finite for any finite log odds."""
     odds, outcomes = floats(log_odds), floats(labels)

@@ -113,7 +113,8 @@ def validate(
         if docs is not None:
             suites.write_docs(docs)
         # Only now, because the error names the site.
-        _stop_if_critical(results, totals, docs)
+        only_labels = not totals["pairs"] and int(read.facts["labelled_completions"].sum()) > 0
+        _stop_if_critical(results, totals, docs, only_labels=only_labels)
         write_tables(kept, progress(_passed(read.parts, lines | joined), "write groups", len(read.parts)))
     report = {
         "totals": totals,
@@ -303,13 +304,17 @@ def _contradicted(judged: np.ndarray) -> int:
     return int(both_ways.filter(pl.col("ways") > 1)["times"].sum())
 
 
-def _stop_if_critical(results: list[CheckResult], totals: dict[str, int | float], docs: Path | None) -> None:
+def _stop_if_critical(
+    results: list[CheckResult], totals: dict[str, int | float], docs: Path | None, *, only_labels: bool
+) -> None:
     failed = [result for result in results if result.check.severity == "critical" and not result.success]
     if failed:
         faults = "; ".join(f"{result.check.name}: {_words(result, totals)}" for result in failed)
         raise ValidationError(
             f"{len(failed)} critical checks failed: {faults}. Of {totals['groups']:,} groups "
-            f"{totals['groups_kept']:,} could be kept" + (f"; {docs / 'index.html'} shows every check" if docs else "")
+            f"{totals['groups_kept']:,} could be kept"
+            + ("; there are outcome labels, from which objective=outcome learns" if only_labels else "")
+            + (f"; {docs / 'index.html'} shows every check" if docs else "")
         )
 
 

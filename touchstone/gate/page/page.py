@@ -17,7 +17,7 @@ from markupsafe import Markup
 from touchstone.gate.checks import Check, lineage_chance
 from touchstone.gate.page import words
 from touchstone.gate.page.bars import Mark, bar, ruler, scale
-from touchstone.gate.record import Metrics, Record
+from touchstone.gate.record import Metrics, OutcomeMetrics, Record
 from touchstone.gate.summary import askable, causes, needed_words
 from touchstone.pages.svg import Picture
 from touchstone.pages.template import environment
@@ -60,6 +60,8 @@ def render(record: Record, disagreements: Sequence[Mapping[str, Any]], pictures:
             of_chains=chains,
             accuracies=_accuracies(measured, checks) if measured else _f1(checks) if chains else [],
             gap_closed=measured.gap_closed if measured else None,
+            outcome=measured.outcome if measured else None,
+            areas=_areas(measured.outcome) if measured and measured.outcome else [],
             difference=_check(checks["champion"], first=first, of_chains=chains) if "champion" in checks else None,
             slices=_slices(record, checks),
             figures=_figures(measured, pictures, with_champion=not first) if measured else [],
@@ -134,6 +136,21 @@ def _accuracies(measured: Metrics, checks: Mapping[str, Check]) -> list[dict[str
         (name, baseline.accuracy, (baseline.accuracy_low, baseline.accuracy_high))
         for name, baseline in measured.baselines.items()
     ]
+    return _bars(rows)
+
+
+def _areas(measured: OutcomeMetrics) -> list[dict[str, Any]]:
+    """AUC, Brier score and log loss of the candidate and the baselines, with a bar each."""
+    models = {"model": measured, **measured.baselines}
+    rows = _bars([(name, each.auc, (each.auc_low, each.auc_high)) for name, each in models.items()])
+    return [
+        {**row, "accuracy": each.accuracy, "auc": each.auc, "brier": each.brier, "log_loss": each.log_loss}
+        for row, each in zip(rows, models.values(), strict=True)
+    ]
+
+
+def _bars(rows: Sequence[tuple[str, float, tuple[float, float] | None]]) -> list[dict[str, Any]]:
+    """Shares between guessing and certainty by model, each with its bounds and a bar on a common scale."""
     ends = scale([0.5, 1.0, *(value for _, value, _ in rows), *(low for _, _, bounds in rows for low in bounds or ())])
     return [
         {

@@ -120,6 +120,11 @@ def _servable(artifact: Path) -> Card:
         raise ServingError(
             f"{artifact} is an encoder with a head of ours, which vLLM doesn't know; serve it with `touchstone serve`"
         )
+    if card.rule.get("aggregation", "last") != "last":
+        raise ServingError(
+            f"{artifact} aggregates the values of an answer's tokens ({card.rule['aggregation']}), and vLLM reads the "
+            "last one; serve it with `touchstone serve`, or seal it with seal.aggregation=last"
+        )
     return card
 
 

@@ -16,8 +16,10 @@ from touchstone.client import ScoreReply
 from touchstone.model.scores import Score
 from touchstone.serving.answers import Answer, Stamp
 from touchstone.serving.protocols.bodies import REFUSALS, Prompt, messages_of, stamp
+from touchstone.serving.refusals import Refusal
 from touchstone.serving.service import Service
 from touchstone.serving.strict import Closed, StrictRoute
+from touchstone.statistics import OutcomeMap, outcome_probability
 
 
 class Input(Closed):
@@ -32,6 +34,7 @@ class RewardsRequest(Closed):
 
     model: str | None = None
     inputs: Annotated[list[Input], Field(min_length=1)]
+    tokens: bool = Field(False, description="What the model thinks after each token, where it has learnt that.")
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"inputs": [{"prompt": "2+2?", "completions": ["4", "5"]}]}]}
@@ -118,17 +121,19 @@ def router(service: Service) -> APIRouter:
     async def rewards(request: RewardsRequest, response: Response) -> RewardsReply:
         items = [(messages_of(part.prompt), part.completions) for part in request.inputs]
         answer = await service.score(request.model, items)
+        if request.tokens and not _has_tokens(answer):
+            raise Refusal(422, "no_token_values", "this model gives one value for an answer; leave out `tokens`")
         stamp(response, answer)
-        return _rewards(answer)
+        return _rewards(answer, tokens=request.tokens)
 
-    @routes.post("/v1/compare", summary="Which of two completions is better")
+    @routes.post("/v1/compare", summary="Which of two completions is better", response_model_exclude_none=True)
     async def compare(request: CompareRequest, response: Response) -> CompareReply:
         answer = await service.compare(request.model, (messages_of(request.prompt), [request.a, request.b]))
         stamp(response, answer)
         a, b = reply_of(answer.a), reply_of(answer.b)
         return CompareReply(**stamp_of(answer), probability=answer.probability, a=a, b=b)
 
-    @routes.post("/v1/rank", summary="The best of some completions")
+    @routes.post("/v1/rank", summary="The best of some completions", response_model_exclude_none=True)
     async def rank(request: RankRequest, response: Response) -> RankReply:
         answer = await service.rank(request.model, (messages_of(request.prompt), request.completions))
         stamp(response, answer)
@@ -147,21 +152,33 @@ def router(service: Service) -> APIRouter:
     return routes
 
 
-def _rewards(answer: Answer) -> RewardsReply:
+def _has_tokens(answer: Answer) -> bool:
+    """Whether the scores, or those of a part, are aggregated from values of tokens."""
+    return any(score.values is not None for row in answer.scores for score in row) or any(
+        map(_has_tokens, answer.parts.values())
+    )
+
+
+def _rewards(answer: Answer, *, tokens: bool = False) -> RewardsReply:
     """Scores and, of a combination, its parts."""
-    results = [Scored(scores=[reply_of(score) for score in row]) for row in answer.scores]
-    parts = {part: _rewards(each) for part, each in answer.parts.items()} or None
+    results = [Scored(scores=[reply_of(score, tokens=tokens) for score in row]) for row in answer.scores]
+    parts = {part: _rewards(each, tokens=tokens) for part, each in answer.parts.items()} or None
     return RewardsReply(**stamp_of(answer), results=results, parts=parts)
 
 
-def reply_of(score: Score) -> ScoreReply:
+def reply_of(score: Score, *, tokens: bool = False) -> ScoreReply:
     """A score as it travels."""
+    probabilities = None
+    if tokens and score.values is not None:
+        probabilities = outcome_probability(score.values, OutcomeMap(0.0, 1.0)).tolist()
     return ScoreReply(
         reward=score.reward,
         centered=score.centered,
         percentile=score.percentile,
         truncated=score.truncated,
         tokens=score.tokens,
+        correct=score.correct,
+        token_probabilities=probabilities,
     )
 
 
