@@ -14,7 +14,7 @@ import pytest
 from examples.guided_search import Depth, search
 from tests.places import ROOT
 from tests.worlds.served import Running, Slowed, one_version, running, serve_settings
-from tests.worlds.steps import make_process_artifact
+from tests.worlds.steps import process_artifact
 from touchstone.client import ChainReply, Client
 from touchstone.model.scoring import Scorer
 
@@ -25,7 +25,7 @@ BAD = ["1 water bad", "1 kings France bad", "1 soft bad"]
 
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    scorer = Slowed(Scorer.load(make_process_artifact(tmp_path_factory.mktemp("process"))), 0.0)
+    scorer = Slowed(Scorer.load(process_artifact()), 0.0)
     with running(one_version(tmp_path_factory.mktemp("registry")), serve_settings(), scorer) as served:
         yield served
 

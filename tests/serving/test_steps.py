@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.worlds.served import Running, Slowed, one_version, running, serve_settings
-from tests.worlds.steps import make_chain_groups, make_process_artifact
+from tests.worlds.steps import make_chain_groups, process_artifact
 from touchstone.client import AsyncClient, Client
 from touchstone.errors import RefusedError
 from touchstone.groups import Completion, steps_of
@@ -22,8 +22,8 @@ INPUTS = [(group.prompt, [completion.text for completion in group.completions]) 
 
 
 @pytest.fixture(scope="module")
-def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_process_artifact(tmp_path_factory.mktemp("process"))
+def artifact() -> Path:
+    return process_artifact()
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +17,8 @@ from touchstone.model.sealing import seal
 from touchstone.settings import Settings
 from touchstone.settings.seal import Aggregation
 from touchstone.training.run import train
+
+_KEEP = tempfile.TemporaryDirectory(prefix="touchstone-tests-")
 
 LABELS = {"good": 1.0, "well": 0.5, "bad": 0.0}
 """The word of a step that says what it is worth."""
@@ -49,6 +53,12 @@ def process_settings(aggregation: Aggregation = "min", classes: Literal[2, 3] = 
     values["objective"] |= {"name": "process", "centering": 0.0, "step_classes": classes}
     values["seal"]["aggregation"] = aggregation
     return settings_module.parse(values)
+
+
+@cache
+def process_artifact() -> Path:
+    """A sealed process model of two classes, made once; copy it before you change it."""
+    return make_process_artifact(Path(_KEEP.name))
 
 
 def make_process_artifact(

@@ -17,7 +17,7 @@ from scipy import special, stats
 
 from touchstone import statistics
 from touchstone.gate.checks.check import Check, Details, Status
-from touchstone.gate.checks.comparison import SUPERIORITY_ERROR
+from touchstone.gate.checks.comparison import SUPERIORITY_ERROR, TAIL_DRAWS
 from touchstone.gate.checks.pairs import LEVEL
 from touchstone.gate.checks.sizes import spent
 from touchstone.settings.gates import ERROR_RATE, Gates
@@ -351,8 +351,8 @@ def _gain(chains: Chains, other: Places, alpha: float, limits: Gates) -> tuple[f
 
 
 def _draws(alpha: float, limits: Gates) -> int:
-    """Resamples that a bound of this error needs, but no more than `bootstrap_draws` where that is plenty."""
-    return max(2_000, min(limits.bootstrap_draws, math.ceil(100 / alpha)))
+    """Resamples for a bound of this error: TAIL_DRAWS of them beyond it, and 2,000 where the settings allow as many."""
+    return max(min(2_000, limits.bootstrap_draws), math.ceil(TAIL_DRAWS / alpha))
 
 
 def _more(count: int, true: float, error: float, alpha: float) -> int | None:
