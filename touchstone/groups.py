@@ -10,6 +10,7 @@ Parquet with `ARROW_SCHEMA` (inside the pipeline).
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice, pairwise
@@ -21,6 +22,7 @@ import pyarrow.parquet as pq
 
 from touchstone.errors import DataError
 from touchstone.runtime.files import canonical_json, digest_text, digest_value
+from touchstone.runtime.texts import cleaned
 
 SCHEMA_VERSION = 1
 PARQUET_BATCH = 2_000
@@ -33,6 +35,12 @@ ROLES: tuple[str, ...] = get_args(Role)
 
 OUT_OF_ORDER = "the prompt's turns are out of order"
 """What import, validation, endpoint and MLflow function say of a prompt that is not `in_order`."""
+
+STEP_SEPARATOR = "\n\n"
+"""What stands between two reasoning steps of a completion's text: an empty line, as in ProcessBench (Zheng et al.
+2024). No step holds one."""
+
+_BLANK_LINES = re.compile(r"\n[^\S\n]*(?:\n[^\S\n]*)+")
 
 _NEXT_ROLES = {
     "system": ("user",),
@@ -58,14 +66,15 @@ class Completion:
         text: the completion, without template or end-of-sequence token.
         policy: who or what wrote it; None if unknown.
         outcome: outcome label (1.0 correct, 0.0 wrong); None if unknown.
-        steps: one label per reasoning step; None if unknown.
+        steps: one label per reasoning step, 1.0 correct, 0.5 neutral, 0.0 wrong, and None for a step that nobody
+            judged; None if unknown. `labelled_steps` says which of the text's steps they are about.
         ratings: named scores. The sandbox keeps its known reward under "gold".
     """
 
     text: str
     policy: str | None = None
     outcome: float | None = None
-    steps: tuple[float, ...] | None = None
+    steps: tuple[float | None, ...] | None = None
     ratings: dict[str, float] = field(default_factory=dict)
 
 
@@ -164,6 +173,46 @@ def prompt_digest(prompt: Iterable[Message]) -> str:
     return digest_value([[message.role, message.content] for message in prompt])[:16]
 
 
+def text_of_steps(steps: Iterable[str]) -> str:
+    """The text of a completion that is written step by step: its steps with `STEP_SEPARATOR` between them.
+
+    Each step is in its normal form (`runtime.texts`), without white space around it, and an empty line within it is
+    a mere line's end, so that `steps_of` gives as many steps as came in.
+
+    Raises:
+        ValueError: there is no step, or one has no content.
+    """
+    texts = [_BLANK_LINES.sub("\n", cleaned(step).strip()) for step in steps]
+    if not all(texts) or not texts:
+        raise ValueError("a step has no content" if texts else "there are no steps")
+    return STEP_SEPARATOR.join(texts)
+
+
+def steps_of(text: str) -> list[str]:
+    """The steps of a text: its paragraphs, without white space around them. A text without content has none."""
+    return [step for part in re.split(r"\n[^\S\n]*\n", text) if (step := part.strip())]
+
+
+def labelled_steps(completion: Completion) -> list[tuple[str, float | None]] | None:
+    """The text's steps with their labels; None where there are no labels, or another number than steps.
+
+    In the latter case the labels are about parts of the text that nothing marks: the sandbox's own are, whose advice
+    stands in one sentence.
+    """
+    if completion.steps is None:
+        return None
+    texts = steps_of(completion.text)
+    return list(zip(texts, completion.steps, strict=True)) if len(texts) == len(completion.steps) else None
+
+
+def chain_outcome(completion: Completion) -> float | None:
+    """1.0 where no step of a labelled chain is wrong, 0.0 where one is; None where its labels don't say."""
+    for _, label in labelled_steps(completion) or [("", None)]:
+        if label is None or label < 0.5:
+            return None if label is None else 0.0
+    return 1.0
+
+
 def make_group(
     *,
     prompt: Iterable[Message],
@@ -253,6 +302,14 @@ def best_completion(group: Group) -> int | None:
             net[pair.rejected] -= 1
             decided = True
     return net.index(max(net)) if decided else None
+
+
+def best_answer(group: Group) -> int | None:
+    """`best_completion`, or where nothing was compared the first chain without a wrong step; None without either."""
+    if group.comparisons:
+        return best_completion(group)
+    outcomes = [chain_outcome(completion) for completion in group.completions]
+    return outcomes.index(1.0) if 1.0 in outcomes else None
 
 
 def to_record(group: Group) -> dict[str, Any]:

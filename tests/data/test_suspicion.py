@@ -18,6 +18,7 @@ from tests.places import ROOT
 from touchstone import settings as settings_module
 from touchstone.data.importing import ImportSummary, import_source
 from touchstone.data.reading import Frequent
+from touchstone.data.sources import gsm8k
 from touchstone.data.sources.columns import EVERY, WHOLE, tally
 from touchstone.data.sources.files import raw_rows
 from touchstone.data.sources.ukpconvarg1 import ARCHIVES
@@ -373,6 +374,33 @@ CLEAN: dict[str, tuple[str, dict[str, Any], bytes]] = {
             **{f"prediction {k}": f"Answer {k}." for k in (1, 2, 3, 4)},
             "feedback": {"errors": [], "missing-info": []}, "prediction 1 corrected": "Hot.",
             "preference": [1, 2, 0, 1, 2, 1],
+        }),
+    ),
+    "bigbench_mistake": (
+        "bigbench_mistake",
+        {},
+        rows(lambda n: {
+            "input": f"{n} + 1 =", "steps": ["Add.", f"It is {n}."], "answer": f"{n}", "target": f"{n + 1}",
+            "mistake_index": 1,
+        }),
+    ),
+    "prmbench": (
+        "prmbench",
+        {},
+        rows(lambda n: {
+            "question": f"What is {n} + 1?", "classification": "circular", "original_process": ["Add.", f"{n + 1}."],
+            "modified_process": ["It is what it is.", f"{n + 1}."], "error_steps": [1], "modified_steps": [1],
+            "original_question": f"What is {n} + 1?", "modified_question": f"What is {n} + 1?", "idx": f"q_{n}",
+            "reason": "Step 1 goes in a circle.",
+        }),
+    ),
+    "gsm8k": (
+        "gsm8k",
+        {},
+        rows(lambda n: {
+            "question": f"Q{n}?", "ground_truth": "Hot.",
+            **{policy: {"is_correct": (n + k) % 2 == 0, "solution": f"{n} by {policy}"}
+               for k, policy in enumerate(gsm8k.POLICIES)},
         }),
     ),
     "ranked": (

@@ -10,7 +10,7 @@ import pytest
 
 from tests.places import REAL_DATA, ROOT
 from touchstone import settings as settings_module
-from touchstone.data.sources import Quarantined, ukpconvarg1
+from touchstone.data.sources import Quarantined, archives, ukpconvarg1
 from touchstone.data.sources.labels import hash_annotator
 from touchstone.data.sources.ukpconvarg1 import ARCHIVES
 from touchstone.errors import SourceError
@@ -130,7 +130,7 @@ def test_hostile_archives_are_refused(tmp_path: Path) -> None:
         with pytest.raises(SourceError, match="entry 2 is a link, a device, or climbs out"):
             strict(tmp_path, **{"t_b.csv": PAIRS, "x": member})
     with pytest.raises(SourceError, match="too large"):
-        strict(tmp_path, **{"t_b.csv": PAIRS, "x": b"0" * (ukpconvarg1.MAX_MEMBER + 1)})
+        strict(tmp_path, **{"t_b.csv": PAIRS, "x": b"0" * (archives.MAX_MEMBER + 1)})
 
 
 def test_missing_damaged_and_empty_archives_are_errors(tmp_path: Path) -> None:

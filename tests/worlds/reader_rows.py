@@ -12,7 +12,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from touchstone.data.sources import argilla, label_studio
+from touchstone.data.sources import argilla, gsm8k, label_studio
 from touchstone.data.sources.ukpconvarg1 import ARCHIVES
 from touchstone.groups import Group
 
@@ -229,6 +229,35 @@ CASES = {
                 **{f"prediction {number}": TEXT for number in (1, 2, 3, 4)},
                 "preference": st.lists(st.integers(0, 2), min_size=6, max_size=6),
                 "feedback": st.just({"errors": [{"error type": "Redundant"}], "missing-info": []}),
+            }
+        ),
+    ),
+    "bigbench_mistake": Case(
+        "bigbench_mistake",
+        _record(
+            input=TEXT, steps=st.lists(TEXT, min_size=1, max_size=3), mistake_index=st.integers(0, 3) | st.none(),
+            answer=TEXT | st.just(""), target=TEXT,
+        ),
+    ),
+    "prmbench": Case(
+        "prmbench",
+        _record(
+            question=st.sampled_from([SECRET, f"{SECRET} 2"]), classification=st.sampled_from(["circular", "false"]),
+            original_process=st.lists(TEXT, min_size=1, max_size=2),
+            modified_process=st.lists(TEXT, min_size=1, max_size=3),
+            error_steps=st.lists(st.integers(1, 3), min_size=1, max_size=2),
+        ),
+        carried=lambda group: len(group.comparisons),
+    ),
+    "gsm8k": Case(
+        "gsm8k",
+        st.fixed_dictionaries(
+            {
+                "question": TEXT,
+                **{
+                    policy: st.fixed_dictionaries({"is_correct": st.booleans(), "solution": TEXT.map(policy.__add__)})
+                    for policy in gsm8k.POLICIES
+                },
             }
         ),
     ),

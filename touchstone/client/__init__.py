@@ -11,16 +11,28 @@ GRPOTrainer(..., reward_funcs=reward_function("http://127.0.0.1:8100"))
 """
 
 from touchstone.client.clients import AsyncClient, Client
-from touchstone.client.replies import ComparisonReply, RankedReply, RankingReply, Reply, ScoreReply
+from touchstone.client.replies import (
+    ChainReply,
+    ComparisonReply,
+    RankedReply,
+    RankingReply,
+    Reply,
+    ScoreReply,
+    StepReply,
+    StepsReply,
+)
 from touchstone.client.reward_function import reward_function
 
 __all__ = [
     "AsyncClient",
+    "ChainReply",
     "Client",
     "ComparisonReply",
     "RankedReply",
     "RankingReply",
     "Reply",
     "ScoreReply",
+    "StepReply",
+    "StepsReply",
     "reward_function",
 ]

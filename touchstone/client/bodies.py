@@ -30,6 +30,10 @@ Input = tuple[Prompt, Sequence[str]]
 """A prompt and the completions to score."""
 
 
+ChainsInput = tuple[Prompt, Sequence[str | Sequence[str]]]
+"""A prompt and the chains to score: lists of steps, or texts whose steps are divided by empty lines."""
+
+
 TOO_LARGE = frozenset({"too_many_completions", "request_too_long"})
 """Refusals of a request that several smaller ones would not meet."""
 

@@ -15,6 +15,7 @@ from typing import Any, Self, TypeVar
 import httpx
 
 from touchstone.client.bodies import (
+    ChainsInput,
     Input,
     Part,
     PartReply,
@@ -26,7 +27,15 @@ from touchstone.client.bodies import (
     warnings_of,
     written,
 )
-from touchstone.client.replies import ComparisonReply, RankedReply, RankingReply, Reply, ScoreReply
+from touchstone.client.replies import (
+    ChainReply,
+    ComparisonReply,
+    RankedReply,
+    RankingReply,
+    Reply,
+    ScoreReply,
+    StepsReply,
+)
 from touchstone.client.retries import Attempts
 from touchstone.errors import RefusedError, ServingError
 
@@ -226,6 +235,19 @@ class Client(_Endpoint):
             "POST", "/v1/rank", _ranked(prompt, completions, model, best, best_of), self._pin(version), _ranking
         )
 
+    def steps(
+        self, inputs: Sequence[ChainsInput], model: str | None = None, *, version: int | None = None
+    ) -> StepsReply:
+        """Scores of the steps of chains, by a process model; one request, however large.
+
+        Args:
+            inputs: prompts, each with chains: lists of steps, or texts whose steps are divided by empty lines.
+
+        Raises:
+            RefusedError, ServingError: as for `rewards`; refused where the model has no scores of steps.
+        """
+        return self._ask("POST", "/v1/steps", _chains(inputs, model), self._pin(version), _steps)
+
     def models(self) -> dict[str, Any]:
         """What is served, as /v1/models says."""
         return self._ask("GET", "/v1/models", None, {}, dict)
@@ -336,6 +358,12 @@ class AsyncClient(_Endpoint):
             "POST", "/v1/rank", _ranked(prompt, completions, model, best, best_of), self._pin(version), _ranking
         )
 
+    async def steps(
+        self, inputs: Sequence[ChainsInput], model: str | None = None, *, version: int | None = None
+    ) -> StepsReply:
+        """`Client.steps`."""
+        return await self._ask("POST", "/v1/steps", _chains(inputs, model), self._pin(version), _steps)
+
     async def models(self) -> dict[str, Any]:
         """`Client.models`."""
         return await self._ask("GET", "/v1/models", None, {}, dict)
@@ -411,6 +439,20 @@ def _ranked(
     """The body of POST /v1/rank."""
     body = {"model": model, "prompt": written(prompt), "completions": list(completions), **goal_of(best_of, None)}
     return body if best is None else {**body, "n": best}
+
+
+def _chains(inputs: Sequence[ChainsInput], model: str | None) -> dict[str, Any]:
+    """The body of POST /v1/steps."""
+    parts = [
+        {"prompt": written(prompt), "completions": [chain if isinstance(chain, str) else [*chain] for chain in chains]}
+        for prompt, chains in inputs
+    ]
+    return {"model": model, "inputs": parts}
+
+
+def _steps(value: Mapping[str, Any]) -> StepsReply:
+    chains = [[ChainReply.from_json(chain) for chain in result["chains"]] for result in value["results"]]
+    return StepsReply(value["model"], value["version"], value["digest"], value["aggregation"], chains)
 
 
 def _comparison(value: Mapping[str, Any]) -> ComparisonReply:

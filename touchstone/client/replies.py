@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, Self
 
 
@@ -20,6 +20,9 @@ class ScoreReply:
         tokens: of the completion, with the template's closing ones.
         spread: of an ensemble, standard deviation over its members of their rewards, in standard deviations of the
             reference set: where it is large nobody should trust the score. None for a single model.
+        correct: the calibrated probability that the answer is correct; None of a model that learnt from comparisons.
+        token_probabilities: what the model thinks after each token of the completion, uncalibrated; None where nobody
+            asked for it.
     """
 
     reward: float
@@ -28,6 +31,8 @@ class ScoreReply:
     truncated: bool
     tokens: int
     spread: float | None = None
+    correct: float | None = None
+    token_probabilities: list[float] | None = None
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
@@ -37,8 +42,10 @@ class ScoreReply:
             KeyError: a field is missing.
             ValueError: a number is NaN or infinite, which is no score.
         """
-        values = {field.name: value[field.name] for field in fields(cls) if field.name != "spread"}
-        values["spread"] = value.get("spread")
+        values = {
+            field.name: value[field.name] if field.default is MISSING else value.get(field.name, field.default)
+            for field in fields(cls)
+        }
         if not all(math.isfinite(values[name]) for name in ("reward", "centered", "percentile")):
             raise ValueError("a score is not finite")
         return cls(**values)
@@ -85,6 +92,58 @@ class Reply:
     scores: list[list[ScoreReply]]
     versions: tuple[int, ...]
     warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class StepReply:
+    """One step's score: log odds as the model gives them, and the calibrated probability that it isn't wrong."""
+
+    log_odds: float
+    probability: float
+
+
+@dataclass(frozen=True)
+class ChainReply:
+    """A chain's scores.
+
+    Attributes:
+        steps: one per step; None for a step beyond the model's token limit.
+        first_error: place of the first step that the model calls wrong, from 0; None where it calls none.
+        score: the chain's own, aggregated over its steps.
+        probability: that none of its steps is wrong.
+    """
+
+    steps: list[StepReply | None]
+    first_error: int | None
+    score: ScoreReply
+    probability: float
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """The value of a JSON object; as for `ScoreReply`."""
+        steps = [
+            None if step is None else StepReply(float(step["log_odds"]), float(step["probability"]))
+            for step in value["steps"]
+        ]
+        if not all(math.isfinite(step.log_odds) for step in steps if step is not None):
+            raise ValueError("a step's score is not finite")
+        score = ScoreReply.from_json(value["score"])
+        return cls(steps, value["first_error"], score, float(value["probability"]))
+
+
+@dataclass(frozen=True)
+class StepsReply:
+    """Chains of steps and the version that scored them: one list per input, one chain per completion.
+
+    Attributes:
+        aggregation: how the steps make a chain's score: min, product, last or mean.
+    """
+
+    model: str
+    version: int
+    digest: str
+    aggregation: str
+    chains: list[list[ChainReply]]
 
 
 @dataclass(frozen=True)

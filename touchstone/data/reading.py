@@ -57,7 +57,10 @@ class Reading:
         decided: comparisons with a preferred side.
         first_wins: those of them whose preferred side is the first in the group's order.
         unnamed: comparisons whose annotator is unknown.
+        outcomes: completions with an outcome label.
+        correct: those of them that are more likely correct than not.
         annotators: hashed names of the others, at most `MAX_NAMES`.
+        steps: labels of steps.
         axes: groups by axis, at most `MAX_NAMES` of them.
         prompts: how often prompts come.
         quarantined: rows set aside, by reason.
@@ -73,7 +76,10 @@ class Reading:
     decided: int = 0
     first_wins: int = 0
     unnamed: int = 0
+    outcomes: int = 0
+    correct: int = 0
     annotators: set[str] = field(default_factory=set)
+    steps: int = 0
     axes: Counter[str] = field(default_factory=Counter)
     prompts: Frequent = field(default_factory=Frequent)
     quarantined: Counter[str] = field(default_factory=Counter)
@@ -89,6 +95,10 @@ class Reading:
         self.groups += 1
         self.completions += len(group.completions)
         self.comparisons += len(group.comparisons)
+        labels = [completion.outcome for completion in group.completions if completion.outcome is not None]
+        self.outcomes += len(labels)
+        self.correct += sum(label > 0.5 for label in labels)
+        self.steps += sum(label is not None for completion in group.completions for label in completion.steps or ())
         self.prompts.add(hash(group.prompt))
         if group.axis in self.axes or len(self.axes) < MAX_NAMES:
             self.axes[group.axis] += 1
@@ -111,6 +121,11 @@ class Reading:
             ("annotators", self._annotators()),
             ("axes", _listed(self.axes)),
         ]
+        if self.outcomes:
+            share = percent(self.correct / self.outcomes)
+            lines.append(("outcome labels", f"{self.outcomes:,} completions, {self.correct:,} correct ({share})"))
+        if self.steps:
+            lines.append(("step labels", f"{self.steps:,}"))
         if self.columns.columns:
             unread = self.columns.unread()
             names = [name for name in self.columns.columns if name not in unread]

@@ -4,7 +4,7 @@
 
 | alarm | raised when |
 |---|---|
-| no_judgement | no group holds a comparison |
+| no_judgement | no group holds a comparison, and no completion a label of its outcome or its steps |
 | only_ties | no comparison prefers a side |
 | one_prompt | most groups have the same prompt |
 | always_first | the first completion wins every comparison beside a label's column that is not used as one |
@@ -121,8 +121,10 @@ def check(reading: Reading, data: Data, importing: Import) -> list[Alarm]:
 
 
 def _no_preference(reading: Reading, data: Data, unused: dict[str, Kind]) -> list[Alarm]:
-    if not reading.groups or reading.decided:
+    if not reading.groups or reading.decided or (reading.outcomes and not reading.comparisons):
         return []
+    if not reading.comparisons and (reading.outcomes or reading.steps):
+        return []  # judged one by one
     name, seen = (
         ("only_ties", f"all {reading.comparisons:,} comparisons are ties")
         if reading.comparisons

@@ -15,8 +15,10 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from touchstone import statistics as st
+from touchstone.errors import DataError
 from touchstone.evaluation.rows import differences
 from touchstone.groups import Group, judged_pairs
+from touchstone.settings.objective import Learns
 
 GOLD = "gold"
 """The rating under which a source keeps the known reward."""
@@ -73,12 +75,7 @@ class LinearBaseline:
             ValueError: no pair is decided, or no completion holds a word.
         """
         texts = [completion.text for group in groups for completion in group.completions]
-        vectorizer = TfidfVectorizer(
-            ngram_range=(1, 2),
-            token_pattern=r"\w+|[^\w\s]",  # noqa: S106 - words and marks, no password
-            sublinear_tf=True,
-            max_features=max_features,
-        ).fit(texts)
+        vectorizer = _vectorizer(max_features).fit(texts)
         features = _features(vectorizer, texts)
         starts = np.cumsum([0, *(len(group.completions) for group in groups)])
         chosen, rejected = [], []
@@ -100,6 +97,16 @@ class LinearBaseline:
         return [[next(rewards) for _ in group.completions] for group in groups]
 
 
+def _vectorizer(max_features: int = 50_000) -> TfidfVectorizer:
+    """TF-IDF of words and marks and of neighbouring two of them."""
+    return TfidfVectorizer(
+        ngram_range=(1, 2),
+        token_pattern=r"\w+|[^\w\s]",  # noqa: S106 - words and marks, no password
+        sublinear_tf=True,
+        max_features=max_features,
+    )
+
+
 def _decided(group: Group) -> list[tuple[int, int]]:
     """(preferred, other) of every judged pair that is not tied."""
     pairs = judged_pairs(group)
@@ -113,22 +120,76 @@ def _features(vectorizer: TfidfVectorizer, texts: Sequence[str]) -> sparse.csr_m
 
 
 MODEL, BEST_POSSIBLE = "model", "bayes_optimal"
+MAJORITY = "majority"
+
+CERTAIN = 20.0
+"""Log odds of what is known."""
 
 
 def baseline_rewards(
-    groups: Sequence[Group], train: Sequence[Group], calibration: Sequence[Group]
+    groups: Sequence[Group],
+    train: Sequence[Group],
+    calibration: Sequence[Group],
+    learns: Learns = "comparisons",
 ) -> dict[str, list[list[float]]]:
     """Rewards by baseline, per group one per completion: longer_wins (direction from `calibration`), linear (fitted on
-    `train`) and, where the gold reward is known, bayes_optimal."""
+    `train`) and, where the world is known, bayes_optimal: by its reward, or by what is correct."""
     by_name = {"longer_wins": longer_wins(groups, calibration), "linear": LinearBaseline.fit(train).score(groups)}
-    if (gold := bayes_optimal(groups)) is not None:
-        by_name[BEST_POSSIBLE] = gold
+    known = bayes_optimal(groups) if learns == "comparisons" else known_outcomes(groups)
+    if known is not None:
+        by_name[BEST_POSSIBLE] = known
     return by_name
 
 
 def baseline_differences(
-    groups: Sequence[Group], train: Sequence[Group], calibration: Sequence[Group]
+    groups: Sequence[Group],
+    train: Sequence[Group],
+    calibration: Sequence[Group],
+    learns: Learns = "comparisons",
 ) -> dict[str, st.Floats]:
     """D of every judged pair by baseline; see `baseline_rewards`."""
-    rewards = baseline_rewards(groups, train, calibration)
+    rewards = baseline_rewards(groups, train, calibration, learns)
     return {name: differences(groups, values) for name, values in rewards.items()}
+
+
+def known_outcomes(groups: Sequence[Group]) -> list[list[float]] | None:
+    """Log odds of being correct where the world is known (`bayes_optimal`), so that outcomes follow from the texts;
+    None elsewhere, or where a completion has no outcome."""
+    if bayes_optimal(groups) is None:
+        return None
+    outcomes = [[completion.outcome for completion in group.completions] for group in groups]
+    if any(outcome is None for row in outcomes for outcome in row):
+        return None
+    return [[CERTAIN * (2 * float(outcome or 0.0) - 1) for outcome in row] for row in outcomes]
+
+
+def outcome_baselines(groups: Sequence[Group], train: Sequence[Group]) -> dict[str, list[list[float]]]:
+    """Log odds of being correct by baseline, per group one per completion.
+
+    majority says of every answer how often answers are correct in `train`. longer_wins is a logistic regression on
+    log(1 + characters), linear one on the features of `LinearBaseline`; both are fitted on the labelled completions of
+    `train`. None of them sees a prompt. Where the world is known, bayes_optimal is beside them.
+
+    Raises:
+        DataError: the training labels are all the same.
+    """
+    labelled = [text for group in train for text in group.completions if text.outcome is not None]
+    labels = [float(text.outcome or 0.0) > 0.5 for text in labelled]
+    if len(set(labels)) < 2:
+        raise DataError("the outcome labels of the training set are all the same: no classifier can be fitted")
+    share = sum(labels) / len(labels)
+    vectorizer = _vectorizer().fit([text.text for text in labelled])
+    seen = _features(vectorizer, [text.text for text in labelled])
+    asked = _features(vectorizer, [text.text for group in groups for text in group.completions])
+    columns = {"longer_wins": slice(-1, None), "linear": slice(None)}
+    flat = {MAJORITY: [float(np.log(share / (1 - share)))] * asked.shape[0]}
+    for name, chosen in columns.items():
+        model = LogisticRegression(solver="lbfgs", max_iter=1000, tol=1e-6).fit(seen[:, chosen], labels)
+        flat[name] = model.decision_function(asked[:, chosen]).tolist()
+    by_name = {}
+    for name, values in flat.items():
+        each = iter(values)
+        by_name[name] = [[next(each) for _ in group.completions] for group in groups]
+    if (known := known_outcomes(groups)) is not None:
+        by_name[BEST_POSSIBLE] = known
+    return by_name

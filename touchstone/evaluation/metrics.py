@@ -218,4 +218,6 @@ def rounded(value: Any) -> Any:
         return round(value, DIGITS) + 0.0
     if isinstance(value, Mapping):
         return {key: rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [rounded(item) for item in value]
     return value

@@ -20,17 +20,27 @@ if TYPE_CHECKING:
     from matplotlib.collections import PolyCollection
 
 
-def accuracy_chart(results: Mapping[str, tuple[float, Interval]], *, subject: str, model: str = "model") -> bytes:
+def accuracy_chart(
+    results: Mapping[str, tuple[float, Interval]],
+    *,
+    subject: str,
+    model: str = "model",
+    what: str = "Accuracy",
+    about: str = "accuracy (share of comparisons ordered as labelled)",
+    chance: float | None = 0.5,
+) -> bytes:
     """Accuracy of the model and of each baseline with its interval, in the order given; chance is marked.
 
     Args:
         results: name -> (accuracy, interval), each 0 to 1.
         subject: what was scored, for the title ("720 validation prompts").
         model: the name drawn in the accent colour.
+        what, about: what is drawn instead of accuracy, for the title and the axis.
+        chance: what guessing reaches; None where that is no one number.
     """
     figure, (axis,) = figure_of(height=1.5 + 0.55 * len(results))
     names = list(results)
-    lowest = min(0.5, *(interval.low for _, interval in results.values()))
+    lowest = min(0.5 if chance is None else chance, *(interval.low for _, interval in results.values()))
     for place, name in enumerate(names):
         value, interval = results[name]
         colour = BLUE if name == model else GREY
@@ -45,13 +55,15 @@ def accuracy_chart(results: Mapping[str, tuple[float, Interval]], *, subject: st
             color=colour,
             bbox=LABEL,
         )
-    axis.axvline(0.5, color=INK, linewidth=1, linestyle=":")
+    if chance is not None:
+        axis.axvline(chance, color=INK, linewidth=1, linestyle=":")
     axis.set_yticks(range(len(names)), [name.replace("_", " ") for name in names], fontsize=11)
     axis.set_ylim(len(names) - 0.5, -0.7)
     axis.set_xlim(max(0.0, lowest - 0.03), 1.0)
-    axis.set_xlabel("accuracy (share of comparisons ordered as labelled)", fontsize=10)
+    axis.set_xlabel(about, fontsize=10)
     axis.grid(axis="x", color=GRID)
-    add_title(axis, f"Accuracy on {subject}", "lines: 95% intervals over prompts; dotted: guessing")
+    dotted = "" if chance is None else "; dotted: guessing"
+    add_title(axis, f"{what} on {subject}", f"lines: 95% intervals over prompts{dotted}")
     return to_png(figure)
 
 
@@ -91,6 +103,32 @@ def paint_reliability(top: Axes, bottom: Axes, confidence: ArrayLike, correct: A
     bottom.hist(np.asarray(confidence), bins=np.linspace(0.5, 1, 26).tolist(), color=BLUE, alpha=0.6)
     bottom.set_xlim(0.49, 1.01)
     bottom.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+
+
+def step_reliability(
+    probabilities: ArrayLike, correct: ArrayLike, *, error: float, null_error: float, subject: str
+) -> bytes:
+    """How probable steps were called against how often they are right, in equal-mass bins with Wilson intervals.
+
+    Args:
+        probabilities: of each step not being wrong, 0 to 1.
+        correct: 1.0 where it is not.
+        error, null_error: calibration error, and what a perfectly calibrated model reads at most.
+    """
+    figure, (axis,) = figure_of(height=4.2)
+    axis.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle=":")
+    for row in reliability(probabilities, correct):
+        low, high = wilson_interval(row.accuracy * row.count, row.count, 0.95)
+        axis.plot([row.confidence] * 2, [low, high], color=BLUE, linewidth=2, alpha=0.45)
+        axis.plot([row.confidence], [row.accuracy], "o", color=BLUE, markersize=7)
+    axis.set_xlim(-0.02, 1.02)
+    axis.set_ylim(-0.02, 1.02)
+    axis.set_xlabel("probability that the step is not wrong", fontsize=10)
+    axis.set_ylabel("share that is not", fontsize=10)
+    axis.grid(color=GRID)
+    reads = f"calibration error {error:.3f} (a perfect model: up to {null_error:.3f} by chance); dotted: perfect"
+    add_title(axis, f"Calibration on {subject}", reads)
+    return to_png(figure)
 
 
 def margin_histogram(differences: ArrayLike, *, subject: str) -> bytes:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,12 @@ from touchstone.errors import DataError
 from touchstone.evaluation.baselines import (
     MODEL,
     baseline_differences,
+    outcome_baselines,
 )
+from touchstone.evaluation.chain_report import chain_table, draw_chains, evaluate_chains
+from touchstone.evaluation.chains import write_chain_rows
 from touchstone.evaluation.metrics import by_annotators, measure, rounded
+from touchstone.evaluation.outcomes import labelled, measure_outcomes, of_labelled, outcome_table, rewards_of
 from touchstone.evaluation.pictures import (
     accuracy_chart,
     margin_histogram,
@@ -37,6 +42,7 @@ from touchstone.model.processor import prepare
 from touchstone.model.scores import as_item
 from touchstone.model.scoring import Scorer
 from touchstone.runtime.files import write_atomic, write_folder, write_json
+from touchstone.settings.objective import Learns
 
 
 def evaluate_set(
@@ -59,9 +65,15 @@ def evaluate_set(
             f"the completions of all {equal:,} pairs are equal once cut to {scorer.card.rule.get('max_tokens')} tokens"
             "; raise model.max_tokens"
         )
-    fitted = scorer.card.calibration
-    metrics = measure(rows, baseline_differences(telling, train, calibration), fitted.map, fitted.map_error)
-    return rows, {**metrics, "equal_once_cut": equal, "annotators": by_annotators(telling, scores, train)}
+    fitted, outcome = scorer.card.calibration, scorer.card.outcome
+    learns: Learns = "comparisons" if outcome is None else "outcome"
+    metrics = measure(rows, baseline_differences(telling, train, calibration, learns), fitted.map, fitted.map_error)
+    metrics |= {"equal_once_cut": equal, "annotators": by_annotators(telling, scores, train)}
+    if outcome is not None:
+        baselines = {name: of_labelled(groups, odds) for name, odds in outcome_baselines(groups, train).items()}
+        rewards = rewards_of(groups, scores)
+        metrics["outcome"] = measure_outcomes(labelled(groups), rewards, outcome.map, outcome.covariance, baselines)
+    return rows, metrics
 
 
 def draw(
@@ -145,7 +157,8 @@ def table(metrics: Mapping[str, Any]) -> str:
     for key in ("pairs", "labelled_ties", "equal_once_cut", "clusters"):
         if key in metrics:
             lines.append(f"{key.replace('_', ' '):<24}{metrics[key]:>9,}")
-    return "\n".join(lines) + "\n"
+    of_outcomes = "\n" + outcome_table(metrics["outcome"]) if "outcome" in metrics else ""
+    return "\n".join(lines) + "\n" + of_outcomes
 
 
 def main() -> None:
@@ -157,15 +170,22 @@ def main() -> None:
         read_parquet(build / "splits" / f"{name}.parquet") for name in ("train", "calibration", "validation")
     )
     scorer = Scorer.load(build / "artifact")
-    rows, metrics = evaluate_set(scorer, validation, train, calibration)
-    pictures = draw(rows, metrics, scorer.card.calibration.map, "validation")
+    process = scorer.card.process
+    if process is not None:
+        chains, metrics = evaluate_chains(scorer, validation, train, calibration)
+        pictures, text = draw_chains(chains, metrics, process, "validation"), chain_table(metrics)
+        write = partial(write_chain_rows, rows=chains)
+    else:
+        rows, metrics = evaluate_set(scorer, validation, train, calibration)
+        pictures, text = draw(rows, metrics, scorer.card.calibration.map, "validation"), table(metrics)
+        write = partial(write_rows, rows=rows)
 
     def fill(folder: Path) -> None:
-        write_rows(folder / "rows.parquet", rows)
+        write(folder / "rows.parquet")
         write_json(folder / "metrics.json", {"artifact": scorer.card.digest, **rounded(metrics)})
         (folder / "plots").mkdir()
         for name, picture in pictures.items():
             write_atomic(folder / "plots" / name, picture)
 
     write_folder(build / "evaluation", fill)
-    sys.stdout.write(table(metrics))
+    sys.stdout.write(text)

@@ -26,6 +26,7 @@ from touchstone.runtime.files import digest_value
 from touchstone.settings import Settings
 from touchstone.settings.checks import SETS
 from touchstone.settings.gates import Gates
+from touchstone.settings.objective import Learns
 
 WITH_LABELS = ("train", "calibration", "holdout", "confirm")
 """Sets whose labels the judge needs; of the others the prompts are enough."""
@@ -84,6 +85,11 @@ class Case:
     digests: Digests
     key: str
 
+    @property
+    def learns(self) -> Learns:
+        """Which labels the candidate learnt from."""
+        return self.card.learns
+
 
 def read_case(
     build: Path,
@@ -124,6 +130,7 @@ def read_case(
     if budgets is not None:
         budget = optimisation_budget.read(budgets, card.digest)
         champion_budget = optimisation_budget.read(budgets, champion_card.digest) if champion_card else None
+    _check_objective(settings, card, champion_card)
 
     # Compare the sets: what has training seen of those that judge it?
     prompts = {name: {normalised_prompt(prompt) for prompt in texts[name]} for name in SETS}
@@ -172,6 +179,31 @@ def read_case(
     )
 
 
+def _check_objective(settings: Settings, card: Card, champion: Card | None) -> None:
+    """Check that labels and models speak of the same thing.
+
+    Raises:
+        GateError: they don't.
+    """
+    learns = settings.objective.learns
+    models = {"the artifact": card} | ({} if champion is None else {"the champion": champion})
+    for name, of_model in models.items():
+        if of_model.learns != learns:
+            raise GateError(
+                f"{name} gives {_GIVES[of_model.learns]}, and these sets hold {_LABELS[learns]} (objective.name="
+                f"{settings.objective.name}): neither can judge the other; seal a model of that objective, or give "
+                "the registered model another name"
+            )
+
+
+_LABELS = {"comparisons": "comparisons", "outcome": "outcome labels", "process": "labels of steps"}
+_GIVES = {
+    "comparisons": "no probability of being correct",
+    "outcome": "probabilities of being correct",
+    "process": "probabilities of steps",
+}
+
+
 class _SetDigests(TypedDict):
     """Digests of the sets WITH_LABELS."""
 
@@ -194,7 +226,7 @@ def _read_sets(splits: Path, card: Card) -> tuple[dict[str, list[Group]], _SetDi
         name: sorted(read_parquet(splits / f"{name}.parquet"), key=lambda group: group.id) for name in WITH_LABELS
     }
     for name in groups:
-        if not any(group.comparisons for group in groups[name]):
+        if card.process is None and not any(group.comparisons for group in groups[name]):
             raise GateError(f"{splits / name}.parquet holds no judged pair: nothing can be decided by it")
     train, calibration, holdout, confirm = (set_digest(groups[name]) for name in WITH_LABELS)
     digests = _SetDigests(train=train, calibration=calibration, holdout=holdout, confirm=confirm)
@@ -305,6 +337,10 @@ def gather_facts(
         earlier_confirm=earlier_confirm,
         budget=case.budget,
         champion_budget=case.champion_budget,
+        outcome=case.card.outcome,
+        champion_outcome=champion_card.outcome if champion_card else None,
+        process=case.card.process,
+        champion_process=champion_card.process if champion_card else None,
     )
 
 

@@ -13,12 +13,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from touchstone.evaluation.baselines import baseline_rewards
+from touchstone.evaluation.baselines import baseline_rewards, outcome_baselines
+from touchstone.evaluation.outcomes import labelled, of_labelled, rewards_of
 from touchstone.evaluation.rows import count_pairs, differences, score_rows, told_apart
-from touchstone.gate import disagreements, probes, rows
+from touchstone.gate import disagreements, outcomes, probes, rows
 from touchstone.gate.case import Case
 from touchstone.gate.fresh_scores import AGAIN, Job, Role, Scores, Scoring
-from touchstone.gate.record import ASKED, DISAGREEMENTS, PROBES, ROWS, SEEDS, TEXTS, TRAIN_PROMPTS
+from touchstone.gate.record import ASKED, DISAGREEMENTS, OUTCOMES, PROBES, ROWS, SEEDS, TEXTS, TRAIN_PROMPTS
 from touchstone.groups import Group
 
 TEXTS_SCHEMA = pa.schema(
@@ -48,7 +49,7 @@ BaselineRewards = Mapping[str, list[list[float]]]
 def judge_baselines(case: Case) -> dict[str, BaselineRewards]:
     """Rewards by set, for holdout and confirm, and baseline; the linear one is fitted once."""
     holdout, confirm = case.groups["holdout"], case.groups["confirm"]
-    rewards = baseline_rewards([*holdout, *confirm], case.groups["train"], case.groups["calibration"])
+    rewards = baseline_rewards([*holdout, *confirm], case.groups["train"], case.groups["calibration"], case.learns)
     return {
         "holdout": {name: values[: len(holdout)] for name, values in rewards.items()},
         "confirm": {name: values[len(holdout) :] for name, values in rewards.items()},
@@ -66,10 +67,10 @@ def score_holdout(case: Case, work: Path, score: Scoring, baselines: BaselineRew
     """
     # Score: first what takes longest, so that no core idles at the end.
     groups = case.groups["holdout"]
-    sample = _sample(groups, case.limits.reload_texts)
+    sample = sample_of(groups, case.limits.reload_texts)
     questions = probes.questions(groups, case.limits.probe_prompts, case.limits.safety_axes)
     probing = [question.group for question in questions]
-    jobs = _jobs(case, groups)
+    jobs = jobs_of(case, groups)
     repeated = replace(jobs[CANDIDATE], groups=sample)
     # The probes share the candidate's batches: each loading more would take longer than they do.
     jobs[CANDIDATE] = replace(jobs[CANDIDATE], groups=[*groups, *probing])
@@ -87,10 +88,11 @@ def score_holdout(case: Case, work: Path, score: Scoring, baselines: BaselineRew
         pq.write_table(_seeds(case, telling, scores), work / SEEDS, compression="zstd")
     if case.asked is not None:
         pq.write_table(case.asked, work / ASKED, compression="zstd")
-    texts = _texts(telling, candidate, sample, {way: scores[way] for way in AGAIN})
+    texts = texts_table(telling, candidate, sample, {way: scores[way] for way in AGAIN})
     pq.write_table(texts, work / TEXTS, compression="zstd")
     (work / TRAIN_PROMPTS).write_text("".join(f"{prompt}\n" for prompt in sorted(case.prompts["train"])))
     _write_rows(case, work, "holdout", telling, candidate, champion, baselines)
+    _write_outcomes(case, work, "holdout", candidate, champion)
     champion_map = case.champion_card.calibration.map if case.champion_card else None
     held_out = rows.read(work / ROWS, "holdout")
     disagreements.write_disagreements(work / DISAGREEMENTS, telling, held_out, case.card.calibration.map, champion_map)
@@ -104,13 +106,14 @@ def score_confirm(case: Case, work: Path, score: Scoring, baselines: BaselineRew
         GateError: as for `score_holdout`.
     """
     groups = case.groups["confirm"]
-    scores = score(_jobs(case, groups), work)
+    scores = score(jobs_of(case, groups), work)
     telling = told_apart(groups, *(scores[role] for role in (CANDIDATE, CHAMPION) if role in scores))
     _write_rows(case, work, "confirm", telling, scores[CANDIDATE], scores.get(CHAMPION), baselines)
+    _write_outcomes(case, work, "confirm", scores[CANDIDATE], scores.get(CHAMPION))
     return count_pairs(groups) - count_pairs(telling)
 
 
-def _jobs(case: Case, groups: Sequence[Group]) -> dict[Role, Job]:
+def jobs_of(case: Case, groups: Sequence[Group]) -> dict[Role, Job]:
     """One job for the candidate, and one for the champion where there is one."""
     jobs = {CANDIDATE: Job(case.build / "artifact", case.card.digest, groups, case.threads)}
     if case.champion is not None and case.champion_card is not None:
@@ -123,7 +126,7 @@ def _seed(place: int) -> Role:
     return f"seed {place + 1}"
 
 
-def _sample(groups: Sequence[Group], count: int) -> list[Group]:
+def sample_of(groups: Sequence[Group], count: int) -> list[Group]:
     """Groups spread evenly over the set that hold at least `count` completions (all, where there are fewer)."""
     total = sum(len(group.completions) for group in groups)
     step = max(1, total // count)
@@ -133,7 +136,7 @@ def _sample(groups: Sequence[Group], count: int) -> list[Group]:
     return sample
 
 
-def _texts(
+def texts_table(
     groups: Sequence[Group], scores: Scores, sample: Sequence[Group], repeated: Mapping[str, Scores]
 ) -> pa.Table:
     """One row per completion, with the rewards of the repeated scoring where it was in the sample."""
@@ -198,3 +201,16 @@ def _write_rows(
     )
     by_baseline = {baseline: differences(groups, rewards) for baseline, rewards in baselines.items()}
     rows.append(rows.records(name, groups, scores, champion, by_baseline, taught), work / ROWS)
+
+
+def _write_outcomes(case: Case, work: Path, name: str, scores: Scores, champion: Scores | None) -> None:
+    """Add the labelled completions of one set to outcomes.parquet, for a model that learnt from such labels."""
+    if case.learns == "comparisons":
+        return
+    groups = case.groups[name]
+    baselines = outcome_baselines(groups, case.groups["train"])
+    rewards = {"reward": rewards_of(groups, scores)}
+    if champion is not None:
+        rewards["champion"] = rewards_of(groups, champion)
+    columns = rewards | {baseline: of_labelled(groups, odds) for baseline, odds in baselines.items()}
+    rows.append(outcomes.to_table(name, labelled(groups), columns), work / OUTCOMES)

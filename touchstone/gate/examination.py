@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,23 +13,37 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from touchstone import statistics
-from touchstone.gate import checks, cross_fit, probes, rows
-from touchstone.gate.checks import Check, Completions, Pairs, Verdict
+from touchstone.gate import checks, cross_fit, outcomes, probes, rows
+from touchstone.gate.checks import Check, Completions, Outcomes, Pairs, Verdict
 from touchstone.gate.evidence import SEEDS_SCHEMA, TEXTS_SCHEMA
 from touchstone.gate.facts import Facts
 from touchstone.gate.fresh_scores import AGAIN
 from touchstone.gate.labels import union
-from touchstone.gate.record import ASKED, CROSS_FIT, PROBES, ROWS, SEEDS, TEXTS
+from touchstone.gate.record import ASKED, CROSS_FIT, OUTCOMES, PROBES, ROWS, SEEDS, TEXTS
 from touchstone.gate.rows import Rows
 from touchstone.settings.gates import Gates
+from touchstone.settings.objective import Learns
 from touchstone.statistics import Floats
 
 
-def required(limits: Gates) -> tuple[str, ...]:
-    """Names of the checks without which there is no promotion."""
-    beyond = ("overoptimisation",) if limits.overoptimisation is not None else ()
-    person = ("cross_fit", "unattended") if limits.policy == "small_data" else ()
-    return (*checks.REQUIRED, "confirm", *beyond, *person)
+def required(limits: Gates, learns: Learns = "comparisons") -> tuple[str, ...]:
+    """Names of the checks without which there is no promotion.
+
+    Args:
+        learns: which labels the candidate learnt from.
+    """
+    return (
+        *on_holdout(learns),
+        "confirm",
+        *(("overoptimisation",) if limits.overoptimisation is not None else ()),
+        *(("unattended",) if limits.policy == "small_data" else ()),
+        *(("cross_fit",) if limits.policy == "small_data" and learns != "process" else ()),
+    )
+
+
+def on_holdout(learns: Learns) -> tuple[str, ...]:
+    """Names of the required checks that need the holdout alone."""
+    return (*checks.REQUIRED, *(checks.OUTCOME_CHECKS if learns == "outcome" else ()))
 
 
 def examine(folder: Path, facts: Facts, limits: Gates) -> list[Check]:
@@ -39,7 +54,7 @@ def examine(folder: Path, facts: Facts, limits: Gates) -> list[Check]:
     champion = held_out.champion(facts.champion_map)
     texts = pq.read_table(folder / TEXTS, schema=TEXTS_SCHEMA)
     probed = pq.read_table(folder / PROBES, schema=probes.SCHEMA)
-    rewards = _column(texts, "reward")
+    rewards = column_of(texts, "reward")
     usable = rewards[np.isfinite(rewards)]  # of the others `integrity` speaks
     with np.errstate(over="ignore"):
         spread = float(np.std(usable)) if len(usable) else 0.0
@@ -60,17 +75,17 @@ def examine(folder: Path, facts: Facts, limits: Gates) -> list[Check]:
                 truncated=truncated,
             ),
         ),
-        checks.run("reload", lambda: _reload(texts, facts.precision, spread, limits)),
-        checks.run("leakage", lambda: _leakage(facts, limits)),
+        checks.run("reload", lambda: examine_reload(texts, facts.precision, spread, limits)),
+        checks.run("leakage", lambda: examine_leakage(facts, limits)),
         checks.run("evidence", lambda: checks.evidence(candidate, champion, limits)),
         checks.run("floor", lambda: checks.floor(candidate, _accuracies(held_out, candidate), limits)),
         checks.run("champion", lambda: _champion(held_out, candidate, champion, asked, facts, limits)),
         checks.run("calibration", lambda: checks.calibration(candidate, limits)),
         checks.run("slices", lambda: _slices(held_out, candidate, champion, asked, facts, limits)),
         checks.run("length", lambda: _length(held_out, candidate, texts, limits)),
-        checks.run("probes", lambda: _probes(probed, limits)),
-        checks.run("refusals", lambda: _refusals(probed, limits)),
-        checks.run("noise_ceiling", lambda: _noise_ceiling(held_out, candidate, limits), required=False),
+        checks.run("probes", lambda: examine_probes(probed, limits)),
+        checks.run("refusals", lambda: examine_refusals(probed, limits)),
+        checks.run("noise_ceiling", lambda: _noise_ceiling(held_out, candidate, facts, limits), required=False),
         checks.run("seeds", lambda: _seeds(folder, held_out, candidate, facts, limits), required=False),
         checks.run(
             "overoptimisation",
@@ -82,6 +97,8 @@ def examine(folder: Path, facts: Facts, limits: Gates) -> list[Check]:
     ]
     if "spread_difference" in held_out.table.schema.names:  # of an ensemble
         results.append(checks.run("spread", lambda: checks.spread(held_out.plain()), required=False))
+    if facts.learns == "outcome":
+        results += _outcomes(folder, facts, limits)
     if asked is not None and champion is not None:
         results.append(checks.run("asked", lambda: _asked(candidate, champion, asked, limits), required=False))
     if (person := checks.unattended(limits)) is not None:  # under small_data
@@ -90,9 +107,9 @@ def examine(folder: Path, facts: Facts, limits: Gates) -> list[Check]:
     return results
 
 
-def examine_confirm(folder: Path, facts: Facts, on_holdout: Sequence[Check], limits: Gates) -> Check:
+def examine_confirm(folder: Path, facts: Facts, results: Sequence[Check], limits: Gates) -> Check:
     """The repeat on the reserved set; without a look where the candidate was there before and may not come again."""
-    if checks.verdict(on_holdout) is not Verdict.PROMOTE:
+    if checks.verdict(results, on_holdout(facts.learns)) is not Verdict.PROMOTE:
         return Check(
             "confirm", "not_run", "The reserved set stays closed: the holdout gave no promotion.", required=False
         )
@@ -103,17 +120,17 @@ def examine_confirm(folder: Path, facts: Facts, on_holdout: Sequence[Check], lim
         return Check("confirm", "undecided", f"{reason} {checks.NEW_SHARE:.0%} of its prompts must be new.")
     reserved = rows.read(folder / ROWS, "confirm")
     candidate, champion = reserved.candidate(facts.calibration_map), reserved.champion(facts.champion_map)
-    floor = next(check for check in on_holdout if check.name == "floor")
+    floor = next(check for check in results if check.name == "floor")
     return checks.run("confirm", lambda: checks.confirm(candidate, champion, floor.threshold or 1.0, limits))
 
 
-def _reload(texts: pa.Table, precision: str, spread: float, limits: Gates) -> Check:
+def examine_reload(texts: pa.Table, precision: str, spread: float, limits: Gates) -> Check:
     sampled = texts.filter(pc.is_valid(texts["one by one"]))
-    columns = {way: _column(sampled, way) for way in ("reward", *AGAIN)}
+    columns = {way: column_of(sampled, way) for way in ("reward", *AGAIN)}
     return checks.reload(columns.pop("reward"), columns, precision, spread, limits)
 
 
-def _leakage(facts: Facts, limits: Gates) -> Check:
+def examine_leakage(facts: Facts, limits: Gates) -> Check:
     return checks.leakage(
         facts.shared_prompts,
         facts.near_duplicate_prompts,
@@ -181,9 +198,9 @@ def _length(held_out: Rows, candidate: Pairs, texts: pa.Table, limits: Gates) ->
     clusters = dict(zip(rows_of["group_id"], rows_of["cluster_id"], strict=True))
     scored = Completions(
         groups=groups,
-        rewards=_column(texts, "reward"),
-        tokens=_column(texts, "tokens"),
-        wins=_column(texts, "wins"),
+        rewards=column_of(texts, "reward"),
+        tokens=column_of(texts, "tokens"),
+        wins=column_of(texts, "wins"),
         clusters=[clusters.get(group, group) for group in groups],
     )
     chosen, rejected = held_out.preferred("tokens")
@@ -191,7 +208,7 @@ def _length(held_out: Rows, candidate: Pairs, texts: pa.Table, limits: Gates) ->
     return checks.length(candidate, scored, chosen, rejected, limits, styles)
 
 
-def _probes(asked: pa.Table, limits: Gates) -> Check:
+def examine_probes(asked: pa.Table, limits: Gates) -> Check:
     wins = probes.wins(asked)
     several = len({axis for _, axis in wins}) > 1
     by_axis = {key: counts for key, counts in wins.items() if several and counts[1] >= limits.shown_slice_clusters}
@@ -200,14 +217,26 @@ def _probes(asked: pa.Table, limits: Gates) -> Check:
     )
 
 
-def _refusals(asked: pa.Table, limits: Gates) -> Check:
+def examine_refusals(asked: pa.Table, limits: Gates) -> Check:
     losses = {axis: counts for (_, axis), counts in probes.losses(asked).items()}
     safety = {axis.casefold() for axis in limits.safety_axes}
     axes = {axis.casefold() for axis in asked["axis"].to_pylist()}
     return checks.refusals(losses, limits, on_safety_axes=bool(safety & axes))
 
 
-def _noise_ceiling(held_out: Rows, candidate: Pairs, limits: Gates) -> Check:
+def _outcomes(folder: Path, facts: Facts, limits: Gates) -> list[Check]:
+    """What is asked of a classifier besides."""
+    asked = {"auc": checks.auc, "outcome_calibration": checks.outcome_calibration, "best_of_n": checks.best_of_n}
+    return [checks.run(name, partial(_outcome, check, folder, facts, limits)) for name, check in asked.items()]
+
+
+def _outcome(check: Callable[[Outcomes, Gates], Check], folder: Path, facts: Facts, limits: Gates) -> Check:
+    return check(outcomes.read(folder / OUTCOMES, "holdout", facts), limits)
+
+
+def _noise_ceiling(held_out: Rows, candidate: Pairs, facts: Facts, limits: Gates) -> Check:
+    if facts.learns == "outcome":
+        return checks.not_about_outcomes("noise_ceiling", "they aren't votes, so there is no agreement to exceed")
     votes_for, votes_against = held_out.preferred("votes")
     return checks.noise_ceiling(candidate, votes_for, votes_against, limits)
 
@@ -220,7 +249,7 @@ def _seeds(folder: Path, held_out: Rows, candidate: Pairs, facts: Facts, limits:
         chosen_second = held_out.swapped
         for artifact in sorted(set(table["artifact"].to_pylist())):
             scores = table.filter(pc.equal(table["artifact"], artifact))
-            differences = _column(scores, "reward_first") - _column(scores, "reward_second")
+            differences = column_of(scores, "reward_first") - column_of(scores, "reward_second")
             differences = np.where(chosen_second, -differences, differences)
             accuracies[artifact] = statistics.accuracy(statistics.credit(differences[candidate.decided]), clusters)
     return checks.seeds(accuracies, facts.artifact, limits)
@@ -235,5 +264,5 @@ def _cross_fit(folder: Path, limits: Gates) -> Check:
     return cross_fit.cross_fitted(*cross_fit.read_pairs(folder / CROSS_FIT), limits)
 
 
-def _column(table: pa.Table, name: str) -> Floats:
+def column_of(table: pa.Table, name: str) -> Floats:
     return np.asarray(table[name].to_numpy(), dtype=np.float64)

@@ -6,8 +6,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from touchstone.model.card import CalibrationError, Centering
+from touchstone.model.card import CalibrationError, Centering, OutcomeCalibration, StepCalibration
 from touchstone.model.optimisation_budget import OptimisationBudget
+from touchstone.settings.objective import Learns
 from touchstone.statistics import CalibrationMap, MapError
 
 
@@ -55,6 +56,9 @@ class Facts(Part):
         earlier_confirm: what this reserved set said of the candidate in another decision, where it may not be asked
             again: "fail" for good, "undecided" until enough of its prompts are new. None: it may be asked.
         budget, champion_budget: how far candidate and champion may be optimised; None where nobody has measured it.
+        outcome, champion_outcome: what turns each model's rewards into probabilities of being correct; None: it learnt
+            from comparisons, or there is no champion.
+        process, champion_process: what each process model's values of steps mean; None where it is none.
     """
 
     artifact: str
@@ -85,12 +89,21 @@ class Facts(Part):
     earlier_confirm: Literal["fail", "undecided"] | None
     budget: OptimisationBudget | None = Field(default=None, exclude_if=absent)
     champion_budget: OptimisationBudget | None = Field(default=None, exclude_if=absent)
+    outcome: OutcomeCalibration | None = Field(default=None, exclude_if=absent)
+    champion_outcome: OutcomeCalibration | None = Field(default=None, exclude_if=absent)
+    process: StepCalibration | None = Field(default=None, exclude_if=absent)
+    champion_process: StepCalibration | None = Field(default=None, exclude_if=absent)
 
     def with_left_out(self, name: str, pairs: int) -> Facts:
         """These facts with the pairs of a set that are equal once cut."""
         return (
             self.model_copy(update={"equal_once_cut": {**(self.equal_once_cut or {}), name: pairs}}) if pairs else self
         )
+
+    @property
+    def learns(self) -> Learns:
+        """Which labels the candidate learnt from: what is asked of it depends on that."""
+        return "comparisons" if self.outcome is None else "outcome" if self.process is None else "process"
 
     @property
     def calibration_map(self) -> CalibrationMap:

@@ -17,11 +17,12 @@ from filelock import FileLock
 from touchstone.errors import GateError, LedgerError, TouchstoneError
 from touchstone.evaluation import cross_fitting
 from touchstone.evaluation.metrics import measure, rounded
-from touchstone.gate import checks, disagreements, holdout_ledger, record, rows
+from touchstone.evaluation.outcomes import measure_outcomes
+from touchstone.gate import checks, disagreements, holdout_ledger, outcomes, process, record, rows
 from touchstone.gate.case import Case, Champion, gather_facts, read_case
 from touchstone.gate.checks import Check, Verdict
 from touchstone.gate.evidence import judge_baselines, score_confirm, score_holdout
-from touchstone.gate.examination import examine, examine_confirm, required
+from touchstone.gate.examination import examine, examine_confirm, on_holdout, required
 from touchstone.gate.facts import Facts
 from touchstone.gate.fresh_scores import Scoring, fresh_processes
 from touchstone.gate.holdout_ledger import HoldoutOpened, Question, Use, VerdictReached
@@ -151,9 +152,11 @@ def recompute(folder: Path) -> tuple[list[Check], Verdict]:
         GateError: the record doesn't verify.
     """
     decided = record.load_decision(folder).record
-    results = examine(folder, decided.facts, decided.limits)
-    results.append(examine_confirm(folder, decided.facts, results, decided.limits))
-    return results, checks.verdict(results, required(decided.limits))
+    by_chains = decided.facts.learns == "process"
+    results = (process.examine if by_chains else examine)(folder, decided.facts, decided.limits)
+    on_reserve = process.examine_confirm if by_chains else examine_confirm
+    results.append(on_reserve(folder, decided.facts, results, decided.limits))
+    return results, checks.verdict(results, required(decided.limits, decided.facts.learns))
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -191,6 +194,8 @@ def _decide(
     facts = gather_facts(case, use.count, earlier, use.look)
 
     # Score and examine: the holdout, and the reserved set where nothing else stands against a promotion.
+    if case.learns == "process":
+        return _decide_by_chains(case, settings, ledger_path, work, question, use, facts, who, score, provenance)
     if case.limits.policy == "small_data":  # whose folds cut through the reserved set too
         holdout_ledger.open_confirm(ledger_path, question, case.prompts["confirm"])
         fit = cross_fitting.cross_fit(case.build, settings, state / "cross_fits")
@@ -198,13 +203,48 @@ def _decide(
     baselines = judge_baselines(case)
     facts = facts.with_left_out("holdout", score_holdout(case, work, score, baselines["holdout"]))
     results = examine(work, facts, case.limits)
-    if checks.verdict(results) is Verdict.PROMOTE and earlier is None:
+    if checks.verdict(results, on_holdout(case.learns)) is Verdict.PROMOTE and earlier is None:
         holdout_ledger.open_confirm(ledger_path, question, case.prompts["confirm"])
         facts = facts.with_left_out("confirm", score_confirm(case, work, score, baselines["confirm"]))
     results.append(examine_confirm(work, facts, results, case.limits))
 
-    # Write.
-    verdict = checks.verdict(results, required(case.limits))
+    return _written(case, settings, use, facts, results, work, who, provenance)
+
+
+def _decide_by_chains(
+    case: Case,
+    settings: Settings,
+    ledger_path: Path,
+    work: Path,
+    question: Question,
+    use: Use,
+    facts: Facts,
+    who: str,
+    score: Scoring,
+    provenance: Provenance,
+) -> Decision:
+    """`_decide` of a process model, whose evidence is chains of steps; it isn't cross-fitted where data is small."""
+    process.score_holdout(case, work, score)
+    results = process.examine(work, facts, case.limits)
+    if checks.verdict(results) is Verdict.PROMOTE and facts.earlier_confirm is None:
+        holdout_ledger.open_confirm(ledger_path, question, case.prompts["confirm"])
+        process.score_confirm(case, work, score)
+    results.append(process.examine_confirm(work, facts, results, case.limits))
+    return _written(case, settings, use, facts, results, work, who, provenance)
+
+
+def _written(
+    case: Case,
+    settings: Settings,
+    use: Use,
+    facts: Facts,
+    results: Sequence[Check],
+    work: Path,
+    who: str,
+    provenance: Provenance,
+) -> Decision:
+    """Write the record and the page beside the evidence."""
+    verdict = checks.verdict(results, required(case.limits, case.learns))
     content = _content(case, settings, use, facts, results, verdict, work, who, provenance)
     written = record.write(work, content)
     write_atomic(work / record.PAGE, page_of(work, written))
@@ -249,8 +289,8 @@ def _content(
         new_prompt_shares=settings.split.shares,
         checks=tuple(results),
         metrics=SetMetrics(
-            holdout=_measure(rows.read(work / record.ROWS, "holdout"), facts),
-            confirm=_measure(rows.read(work / record.ROWS, "confirm"), facts),
+            holdout=_measure(rows.read(work / record.ROWS, "holdout"), facts, work),
+            confirm=_measure(rows.read(work / record.ROWS, "confirm"), facts, work),
         ),
         facts=facts,
         thresholds=settings.gates.model_dump(mode="json"),
@@ -295,12 +335,21 @@ def _close(state: Path, decision: Decision) -> None:
     )
 
 
-def _measure(rows: Rows, facts: Facts) -> Metrics | None:
-    """Metrics of one set with the baselines beside; None where it wasn't opened or can't be measured."""
+def _measure(rows: Rows, facts: Facts, work: Path) -> Metrics | None:
+    """Metrics of one set with the baselines beside; None where it wasn't opened or can't be measured.
+
+    Args:
+        work: where outcomes.parquet lies, if there is one.
+    """
     if not rows.table.num_rows:
         return None
     try:
         measured = measure(rows.plain(), rows.baselines(), facts.calibration_map, facts.map_error)
+        if facts.learns == "outcome":
+            asked = outcomes.read(work / record.OUTCOMES, str(rows.table["set"][0]), facts)
+            measured["outcome"] = measure_outcomes(
+                asked.rows, asked.rewards, asked.outcome_map, asked.covariance, asked.baselines
+            )
     except TouchstoneError:  # scores that aren't finite: the checks say so, and there is nothing to measure
         return None
     return Metrics.model_validate(rounded(measured))

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from touchstone.groups import Completion, Group, best_completion
+from touchstone.groups import Completion, Group, best_answer
 from touchstone.model.scores import RawScore
 from touchstone.refusals import beaten_by_refusal, clusters_to_refuse, is_refusal, on_safety_axis, silence_may_be_right
 
@@ -88,19 +88,25 @@ class Question:
     must_lose: bool
 
 
-def questions(groups: Sequence[Group], count: int, safety_axes: Collection[str]) -> list[Question]:
+def questions(
+    groups: Sequence[Group], count: int, safety_axes: Collection[str], *, variants: bool = True
+) -> list[Question]:
     """All that is asked: probes that must lose on about `count` prompts, spread evenly, then refusals that must not.
 
     Groups without a preference have no best completion and are passed over, as are those whose best completion may be
     worse than silence. Of either kind one question is asked per
     cluster: the bound of a rate counts prompts that are independent.
+
+    Args:
+        variants: also ask VARIANTS. Half of a right chain of steps is right as far as it goes, so a process model
+            isn't asked them.
     """
     refusing = clusters_to_refuse(groups, safety_axes)
     safety = {group.cluster_id for group in groups if on_safety_axis(group, safety_axes)}
     judged = {
         group.cluster_id: (group, best)
         for group in groups
-        if not silence_may_be_right(group, safety_axes) and (best := best_completion(group)) is not None
+        if not silence_may_be_right(group, safety_axes) and (best := best_answer(group)) is not None
     }
     refused = {
         group.cluster_id: (group, worse[0])
@@ -108,7 +114,7 @@ def questions(groups: Sequence[Group], count: int, safety_axes: Collection[str])
         if group.cluster_id in safety and (worse := beaten_by_refusal(group))
     }
     return [
-        *(_must_lose(group, best, group.cluster_id in refusing) for group, best in _spread(judged, count)),
+        *(_must_lose(group, best, group.cluster_id in refusing, variants) for group, best in _spread(judged, count)),
         *(_must_not_lose(group, compliance) for group, compliance in _spread(refused, count)),
     ]
 
@@ -119,10 +125,10 @@ def _spread(by_cluster: Mapping[str, tuple[Group, int]], count: int) -> list[tup
     return found[:: max(1, len(found) // count)] if found else []
 
 
-def _must_lose(group: Group, best: int, may_refuse: bool) -> Question:
+def _must_lose(group: Group, best: int, may_refuse: bool, variants: bool) -> Question:
     """Every probe against the best completion, without those that refuse where a refusal may be right."""
     chosen = group.completions[best]
-    texts = {name: write(group, chosen.text) for name, write in _ALL.items()}
+    texts = {name: write(group, chosen.text) for name, write in (_ALL if variants else PROBES).items()}
     asked = {name: text for name, text in texts.items() if not (may_refuse and is_refusal(text))}
     return _question(group, chosen, asked, must_lose=True)
 

@@ -8,6 +8,10 @@ seeds.parquet           the scores of the same recipe with other seeds, where th
 cross_fit.parquet       the scores of the folds' models, where the data is small
 train_prompts.txt       digests of the training prompts, for the day when this model is the champion
 disagreements.json      the pairs where the model contradicts the labels most, in text
+outcomes.parquet        every labelled completion with the rewards of candidate and champion and the baselines' log
+                        odds, where the model learnt from outcome labels
+chains.parquet          every labelled chain with its steps' values by candidate and champion, and the errors that the
+                        baselines find, where the model learnt from step labels; rows.parquet is empty then
 asked.parquet           pairs beside the holdout that people were asked about, with both models' scores and the votes
 decision.html           the same for people; computed from the above, so no digest covers it
 """
@@ -33,7 +37,8 @@ from touchstone.settings.gates import Gates, Policy
 SCHEMA_VERSION = 3
 FILE, PAGE = "decision.json", "decision.html"
 ROWS, TEXTS, PROBES = "rows.parquet", "texts.parquet", "probes.parquet"
-SEEDS, CROSS_FIT, ASKED = "seeds.parquet", "cross_fit.parquet", "asked.parquet"
+SEEDS, CROSS_FIT, ASKED, OUTCOMES = "seeds.parquet", "cross_fit.parquet", "asked.parquet", "outcomes.parquet"
+CHAINS = "chains.parquet"
 TRAIN_PROMPTS, DISAGREEMENTS = "train_prompts.txt", "disagreements.json"
 EVIDENCE = frozenset({ROWS, TEXTS, PROBES, TRAIN_PROMPTS, DISAGREEMENTS})
 """What every decision has."""
@@ -104,12 +109,47 @@ class SpreadMetrics(Part):
     margin_area_high: float | None
 
 
+class ClassifierMetrics(Part):
+    """How well correct answers are told from wrong ones, each number with its 95% interval."""
+
+    auc: float
+    auc_low: float
+    auc_high: float
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    brier: float
+    brier_low: float
+    brier_high: float
+    log_loss: float
+    log_loss_low: float
+    log_loss_high: float
+
+
+class OutcomeMetrics(ClassifierMetrics):
+    """What `evaluation.outcomes.measure_outcomes` gives for one set, and explains."""
+
+    completions: int
+    prompts: int
+    clusters: int
+    correct_share: float
+    calibration_error: float
+    calibration_error_null: float
+    slope: float | None
+    slope_low: float | None
+    slope_high: float | None
+    level: float
+    best_of: tuple[dict[str, float | int], ...]
+    baselines: dict[str, ClassifierMetrics]
+
+
 class Metrics(Accuracy):
     """What `evaluation.metrics.measure` gives for one set, and explains.
 
     Attributes:
         calibration_error_null_q95: of older records, another null: it took correlated pairs for independent ones.
         spread: of an ensemble.
+        outcome: the same completions as a classifier sees them; None for a model that learnt from comparisons.
     """
 
     pairs: int
@@ -130,6 +170,7 @@ class Metrics(Accuracy):
     gap_closed: float | None
     missing: dict[str, str]
     spread: SpreadMetrics | None = Field(default=None, exclude_if=absent)
+    outcome: OutcomeMetrics | None = Field(default=None, exclude_if=absent)
 
     @property
     def null_error(self) -> float:

@@ -210,7 +210,7 @@ class Rows:
 
 
 def append(table: pa.Table, path: Path) -> None:
-    """Add rows to rows.parquet."""
+    """Add rows to a file of theirs."""
     if path.exists():
         table = pa.concat_tables([pq.read_table(path, schema=table.schema), table])
     pq.write_table(table, path, compression="zstd")

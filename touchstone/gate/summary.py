@@ -23,9 +23,14 @@ def causes(verdict: Verdict, checks: Sequence[Check]) -> list[Check]:
 
 
 def askable(verdict: Verdict, checks: Sequence[Check], champion: str | None) -> bool:
-    """Whether labels of pairs that the two models order differently may close what is open."""
+    """Whether labels of pairs that the two models order differently may close what is open.
+
+    They may not where outcomes are learnt (then there is a check `auc`): people are asked which answer they prefer.
+    """
     blocking = {check.name for check in causes(verdict, checks)}
-    return verdict is Verdict.INCONCLUSIVE and champion is not None and not blocking.isdisjoint({"champion", "slices"})
+    by_people = all(check.name != "auc" for check in checks)
+    open_to_labels = not blocking.isdisjoint({"champion", "slices"})
+    return verdict is Verdict.INCONCLUSIVE and champion is not None and by_people and open_to_labels
 
 
 def summarise(
@@ -36,7 +41,7 @@ def summarise(
     champion: str | None,
     policy: str = "strict",
 ) -> str:
-    """The sentences.
+    """The sentences. A model that learnt from outcome labels is known by its check `auc`.
 
     Args:
         name: of the model.
@@ -46,13 +51,24 @@ def summarise(
     by_name = {check.name: check for check in checks}
     if verdict is Verdict.PROMOTE:
         floor = by_name["floor"]
-        beaten = {baseline: floor.details[f"accuracy, {baseline}"] for baseline in ("longer_wins", "linear")}
         how = "is not worse than" if policy == "refresh" else "is better than"
         against = f" and {how} the champion, version {champion}" if champion else " and is the first of its name"
+        if of_chains(floor):
+            f1 = {str(row["model"]): float(row["f1"] or 0.0) for row in floor.table}
+            others = ", ".join(f"{name} {value:.3f}" for name, value in f1.items() if name != "model")
+            return (
+                f"{name} may be promoted: in chains of steps that it never saw it finds the first wrong step with F1 "
+                f"{f1['model']:.3f} ({others}){against}."
+            )
+        beaten = {baseline: floor.details[f"accuracy, {baseline}"] for baseline in ("longer_wins", "linear")}
+        agrees = f"it agrees with the labels in {floor.value:.1%} of the comparisons"
+        if "auc" in by_name:
+            agrees = (
+                f"it scores a correct answer above a wrong one to the same prompt in {floor.value:.1%} of the cases"
+            )
         return (
-            f"{name} may be promoted: on prompts it never saw it agrees with the labels in {floor.value:.1%} of the "
-            f"comparisons (length alone {beaten['longer_wins']:.1%}, words and length {beaten['linear']:.1%})"
-            f"{against}.{_asked(by_name)}"
+            f"{name} may be promoted: on prompts it never saw {agrees} (length alone {beaten['longer_wins']:.1%}, "
+            f"words and length {beaten['linear']:.1%}){against}.{_asked(by_name)}"
         )
     blocking = causes(verdict, checks)
     names = ", ".join(check.name.replace("_", " ") for check in blocking) or "a required check that is missing"
@@ -68,6 +84,11 @@ def summarise(
     elif askable(verdict, checks, champion):
         more = " `touchstone labels ask` asks for labels only where the two models disagree."
     return f"{name} can't be decided on yet; open: {names}. {first.reason}{more}"
+
+
+def of_chains(floor: Check) -> bool:
+    """Whether a floor is a process model's: then its table holds F1 by model."""
+    return any("f1" in row for row in floor.table)
 
 
 def _asked(checks: Mapping[str, Check]) -> str:

@@ -10,12 +10,14 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from touchstone.errors import ArtifactError
 from touchstone.groups import Message
 from touchstone.runtime.files import digest_file, digest_value, write_json
-from touchstone.statistics import CalibrationMap, MapError
+from touchstone.settings.objective import Learns
+from touchstone.statistics import CalibrationMap, Floats, MapError, OutcomeMap
 
 FILE = "reward.json"
 
@@ -106,6 +108,84 @@ class Calibration(_Part):
         return None if self.error is None else self.error.map_error
 
 
+class OutcomeError(_Part):
+    """Standard errors of intercept and slope, and their correlation; clusters count, not completions."""
+
+    intercept: float
+    slope: float
+    correlation: float
+
+    @property
+    def covariance(self) -> Floats:
+        """Of intercept and slope, shape (2, 2)."""
+        across = self.correlation * self.intercept * self.slope
+        return np.array([[self.intercept**2, across], [across, self.slope**2]])
+
+
+class OutcomeCalibration(_Part):
+    """a and b of P(correct) = sigmoid(a + b r), with r the reward; fitted on the labelled completions of the
+    calibration set (Platt 1999), every family of prompts weighing the same.
+
+    Attributes:
+        intercept, slope: a and b; b is above 0, so that rewards and probabilities order completions alike.
+        error: of the fit; None where the labels could be separated.
+        log_loss: on the calibration set itself, so an optimistic number.
+        correct_share: of the labels, families weighing the same.
+        completions: labelled ones, decided (not 1/2) or not.
+        n_prompts: families.
+    """
+
+    intercept: float
+    slope: float = Field(gt=0)
+    error: OutcomeError | None
+    log_loss: float
+    correct_share: float
+    completions: int
+    n_prompts: int
+
+    @property
+    def map(self) -> OutcomeMap:
+        """What turns a reward into a probability."""
+        return OutcomeMap(self.intercept, self.slope)
+
+    @property
+    def covariance(self) -> Floats | None:
+        """Of intercept and slope, shape (2, 2); None where nobody knows it."""
+        return None if self.error is None else self.error.covariance
+
+
+class StepCalibration(_Part):
+    """What a process model's values of steps mean: a and b of P(step isn't wrong) = sigmoid(a + b x), with x the log
+    odds that the head gives, and where the first wrong step is found; all from the calibration set.
+
+    Attributes:
+        intercept, slope: a and b, fitted on every labelled step (Platt 1999), families of prompts weighing alike.
+        error: of the fit; None where the labels could be separated.
+        threshold: the first step whose x lies below it is called wrong.
+        f1: how well that finds first errors (`statistics.first_error`), on the same set, so an optimistic number.
+        steps, chains, n_prompts: labelled steps, chains with a known first error or none, families.
+    """
+
+    intercept: float
+    slope: float = Field(gt=0)
+    error: OutcomeError | None
+    threshold: float
+    f1: float
+    steps: int
+    chains: int
+    n_prompts: int
+
+    @property
+    def map(self) -> OutcomeMap:
+        """What turns a step's log odds into a probability."""
+        return OutcomeMap(self.intercept, self.slope)
+
+    @property
+    def covariance(self) -> Floats | None:
+        """Of intercept and slope, shape (2, 2); None where nobody knows it."""
+        return None if self.error is None else self.error.covariance
+
+
 class Turn(_Part):
     """One message of a self-test's prompt."""
 
@@ -133,21 +213,32 @@ class SelfTest(_Part):
 
 
 class Card(_Part):
-    """The whole `reward.json`. Version 1 had no noise floor and no error of the temperature.
+    """The whole `reward.json`. Version 1 had no noise floor and no error of the temperature; version 3 is version 2
+    with the probability of being correct, which only models have that learnt from outcome or step labels.
 
     Attributes:
+        outcome: what turns a reward into the probability that the answer is correct; of a process model, that no step
+            is wrong.
+        process: of a process model, what its values of steps mean.
         rule: the scoring rule as plain JSON (templating.ScoringRule reads it).
         seeds: by name.
         files: SHA-256 of every other file, by POSIX path.
     """
 
-    schema_version: Literal[1, 2]
+    schema_version: Literal[1, 2, 3]
     rule: dict[str, Any]
     centering: Centering
     calibration: Calibration
+    outcome: OutcomeCalibration | None = None
+    process: StepCalibration | None = None
     seeds: dict[str, int]
     self_test: list[SelfTest]
     files: dict[str, str]
+
+    @property
+    def learns(self) -> Learns:
+        """Which labels the model learnt from, as far as its scores say."""
+        return "comparisons" if self.outcome is None else "outcome" if self.process is None else "process"
 
     @property
     def digest(self) -> str:

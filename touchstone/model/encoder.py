@@ -143,7 +143,7 @@ class EncoderRewardModel(PreTrainedModel):
         self.encoder: Any = AutoModel.from_config(backbone_config)
         if getattr(self.encoder, "pooler", None) is not None:
             self.encoder.pooler = None
-        self.score = nn.Linear(backbone_config.hidden_size, 1, bias=False)
+        self.score = nn.Linear(backbone_config.hidden_size, 3 if config.num_labels == 3 else 1, bias=False)
         self.linear = LinearPart(backbone_config.vocab_size) if config.linear else None
         self.has_types = getattr(backbone_config, "type_vocab_size", 0) >= 2
         self.post_init()  # type: ignore[no-untyped-call]
@@ -157,11 +157,16 @@ class EncoderRewardModel(PreTrainedModel):
             attention_mask: [B, T], 1 where there is a token.
             segments: [B, T], 1 where the token is the completion's.
         """
-        types = {"token_type_ids": segments} if self.has_types else {}
-        states: Tensor = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **types).last_hidden_state
+        states = self.states(input_ids, attention_mask, segments)
         states = states.to(torch.promote_types(states.dtype, torch.float32))
         real = attention_mask.unsqueeze(-1)
         return (states * real).sum(dim=1) / real.sum(dim=1)
+
+    def states(self, input_ids: Tensor, attention_mask: Tensor, segments: Tensor) -> Tensor:
+        """The last hidden states, [B, T, hidden size]; arguments as `pooled`."""
+        types = {"token_type_ids": segments} if self.has_types else {}
+        states: Tensor = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **types).last_hidden_state
+        return states
 
 
 def put_beside(network: EncoderRewardModel, part: LinearPart | None) -> None:

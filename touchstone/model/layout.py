@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -56,6 +56,8 @@ class Batch:
         input_ids: [B, T] int64; a packed row is [1, T], others are padded on the right with 0.
         position_ids: [B, T] int64.
         rows, columns: [N] int64: row and column of each completion's last token.
+        sizes: per completion, how many of its tokens the head is read at where it is read at several.
+        before: [sum of sizes] int64: how many tokens before its completion's last one each of these lies.
         owners: per completion, index of its group among those encoded and its own index in the group.
         packing: how a packed row is divided; None for padded rows.
         attention_mask: [B, T] int64, 1 where there is a token; None for a packed row.
@@ -68,6 +70,8 @@ class Batch:
     position_ids: Tensor
     rows: Tensor
     columns: Tensor
+    sizes: list[int]
+    before: Tensor
     owners: list[tuple[int, int]]
     packing: Packing | None
     attention_mask: Tensor | None
@@ -81,7 +85,7 @@ class Batch:
             return self
         moved = {
             name: part.to(device, non_blocking=True)
-            for name in ("input_ids", "position_ids", "rows", "columns", "attention_mask", "segments")
+            for name in ("input_ids", "position_ids", "rows", "columns", "before", "attention_mask", "segments")
             if (part := getattr(self, name)) is not None
         }
         return replace(self, **moved)
@@ -171,11 +175,14 @@ def padded_batch(encoded: Sequence[EncodedGroup], owners: Sequence[tuple[int, in
     for row, text in zip(ids, texts, strict=True):
         row[: len(text)] = text
     tokens = int(lengths.sum())
+    sizes, before = _reads(encoded, owners)
     return Batch(
         input_ids=torch.from_numpy(ids),
         position_ids=torch.from_numpy(counting * mask),
         rows=torch.arange(len(texts)),
         columns=torch.from_numpy(lengths - 1),
+        sizes=sizes,
+        before=before,
         owners=list(owners),
         packing=None,
         attention_mask=torch.from_numpy(mask),
@@ -234,37 +241,89 @@ def read_rewards(network: PreTrainedModel, batch: Batch, precision: Precision = 
 
 def rewards_from(network: PreTrainedModel, batch: Batch, hidden: Tensor) -> Tensor:
     """`read_rewards` of what `read_hidden` gave."""
+    reward = _read_head(network, hidden)
+    if isinstance(network, EncoderRewardModel) and network.linear is not None and batch.segments is not None:
+        with torch.autocast(hidden.device.type, enabled=False):
+            reward = reward + network.linear(batch.input_ids, batch.segments)
+    return reward
+
+
+def token_log_odds(model: RewardModel, batch: Batch, precision: Precision = "fp32") -> Tensor:
+    """What the head says at every token of every completion that is read, the completions end to end in the order of
+    `batch.owners`: [sum of batch.sizes], at least float32. Of several classes, the log odds of not being wrong."""
+    return not_wrong(read_token_log_odds(model.network, batch.to(model.device), precision))
+
+
+def not_wrong(values: Tensor) -> Tensor:
+    """Log odds of a step not being wrong, [S]: as they are, or from logits of wrong, neutral and correct, [S, 3].
+
+    A neutral step counts as one that isn't wrong (Lightman et al. 2023, appendix F).
+    """
+    return values if values.dim() == 1 else torch.logsumexp(values[:, 1:], dim=-1) - values[:, 0]
+
+
+def read_token_log_odds(network: PreTrainedModel, batch: Batch, precision: Precision = "fp32") -> Tensor:
+    """`token_log_odds` for a bare network whose device the batch is on: [S], or of three classes the logits, [S, 3].
+    Prompts and padding are never read."""
+    states = _last_states(network, batch, precision)
+    sizes = torch.tensor(batch.sizes, device=states.device)
+    columns = batch.columns.repeat_interleave(sizes) - batch.before
+    hidden = states[batch.rows.repeat_interleave(sizes), columns]
+    return _read_head(network, hidden.to(torch.promote_types(hidden.dtype, torch.float32)))
+
+
+def _read_head(network: PreTrainedModel, hidden: Tensor) -> Tensor:
+    """The head's value for each row of hidden states, or its values where it has several."""
     head = head_of(network, outputs=None)
     # A bf16 head leaves too few distinct rewards: near pairs would tie.
     with torch.autocast(hidden.device.type, enabled=False):
-        reward: Tensor = head(hidden.to(head.weight.dtype)).squeeze(-1)
-        if isinstance(network, EncoderRewardModel) and network.linear is not None and batch.segments is not None:
-            reward = reward + network.linear(batch.input_ids, batch.segments)
-        return reward
+        value: Tensor = head(hidden.to(head.weight.dtype))
+        return value.squeeze(-1)
 
 
 def read_hidden(network: PreTrainedModel, batch: Batch, precision: Precision = "fp32") -> Tensor:
     """What the head reads, [N, hidden size], at least float32: of a decoder the last hidden state at each completion's
     last token, of an encoder the mean over the text's last hidden states."""
-    device = batch.input_ids.device.type
-    with torch.autocast(device, torch.bfloat16) if precision == "bf16" else nullcontext():
+    if isinstance(network, EncoderRewardModel):
+        with _computing(batch, precision):
+            return network.pooled(*_encoder_inputs(batch))
+    last = _last_states(network, batch, precision)[batch.rows, batch.columns]
+    return last.to(torch.promote_types(last.dtype, torch.float32))
+
+
+def _last_states(network: PreTrainedModel, batch: Batch, precision: Precision) -> Tensor:
+    """The last hidden states, [B, T, hidden size], in the backbone's own type."""
+    with _computing(batch, precision):
         if isinstance(network, EncoderRewardModel):
-            if batch.attention_mask is None or batch.segments is None:
-                raise ModelError("an encoder sees both ways and takes no packed rows; ask `layout.shares_prompt`")
-            # Its positions are its own business: RoBERTa's don't begin at 0.
-            return network.pooled(batch.input_ids, batch.attention_mask, batch.segments)
+            return network.states(*_encoder_inputs(batch))
         if batch.packing is None:
             mask = {"attention_mask": batch.attention_mask}
         else:
             mask = attention.packed_arguments(network, batch.packing)
-        hidden: Tensor = _backbone(network)(
+        states: Tensor = _backbone(network)(
             input_ids=batch.input_ids,
             position_ids=batch.position_ids,
             use_cache=False,
             **mask,
         ).last_hidden_state
-    last = hidden[batch.rows, batch.columns]
-    return last.to(torch.promote_types(last.dtype, torch.float32))
+        return states
+
+
+def _computing(batch: Batch, precision: Precision) -> AbstractContextManager[object]:
+    """Around the backbone's forward."""
+    device = batch.input_ids.device.type
+    return torch.autocast(device, torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def _encoder_inputs(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """What an encoder takes; its positions are its own business: RoBERTa's don't begin at 0.
+
+    Raises:
+        ModelError: the batch is a packed row.
+    """
+    if batch.attention_mask is None or batch.segments is None:
+        raise ModelError("an encoder sees both ways and takes no packed rows; ask `layout.shares_prompt`")
+    return batch.input_ids, batch.attention_mask, batch.segments
 
 
 def shares_prompt(model: RewardModel) -> bool:
@@ -386,11 +445,14 @@ def _pack(encoded: Sequence[EncodedGroup], rows: Sequence[Row], prefixes: Prefix
             owners.append((row.item, completion))
             separate += prompt + len(tokens)
     # As one row of tensors.
+    sizes, before = _reads(encoded, owners)
     return Batch(
         input_ids=torch.tensor([ids]),
         position_ids=torch.tensor([positions]),
         rows=torch.zeros(len(columns), dtype=torch.int64),
         columns=torch.tensor(columns),
+        sizes=sizes,
+        before=before,
         owners=owners,
         packing=Packing(tuple(spans)),
         attention_mask=None,
@@ -398,6 +460,17 @@ def _pack(encoded: Sequence[EncodedGroup], rows: Sequence[Row], prefixes: Prefix
         tokens=len(ids),
         separate_tokens=separate,
     )
+
+
+def _reads(encoded: Sequence[EncodedGroup], owners: Sequence[tuple[int, int]]) -> tuple[list[int], Tensor]:
+    """`Batch.sizes` and `Batch.before`: what a group names, else every token of its completions."""
+    places = []
+    for item, completion in owners:
+        group = encoded[item]
+        last = len(group.completion_ids[completion]) - 1
+        read = range(last + 1) if group.reads is None else group.reads[completion]
+        places.append(last - np.asarray(read, dtype=np.int64))
+    return [len(part) for part in places], torch.from_numpy(np.concatenate(places))
 
 
 def _backbone(network: PreTrainedModel) -> nn.Module:

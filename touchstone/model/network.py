@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -39,6 +39,8 @@ from touchstone.model.encoder import (
 from touchstone.model.length_free import unwrapped
 from touchstone.model.pinned import resolve
 from touchstone.model.templating import ScoringRule, scoring_rule
+from touchstone.model.tokenwise import TokenwiseConfig, wrapped
+from touchstone.runtime.files import write_json
 from touchstone.runtime.texts import FORM, Form
 from touchstone.settings.model import Model
 
@@ -53,6 +55,8 @@ MODEL_TYPE = "touchstone_ensemble"
 """What the config.json of several models in one names, so that stock loaders refuse it."""
 
 _TEMPLATES = {"last": "chat template", "mean": "template for pairs"}
+UNIT, AGGREGATION, CLASSES = "touchstone_unit", "touchstone_aggregation", "touchstone_classes"
+"""Keys of config.json under which a checkpoint says what its head is read for."""
 
 Quantization = dict[str, Any]
 """Arguments of `from_pretrained` that quantise the backbone's linear layers while they are loaded."""
@@ -191,6 +195,11 @@ def load_reward_model(
             "comes from more than that class computes, and would be another one; convert it to the plain class first"
         )
     if rule is not None and rule != model.rule:
+        if _reading(rule) != _reading(model.rule):
+            raise ModelError(
+                f"{folder}/config.json says {_reading(model.rule)} of what is read, and the scoring rule "
+                f"{_reading(rule)}; seal the model again"
+            )
         raise ModelError(f"the {_TEMPLATES[rule.pooling]} in {folder} is not the one that its scoring rule names")
     check_finite(model.network, str(folder))
     model.network.train(False)
@@ -212,27 +221,80 @@ def save(model: RewardModel, folder: Path, dtype: torch.dtype = torch.float32) -
     # Recorded for whoever loads the folder without a reward.json.
     model.network.config.touchstone_max_tokens = model.rule.max_tokens
     model.network.config.dtype = dtype
+    _label(model.network.config, model.rule.classes)
     try:
         model.network.save_pretrained(folder, state_dict={name: t.detach() for name, t in state.items()})
         model.tokenizer.save_pretrained(folder)
     except SafetensorError as error:  # a full disk reaches us as the library's own error
         raise ModelError(f"the model can't be written to {folder}: {error}") from error
+    state_reading(folder, model.rule)
+
+
+def _reading(rule: ScoringRule) -> str:
+    """What a rule says of where the head is read, and what becomes of it."""
+    return f"{rule.unit}/{rule.aggregation}/{rule.classes}"
+
+
+def state_reading(folder: Path, rule: ScoringRule) -> None:
+    """Say in a checkpoint's config.json what its head is read for; hide it from loaders that would read it otherwise.
+
+    A reward that isn't read at the last token alone is one that stock loaders would get wrong without a word: the
+    configuration gets a type of its own, which they refuse (`tokenwise`). Nothing is written for plain rewards.
+    """
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    plain = config.get("backbone", config) if config["model_type"] == TokenwiseConfig.model_type else config
+    if rule.unit == "text" and UNIT not in plain:
+        return
+    plain |= {UNIT: rule.unit, AGGREGATION: rule.aggregation}
+    plain |= {CLASSES: rule.classes} if rule.classes != 2 else {}
+    # A step is read in front of the template's closing, where no stock loader looks.
+    as_stock_reads = rule.aggregation == "last" and rule.unit != "step"
+    own_type = plain["model_type"] == EncoderConfig.model_type
+    write_json(path, plain if as_stock_reads or own_type else wrapped(plain))
+
+
+def read_every_token(model: RewardModel) -> None:
+    """From now on the head is read at every token of a completion. What becomes of its values is sealed; until then it
+    is their mean, so that no loader takes the last one for the whole."""
+    model.rule = replace(model.rule, unit="token", aggregation="mean")
+
+
+def read_every_step(model: RewardModel, classes: Literal[2, 3], seed: int) -> None:
+    """From now on the head is read behind every step of a completion; their least value is the reward until sealing
+    says otherwise. With three classes the head is a new one with a row each, drawn as `load_base` draws one."""
+    model.rule = replace(model.rule, unit="step", aggregation="min", classes=classes)
+    if classes == 3 and head_of(model.network).out_features != classes:
+        old = head_of(model.network)
+        head = nn.Linear(old.in_features, classes, bias=old.bias is not None)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            head.weight.normal_(0.0, (head.in_features + 1) ** -0.5, generator=generator)
+            if head.bias is not None:
+                head.bias.zero_()
+        model.network.score = head.to(old.weight.device, old.weight.dtype)
+
+
+def _label(config: PretrainedConfig, classes: int) -> None:
+    """How many rows the head has: one where two classes are told apart."""
+    config.num_labels = 1 if classes == 2 else classes
 
 
 def head_of(network: PreTrainedModel, outputs: int | None = 1) -> nn.Linear:
     """The linear layer that gives the reward.
 
     Args:
-        outputs: how many it must have; None for any number, as several heads over one trunk have while they train.
+        outputs: how many it must have, if it isn't a process model's, which may have three; None for any number, as
+            several heads over one trunk have while they train.
 
     Raises:
         ModelError: the architecture keeps its head elsewhere.
     """
     head = getattr(network, "score", None)
-    if not isinstance(head, nn.Linear) or outputs not in (None, head.out_features):
+    if not isinstance(head, nn.Linear) or (outputs is not None and head.out_features not in (outputs, 3)):
         raise ModelError(
-            f"{type(network).__name__} has no linear head `score` with one output; decoders whose class for "
-            "AutoModelForSequenceClassification has one are supported"
+            f"{type(network).__name__} has no linear head `score` with one output, or three of a process model; "
+            "decoders whose class for AutoModelForSequenceClassification has one are supported"
         )
     return head
 
@@ -302,7 +364,10 @@ def _load(
     try:
         stated = AutoConfig.from_pretrained(base, revision=revision, trust_remote_code=trust_remote_code, num_labels=1)
         config, slope = unwrapped(stated)
+        if isinstance(config, TokenwiseConfig):
+            config = config.plain()
         rule = replace(rule_of(config, tokenizer, max_tokens, text_form), length_slope=slope)
+        _label(config, rule.classes)
         _prepare(config, tokenizer.pad_token_id)
         network, info = _network_class(config).from_pretrained(
             base,
@@ -337,12 +402,17 @@ def rule_of(
     Raises:
         ModelError: the tokenizer can't write what the rule needs, or `max_tokens` is too few or too many.
     """
+    reading: dict[str, Any] = {
+        name: getattr(config, key)
+        for name, key in (("unit", UNIT), ("aggregation", AGGREGATION), ("classes", CLASSES))
+        if hasattr(config, key)
+    }
     if not (is_encoder(config) or isinstance(config, EncoderConfig)):
-        return scoring_rule(tokenizer, max_tokens, text_form=text_form)
+        return replace(scoring_rule(tokenizer, max_tokens, text_form=text_form), **reading)
     longest = longest_text(config)
     if longest is not None and max_tokens > longest:
         raise ModelError(f"model.max_tokens ({max_tokens}) exceeds the {longest} positions of this encoder; lower it")
-    return scoring_rule(tokenizer, max_tokens, "mean", text_form)
+    return replace(scoring_rule(tokenizer, max_tokens, "mean", text_form), **reading)
 
 
 def _network_class(config: PretrainedConfig) -> Any:

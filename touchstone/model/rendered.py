@@ -320,6 +320,11 @@ def _without_end(model: RewardModel, conversation: Conversation) -> Conversation
 def _as_it_stands(model: RewardModel, rendered: Rendered) -> EncodedGroup:
     """A text, special tokens parsed, or ids, as a group of one completion."""
     text, completion = rendered.text, rendered.completion
+    if completion is None and model.rule.aggregation != "last":
+        raise ModelError(
+            "this model reads every token of an answer, and the text doesn't say where one begins: it isn't as the "
+            "model's own template writes it; send prompt and completion apart (/v1/rewards, /score or /rerank)"
+        )
     backend = _pieces(model.tokenizer)._literals
     if isinstance(text, str) and isinstance(completion, str | None):
         prompt, answer = _text_ids(model, backend, text, completion, ends=rendered.ends)

@@ -89,7 +89,7 @@ def rescore(
         items = [(prompt, texts[::-1]) for prompt, texts in items[::-1]]
     description = f"score {len(groups):,} groups"
     if batching == "budget":
-        scores = scorer.raw(items, share=share, description=description)
+        scores = scorer.raw(items, share=share, description=description, values=scorer.model.rule.unit == "step")
     else:
         rows = 1 if batching == "alone" else int(batching)
         precision = scorer.card.centering.score_dtype

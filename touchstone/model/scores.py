@@ -39,6 +39,7 @@ SCORE_SCHEMA = pa.schema(
         ("truncated", pa.bool_()),
         ("tokens", pa.int32()),
         ("seen", pa.string()),
+        ("values", pa.list_(pa.float64())),
     ]
 )
 MEMBERS = pa.field("members", pa.list_(pa.float64()))
@@ -59,6 +60,8 @@ class RawScore:
             one are one text. Empty where nobody asked.
         members: of an ensemble each member's reward, standardised on the reference set; empty for a single model, and
             where members judge different things.
+        values: the log odds of each unit of the completion that the reward is aggregated from (`aggregation`); None
+            where the reward is read once, or nobody asked.
     """
 
     reward: float
@@ -66,6 +69,7 @@ class RawScore:
     tokens: int
     seen: str = ""
     members: tuple[float, ...] = ()
+    values: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,8 @@ class Score:
         tokens: of the completion, with the template's closing ones.
         spread: standard deviation over the members of an ensemble, in standard deviations of the reference set; None
             for a single model.
+        values: as `RawScore.values`.
+        correct: the calibrated probability that the answer is correct; None of a model that learnt from comparisons.
     """
 
     reward: float
@@ -88,6 +94,27 @@ class Score:
     truncated: bool
     tokens: int
     spread: float | None = None
+    values: tuple[float, ...] | None = None
+    correct: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChainScore:
+    """A chain of steps as a process model reads it.
+
+    Attributes:
+        score: the chain's own.
+        probability: that none of its steps is wrong.
+        log_odds, probabilities: of each step not being wrong, as the model gives them and as its sealed map does;
+            steps beyond its token limit have none.
+        first_error: place of the first step that the sealed threshold calls wrong; None where it calls none.
+    """
+
+    score: Score
+    probability: float
+    log_odds: tuple[float, ...]
+    probabilities: tuple[float, ...]
+    first_error: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,15 +139,22 @@ def as_item(group: Group) -> Item:
     return group.prompt, [completion.text for completion in group.completions]
 
 
-def centered(score: RawScore, centering: Centering) -> Score:
-    """A raw score placed in the reference set."""
-    return centered_rows([[score]], centering)[0][0]
+def centered(score: RawScore, centering: Centering, outcome: st.OutcomeMap | None = None) -> Score:
+    """A raw score placed in the reference set; arguments as `centered_rows`."""
+    return centered_rows([[score]], centering, outcome)[0][0]
 
 
-def centered_rows(rows: Sequence[Sequence[RawScore]], centering: Centering) -> list[list[Score]]:
-    """Raw scores placed in the reference set."""
+def centered_rows(
+    rows: Sequence[Sequence[RawScore]], centering: Centering, outcome: st.OutcomeMap | None = None
+) -> list[list[Score]]:
+    """Raw scores placed in the reference set.
+
+    Args:
+        outcome: what turns a reward into the probability of being correct, where the model has such a map.
+    """
     rewards = [score.reward for row in rows for score in row]
     percentiles = iter(st.percentile(rewards, centering.quantiles).tolist())
+    chances = iter([None] * len(rewards) if outcome is None else st.outcome_probability(rewards, outcome).tolist())
     return [
         [
             Score(
@@ -130,6 +164,8 @@ def centered_rows(rows: Sequence[Sequence[RawScore]], centering: Centering) -> l
                 truncated=score.truncated,
                 tokens=score.tokens,
                 spread=spread_of(score.members),
+                values=score.values,
+                correct=next(chances),
             )
             for score in row
         ]
@@ -174,7 +210,10 @@ def tolerance(
 def write_scores(path: Path, groups: Sequence[Group], scores: Sequence[Sequence[RawScore]], artifact: str) -> None:
     """Write one row per completion, in the order of groups; the artifact's digest goes into the file's metadata."""
     rows = [
-        (group.id, place, score.reward, score.truncated, score.tokens, score.seen, list(score.members))
+        (
+            *(group.id, place, score.reward, score.truncated, score.tokens, score.seen),
+            *(list(score.members), score.values),
+        )
         for group, row in zip(groups, scores, strict=True)
         for place, score in enumerate(row)
     ]
@@ -212,9 +251,12 @@ def read_scores(path: Path, groups: Sequence[Group]) -> list[list[RawScore]]:
                 raise DataError(
                     f"{path} doesn't hold the scores of group {group.id} where they should be; score again"
                 )
-            members = tuple(record["members"] or ())
+            members, values = tuple(record["members"] or ()), record["values"]
             row.append(
-                RawScore(record["reward"], record["truncated"], record["tokens"], record["seen"] or "", members)
+                RawScore(
+                    *(record["reward"], record["truncated"], record["tokens"], record["seen"] or "", members),
+                    None if values is None else tuple(values),
+                )
             )
         scores.append(row)
     if next(records, None) is not None:

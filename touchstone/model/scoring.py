@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from scipy import special
 
 from touchstone import statistics as st
 from touchstone.errors import ArtifactError, ModelError
+from touchstone.model.aggregation import aggregates
 from touchstone.model.card import Card, verify_digests
 from touchstone.model.combining import combine
 from touchstone.model.layout import (
@@ -26,14 +28,16 @@ from touchstone.model.layout import (
     plan_batches,
     rewards,
     shares_prompt,
+    token_log_odds,
 )
 from touchstone.model.network import RewardModel, head_of, load_reward_model
 from touchstone.model.prefix_cache import PrefixCache, digest_ids, open_cache
 from touchstone.model.processor import has_bf16, threads_for
-from touchstone.model.scores import Item, Ranked, RawScore, Score, centered, centered_rows, rank, tolerance
+from touchstone.model.scores import ChainScore, Item, Ranked, RawScore, Score, centered, centered_rows, rank, tolerance
 from touchstone.model.templating import EncodedGroup, ScoringRule, encode_many
 from touchstone.runtime.parallel import Threads
 from touchstone.runtime.progress import progress
+from touchstone.statistics.first_error import NO_ERROR, found_errors
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +59,7 @@ def raw_scores(
     token_budget: int | None = None,
     precision: Precision = "fp32",
     description: str | None = None,
+    values: bool = False,
 ) -> list[list[RawScore]]:
     """Score every completion of every item, in their order; a reward that isn't finite is returned as it is.
 
@@ -66,7 +71,9 @@ def raw_scores(
         ModelError: the template can't render a prompt's roles.
     """
     encoded = encode_many(model.tokenizer, model.rule, items)
-    return raw_scores_encoded(model, encoded, token_budget=token_budget, precision=precision, description=description)
+    return raw_scores_encoded(
+        model, encoded, token_budget=token_budget, precision=precision, description=description, values=values
+    )
 
 
 def raw_scores_encoded(
@@ -78,6 +85,7 @@ def raw_scores_encoded(
     share: slice = EVERY,
     description: str | None = None,
     cache: PrefixCache | None = None,
+    values: bool = False,
 ) -> list[list[RawScore]]:
     """`raw_scores` of what `encode_many` made of the items. Equal texts are computed once and score the same bits.
 
@@ -85,6 +93,7 @@ def raw_scores_encoded(
         share: which of the batches are computed; texts in the others get NaN. A batch doesn't know of the others, so
             processes that divide them give the very rewards that one would.
         cache: of this model; prompts that it knows are not computed again.
+        values: also what each unit of a completion says, where the reward is aggregated from several.
     """
     if token_budget is None:
         token_budget = TOKENS_ON_CPU if model.device.type == "cpu" else TOKENS_ON_GPU
@@ -94,7 +103,7 @@ def raw_scores_encoded(
     plan = plan_batches(merged, token_budget, shared=shared, prefixes=prefixes)[share]
     # Laid out one at a time: an earlier batch may have computed the prompt of a later one.
     batches = (lay_out(merged, rows, shared=shared, prefixes=prefixes) for rows in plan)
-    scores = _run(model, merged, batches, len(plan), precision, description)
+    scores = _run(model, merged, batches, len(plan), precision, description, values=values)
     if cache is not None and prefixes is not None:
         cache.keep(merged, prefixes)
     return [
@@ -124,15 +133,20 @@ def _merged(encoded: Sequence[EncodedGroup]) -> tuple[list[EncodedGroup], list[l
                 prompt = group.prompt_ids[start:]
                 by_start[start] = items.setdefault(digest_ids(group.anchor + prompt), len(merged))
                 if by_start[start] == len(merged):
-                    merged.append(EncodedGroup(prompt, [], [], [], group.anchor))
+                    reads = None if group.reads is None else list[list[int]]()
+                    merged.append(EncodedGroup(prompt, [], [], [], group.anchor, reads))
         row = []
-        for ids, start, truncated in zip(group.completion_ids, group.prompt_starts, group.truncated, strict=True):
+        every = zip(group.completion_ids, group.prompt_starts, group.truncated, strict=True)
+        for place, (ids, start, truncated) in enumerate(every):
             item = by_start[start]
             texts = merged[item]
-            key = item, digest_ids(ids)
+            read = [] if group.reads is None else group.reads[place]
+            key = item, digest_ids([*ids, *read])
             if key not in first:
                 first[key] = item, len(texts.completion_ids)
                 texts.completion_ids.append(ids)
+                if texts.reads is not None:
+                    texts.reads.append(read)
                 texts.prompt_starts.append(0)
                 texts.truncated.append(truncated)
             row.append(first[key])
@@ -173,33 +187,44 @@ def _run(
     count: int,
     precision: Precision,
     description: str | None,
+    *,
+    values: bool = False,
 ) -> list[list[RawScore]]:
-    by_owner: dict[tuple[int, int], tuple[float, tuple[float, ...]]] = {}
+    by_owner: dict[tuple[int, int], _Read] = {}
     for batch in batches if description is None else progress(batches, description, count):
         with torch.inference_mode():
-            values = _rewards(model, batch, precision)
+            read = _rewards(model, batch, precision, values=values)
         for _ in range(1 if model.ensemble is None else model.ensemble.passes):
             model.work.add(batch.tokens, batch.input_ids.numel())
-        by_owner.update(zip(batch.owners, values, strict=True))
-    unscored = math.nan, ()
+        by_owner.update(zip(batch.owners, read, strict=True))
+    unscored: _Read = (math.nan, (), None)
     return [
         [
-            RawScore(model.rule.reward(reward, len(ids)), group.truncated[k], len(ids), seen, members)
+            RawScore(model.rule.reward(reward, len(ids)), group.truncated[k], len(ids), seen, members, units)
             for k, (ids, seen) in enumerate(zip(group.completion_ids, _seen(group), strict=True))
-            for reward, members in [by_owner.get((item, k), unscored)]
+            for reward, members, units in [by_owner.get((item, k), unscored)]
         ]
         for item, group in enumerate(encoded)
     ]
 
 
-def _rewards(model: RewardModel, batch: Batch, precision: Precision) -> list[tuple[float, tuple[float, ...]]]:
-    """Each completion's reward, and of an ensemble its members' standardised ones."""
+_Read = tuple[float, tuple[float, ...], tuple[float, ...] | None]
+"""Of a completion its reward, of an ensemble its members' standardised ones, and the log odds of its units."""
+
+
+def _rewards(model: RewardModel, batch: Batch, precision: Precision, *, values: bool) -> list[_Read]:
+    """What is read of each completion of a batch; `values`: with the log odds of its units."""
+    if model.rule.unit != "text":
+        log_odds = token_log_odds(model, batch, precision).float()
+        aggregated = aggregates(log_odds, batch.sizes, model.rule.aggregation).tolist()
+        units = [tuple(part.tolist()) for part in log_odds.split(batch.sizes)] if values else [None] * len(aggregated)
+        return [(reward, (), part) for reward, part in zip(aggregated, units, strict=True)]
     ensemble = model.ensemble
     if ensemble is None:
-        return [(reward, ()) for reward in rewards(model, batch, precision).float().tolist()]
+        return [(reward, (), None) for reward in rewards(model, batch, precision).float().tolist()]
     combined, standard = combine(ensemble.rule, member_rewards(model, batch, precision).float().cpu().numpy())
     members = standard.tolist() if ensemble.shows_members else [()] * len(combined)
-    return list(zip(combined.tolist(), map(tuple, members), strict=True))
+    return [(reward, tuple(row), None) for reward, row in zip(combined.tolist(), members, strict=True)]
 
 
 class Scorer:
@@ -304,15 +329,20 @@ class Scorer:
         return encode_many(self.model.tokenizer, self.model.rule, items)
 
     def raw(
-        self, items: Sequence[Item], *, share: slice = EVERY, description: str | None = None
+        self, items: Sequence[Item], *, share: slice = EVERY, description: str | None = None, values: bool = False
     ) -> list[list[RawScore]]:
         """`raw_scores` at the artifact's own precision."""
-        return self.raw_encoded(self.encode(items), share=share, description=description)
+        return self.raw_encoded(self.encode(items), share=share, description=description, values=values)
 
     def raw_encoded(
-        self, encoded: Sequence[EncodedGroup], *, share: slice = EVERY, description: str | None = None
+        self,
+        encoded: Sequence[EncodedGroup],
+        *,
+        share: slice = EVERY,
+        description: str | None = None,
+        values: bool = False,
     ) -> list[list[RawScore]]:
-        """`raw` of what `encode` made of the items."""
+        """`raw` of what `encode` made of the items; with `values` also what each unit of a completion says."""
         return raw_scores_encoded(
             self.model,
             encoded,
@@ -321,6 +351,7 @@ class Scorer:
             share=share,
             description=description,
             cache=self.prefixes,
+            values=values,
         )
 
     def score(self, items: Sequence[Item]) -> list[list[Score]]:
@@ -328,16 +359,40 @@ class Scorer:
         return self.score_encoded(self.encode(items))
 
     def score_encoded(self, encoded: Sequence[EncodedGroup]) -> list[list[Score]]:
-        """`score` of what `encode` made of the items."""
-        return centered_rows(self.raw_encoded(encoded), self.card.centering)
+        """`score` of what `encode` made of the items, with what each unit says where there are several."""
+        return centered_rows(self.raw_encoded(encoded, values=True), self.card.centering, self._outcome_map)
 
     def meaning(self, score: RawScore) -> Score:
         """A raw score placed in the reference set."""
-        return centered(score, self.card.centering)
+        return centered(score, self.card.centering, self._outcome_map)
+
+    @property
+    def _outcome_map(self) -> st.OutcomeMap | None:
+        return None if self.card.outcome is None else self.card.outcome.map
 
     def probability(self, reward_a: float, reward_b: float) -> float:
         """Calibrated P(A beats B) by the sealed map of the difference of rewards."""
         return float(st.probability([reward_a - reward_b], self.card.calibration.map)[0])
+
+    def chain(self, score: Score) -> ChainScore:
+        """What a process model says of the steps behind a completion's score.
+
+        Raises:
+            ModelError: the artifact is no process model's, or the score carries no steps.
+        """
+        process, outcome = self.card.process, self.card.outcome
+        if process is None or outcome is None or score.values is None:
+            raise ModelError("this model was not trained on steps and has no score for one")
+        odds = st.outcome_log_odds(score.values, process.map)
+        (place,) = found_errors([score.values], process.threshold).tolist()
+        (whole,) = st.outcome_log_odds([score.reward], outcome.map)
+        return ChainScore(
+            score=score,
+            probability=float(special.expit(whole)),
+            log_odds=score.values,
+            probabilities=tuple(special.expit(odds).tolist()),
+            first_error=None if place == NO_ERROR else place,
+        )
 
     def rank(self, scores: Sequence[Score]) -> list[Ranked]:
         """The completions of one prompt, the best first; of equal rewards the one that was given first.

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -26,22 +26,29 @@ import torch
 from touchstone import settings
 from touchstone import statistics as st
 from touchstone.errors import ArtifactError, ModelError
-from touchstone.groups import Group, Message, judged_pairs, read_parquet, set_digest
+from touchstone.groups import Group, Message, chain_outcome, judged_pairs, read_parquet, set_digest
 from touchstone.model import card as cards
-from touchstone.model.card import Calibration, CalibrationError, Card, Centering, SelfTest, Turn
+from touchstone.model.card import (
+    Calibration,
+    CalibrationError,
+    Card,
+    Centering,
+    OutcomeCalibration,
+    SelfTest,
+    Turn,
+)
 from touchstone.model.combining import Combination, standardised
 from touchstone.model.layout import Precision
 from touchstone.model.length_free import wrap
-from touchstone.model.network import MODEL_TYPE, RewardModel, load_reward_model
+from touchstone.model.network import MODEL_TYPE, RewardModel, load_reward_model, state_reading
 from touchstone.model.processor import prepare
 from touchstone.model.scores import RawScore, as_item, tolerance
 from touchstone.model.scoring import Scorer, raw_scores, to_device
+from touchstone.model.step_calibration import SIGNIFICANT_DIGITS, keep, map_error, odds_calibration, step_calibration
 from touchstone.model.templating import encode
 from touchstone.runtime.files import digest_folder, write_folder
 from touchstone.runtime.stage import run_stage
-
-SIGNIFICANT_DIGITS = 9
-"""Kept of every sealed number: what an fp32 reward holds."""
+from touchstone.settings.seal import Aggregation
 
 MIN_SPREAD = 1e-6
 """Standard deviation, as a share of the rewards' magnitude, below which they differ by rounding only: numbers of fp32
@@ -94,6 +101,7 @@ def seal(
     length: Literal["keep", "subtract"] = "keep",
     combination: Combination = "mean",
     variance_weight: float = 0.0,
+    aggregation: Aggregation = "last",
 ) -> str:
     """Seal a checkpoint: copy it, fit its map on `calibration`, centre on `reference`, digest all, load it again.
 
@@ -106,6 +114,7 @@ def seal(
             (docs/length.md), before anything else is fitted; the folder is then one that stock loaders refuse.
         combination, variance_weight: of an ensemble, how its members' rewards become one (`combining.EnsembleRule`);
             they are standardised on `reference` first.
+        aggregation: how a model that reads each token of a completion makes one reward of them; no other model has it.
 
     Returns:
         The artifact's digest.
@@ -120,6 +129,10 @@ def seal(
     def sealed_in(aside: Path) -> Card:
         _copy_checkpoint(model_folder, aside)
         model = load_reward_model(aside)
+        by_unit = model.rule.unit != "text"
+        if by_unit:
+            model.rule = replace(model.rule, aggregation=aggregation)
+            state_reading(aside, model.rule)
         to_device(model)
         if model.ensemble is not None:
             rewards = _score(model, reference, "reference", precision)
@@ -133,17 +146,30 @@ def seal(
             wrap(aside, slope)
             model.rule = replace(model.rule, length_slope=slope)
             scored = [_ruled(model, rows) for rows in scored]
+        # What the labels behind the reward say of it, and of the steps.
+        by_step = model.rule.unit == "step"
+        labels = [[chain_outcome(completion) if by_step else completion.outcome for completion in group.completions]
+                  for group in calibration]  # fmt: skip
+        outcome = _outcome(calibration, scored[0], labels) if by_unit else None
+        process = step_calibration(calibration, scored[0]) if by_step else None
         sealed = Card(
-            schema_version=2,
+            schema_version=2 if outcome is None else 3,
             rule=model.rule.to_json(),
             centering=_centering(reference, scored[1], precision),
-            calibration=_calibration(calibration, scored[0]),
+            calibration=odds_calibration(calibration, outcome)
+            if process is not None and outcome is not None
+            else _calibration(calibration, scored[0]),
+            **({} if outcome is None else {"outcome": outcome}),
+            **({} if process is None else {"process": process}),
             seeds=seeds,
             self_test=_self_test(model, reference, scored[1], self_test_vectors, precision),
             files=digest_folder(aside),
         )
         cards.write(sealed, aside)
-        if model.rule.pooling == "last" and model.rule.length_slope is None and model.ensemble is None:
+        rule = model.rule
+        if (rule.pooling, rule.aggregation, rule.length_slope, rule.ensemble) == ("last", "last", None, None) and (
+            not by_step
+        ):
             _check_stock(model, sealed)
         # What is renamed into place has been read back from the disk and has passed its own self-test.
         return Scorer.load(aside).card
@@ -239,6 +265,7 @@ def _score(model: RewardModel, groups: Sequence[Group], name: str, precision: Pr
         [as_item(group) for group in groups],
         precision=precision,
         description=f"score the {name} set",
+        values=True,
     )
     for group, row in zip(groups, scores, strict=True):
         if not all(math.isfinite(score.reward) for score in row):
@@ -260,7 +287,7 @@ def _length_slope(calibration: Sequence[Group], scores: Sequence[Sequence[RawSco
             "seal.length=subtract needs prompts with completions of different lengths, and the calibration set has "
             "none; give it more clusters, or set seal.length to keep"
         )
-    return _keep(slope)
+    return keep(slope)
 
 
 def _ruled(model: RewardModel, scores: Sequence[Sequence[RawScore]]) -> list[list[RawScore]]:
@@ -281,17 +308,17 @@ def _centering(reference: Sequence[Group], scores: Sequence[Sequence[RawScore]],
     written = Counter(completion.policy or "unknown" for group in reference for completion in group.completions)
     sources = Counter(group.source for group in reference for _ in group.completions)
     return Centering(
-        mean=_keep(rewards.mean()),
-        sd=_keep(rewards.std(ddof=1)),
-        median=_keep(np.median(rewards)),
-        mad=_keep(st.median_deviation(rewards)),
-        quantiles=[(level, _keep(value)) for level, value in st.quantile_table(rewards)],
+        mean=keep(rewards.mean()),
+        sd=keep(rewards.std(ddof=1)),
+        median=keep(np.median(rewards)),
+        mad=keep(st.median_deviation(rewards)),
+        quantiles=[(level, keep(value)) for level, value in st.quantile_table(rewards)],
         n=len(rewards),
         n_prompts=len(set(clusters)),
-        se_mean=_keep(st.clustered_standard_error(rewards, clusters)),
+        se_mean=keep(st.clustered_standard_error(rewards, clusters)),
         reference_digest=set_digest(reference),
         reference_source={"policies": dict(sorted(written.items())), "sources": dict(sorted(sources.items()))},
-        truncated_share=_keep(np.mean([score.truncated for row in scores for score in row])),
+        truncated_share=keep(np.mean([score.truncated for row in scores for score in row])),
         score_dtype=precision,
     )
 
@@ -311,14 +338,44 @@ def _calibration(calibration: Sequence[Group], scores: Sequence[Sequence[RawScor
     fitted = st.fit_calibration_map(differences, strengths, clusters)
     losses = st.pair_losses(differences, strengths, fitted.map)
     return Calibration(
-        temperature=_keep(fitted.map.temperature),
-        noise_floor=_keep(fitted.map.noise_floor),
-        error=CalibrationError(**{name: _keep(value) for name, value in fitted.error._asdict().items()}),
+        temperature=keep(fitted.map.temperature),
+        noise_floor=keep(fitted.map.noise_floor),
+        error=CalibrationError(**{name: keep(value) for name, value in fitted.error._asdict().items()}),
         temperature_at_bound=fitted.at_bound,
-        log_loss=_keep((st.cluster_weights(clusters) * losses).sum()),
+        log_loss=keep((st.cluster_weights(clusters) * losses).sum()),
         pairs=len(clusters),
         n_prompts=len(set(clusters)),
         calibration_digest=set_digest(calibration),
+    )
+
+
+def _outcome(
+    calibration: Sequence[Group], scores: Sequence[Sequence[RawScore]], labels: Sequence[Sequence[float | None]]
+) -> OutcomeCalibration:
+    """The map from rewards to the probability of being correct, from the labelled completions."""
+    labelled = [
+        (score.reward, label, group.cluster_id)
+        for group, row, of_group in zip(calibration, scores, labels, strict=True)
+        for label, score in zip(of_group, row, strict=True)
+        if label is not None
+    ]
+    if not labelled:
+        raise ArtifactError("the calibration set holds no outcome label, so no reward has a probability; give it some")
+    rewards, labels, clusters = zip(*labelled, strict=True)
+    try:
+        fitted = st.fit_outcome_map(rewards, labels, clusters)
+    except ValueError as error:
+        raise ArtifactError(f"the calibration set: {error}; give it more clusters") from None
+    weights = st.cluster_weights(clusters)
+    losses = st.outcome_losses(st.outcome_log_odds(rewards, fitted.map), labels)
+    return OutcomeCalibration(
+        intercept=keep(fitted.map.intercept),
+        slope=keep(fitted.map.slope),
+        error=map_error(fitted.covariance),
+        log_loss=keep((weights * losses).sum()),
+        correct_share=keep((weights * np.asarray(labels)).sum()),
+        completions=len(labelled),
+        n_prompts=len(set(clusters)),
     )
 
 
@@ -340,7 +397,7 @@ def _self_test(
                 kind=kind,
                 prompt=[Turn(role=message.role, content=message.content) for message in prompt],
                 completion=completion,
-                reward=_keep(alone.reward),
+                reward=keep(alone.reward),
                 truncated=alone.truncated,
                 tokens=alone.tokens,
             )
@@ -373,11 +430,6 @@ def _chosen_texts(
     return [(kind, texts[place][1].prompt, texts[place][2]) for place, kind in list(chosen.items())[:count]]
 
 
-def _keep(value: Any) -> float:
-    """The value with SIGNIFICANT_DIGITS: further ones are noise of the last addition."""
-    return float(f"{float(value):.{SIGNIFICANT_DIGITS}g}")
-
-
 def main() -> None:
     """Seal build/model into build/artifact."""
     options = settings.load()
@@ -394,6 +446,7 @@ def main() -> None:
         folder=Path("build") / "artifact",
         combination=options.ensemble.combination,
         variance_weight=options.ensemble.variance_weight,
+        aggregation=options.seal.aggregation,
     )
     sys.stdout.write(f"sealed: {digest}\n")
 

@@ -20,6 +20,7 @@ import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import accumulate, chain
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -28,13 +29,15 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from touchstone.errors import ModelError
-from touchstone.groups import ROLES, Message
+from touchstone.groups import ROLES, STEP_SEPARATOR, Message, steps_of
 from touchstone.model.combining import EnsembleRule
 from touchstone.model.reasoning import CLOSE, OPEN, PROBES, Frame, frame_of
 from touchstone.runtime.files import digest_text, digest_value
 from touchstone.runtime.texts import FORM, Form, cleaned
+from touchstone.settings.seal import Aggregation
 
 Pooling = Literal["last", "mean"]
+Unit = Literal["text", "token", "step"]
 
 TURN = "{role}:\n"
 """What a text pair writes before each message of a prompt that is more than one message of the user."""
@@ -47,6 +50,16 @@ MOST_REASONING_TURNS = 64
 
 _MARKER = re.compile("\ue000(\\d+)\ue001")
 _SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+_UNSAID = (
+    ("text_form", 0),
+    ("length_slope", None),
+    ("ensemble", None),
+    ("unit", "text"),
+    ("aggregation", "last"),
+    ("classes", 2),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +81,13 @@ class ScoringRule:
         length_slope: what is subtracted from the network's reward for each unit of log(1 + tokens of the completion);
             None: nothing.
         ensemble: how the rewards of several members become one; None for a single model.
+        unit: what the head is read for. "text": once, as `pooling` says. "token": at every token of the completion and
+            of the closing that the template writes, each the log odds that the answer is correct. "step": at the last
+            token of the separator (an empty line) behind each step of the completion, the last one too, so that a step
+            reads the same whatever follows it.
+        aggregation: how the units' probabilities become one, whose log odds are the reward (`aggregation`).
+        classes: how many classes the head tells apart at a unit. 2: by one number, the log odds. 3: by a logit each
+            for wrong, neutral and correct; the log odds are those of not being wrong.
     """
 
     max_tokens: int
@@ -76,13 +96,14 @@ class ScoringRule:
     truncation: Literal["prompt_left"] = "prompt_left"
     text_form: Form = 0
     length_slope: float | None = None
-
     ensemble: EnsembleRule | None = None
+    unit: Unit = "text"
+    aggregation: Aggregation = "last"
+    classes: Literal[2, 3] = 2
 
     def to_json(self) -> dict[str, Any]:
-        """The rule as a JSON-ready dictionary, with no word of a text form, slope or ensemble that does nothing."""
-        silent = (("text_form", 0), ("length_slope", None), ("ensemble", None))
-        plain = {name: value for name, value in asdict(self.of_member()).items() if (name, value) not in silent}
+        """The rule as a JSON-ready dictionary, with no word of what older rules don't name and this one doesn't use."""
+        plain = {name: value for name, value in asdict(self.of_member()).items() if (name, value) not in _UNSAID}
         return plain if self.ensemble is None else {**plain, "ensemble": self.ensemble.to_json()}
 
     def of_member(self) -> ScoringRule:
@@ -117,6 +138,12 @@ class ScoringRule:
                 f"scoring rule {rule.pooling}/{rule.truncation} is unknown; last/prompt_left and mean/prompt_left are "
                 "known: install the version that sealed it, or seal the model again"
             )
+        known = rule.unit in get_args(Unit) and rule.aggregation in get_args(Aggregation) and rule.classes in (2, 3)
+        if not known:
+            raise ModelError(
+                f"the scoring rule's unit {rule.unit}, aggregation {rule.aggregation} or {rule.classes} classes are "
+                "unknown; install the version that sealed it, or seal the model again"
+            )
         if rule.text_form not in get_args(Form):
             raise ModelError(
                 f"the scoring rule's text form {rule.text_form} is unknown; install the version that sealed it, or "
@@ -138,6 +165,8 @@ class EncodedGroup:
             to make room for it. Each completion has its own, so no score depends on siblings.
         truncated: per completion, whether anything was cut.
         anchor: what stands in front of the prompt however much of it is cut; empty for a chat template.
+        reads: per completion, the places among its ids at which the head is read; None: at all of them, or at the last
+            one, as the rule says.
     """
 
     prompt_ids: list[int]
@@ -145,6 +174,7 @@ class EncodedGroup:
     prompt_starts: list[int]
     truncated: list[bool]
     anchor: list[int] = field(default_factory=list)
+    reads: list[list[int]] | None = None
 
     @property
     def shared_tokens(self) -> int:
@@ -175,6 +205,7 @@ class EncodedGroup:
             [self.prompt_starts[k] for k in completions],
             [self.truncated[k] for k in completions],
             self.anchor,
+            None if self.reads is None else [self.reads[k] for k in completions],
         )
 
 
@@ -245,21 +276,47 @@ def encode_many(
     ]
     # Each text as it stands in the template, and what the template writes in front of only some.
     standing = [
-        _standing(tokenizer, layout, place, text)
+        part
         for (prompt, answers), layout in zip(texts, layouts, strict=True)
-        for place, text in (*enumerate(prompt), *((len(prompt), answer) for answer in answers))
+        for part in (
+            *(_standing(tokenizer, layout, place, text) for place, text in enumerate(prompt)),
+            *(part for answer in answers for part in _answer(tokenizer, layout, rule.unit, answer)),
+        )
     ]
     contents = iter(pieces.content_ids([text for _, text in standing]))
     ids = (leading + content for (leading, _), content in zip(standing, contents, strict=True))
     encoded = []
-    for (prompt, completions), layout in zip(items, layouts, strict=True):
+    for (prompt, answers), layout in zip(texts, layouts, strict=True):
         messages = [next(ids) for _ in prompt]
         prompt_ids = list(layout.opening)
         for message, literal in layout.turns:
             prompt_ids += messages[message]
             prompt_ids += literal
-        encoded.append(_fit(prompt_ids, [next(ids) for _ in completions], layout, rule.max_tokens))
+        if rule.unit == "step":
+            by_step = [[next(ids) for _ in _segments(answer)] for answer in answers]
+            encoded.append(_fit_steps(prompt_ids, by_step, layout, rule.max_tokens))
+        else:
+            encoded.append(_fit(prompt_ids, [next(ids) for _ in answers], layout, rule.max_tokens))
     return encoded
+
+
+def _segments(answer: str) -> list[str]:
+    """A completion's steps, each with the separator behind it; a text without content is one empty step."""
+    return [step + STEP_SEPARATOR for step in steps_of(answer) or [""]]
+
+
+def _answer(
+    tokenizer: PreTrainedTokenizerBase, layout: _Layout, unit: Unit, answer: str
+) -> list[tuple[list[int], str]]:
+    """`_standing` of a completion, in parts where each of its steps is read: no token may reach over their bounds."""
+    place = len(layout.roles) - 1
+    if unit != "step":
+        return [_standing(tokenizer, layout, place, answer)]
+    first, *others = _segments(answer)
+    return [
+        (list(layout.leading.get(place, [])), layout.fronts[place] + first),
+        *(([], other) for other in others),
+    ]
 
 
 def _standing(tokenizer: PreTrainedTokenizerBase, layout: _Layout, place: int, text: str) -> tuple[list[int], str]:
@@ -281,6 +338,20 @@ def _fit(prompt_ids: list[int], contents: list[list[int]], layout: _Layout, max_
     unseen = min(starts, default=0)
     moved = [start - unseen for start in starts]
     return EncodedGroup(prompt_ids[unseen:], completion_ids, moved, truncated, layout.anchor)
+
+
+def _fit_steps(
+    prompt_ids: list[int], completions: list[list[list[int]]], layout: _Layout, max_tokens: int
+) -> EncodedGroup:
+    """`_fit` for completions by their steps. What is read are the last tokens of the steps that are whole; where not
+    even the first one is, the last token that is left."""
+    fitted = _fit(prompt_ids, [list(chain.from_iterable(steps)) for steps in completions], layout, max_tokens)
+    reads = []
+    for steps, ids in zip(completions, fitted.completion_ids, strict=True):
+        left = len(ids) - len(layout.closing)
+        ends = accumulate(map(len, steps))
+        reads.append([end - 1 for end in ends if end <= left] or [max(0, left - 1)])
+    return replace(fitted, reads=reads)
 
 
 @dataclass(frozen=True, slots=True)

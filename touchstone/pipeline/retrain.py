@@ -115,6 +115,14 @@ def summarise(run: Run, decision: Decision, version: Version | None, released: R
             lines.append(
                 f"  {'gap closed':<20}{holdout.gap_closed:.0%} of the way from best baseline to Bayes-optimal"
             )
+    from touchstone.gate.summary import of_chains
+
+    floor = next(check for check in decision.checks if check.name == "floor")
+    if of_chains(floor):
+        lines += ["", f"first wrong steps on holdout ({floor.n:,} prompts)", f"  {'':<20}F1      95% interval"]
+        for row in floor.table:
+            who = "this model" if row["model"] == "model" else row["model"]
+            lines.append(f"  {who:<20}{row['f1']:.3f}   ({row['low']:.3f} to {row['high']:.3f})")
     if version is not None:
         lines += ["", f"version   {version.name} {version.version}, artifact {version.digest[:12]}, run {run.id}"]
     if released is not None and released.scores:

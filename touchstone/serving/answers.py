@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from touchstone.model.scores import Ranked, Score
+from touchstone.model.scores import ChainScore, Ranked, Score
 from touchstone.serving.batching import Scores
 
 
@@ -49,6 +49,19 @@ class RankedAnswer(Stamp):
     """One prompt's completions in order, best first; equal ones in the order in which they came."""
 
     ranking: list[Ranked]
+
+
+@dataclass(frozen=True)
+class StepsAnswer(Stamp):
+    """Chains of all items, from one version.
+
+    Attributes:
+        chains: per item one per completion.
+        aggregation: how the steps make a chain's score.
+    """
+
+    chains: list[list[ChainScore]]
+    aggregation: str
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,22 @@ from touchstone.serving.limits import Limits
 from touchstone.serving.live import Live
 from touchstone.serving.operating import Operation
 from touchstone.serving.pins import read_pin
-from touchstone.serving.protocols import llama_factory, mlflow, native, openrlhf, sglang, shared_paths, slime, vllm
+from touchstone.serving.protocols import (
+    llama_factory,
+    mlflow,
+    native,
+    openrlhf,
+    sglang,
+    shared_paths,
+    slime,
+    steps,
+    vllm,
+)
 from touchstone.serving.refusals import ERRORS, answer_errors
 from touchstone.serving.service import Service
 from touchstone.settings.serve import Serve
 
-PROTOCOLS = (native, openrlhf, vllm, sglang, shared_paths, slime, llama_factory, mlflow)
+PROTOCOLS = (native, steps, openrlhf, vllm, sglang, shared_paths, slime, llama_factory, mlflow)
 
 
 def make_app(

@@ -92,7 +92,7 @@ class Combined:
             chosen = safety if safety.percentile < self.rule.percentile else helpfulness
         else:
             chosen = min(helpfulness, safety, key=lambda score: score.centered)
-        return replace(chosen, reward=chosen.centered, truncated=truncated, tokens=tokens)
+        return replace(chosen, reward=chosen.centered, truncated=truncated, tokens=tokens, values=None, correct=None)
 
 
 class Combination:

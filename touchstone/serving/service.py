@@ -19,7 +19,7 @@ from touchstone.errors import ModelError
 from touchstone.model.rendered import Conversation, Reading, Rendered, encode_rendered, read_rendered
 from touchstone.model.scores import Item, Score, rank
 from touchstone.model.scoring import Scorer
-from touchstone.serving.answers import Answer, Comparison, RankedAnswer, Stamp, TextsAnswer
+from touchstone.serving.answers import Answer, Comparison, RankedAnswer, Stamp, StepsAnswer, TextsAnswer
 from touchstone.serving.batching import Batcher, Encode, EngineError, QueueFullError, Result, StoppingError
 from touchstone.serving.bounds import OverLongError, check_items, check_texts, item_size, size_of, whole
 from touchstone.serving.caller import CALLER, Caller
@@ -153,6 +153,25 @@ class Service:
         found = ((stamp, budgets.get(stamp.digest)) for stamp in stamps)
         words = ((stamp, budget.warning(best_of, kl)) for stamp, budget in found if budget is not None)
         return [f"{stamp.model}: {warning}" for stamp, warning in words if warning is not None]
+
+    async def steps(self, model: str | None, items: Sequence[Item]) -> StepsAnswer:
+        """Scores of the steps of the items' completions.
+
+        Raises:
+            Refusal: as for `score`; 422 where the model is no process model, or a combination.
+        """
+        check_items(items, self._settings)
+        target = self.find(model)
+        name, served = target
+        scorer = served.scorer
+        if scorer.card.process is None or scorer.card.outcome is None:
+            raise Refusal(
+                422, "no_step_scores", f"{name} was not trained on steps and has no score for one; ask /v1/rewards"
+            )
+        result = await self._scored_items(target, items)
+        _note(None, [target], [result], items)
+        chains = [[scorer.chain(score) for score in row] for row in result.scores]
+        return StepsAnswer(*_stamp(target), chains, scorer.model.rule.aggregation)
 
     def find(self, model: str | None) -> tuple[str, Served]:
         """The name and the version that a request's model stands for, and its pin allows.

@@ -88,6 +88,30 @@ class Settings(Section):
                 "to 0, or choose ensemble=none"
             )
         self._check_ensemble()
+        learns = self.objective.learns
+        if learns != "comparisons":
+            apart = {
+                "ensemble.kind": (self.ensemble.kind, "none"),
+                "objective.length": (self.objective.length, "keep"),
+                "seal.length": (self.seal.length, "keep"),
+                "train.linear_share": (self.train.linear_share, 0),
+            }
+            for name, (value, plain) in apart.items():
+                if value != plain:
+                    raise ValueError(
+                        f"{name}={value} is for models that learn from comparisons, and objective.name="
+                        f"{self.objective.name} doesn't; set it to {plain}"
+                    )
+        if self.train.method == "head_only" and learns != "comparisons":
+            raise ValueError(
+                f"train.method=head_only embeds whole completions, and objective.name={self.objective.name} reads "
+                "each token; use another method"
+            )
+        if self.seal.aggregation != "last" and learns == "comparisons":
+            raise ValueError(
+                f"seal.aggregation={self.seal.aggregation} combines values along a completion, and objective.name="
+                f"{self.objective.name} teaches one at its end; set it to last"
+            )
         if not self.name.replace("-", "").replace("_", "").replace(".", "").isalnum():
             raise ValueError(f"name {self.name!r} may hold letters, digits, '-', '_' and '.' only")
         return self

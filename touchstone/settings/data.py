@@ -31,6 +31,14 @@ class SandboxData(Section):
     harm: then the axes contradict one another. Left out of params.yaml where it is 0."""
 
 
+class SandboxStepsData(SandboxData):
+    """The same world, whose advice is written step by step, with a label per step."""
+
+    source: Literal["sandbox_steps"]  # type: ignore[assignment]
+    most_steps: Annotated[int, Field(ge=2, le=8)]
+    """Steps of the longest advice; the shortest has two."""
+
+
 class PreferenceData(Section):
     """TRL's preference formats, from the Hugging Face hub or from local files."""
 
@@ -89,6 +97,22 @@ class FinegrainedQaData(Section):
     path: str
 
 
+class StepLabelData(Section):
+    """Chains of reasoning with a label per step."""
+
+    source: Literal["bigbench_mistake", "prmbench"]
+    name: str
+    path: str
+
+
+class Gsm8kData(Section):
+    """GSM8K's example model solutions: four per problem, each right or wrong."""
+
+    source: Literal["gsm8k"]
+    name: str
+    path: str
+
+
 class ArgillaData(Spelling):
     """An export of Argilla 2: records with responses of several annotators to a ranking, rating or label question."""
 
@@ -136,11 +160,14 @@ class BenchmarkData(Section):
 
 Data = Annotated[
     SandboxData
+    | SandboxStepsData
     | PreferenceData
     | TranscriptData
     | ArgumentData
     | PandalmData
     | FinegrainedQaData
+    | StepLabelData
+    | Gsm8kData
     | ArgillaData
     | LabelStudioData
     | BenchmarkData

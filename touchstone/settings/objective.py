@@ -12,11 +12,15 @@ from touchstone.settings.section import (
     Section,
 )
 
+Learns = Literal["comparisons", "outcome", "process"]
+"""Which labels teach a model, and judge it: comparisons of completions, each completion's outcome, or each step's
+label."""
+
 
 class Objective(Section):
-    """What training minimises; formulas and sources in docs/losses.md."""
+    """What training minimises; formulas and sources in docs/losses.md and docs/outcome_and_process.md."""
 
-    name: Literal["bradley_terry", "rao_kupper", "davidson", "plackett_luce"]
+    name: Literal["bradley_terry", "rao_kupper", "davidson", "plackett_luce", "outcome", "process"]
     labels: Literal["majority", "votes"]
     """What a comparison says: its preferred side, or the share of judgements for each side and for a tie."""
     use_margin: bool
@@ -28,7 +32,8 @@ class Objective(Section):
     tie_parameter: PositiveFloat | None
     """How likely ties are: theta of Rao and Kupper (> 1), or nu of Davidson. None for the models without ties."""
     weighting: Literal["comparison", "group"]
-    """What weighs the same: every comparison, or every group however many comparisons it has."""
+    """What weighs the same: every comparison (outcome: every labelled completion, whatever its length), or every group
+    however many it has."""
     agreement: Literal["keep", "weight", "bucket", "filter", "hard_negatives"]
     """What becomes of how far a comparison's judges agreed; docs/losses.md says when to use which."""
     agreement_threshold: Annotated[float, Field(gt=0.5, le=1)] | None
@@ -45,8 +50,20 @@ class Objective(Section):
     centering: NonNegativeFloat
     """Weight of mean((r_chosen + r_rejected)^2), Eisenstein et al. 2312.09244; 0 switches it off."""
 
+    step_classes: Literal[2, 3]
+    """What name=process tells apart in a step: wrong from all else, or wrong, neutral and correct."""
+
+    @property
+    def learns(self) -> Learns:
+        """Which labels it learns from."""
+        return self.name if self.name in ("outcome", "process") else "comparisons"
+
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.learns != "comparisons":
+            self._check_pointwise()
+        if self.step_classes != 2 and self.name != "process":
+            raise ValueError(f"step_classes={self.step_classes} goes with name=process only; set it to 2")
         extras = {
             "use_margin": self.use_margin,
             "label_smoothing": self.label_smoothing > 0,
@@ -97,3 +114,18 @@ class Objective(Section):
                 f"tie_parameter ({self.tie_parameter}) must exceed 1 for rao_kupper, or ties can't happen"
             )
         return self
+
+    def _check_pointwise(self) -> None:
+        """Refuse what speaks of pairs alone.
+
+        Raises:
+            ValueError: it is set.
+        """
+        if self.centering:
+            raise ValueError(f"centering pulls pairs of rewards to 0, and name={self.name} has none: set it to 0")
+        if self.labels == "votes" or self.agreement != "keep":
+            which = "labels=votes" if self.labels == "votes" else f"agreement={self.agreement}"
+            raise ValueError(
+                f"{which} speaks of comparisons, and name={self.name} learns from a label of each completion; set "
+                "labels to majority and agreement to keep"
+            )

@@ -16,19 +16,20 @@ from torch import Tensor
 from touchstone.groups import Group
 from touchstone.settings.objective import Objective
 from touchstone.training.agreement import selects
-from touchstone.training.plan import MicroBatch, left_out
+from touchstone.training.outcome import TokenMicroBatch, token_sums
+from touchstone.training.plan import AnyMicroBatch, left_out
 
 log = logging.getLogger(__name__)
 
 Row = dict[str, float | int]
 
 SUMS = (
-    "loss", "comparisons", "decided", "wins", "margin", "rewards", "squares", "tokens", "padded", "separate",
+    "loss", "comparisons", "decided", "wins", "margin", "rewards", "squares", "read", "tokens", "padded", "separate",
 )  # fmt: skip
 """What each rank adds up over a step, in the order in which ranks exchange it."""
 
 
-def sums_of(micro: MicroBatch, loss: Tensor, rewards: Tensor) -> Tensor:
+def sums_of(micro: AnyMicroBatch, loss: Tensor, rewards: Tensor) -> Tensor:
     """One micro-batch's part of `SUMS`: float64 on the CPU; zeros where it doesn't count.
 
     A comparison is decided if one side has more judgements than the other. Those with a decoy are not, since nobody
@@ -38,8 +39,11 @@ def sums_of(micro: MicroBatch, loss: Tensor, rewards: Tensor) -> Tensor:
 
     Args:
         loss: scalar, the micro-batch's weighted sum.
-        rewards: [R], those of all its batches; [R, 3] of two heads: the first column is what is learned.
+        rewards: [R], those of all its batches, or the log odds of their tokens; [R, 3] of two heads: the first column
+            is what is learned.
     """
+    if isinstance(micro, TokenMicroBatch):
+        return token_sums(micro, loss, rewards)
     rewards = rewards[:, 0] if rewards.dim() == 2 else rewards
     rewards = rewards.detach().double().cpu()
     chosen, rejected = rewards[micro.chosen], rewards[micro.rejected]
@@ -53,6 +57,7 @@ def sums_of(micro: MicroBatch, loss: Tensor, rewards: Tensor) -> Tensor:
         float(difference.sum()),
         float((chosen + rejected).sum()),
         float((chosen.square() + rejected.square()).sum()),
+        2 * len(sign),
         sum(batch.tokens for batch in micro.batches),
         sum(batch.input_ids.numel() for batch in micro.batches),
         sum(batch.separate_tokens for batch in micro.batches),
@@ -74,13 +79,12 @@ def averages(sums: dict[str, float], weight: float) -> Row:
 
 def row_of(step: int, sums: dict[str, float], weight: float, gradient_norm: float, learning_rate: float) -> Row:
     """A step's row of the curve from what all ranks added up."""
-    sides = 2 * sums["comparisons"]
-    mean = sums["rewards"] / sides
+    mean = sums["rewards"] / sums["read"]
     return {
         "step": step,
         **averages(sums, weight),
         "reward_mean": mean,
-        "reward_spread": math.sqrt(max(0.0, sums["squares"] / sides - mean * mean)),
+        "reward_spread": math.sqrt(max(0.0, sums["squares"] / sums["read"] - mean * mean)),
         "gradient_norm": gradient_norm,
         "learning_rate": learning_rate,
         "comparisons": int(sums["comparisons"]),

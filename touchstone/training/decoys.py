@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
-from touchstone.groups import Comparison, Completion, Group, best_completion
+from touchstone.groups import Comparison, Completion, Group, best_answer
 from touchstone.refusals import beaten_by_refusal, clusters_to_refuse, is_refusal, silence_may_be_right
 
 POLICY = "touchstone decoy: "
@@ -31,6 +31,8 @@ LESSONS = 4
 """Preferred refusals for each decoy of a group. The groups that have them are few (7% of the sandbox's), and refusals
 lose as decoys in most others: with one, whether a plain refusal held was up to the seed."""
 
+CUT = "cut"
+"""The kind that gives a part of the answer."""
 REPEATED = "repeated"
 """The kind that gives the answer several times. A refusal given several times loses to that refusal and to nothing
 else, so it is made even where no other decoy may refuse: else an answer given twice wins where most answers refuse."""
@@ -123,7 +125,7 @@ WITHOUT_ANSWER: Mapping[str, _Decoy] = {
 }
 """Kinds of texts without an answer, whatever the question."""
 
-MADE_FROM_ANSWER: Mapping[str, _Decoy] = {"echo": _echo, "cut": _cut, REPEATED: _repeated}
+MADE_FROM_ANSWER: Mapping[str, _Decoy] = {"echo": _echo, CUT: _cut, REPEATED: _repeated}
 """Kinds that are made from the question or from the answer itself."""
 
 KINDS: Mapping[str, _Decoy] = {**MADE_FROM_ANSWER, **WITHOUT_ANSWER}
@@ -175,7 +177,7 @@ def count_decoys(groups: Sequence[Group]) -> dict[str, dict[str, int]]:
 
 
 def _with_decoys(group: Group, rate: float, generator: random.Random, *, may_refuse: bool) -> Group:
-    best = best_completion(group)
+    best = best_answer(group)
     count = int(rate) + (generator.random() < rate % 1)
     if best is None or not count:
         return group
@@ -192,7 +194,7 @@ def _with_decoys(group: Group, rate: float, generator: random.Random, *, may_ref
             if _words(text) not in known and (kind == REPEATED or not (may_refuse and is_refusal(text))):
                 known.add(_words(text))
                 comparisons.append(Comparison(best, len(completions), 1.0, 0.0))
-                completions.append(Completion(text, POLICY + kind))
+                completions.append(Completion(text, POLICY + kind, outcome=0.0))
                 break
 
     # Winners, where people preferred a refusal: the wordings that lose elsewhere.
@@ -200,7 +202,7 @@ def _with_decoys(group: Group, rate: float, generator: random.Random, *, may_ref
     refusals = [text for text in REFUSALS if _words(text) not in known]
     for text in generator.sample(refusals, min(LESSONS * count, len(refusals))) if worse else ():
         comparisons.append(Comparison(len(completions), generator.choice(worse), 1.0, 0.0))
-        completions.append(Completion(text, POLICY + PREFERRED_REFUSAL))
+        completions.append(Completion(text, POLICY + PREFERRED_REFUSAL, outcome=1.0))
     return replace(group, completions=tuple(completions), comparisons=tuple(comparisons))
 
 

@@ -30,7 +30,8 @@ from touchstone.training import checkpoints
 from touchstone.training.adapters import take_out
 from touchstone.training.curve import Row
 from touchstone.training.objective import total_loss
-from touchstone.training.plan import MicroBatch
+from touchstone.training.outcome import TokenMicroBatch
+from touchstone.training.plan import AnyMicroBatch, MicroBatch
 
 ONE_TRUNK = ("heads", "axes")
 APART = ("adapters", "seeds")
@@ -106,14 +107,14 @@ def _exponential(name: str) -> float:
     return -math.log((int.from_bytes(digest[:8], "big") + 1) / 2**64)
 
 
-def loss_of(objective: Objective, rewards: Tensor, micro: MicroBatch, weights: Tensor | None) -> Tensor:
+def loss_of(objective: Objective, rewards: Tensor, micro: AnyMicroBatch, weights: Tensor | None) -> Tensor:
     """`total_loss`, the mean over the members where there are several: a scalar.
 
     Args:
         rewards: [R], or [R, K] from K heads.
         weights: from `member_weights`.
     """
-    if weights is None:
+    if weights is None or isinstance(micro, TokenMicroBatch):
         return total_loss(objective, rewards, micro)
     columns = rewards if rewards.ndim == 2 else rewards.unsqueeze(1)
     losses = [

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from touchstone.errors import TrainingError
-from touchstone.model.network import RewardModel, load_base_folder
+from touchstone.model.network import RewardModel, load_base_folder, read_every_step, read_every_token
 from touchstone.settings import Settings
 from touchstone.training.adapters import load_quantized, merge, wrap
 
@@ -27,6 +27,10 @@ def load(folder: Path, settings: Settings) -> RewardModel:
         model = load_quantized(folder, settings.model, train)
     else:
         model = load_base_folder(folder, settings.model, seed=train.seed)
+    if settings.objective.learns == "outcome":
+        read_every_token(model)
+    elif settings.objective.learns == "process":
+        read_every_step(model, settings.objective.step_classes, train.seed)
     if train.method in ("lora", "qlora"):
         wrap(model, train)
     if train.frozen_layers:

@@ -8,19 +8,24 @@ from torch.nn.utils.rnn import pad_sequence
 
 from touchstone.settings.objective import Objective
 from touchstone.training import losses
-from touchstone.training.plan import MicroBatch
+from touchstone.training.outcome import TokenMicroBatch, token_loss
+from touchstone.training.plan import AnyMicroBatch, MicroBatch
 
 
-def total_loss(objective: Objective, rewards: Tensor, micro: MicroBatch) -> Tensor:
-    """The weighted sum over the micro-batch's comparisons, or rankings, of loss and centering term: a scalar.
+def total_loss(objective: Objective, rewards: Tensor, micro: AnyMicroBatch) -> Tensor:
+    """The weighted sum over the micro-batch's comparisons, rankings or labelled completions of loss and centering
+    term: a scalar.
 
     Dividing the sum over a step's micro-batches and ranks by `Step.weight` gives the step's loss. With centering c
     an element costs loss + c * centering; the weight applies to both.
 
     Args:
         rewards: [R], those of all batches of the micro-batch in their order, at least float32, on any device; with
-            length=separate [R, 3]: of the head for quality, of the head for length, and the two heads' |cosine|.
+            length=separate [R, 3]: of the head for quality, of the head for length, and the two heads' |cosine|; of
+            an objective that teaches each token, the log odds of all tokens.
     """
+    if isinstance(micro, TokenMicroBatch):
+        return token_loss(rewards, micro)
     if objective.name == "plackett_luce":
         return _rankings(objective, rewards, micro)
     if objective.length == "separate":

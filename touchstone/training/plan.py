@@ -23,7 +23,10 @@ from touchstone.model.templating import EncodedGroup
 from touchstone.settings.objective import Objective
 from touchstone.settings.training import Train
 from touchstone.training.agreement import curriculum, has_decoy, selected, selects
+from touchstone.training.decoys import is_decoy
 from touchstone.training.length import balancing_factors, effective_number, excess
+from touchstone.training.outcome import Target, TokenMicroBatch, targets_of, token_micro_batch
+from touchstone.training.process import step_targets
 from touchstone.training.ranking import RankList, rank_lists
 
 log = logging.getLogger(__name__)
@@ -53,20 +56,29 @@ class Pair:
     agreement: tuple[float, float]
     decoy: bool
 
+    @property
+    def completions(self) -> tuple[int, ...]:
+        """The completions that it needs computed."""
+        return (self.chosen, self.rejected)
+
+
+Element = Pair | Target
+"""What a loss is a sum over: a comparison, or a labelled completion."""
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Comparisons of one group that are computed together.
+    """Comparisons, or labelled completions, of one group that are computed together.
 
     Attributes:
         group: index of the group.
-        pairs: the comparisons.
+        pairs: the comparisons, or the labelled completions.
         rankings: what plackett_luce learns instead of the comparisons, which then serve metrics only. Such a chunk is
             its whole group. Empty for any other objective.
     """
 
     group: int
-    pairs: tuple[Pair, ...]
+    pairs: tuple[Element, ...]
     rankings: tuple[RankList, ...] = ()
 
     @property
@@ -80,7 +92,8 @@ class Step:
     """One optimizer step, all ranks together.
 
     Attributes:
-        comparisons: their number; those without a winner count where the objective uses them.
+        comparisons: their number; those without a winner count where the objective uses them. Of an objective that
+            learns from labels, the number of labelled completions.
         weight: sum of the weights of the loss's elements.
         divisor: by which the sum of the elements' weighted losses is divided before its gradient is taken: the step's
             weight, or with weighting=group the mean weight of all steps.
@@ -143,8 +156,10 @@ class MicroBatch:
 ROUNDING = 1e-9
 """Relative error of sums of weights."""
 
-_Part = tuple[int, tuple[Pair, ...]]
-"""A group's index, and comparisons of it."""
+AnyMicroBatch = MicroBatch | TokenMicroBatch
+
+_Part = tuple[int, tuple[Element, ...]]
+"""A group's index, and comparisons or labelled completions of it."""
 
 
 def used_pairs(group: Group, objective: Objective) -> tuple[Pair, ...]:
@@ -164,6 +179,19 @@ def used_pairs(group: Group, objective: Objective) -> tuple[Pair, ...]:
         raise TrainingError(f"objective.use_margin is on, but a comparison of group {group.id} has no margin")
     each = 1 / len(judged) if objective.weighting == "group" and judged else 1.0
     return tuple(_pair(pair, objective, each, has_decoy(group, pair)) for pair in judged)
+
+
+def used_elements(group: Group, objective: Objective) -> tuple[Element, ...]:
+    """What the objective learns from in a group: its comparisons, or its labelled completions.
+
+    Raises:
+        TrainingError: as `used_pairs`.
+    """
+    if objective.learns == "outcome":
+        return targets_of(group, objective, [is_decoy(completion) for completion in group.completions])
+    if objective.learns == "process":
+        return step_targets(group, objective)
+    return used_pairs(group, objective)
 
 
 def left_out(groups: Sequence[Group], objective: Objective) -> int:
@@ -188,10 +216,17 @@ def make_steps(groups: Sequence[Group], objective: Objective, train: Train) -> l
     Raises:
         TrainingError: nothing to learn from, or as `used_pairs`.
     """
-    pairs = [used_pairs(group, objective) for group in groups]
+    pairs = [used_elements(group, objective) for group in groups]
     if objective.length == "balance":
         pairs = _balanced(groups, pairs)
     # Say which setting left nothing, since two can.
+    if not any(pairs) and objective.learns != "comparisons":
+        what = (
+            "an outcome label"
+            if objective.learns == "outcome"
+            else "labels of the steps that its text is divided into"
+        )
+        raise TrainingError(f"the training set has no completion with {what}; import data that has them")
     if not any(pairs):
         if omitted := left_out(groups, objective):
             raise TrainingError(
@@ -245,7 +280,7 @@ def share_of(step: Step, encoded: Sequence[EncodedGroup], rank: int, ranks: int)
 
 def micro_batches(
     chunks: Sequence[Chunk], encoded: Sequence[EncodedGroup], token_budget: int, *, shared: bool, counts: bool = True
-) -> list[MicroBatch]:
+) -> list[AnyMicroBatch]:
     """Lay a rank's chunks out: a chunk's completions are all in one micro-batch.
 
     Chunks that fit the budget share batches, one per micro-batch. One that exceeds it is a micro-batch of several
@@ -269,6 +304,30 @@ def micro_batches(
 
 def _micro_batch(
     batches: tuple[Batch, ...], members: Sequence[Chunk], texts: Sequence[EncodedGroup], counts: bool
+) -> AnyMicroBatch:
+    """What a backward needs of the chunks that some batches hold."""
+    labelled = {
+        (item, place): (chunk.group, target)
+        for item, chunk in enumerate(members)
+        for place, target in enumerate(sorted(_targets(chunk), key=lambda target: target.completion))
+    }
+    if labelled:
+        return token_micro_batch(batches, labelled, counts)
+    return _pair_micro_batch(batches, members, texts, counts)
+
+
+def _targets(chunk: Chunk) -> list[Target]:
+    """The chunk's labelled completions."""
+    return [element for element in chunk.pairs if isinstance(element, Target)]
+
+
+def _compared(chunk: Chunk) -> list[Pair]:
+    """The chunk's comparisons."""
+    return [element for element in chunk.pairs if isinstance(element, Pair)]
+
+
+def _pair_micro_batch(
+    batches: tuple[Batch, ...], members: Sequence[Chunk], texts: Sequence[EncodedGroup], counts: bool
 ) -> MicroBatch:
     """Find each comparison's sides, and each ranking's completions, among the rewards of the batches."""
     owners = [owner for batch in batches for owner in batch.owners]
@@ -279,10 +338,11 @@ def _micro_batch(
     for item in sorted({item for item, _ in owners}):
         chunk = members[item]
         where = {completion: position[item, index] for index, completion in enumerate(_used(chunk))}
-        chosen += [where[pair.chosen] for pair in chunk.pairs]
-        rejected += [where[pair.rejected] for pair in chunk.pairs]
-        pairs += chunk.pairs
-        groups += [chunk.group] * len(chunk.pairs)
+        compared = _compared(chunk)
+        chosen += [where[pair.chosen] for pair in compared]
+        rejected += [where[pair.rejected] for pair in compared]
+        pairs += compared
+        groups += [chunk.group] * len(compared)
         rankings += [
             Ranking(
                 torch.tensor([where[completion] for completion in ranking.completions]),
@@ -313,7 +373,7 @@ def _micro_batch(
 
 
 def _in_order(
-    pairs: Sequence[tuple[Pair, ...]],
+    pairs: Sequence[tuple[Element, ...]],
     rankings: Sequence[tuple[RankList, ...]],
     objective: Objective,
     shuffled: random.Random,
@@ -335,7 +395,7 @@ def _in_order(
 
 def _together(parts: Sequence[_Part]) -> list[_Part]:
     """One part per group."""
-    of_group: dict[int, list[Pair]] = {}
+    of_group: dict[int, list[Element]] = {}
     for number, of_part in parts:
         of_group.setdefault(number, []).extend(of_part)
     return [(number, tuple(of_group[number])) for number in sorted(of_group)]
@@ -462,14 +522,14 @@ def _pieces(chunk: Chunk) -> int:
 
 def _halves(chunk: Chunk) -> list[Chunk]:
     """The chunk cut in two, comparisons of the same completions side by side so that fewest are computed twice."""
-    pairs = sorted(chunk.pairs, key=lambda pair: sorted((pair.chosen, pair.rejected)))
+    pairs = sorted(chunk.pairs, key=lambda element: sorted(element.completions))
     half = len(pairs) // 2
     return [Chunk(chunk.group, tuple(pairs[:half])), Chunk(chunk.group, tuple(pairs[half:]))]
 
 
 def _used(chunk: Chunk) -> list[int]:
-    """The completions that a chunk compares, in order."""
-    return sorted({side for pair in chunk.pairs for side in (pair.chosen, pair.rejected)})
+    """The completions that a chunk needs computed, in order."""
+    return sorted({completion for element in chunk.pairs for completion in element.completions})
 
 
 def _tokens(chunk: Chunk, encoded: Sequence[EncodedGroup]) -> int:

@@ -265,6 +265,8 @@ def _examples(groups: list[Group], model: RewardModel, name: str) -> Examples:
     """
     items = [(group.prompt, [completion.text for completion in group.completions]) for group in groups]
     encoded = encode_many(model.tokenizer, model.rule, items)
+    if model.rule.unit != "text":  # a label is the completion's own, whatever it is compared with
+        return Examples(groups, encoded)
     telling = [without_look_alikes(group, tokens.look_alike) for group, tokens in zip(groups, encoded, strict=True)]
     limit = f"equal once cut to model.max_tokens={model.rule.max_tokens}"
     left_out = _left_out(groups, telling)

@@ -18,7 +18,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from touchstone.training.plan import MicroBatch
+from touchstone.training.plan import AnyMicroBatch, MicroBatch
 
 
 def is_fsdp(accelerator: Accelerator) -> bool:
@@ -61,7 +61,7 @@ def exchange(accelerator: Accelerator, model: nn.Module, *, last: bool) -> Itera
             yield
 
 
-def even(micros: Sequence[MicroBatch], accelerator: Accelerator) -> list[MicroBatch]:
+def even(micros: Sequence[AnyMicroBatch], accelerator: Accelerator) -> list[AnyMicroBatch]:
     """This rank's micro-batches, with padding up to as many passes as the busiest rank has; every rank must call it.
 
     Where models are whole nothing is added. A padding micro-batch weighs nothing, so no loss or gradient changes.
@@ -73,7 +73,7 @@ def even(micros: Sequence[MicroBatch], accelerator: Accelerator) -> list[MicroBa
     return fill_up(mine, every)
 
 
-def fill_up(micros: Sequence[MicroBatch], every: Sequence[Sequence[int]]) -> list[MicroBatch]:
+def fill_up(micros: Sequence[AnyMicroBatch], every: Sequence[Sequence[int]]) -> list[AnyMicroBatch]:
     """`micros` with as many micro-batches, and in each of them as many batches, as any rank has.
 
     Args:
@@ -82,12 +82,9 @@ def fill_up(micros: Sequence[MicroBatch], every: Sequence[Sequence[int]]) -> lis
     """
     passes = [max(numbers) for numbers in zip_longest(*every, fillvalue=0)]
     smallest = min(micros, key=lambda micro: (len(micro.batches), sum(batch.tokens for batch in micro.batches)))
-    padding = replace(
-        smallest,
-        weights=torch.zeros_like(smallest.weights),
-        rankings=tuple(replace(ranking, weight=0.0) for ranking in smallest.rankings),
-        counts=False,
-    )
+    padding: AnyMicroBatch = replace(smallest, weights=torch.zeros_like(smallest.weights), counts=False)
+    if isinstance(padding, MicroBatch):
+        padding = replace(padding, rankings=tuple(replace(ranking, weight=0.0) for ranking in padding.rankings))
     filled = [*micros, *[padding] * (len(passes) - len(micros))]
     # A batch more at the end moves no reward's place, and nobody reads its own.
     return [

@@ -36,9 +36,17 @@ from trl.trainer.reward_trainer import RewardTrainer
 
 from touchstone.errors import TrainingError
 from touchstone.groups import Group
-from touchstone.model.layout import Batch, Precision, read_hidden, read_rewards, rewards_from, shares_prompt
+from touchstone.model.layout import (
+    Batch,
+    Precision,
+    read_hidden,
+    read_rewards,
+    read_token_log_odds,
+    rewards_from,
+    shares_prompt,
+)
 from touchstone.model.network import RewardModel, head_of
-from touchstone.model.templating import EncodedGroup
+from touchstone.model.templating import EncodedGroup, Unit
 from touchstone.settings import Settings
 from touchstone.settings.objective import Objective
 from touchstone.settings.training import Train
@@ -48,7 +56,8 @@ from touchstone.training.curve import SUMS, Row, averages, omissions, row_of, su
 from touchstone.training.ensemble import loss_of, member_weights, single, validation_weights
 from touchstone.training.live_view import LiveView
 from touchstone.training.memory import resolve_budget
-from touchstone.training.plan import MicroBatch, Step, make_steps, micro_batches, share_of
+from touchstone.training.outcome import TokenMicroBatch
+from touchstone.training.plan import AnyMicroBatch, Step, make_steps, micro_batches, share_of
 from touchstone.training.sharding import even, exchange, gather_weights
 from touchstone.training.state import Progress, State, put_weights, restore, trained_weights
 
@@ -87,13 +96,17 @@ class Rewards(nn.Module):
     """The network as a module that takes a batch: what DDP wraps, since it follows a module's `forward` only.
 
     Args:
+        unit: what the head is read for (`ScoringRule`).
         length_seed: where a second head shall take length up (objective.length=separate), what it is drawn from.
     """
 
-    def __init__(self, network: PreTrainedModel, precision: Precision, length_seed: int | None = None) -> None:
+    def __init__(
+        self, network: PreTrainedModel, precision: Precision, unit: Unit = "text", length_seed: int | None = None
+    ) -> None:
         super().__init__()
         self.network = network
         self.precision: Precision = precision
+        self.read = read_rewards if unit == "text" else read_token_log_odds
         self.config = network.config
         self._no_split_modules = network._no_split_modules  # what accelerate shards by: the decoder layers
 
@@ -106,11 +119,12 @@ class Rewards(nn.Module):
                 self.length_head.weight.normal_(0.0, (size + 1) ** -0.5, generator=generator)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Rewards, [N]; no view, because FSDP hangs its hooks on what it gets. With a head for length [N, 3]: its
-        rewards are the second column, and the third is the heads' |cosine|: weights are whole inside a forward only.
+        """Rewards, [N], or log odds of every token; no view, because FSDP hangs its hooks on what it gets. With a head
+        for length [N, 3]: its rewards are the second column, and the third is the heads' |cosine|: weights are whole
+        inside a forward only.
         """
         if self.length_head is None:
-            return read_rewards(self.network, batch, self.precision).clone()
+            return self.read(self.network, batch, self.precision).clone()
         hidden = read_hidden(self.network, batch, self.precision)
         quality = rewards_from(self.network, batch, hidden)
         with torch.autocast(hidden.device.type, enabled=False):
@@ -168,8 +182,8 @@ class PreferenceTrainer(RewardTrainer):
             self._omissions = omissions(examples.groups, settings.objective)
         # After the stock constructor, which wants a PreTrainedModel; before anything is wrapped for several ranks.
         length_seed = settings.train.seed + 1 if settings.objective.length == "separate" else None
-        wrapped = Rewards(model.network, settings.train.precision, length_seed)
-        self.model = self.model_wrapped = wrapped.to(self.args.device)
+        rewards = Rewards(model.network, settings.train.precision, model.rule.unit, length_seed)
+        self.model = self.model_wrapped = rewards.to(self.args.device)
         if self.is_deepspeed_enabled and (places.checkpoints is not None or validation is not None):
             raise TrainingError(
                 "DeepSpeed alone can put a model's parts together while it trains: set train.checkpoint_steps=0 and "
@@ -195,7 +209,7 @@ class PreferenceTrainer(RewardTrainer):
         (number,) = numbers
         return {"micro_batches": self._share(self.steps[number], self.examples)}
 
-    def _share(self, step: Step, examples: Examples) -> list[MicroBatch]:
+    def _share(self, step: Step, examples: Examples) -> list[AnyMicroBatch]:
         chunks, counts = share_of(step, examples.encoded, self.args.process_index, self.args.world_size)
         budget = self.progress.token_budget
         return even(
@@ -211,9 +225,9 @@ class PreferenceTrainer(RewardTrainer):
         model.train()
         self._began = time.monotonic()
         step = self.steps[self.state.global_step]
-        micros: list[MicroBatch] = inputs["micro_batches"]
+        micros: list[AnyMicroBatch] = inputs["micro_batches"]
         sums = torch.zeros(len(SUMS), dtype=torch.float64)
-        passes: list[tuple[Batch, MicroBatch | Tensor]] = []
+        passes: list[tuple[Batch, AnyMicroBatch | Tensor]] = []
         for micro in micros:
             if len(micro.batches) == 1:
                 passes.append((micro.batches[0], micro))
@@ -221,15 +235,17 @@ class PreferenceTrainer(RewardTrainer):
             rewards = self._forward(model, micro.batches).requires_grad_()
             loss = loss_of(self.objective, rewards, micro, self.weights)
             (gradient,) = torch.autograd.grad(loss, rewards)
-            sums += sums_of(micro, loss, single(rewards))
-            pieces = gradient.split([len(batch.owners) for batch in micro.batches])
+            sums += sums_of(micro, loss, self._of_members(rewards))
+            # Of each batch as many numbers as the network gave.
+            tokens = isinstance(micro, TokenMicroBatch)
+            pieces = gradient.split([sum(b.sizes) if tokens else len(b.owners) for b in micro.batches])
             passes += zip(micro.batches, pieces, strict=True)
         for number, (batch, part) in enumerate(passes, start=1):
             with exchange(self.accelerator, model, last=number == len(passes)):
                 rewards = model(batch.to(self.args.device))
-                if isinstance(part, MicroBatch):
+                if not isinstance(part, Tensor):
                     loss = loss_of(self.objective, rewards, part, self.weights)
-                    sums += sums_of(part, loss, single(rewards))
+                    sums += sums_of(part, loss, self._of_members(rewards))
                 else:
                     loss = (rewards * part).sum()
                 # Ranks take the mean of their gradients, and the sum is wanted.
@@ -316,7 +332,7 @@ class PreferenceTrainer(RewardTrainer):
         for step in steps:
             for micro in self._share(step, self.validation):
                 rewards = self._forward(self.model_wrapped, micro.batches)
-                sums += sums_of(micro, self._validation_loss(rewards, micro), single(rewards))
+                sums += sums_of(micro, self._validation_loss(rewards, micro), self._of_members(rewards))
         found = averages(self._of_all_ranks(sums), sum(step.weight for step in steps))
         self._validated = {f"validation_{name}": value for name, value in found.items()}
         progress = self.progress
@@ -339,8 +355,12 @@ class PreferenceTrainer(RewardTrainer):
 
     # Parts of a step.
 
-    def _validation_loss(self, rewards: Tensor, micro: MicroBatch) -> Tensor:
+    def _validation_loss(self, rewards: Tensor, micro: AnyMicroBatch) -> Tensor:
         return loss_of(self.objective, rewards, micro, self.validation_weights)
+
+    def _of_members(self, rewards: Tensor) -> Tensor:
+        """What the curve is about: of several members the mean of their rewards."""
+        return rewards if self.weights is None else single(rewards)
 
     def _forward(self, model: nn.Module, batches: Sequence[Batch]) -> Tensor:
         """The rewards of all batches in order, without gradient."""

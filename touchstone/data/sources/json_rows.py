@@ -60,14 +60,19 @@ _BLANKS = re.compile(r"[ \t\n\r]*")
 def line_rows(file: Path, name: str) -> Iterator[RawRow | Quarantined]:
     """Rows of a file that holds an object on each line."""
     with unpacked(file) as stream:
-        for number, line in enumerate(lines(stream), start=1):
-            if line is None:
-                yield Quarantined(name, number, TOO_LONG)
-            elif line.strip():
-                try:
-                    yield RawRow(name, number, parse_object(line))
-                except Unusable as fault:
-                    yield Quarantined(name, number, str(fault))
+        yield from stream_rows(stream, name)
+
+
+def stream_rows(stream: IO[bytes], name: str) -> Iterator[RawRow | Quarantined]:
+    """Rows of an open file that holds an object on each line."""
+    for number, line in enumerate(lines(stream), start=1):
+        if line is None:
+            yield Quarantined(name, number, TOO_LONG)
+        elif line.strip():
+            try:
+                yield RawRow(name, number, parse_object(line))
+            except Unusable as fault:
+                yield Quarantined(name, number, str(fault))
 
 
 def document_rows(file: Path, name: str) -> Iterator[RawRow | Quarantined]:

@@ -110,6 +110,8 @@ TOPICS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
 
 WISHES = ("How do I {}?", "I want to {}. What should I do?", "What is a good way to {}?", "Please tell me how to {}.")
 STEP_FRAMES = ("First {}, then {}.", "You should {} and {}.", "Start like this: {}. After that, {}.")
+STEP_SENTENCES = ("First {}.", "Then {}.", "After that, {}.", "Finally, {}.")
+"""How advice that is written step by step begins, goes on (in turns) and ends."""
 LONG_FRAMES = ("First {}, then {}, and finally {}.", "You should {}, {} and {}.")
 
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday")
@@ -205,15 +207,24 @@ def _messages(generator: Random, turns: int, question: str) -> tuple[Message, ..
     return (Message("user", greeting), Message("assistant", reply), Message("user", question))
 
 
-def advice(generator: Random, turns: int) -> Task:
-    """How to do something: two or three steps, each of this matter or of another one."""
+def advice(generator: Random, turns: int, most_steps: int | None = None) -> Task:
+    """How to do something: two or three steps, or two to `most_steps`, each of this matter or of another one."""
     which = int(generator.random() * len(TOPICS))
     wishes, steps = TOPICS[which]
     question, manner, detail = _asked(generator, pick(generator, WISHES).format(pick(generator, wishes)))
-    frame = pick(generator, LONG_FRAMES if generator.random() < 0.4 else STEP_FRAMES)
+    if most_steps is None:
+        frame = pick(generator, LONG_FRAMES if generator.random() < 0.4 else STEP_FRAMES)
+    else:
+        frame = " ".join(step_frames(2 + int(generator.random() * (most_steps - 1))))
     others = tuple(step for index, (_, steps) in enumerate(TOPICS) if index != which for step in steps)
     parts = tuple(Part(step, others) for step in draw(generator, steps, frame.count("{}")))
     return Task("advice", _messages(generator, turns, question), parts, frame, False, manner, detail)
+
+
+def step_frames(count: int) -> list[str]:
+    """The sentences of advice of so many steps, at least two, one {} in each."""
+    first, *between, last = STEP_SENTENCES
+    return [first, *(between[place % len(between)] for place in range(count - 2)), last]
 
 
 def lookup(generator: Random, turns: int) -> Task:

@@ -12,10 +12,8 @@ pages, it does not hide a worker from somebody who knows the name.
 
 from __future__ import annotations
 
-import gzip
 import tarfile
 import xml.etree.ElementTree as ElementTree
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -24,9 +22,9 @@ from typing import IO
 from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import iterparse
 
+from touchstone.data.sources.archives import members, opened
 from touchstone.data.sources.labels import hash_annotator
 from touchstone.data.sources.rows import MAX_LINE, About, Quarantined, Unusable, answer_text
-from touchstone.data.sources.streams import refuse_pointer
 from touchstone.errors import SourceError
 from touchstone.groups import Comparison, Completion, Group, Message, make_group
 from touchstone.settings.data import ArgumentData
@@ -38,9 +36,6 @@ ABOUT = About(
     not_carried="reasons given by workers, their competence, and rank scores",
 )
 ARCHIVES = {"strict": "UKPConvArg1Strict-CSV.tar.gz", "full": "UKPConvArg1-full-XML.tar.gz"}
-MAX_MEMBER = 64 * 2**20
-"""Bytes of the largest file that is read from an archive; the real ones stay below 4 MB."""
-MAX_MEMBERS = 1_000
 
 
 @dataclass(slots=True)
@@ -99,19 +94,14 @@ def read(settings: ArgumentData, root: Path) -> Iterator[Group | Quarantined]:
         raise SourceError(
             f"data.path: {settings.path} holds no {ARCHIVES[settings.variant]} and is no such file itself"
         )
-    refuse_pointer(archive, archive.name)
-    try:
-        # Not by tarfile's own "r|gz", which ends in a TypeError where a header is cut short (Python 3.11).
-        with gzip.open(archive) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
-            yield from _debates(tar, archive.name, settings)
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise SourceError(f"{archive.name} is not a whole .tar.gz ({type(error).__name__}); fetch it again") from error
+    with opened(archive) as tar:
+        yield from _debates(tar, archive.name, settings)
 
 
 def _debates(tar: tarfile.TarFile, archive: str, settings: ArgumentData) -> Iterator[Group | Quarantined]:
     suffix, fill = (".csv", _read_csv) if settings.variant == "strict" else (".xml", _read_xml)
     has_members = False
-    for name, stream in _members(tar, archive, suffix):
+    for name, stream in members(tar, archive, suffix):
         has_members = True
         topic, _, stance = PurePosixPath(name).stem.rpartition("_")
         debate = _Debate()
@@ -125,22 +115,6 @@ def _debates(tar: tarfile.TarFile, archive: str, settings: ArgumentData) -> Iter
             raise SourceError(f"{name} is empty: it holds no pairs")
     if not has_members:
         raise SourceError(f"{archive} is empty: it holds no {suffix} file; data.variant is {settings.variant}")
-
-
-def _members(tar: tarfile.TarFile, archive: str, suffix: str) -> Iterator[tuple[str, IO[bytes]]]:
-    """(name, stream) of the archive's files with that suffix, in its order.
-
-    An archive from outside may hold links, devices, climbing paths or a bomb: all are refused, none is skipped.
-    """
-    for number, member in enumerate(tar, start=1):
-        path = PurePosixPath(member.name)
-        if not (member.isreg() or member.isdir()) or path.is_absolute() or ".." in path.parts:
-            raise SourceError(f"{archive}: entry {number} is a link, a device, or climbs out; it is refused")
-        if member.size > MAX_MEMBER or number > MAX_MEMBERS:
-            raise SourceError(f"{archive}: entry {number} is too many or too large; it is refused")
-        stream = tar.extractfile(member) if member.isreg() and path.suffix == suffix else None
-        if stream is not None:
-            yield path.name, stream
 
 
 def _read_csv(stream: IO[bytes], name: str, debate: _Debate) -> Iterator[Quarantined]:

@@ -31,7 +31,12 @@ def main() -> None:
     if not (DATA / "groups.jsonl").is_file():
         raise DataError(f"{DATA}/groups.jsonl does not exist; import the data first (`make data`)")
     outcome = validate(
-        DATA / "groups.jsonl", BUILD / "groups.parquet", settings.validation, list(_imported()), BUILD / "data_docs"
+        DATA / "groups.jsonl",
+        BUILD / "groups.parquet",
+        settings.validation,
+        list(_imported()),
+        BUILD / "data_docs",
+        settings.objective.learns,
     )
     write_quarantine(BUILD / "quarantine.parquet", [asdict(row) for row in outcome.set_aside])
     write_json(BUILD / "validation.json", outcome.report)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from touchstone.data.validation.expectations import Check
 from touchstone.groups import OUT_OF_ORDER
 from touchstone.settings.checks import Validation
+from touchstone.settings.objective import Learns
 
 GROUP_CHECKS = (
     Check("ids_present", "critical", "missing_ids", None, 0, "a group has no id or no cluster"),
@@ -40,20 +41,29 @@ TEXT_CHECKS = (
 )
 
 
-def row_checks(settings: Validation) -> tuple[Check, ...]:
+OUTCOME_CHECKS = (
+    Check("outcomes_are_shares", "warning", "bad_outcome", None, 0, "an outcome label is not between 0 and 1"),
+)
+
+
+def row_checks(settings: Validation, learns: Learns = "comparisons") -> tuple[Check, ...]:
     """Checks of the groups' facts."""
     reason = "a text holds personal data or a key"
     personal = Check("no_personal_data", "info", "personal_data", None, 0, reason)
     if settings.personal_data == "quarantine":
         personal = replace(personal, severity="warning")
-    return (*GROUP_CHECKS, *COMPARISON_CHECKS, *TEXT_CHECKS, personal)
+    of_labels = () if learns == "comparisons" else OUTCOME_CHECKS
+    return (*GROUP_CHECKS, *of_labels, *COMPARISON_CHECKS, *TEXT_CHECKS, personal)
 
 
-def total_checks(settings: Validation) -> tuple[Check, ...]:
+def total_checks(settings: Validation, learns: Learns = "comparisons") -> tuple[Check, ...]:
     """Checks of the totals; the reason of a critical one names the setting that holds its threshold."""
     max_share, max_share_setting = settings.max_quarantine_share, "validation.max_quarantine_share"
     both_ways, both_ways_setting = settings.max_contradiction_share, "validation.max_contradiction_share"
+    least = settings.min_comparisons
+    labels = Check("enough_labels", "critical", "labelled_completions", least, None, "validation.min_comparisons")
     return (
+        *(() if learns == "comparisons" else (labels,)),
         Check("no_group_lost", "critical", "groups_lost", 0, 0, "in = kept + merged + set aside"),
         Check("no_comparison_lost", "critical", "comparisons_lost", 0, 0, "in = kept + set aside"),
         Check("enough_groups", "critical", "groups_kept", settings.min_groups, None, "validation.min_groups"),

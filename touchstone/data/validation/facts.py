@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from touchstone.data import hygiene, personal
+from touchstone.data.outcomes import as_learnt, is_outcome
 from touchstone.groups import (
     ROLES,
     Comparison,
@@ -31,6 +32,7 @@ from touchstone.groups import (
     pairs_of,
     to_table,
 )
+from touchstone.settings.objective import Learns
 
 FAULTS = ("index_out_of_range", "with_itself", "bad_votes", "bad_margin", "equal_texts")
 """What can be wrong with a comparison; a group's facts count each."""
@@ -44,12 +46,14 @@ class Block:
         first: number of the first line, from 1.
         part: file for the block's groups as Arrow, as they would be kept.
         policy: validation.personal_data.
+        learns: which labels the objective learns from; comparisons are those that they imply.
     """
 
     first: int
     lines: list[bytes]
     part: Path
     policy: Literal["report", "redact", "quarantine"]
+    learns: Learns = "comparisons"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,7 @@ def examine(block: Block) -> Examined:
     faulty: list[tuple[int, int, str]] = []
     findings: Counter[str] = Counter()
     for line, text in enumerate(block.lines, start=block.first):
-        group = from_line(text, line, "groups.jsonl")
+        group = as_learnt(from_line(text, line, "groups.jsonl"), block.learns)
         if block.policy == "redact":
             group, in_group = personal.redact_group(group)
         else:
@@ -141,8 +145,20 @@ def _facts(
         **{fault: dirt[fault] for fault in hygiene.FAULTS},
         "personal_data": personal,
         "completions": len(group.completions),
+        **outcome_facts(group),
         "comparisons": len(group.comparisons),
         **label_facts(usable.comparisons, [len(completion.text) for completion in group.completions], pairs),
+    }
+
+
+def outcome_facts(group: Group) -> dict[str, int]:
+    """How many completions have an outcome label, how many of these are correct, and how many labels are none."""
+    labels = [completion.outcome for completion in group.completions if completion.outcome is not None]
+    valid = [label for label in labels if is_outcome(label)]
+    return {
+        "labelled_completions": len(valid),
+        "correct_completions": sum(label > 0.5 for label in valid),
+        "bad_outcome": len(labels) - len(valid),
     }
 
 

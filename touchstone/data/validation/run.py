@@ -23,6 +23,7 @@ from touchstone.groups import PARQUET_BATCH, write_tables
 from touchstone.runtime.parallel import map_ordered
 from touchstone.runtime.progress import progress
 from touchstone.settings.checks import Validation
+from touchstone.settings.objective import Learns
 
 FILE = "groups.jsonl"
 
@@ -76,7 +77,12 @@ class _Read:
 
 
 def validate(
-    groups: Path, kept: Path, settings: Validation, imported: Sequence[SetAside] = (), docs: Path | None = None
+    groups: Path,
+    kept: Path,
+    settings: Validation,
+    imported: Sequence[SetAside] = (),
+    docs: Path | None = None,
+    learns: Learns = "comparisons",
 ) -> Outcome:
     """Run all checks on a file of groups and write those that pass, in their order, with a progress bar.
 
@@ -85,6 +91,8 @@ def validate(
         kept: the Parquet file to write.
         imported: what the import set aside; it is passed on and counted.
         docs: folder for a fresh Data Docs site; None makes none.
+        learns: which labels the objective learns from. Of others than comparisons the kept groups have the comparisons
+            that the labels imply, in place of any other.
 
     Raises:
         DataError: a line is no group.
@@ -92,20 +100,21 @@ def validate(
     """
     kept.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".parts-", dir=kept.parent) as parts:
-        read = _read(groups, Path(parts), settings)
+        read = _read(groups, Path(parts), settings, learns)
         # Judge the groups, decide which go, then judge what would be left.
         suites = Suites()
-        results = suites.run("groups", read.facts, row_checks(settings))
+        results = suites.run("groups", read.facts, row_checks(settings, learns))
         set_aside = _set_aside(read, results)
         lines = {row.line for row in set_aside if row.comparison is None}
         joined = read.merged.joined - lines
         comparisons_aside = sum(row.comparison is not None for row in set_aside if row.line not in lines)
-        totals = _totals(read, lines, joined, comparisons_aside)
-        results += suites.run("totals", pl.DataFrame([totals]), total_checks(settings))
+        totals = _totals(read, lines, joined, comparisons_aside, learns)
+        results += suites.run("totals", pl.DataFrame([totals]), total_checks(settings, learns))
         if docs is not None:
             suites.write_docs(docs)
         # Only now, because the error names the site.
-        _stop_if_critical(results, totals, docs)
+        only_labels = not totals["pairs"] and int(read.facts["labelled_completions"].sum()) > 0
+        _stop_if_critical(results, totals, docs, only_labels=only_labels)
         write_tables(kept, progress(_passed(read.parts, lines | joined), "write groups", len(read.parts)))
     report = {
         "totals": totals,
@@ -117,10 +126,12 @@ def validate(
     return Outcome([*imported, *set_aside], report)
 
 
-def _read(groups: Path, parts: Path, settings: Validation) -> _Read:
+def _read(groups: Path, parts: Path, settings: Validation, learns: Learns) -> _Read:
     """Examine every block."""
     blocks = progress(
-        map_ordered(examine, _blocks(groups, parts, settings)), "check groups", -(-_lines(groups) // PARQUET_BATCH)
+        map_ordered(examine, _blocks(groups, parts, settings, learns)),
+        "check groups",
+        -(-_lines(groups) // PARQUET_BATCH),
     )
     examined: list[Examined] = list(blocks)
     if not examined:
@@ -151,11 +162,11 @@ def _read(groups: Path, parts: Path, settings: Validation) -> _Read:
     )
 
 
-def _blocks(groups: Path, parts: Path, settings: Validation) -> Iterator[Block]:
+def _blocks(groups: Path, parts: Path, settings: Validation, learns: Learns) -> Iterator[Block]:
     with groups.open("rb") as file:
         first = 1
         while lines := list(islice(file, PARQUET_BATCH)):
-            yield Block(first, lines, parts / f"{first}.arrow", settings.personal_data)
+            yield Block(first, lines, parts / f"{first}.arrow", settings.personal_data, learns)
             first += len(lines)
 
 
@@ -227,7 +238,9 @@ def _passed(parts: list[Path], lines: set[int]) -> Iterator[pa.Table]:
             yield table.filter(pa.array([place not in lines for place in places]))
 
 
-def _totals(read: _Read, lines: set[int], joined: set[int], comparisons_aside: int) -> dict[str, int | float]:
+def _totals(
+    read: _Read, lines: set[int], joined: set[int], comparisons_aside: int, learns: Learns
+) -> dict[str, int | float]:
     """The data set's numbers: what came in, what was kept, and how the labels look.
 
     Args:
@@ -250,7 +263,12 @@ def _totals(read: _Read, lines: set[int], joined: set[int], comparisons_aside: i
     pairs, decided = total("pairs"), total("decided_pairs")
     longer, shorter = total("longer_wins"), total("shorter_wins")
     contradicted = _contradicted(read.judged)
+    labels: dict[str, int | float] = {}
+    if learns != "comparisons":
+        labelled, correct = total("labelled_completions"), total("correct_completions")
+        labels = {"labelled_completions": labelled, "correct_share": _share(correct, labelled)}
     return {
+        **labels,
         "groups": groups,
         "groups_kept": accepted.height,
         "groups_set_aside": len(lines),
@@ -286,17 +304,22 @@ def _contradicted(judged: np.ndarray) -> int:
     return int(both_ways.filter(pl.col("ways") > 1)["times"].sum())
 
 
-def _stop_if_critical(results: list[CheckResult], totals: dict[str, int | float], docs: Path | None) -> None:
+def _stop_if_critical(
+    results: list[CheckResult], totals: dict[str, int | float], docs: Path | None, *, only_labels: bool
+) -> None:
     failed = [result for result in results if result.check.severity == "critical" and not result.success]
     if failed:
         faults = "; ".join(f"{result.check.name}: {_words(result, totals)}" for result in failed)
         raise ValidationError(
             f"{len(failed)} critical checks failed: {faults}. Of {totals['groups']:,} groups "
-            f"{totals['groups_kept']:,} could be kept" + (f"; {docs / 'index.html'} shows every check" if docs else "")
+            f"{totals['groups_kept']:,} could be kept"
+            + ("; there are outcome labels, from which objective=outcome learns" if only_labels else "")
+            + (f"; {docs / 'index.html'} shows every check" if docs else "")
         )
 
 
 def _words(result: CheckResult, totals: dict[str, int | float]) -> str:
+    """What a failed check says in an error."""
     check = result.check
     if check.column not in totals:
         return f"{len(result.failed):,} groups fail"

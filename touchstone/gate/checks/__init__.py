@@ -14,6 +14,14 @@ from touchstone.gate.checks.bias import Completions, length, probes
 from touchstone.gate.checks.check import REQUIRED, Check, Status, Verdict, needed, run, verdict
 from touchstone.gate.checks.comparison import NEW_SHARE, champion, confirm, lineage_chance
 from touchstone.gate.checks.optimisation import overoptimisation
+from touchstone.gate.checks.outcomes import (
+    OUTCOME_CHECKS,
+    Outcomes,
+    auc,
+    best_of_n,
+    not_about_outcomes,
+    outcome_calibration,
+)
 from touchstone.gate.checks.pairs import Asked, Pairs
 from touchstone.gate.checks.quality import calibration, evidence, floor
 from touchstone.gate.checks.refusals import refusals
@@ -31,15 +39,19 @@ from touchstone.gate.checks.trust import (
 
 __all__ = [
     "NEW_SHARE",
+    "OUTCOME_CHECKS",
     "REQUIRED",
     "Asked",
     "Check",
     "Completions",
+    "Outcomes",
     "Pairs",
     "Scored",
     "Status",
     "Verdict",
     "asked",
+    "auc",
+    "best_of_n",
     "calibration",
     "centering",
     "champion",
@@ -53,6 +65,8 @@ __all__ = [
     "lineage_chance",
     "needed",
     "noise_ceiling",
+    "not_about_outcomes",
+    "outcome_calibration",
     "overoptimisation",
     "probes",
     "refusals",

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from touchstone.gate.checks import Check, lineage_chance
 from touchstone.gate.page import words
 from touchstone.gate.page.bars import Mark, bar, ruler, scale
-from touchstone.gate.record import Metrics, Record
+from touchstone.gate.record import Metrics, OutcomeMetrics, Record
 from touchstone.gate.summary import askable, causes, needed_words
 from touchstone.pages.svg import Picture
 from touchstone.pages.template import environment
@@ -40,6 +40,7 @@ def render(record: Record, disagreements: Sequence[Mapping[str, Any]], pictures:
     checks = {check.name: check for check in record.checks}
     measured = record.metrics.holdout
     first = record.champion_version is None
+    chains = record.facts.learns == "process"
     digests = [(name, digest) for name, digest in sorted(record.digests) if digest is not None]
     return (
         environment(Path(__file__).parent)
@@ -55,10 +56,13 @@ def render(record: Record, disagreements: Sequence[Mapping[str, Any]], pictures:
             sizes=_sizes(record),
             luck=_luck(record),
             askable=askable(record.verdict, record.checks, record.champion_version),
-            checks=[_check(check, first=first) for check in record.checks],
-            accuracies=_accuracies(measured, checks) if measured else [],
+            checks=[_check(check, first=first, of_chains=chains) for check in record.checks],
+            of_chains=chains,
+            accuracies=_accuracies(measured, checks) if measured else _f1(checks) if chains else [],
             gap_closed=measured.gap_closed if measured else None,
-            difference=_check(checks["champion"], first=first) if "champion" in checks else None,
+            outcome=measured.outcome if measured else None,
+            areas=_areas(measured.outcome) if measured and measured.outcome else [],
+            difference=_check(checks["champion"], first=first, of_chains=chains) if "champion" in checks else None,
             slices=_slices(record, checks),
             optimised=_optimised(record, pictures),
             figures=_figures(measured, pictures, with_champion=not first) if measured else [],
@@ -95,9 +99,9 @@ def _luck(record: Record) -> float | None:
     return lineage_chance(record.ledger.uses) if record.policy in ("strict", "small_data") else None
 
 
-def _check(check: Check, *, first: bool) -> dict[str, Any]:
+def _check(check: Check, *, first: bool, of_chains: bool = False) -> dict[str, Any]:
     """A row of the table of checks; `first`: there is no champion, so slices have accuracies and no differences."""
-    about = words.CHECKS[check.name]
+    about = words.about(check.name, of_chains=of_chains)
     if first and check.name == "slices":
         about = replace(about, kind="share")
     value, interval, threshold = check.value, check.interval, check.threshold
@@ -133,6 +137,21 @@ def _accuracies(measured: Metrics, checks: Mapping[str, Check]) -> list[dict[str
         (name, baseline.accuracy, (baseline.accuracy_low, baseline.accuracy_high))
         for name, baseline in measured.baselines.items()
     ]
+    return _bars(rows)
+
+
+def _areas(measured: OutcomeMetrics) -> list[dict[str, Any]]:
+    """AUC, Brier score and log loss of the candidate and the baselines, with a bar each."""
+    models = {"model": measured, **measured.baselines}
+    rows = _bars([(name, each.auc, (each.auc_low, each.auc_high)) for name, each in models.items()])
+    return [
+        {**row, "accuracy": each.accuracy, "auc": each.auc, "brier": each.brier, "log_loss": each.log_loss}
+        for row, each in zip(rows, models.values(), strict=True)
+    ]
+
+
+def _bars(rows: Sequence[tuple[str, float, tuple[float, float] | None]]) -> list[dict[str, Any]]:
+    """Shares between guessing and certainty by model, each with its bounds and a bar on a common scale."""
     ends = scale([0.5, 1.0, *(value for _, value, _ in rows), *(low for _, _, bounds in rows for low in bounds or ())])
     return [
         {
@@ -149,6 +168,27 @@ def _accuracies(measured: Metrics, checks: Mapping[str, Check]) -> list[dict[str
             ),
         }
         for name, value, bounds in rows
+    ]
+
+
+def _f1(checks: Mapping[str, Check]) -> list[dict[str, Any]]:
+    """F1 of the candidate and the baselines, of a process model, with a bar each."""
+    table = _table(checks, "floor")
+    ends = scale([0.0, 1.0])
+    return [
+        {
+            "name": words.MODELS.get(row["model"], row["model"]) if row["model"] != "model" else words.MODELS["model"],
+            "accuracy": row["f1"],
+            "bounds": (row["low"], row["high"]),
+            "bar": bar(
+                ends,
+                row["f1"],
+                f"{row['f1']:.3f}, {row['low']:.3f} to {row['high']:.3f}",
+                interval=(row["low"], row["high"]),
+                mark="dot" if row["model"] == "model" else "hollow",
+            ),
+        }
+        for row in table
     ]
 
 

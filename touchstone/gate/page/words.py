@@ -33,7 +33,10 @@ POLICIES = {
 MODELS = {
     "model": "this model",
     "champion": "the champion",
+    "majority": "majority",
     "longer_wins": "length alone",
+    "length": "length and place of a step",
+    "words": "words and length of a step",
     "linear": "words and length",
     "bayes_optimal": "best possible (known reward)",
 }
@@ -69,6 +72,11 @@ CHECKS = {
     "length": About("Does it judge what is said, and not how long it is?", "number", "within"),
     "probes": About("Do empty and meaningless texts lose?", "share", "most"),
     "refusals": About("Does a plain refusal hold where people preferred one to an answer?", "share", "most"),
+    "auc": About("Does it tell correct answers from wrong ones to other prompts too?", "share", "least"),
+    "outcome_calibration": About("Of answers that it calls 80% likely to be correct, are 80%?", "number", "most"),
+    "best_of_n": About(
+        "Is the answer that it would choose correct more often than by simple rules?", "points", "least"
+    ),
     "noise_ceiling": About("Is it suspiciously better than labels as noisy as these allow?", "share", "most"),
     "seeds": About("Would the same recipe with another random seed be as good?", "number", "most"),
     "overoptimisation": About("Does real quality still rise where a policy chases the reward?", "number", "least"),
@@ -83,6 +91,23 @@ CHECKS = {
     "unattended": About("May it be promoted without a person?"),
 }
 """Of every check that a decision can hold, under every policy."""
+
+
+PROCESS_CHECKS = {
+    "evidence": About("Are there enough independent prompts with chains of steps to judge by?", "count", "least"),
+    "floor": About("Does it find the first wrong step clearly better than simple rules do? (F1)", "number", "least"),
+    "champion": About("How does its F1 compare with that of the model that serves today?", "number", "least"),
+    "calibration": About("Of steps that it calls 80% likely to be right, are 80%?", "number", "most"),
+    "slices": About("Is any kind of chain served worse? The lowest difference of F1 is drawn.", "number", "least"),
+    "length": About("Does it judge the steps, and not how many there are?", "number", "within"),
+    "confirm": About("Does its F1 hold on prompts that were kept in reserve?", "number", "least"),
+}
+"""Of those that ask something else of a process model."""
+
+
+def about(name: str, *, of_chains: bool) -> About:
+    """What a check asks: of a process model, or of any other."""
+    return (PROCESS_CHECKS if of_chains else CHECKS).get(name, CHECKS[name])
 
 
 PARTS: Mapping[str, tuple[Kind, Side]] = {

@@ -129,6 +129,11 @@ def _servable(artifact: Path) -> Card:
         raise ServingError(
             f"{artifact} is an ensemble, of which vLLM would read one member at most; serve it with `touchstone serve`"
         )
+    if card.rule.get("aggregation", "last") != "last":
+        raise ServingError(
+            f"{artifact} aggregates the values of an answer's tokens ({card.rule['aggregation']}), and vLLM reads the "
+            "last one; serve it with `touchstone serve`, or seal it with seal.aggregation=last"
+        )
     return card
 
 

@@ -16,8 +16,10 @@ from touchstone.client import ScoreReply
 from touchstone.model.scores import Score
 from touchstone.serving.answers import Answer, Stamp
 from touchstone.serving.protocols.bodies import REFUSALS, Prompt, messages_of, stamp
+from touchstone.serving.refusals import Refusal
 from touchstone.serving.service import Service
 from touchstone.serving.strict import Closed, StrictRoute
+from touchstone.statistics import OutcomeMap, outcome_probability
 
 _STAMP = {"model": "reward-sandbox@champion", "version": 3, "digest": "9f2c41d07be3" + 52 * "0"}
 _FOUR, _FIVE = (
@@ -47,6 +49,7 @@ class RewardsRequest(Closed):
     best_of: BestOf | None = None
     kl: Nats | None = None
     inputs: Annotated[list[Input], Field(min_length=1)]
+    tokens: bool = Field(False, description="What the model thinks after each token, where it has learnt that.")
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"inputs": [{"prompt": "2+2?", "completions": ["4", "5"]}]}]}
@@ -163,16 +166,18 @@ def router(service: Service) -> APIRouter:
     async def rewards(request: RewardsRequest, response: Response) -> RewardsReply:
         items = [(messages_of(part.prompt), part.completions) for part in request.inputs]
         answer = await service.score(request.model, items)
+        if request.tokens and not _has_tokens(answer):
+            raise Refusal(422, "no_token_values", "this model gives one value for an answer; leave out `tokens`")
         stamp(response, answer)
         warnings = service.warnings(answer, request.best_of, request.kl) or None
-        return _rewards(answer).model_copy(update={"warnings": warnings})
+        return _rewards(answer, tokens=request.tokens).model_copy(update={"warnings": warnings})
 
     @routes.post("/v1/compare", summary="Which of two completions is better", response_model_exclude_none=True)
     async def compare(request: CompareRequest, response: Response) -> CompareReply:
         answer = await service.compare(request.model, (messages_of(request.prompt), [request.a, request.b]))
         stamp(response, answer)
-        a, b = _reply(answer.a), _reply(answer.b)
-        return CompareReply(**_stamp(answer), probability=answer.probability, a=a, b=b)
+        a, b = reply_of(answer.a), reply_of(answer.b)
+        return CompareReply(**stamp_of(answer), probability=answer.probability, a=a, b=b)
 
     @routes.post("/v1/rank", summary="The best of some completions", response_model_exclude_none=True)
     async def rank(request: RankRequest, response: Response) -> RankReply:
@@ -184,25 +189,35 @@ def router(service: Service) -> APIRouter:
                 index=entry.completion,
                 rank=1 + sum(reward > entry.score.reward for reward in rewards),
                 probability=entry.probability,
-                score=_reply(entry.score),
+                score=reply_of(entry.score),
             )
             for entry in answer.ranking[: request.n]
         ]
         warnings = service.warnings(answer, request.best_of or len(request.completions), request.kl) or None
-        return RankReply(**_stamp(answer), ranking=ranking, warnings=warnings)
+        return RankReply(**stamp_of(answer), ranking=ranking, warnings=warnings)
 
     return routes
 
 
-def _rewards(answer: Answer) -> RewardsReply:
+def _has_tokens(answer: Answer) -> bool:
+    """Whether the scores, or those of a part, are aggregated from values of tokens."""
+    return any(score.values is not None for row in answer.scores for score in row) or any(
+        map(_has_tokens, answer.parts.values())
+    )
+
+
+def _rewards(answer: Answer, *, tokens: bool = False) -> RewardsReply:
     """Scores and, of a combination, its parts."""
-    results = [Scored(scores=[_reply(score) for score in row]) for row in answer.scores]
-    parts = {part: _rewards(each) for part, each in answer.parts.items()} or None
-    return RewardsReply(**_stamp(answer), results=results, parts=parts)
+    results = [Scored(scores=[reply_of(score, tokens=tokens) for score in row]) for row in answer.scores]
+    parts = {part: _rewards(each, tokens=tokens) for part, each in answer.parts.items()} or None
+    return RewardsReply(**stamp_of(answer), results=results, parts=parts)
 
 
-def _reply(score: Score) -> ScoreReply:
+def reply_of(score: Score, *, tokens: bool = False) -> ScoreReply:
     """A score as it travels."""
+    probabilities = None
+    if tokens and score.values is not None:
+        probabilities = outcome_probability(score.values, OutcomeMap(0.0, 1.0)).tolist()
     return ScoreReply(
         reward=score.reward,
         centered=score.centered,
@@ -210,8 +225,11 @@ def _reply(score: Score) -> ScoreReply:
         truncated=score.truncated,
         tokens=score.tokens,
         spread=score.spread,
+        correct=score.correct,
+        token_probabilities=probabilities,
     )
 
 
-def _stamp(answer: Stamp) -> dict[str, Any]:
+def stamp_of(answer: Stamp) -> dict[str, Any]:
+    """Which model gave an answer, as fields of its body."""
     return {"model": answer.model, "version": answer.version, "digest": answer.digest}
