@@ -118,8 +118,8 @@ def seal(
         sealed = Card(
             schema_version=2,
             rule=model.rule.to_json(),
-            centering=_centering(reference, scored[1], precision),
-            calibration=_calibration(calibration, scored[0]),
+            centering=centering_of(reference, scored[1], precision),
+            calibration=calibration_of(calibration, scored[0]),
             seeds=seeds,
             self_test=_self_test(model, reference, scored[1], self_test_vectors, precision),
             files=digest_folder(aside),
@@ -199,7 +199,12 @@ def _score(model: RewardModel, groups: Sequence[Group], name: str, precision: Pr
     return scores
 
 
-def _centering(reference: Sequence[Group], scores: Sequence[Sequence[RawScore]], precision: Precision) -> Centering:
+def centering_of(reference: Sequence[Group], scores: Sequence[Sequence[RawScore]], precision: Precision) -> Centering:
+    """The statistics that give a score its meaning.
+
+    Raises:
+        ArtifactError: there are fewer than two clusters, or rewards without spread.
+    """
     rewards = np.array([score.reward for row in scores for score in row])
     clusters = [group.cluster_id for group in reference for _ in group.completions]
     if len(set(clusters)) < 2:
@@ -227,7 +232,12 @@ def _centering(reference: Sequence[Group], scores: Sequence[Sequence[RawScore]],
     )
 
 
-def _calibration(calibration: Sequence[Group], scores: Sequence[Sequence[RawScore]]) -> Calibration:
+def calibration_of(calibration: Sequence[Group], scores: Sequence[Sequence[RawScore]]) -> Calibration:
+    """The calibration map that fits the scores to the judgements.
+
+    Raises:
+        ArtifactError: there is no comparison.
+    """
     differences, strengths, clusters = [], [], []
     for group, row in zip(calibration, scores, strict=True):
         for pair in judged_pairs(group):

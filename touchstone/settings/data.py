@@ -86,6 +86,14 @@ class FinegrainedQaData(Section):
     path: str
 
 
+class PrinciplesData(Section):
+    """Comparisons that a language model made by written principles: what `touchstone labels judge` writes."""
+
+    source: Literal["principles"]
+    name: str
+    path: str
+
+
 class ArgillaData(Spelling):
     """An export of Argilla 2: records with responses of several annotators to a ranking, rating or label question."""
 
@@ -138,6 +146,7 @@ Data = Annotated[
     | ArgumentData
     | PandalmData
     | FinegrainedQaData
+    | PrinciplesData
     | ArgillaData
     | LabelStudioData
     | BenchmarkData
