@@ -19,14 +19,10 @@ from touchstone.model.llm_judge.verdicts import PairVerdict
 
 LEVEL, DRAWS, SEED = 0.95, 2_000, 0
 
-PAIR, PROBE = "pair", "probe"
-"""Kinds of pairs: two completions, or a completion and a text that says nothing."""
-
 SCHEMA = pa.schema(
     [
         ("role", pa.string()),
         ("set", pa.string()),
-        ("kind", pa.string()),
         ("group_id", pa.string()),
         ("cluster_id", pa.string()),
         ("i", pa.int32()),
@@ -75,7 +71,6 @@ class Bias:
 def records(
     role: str,
     set_name: str,
-    kind: str,
     groups: Sequence[Group],
     verdicts: Sequence[Sequence[PairVerdict]],
     own_policies: Collection[str] = (),
@@ -100,7 +95,6 @@ def records(
                 {
                     "role": role,
                     "set": set_name,
-                    "kind": kind,
                     "group_id": group.id,
                     "cluster_id": group.cluster_id,
                     "i": verdict.i,
@@ -121,7 +115,7 @@ _FIRST = {"first": 1.0, "tie": 0.5, "second": 0.0}
 
 
 def measure(table: pa.Table) -> list[Bias]:
-    """The biases of one judge, from rows with SCHEMA whose `kind` is PAIR."""
+    """The biases of one judge, from rows with SCHEMA."""
     rows = [row for row in table.to_pylist() if row["reason"] is None]
     return [
         _bias(

@@ -14,11 +14,11 @@ from touchstone.data.prompts import normalised_prompt
 from touchstone.errors import ArtifactError, GateError
 from touchstone.gate import leaks
 from touchstone.gate.checks import shared_prompts
-from touchstone.gate.facts import Facts
+from touchstone.gate.facts import Facts, JudgeFacts
 from touchstone.gate.labels import union
 from touchstone.gate.leaks import Leaks, Prompts
 from touchstone.gate.record import Alarm, Digests, key_of
-from touchstone.groups import Group, judged_pairs, read_parquet, set_digest
+from touchstone.groups import Group, by_model, judged_pairs, read_parquet, set_digest
 from touchstone.model.card import Card, adopted, verify_digests
 from touchstone.runtime.files import digest_value
 from touchstone.settings import Settings
@@ -59,6 +59,7 @@ class Case:
         asked: what people answered about pairs of these two models (`labels.union`); None where nobody was asked.
         adopted: the candidate was trained elsewhere.
         alarms: of the audit that came with the sets.
+        max_changed_share: of verdicts that a generative judge may give otherwise when it is asked again.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Case:
     threads: int
     digests: Digests
     key: str
+    max_changed_share: float = 0.0
 
 
 def read_case(
@@ -154,6 +156,7 @@ def read_case(
         threads=settings.training_threads,
         digests=digests,
         key=key_of(settings.name, digests),
+        max_changed_share=settings.llm_judge.max_changed_share if settings.llm_judge is not None else 0.0,
     )
 
 
@@ -282,7 +285,22 @@ def gather_facts(
         holdout_uses=uses,
         look=look,
         earlier_confirm=earlier_confirm,
+        judge=JudgeFacts(model=case.card.rule["model"], max_changed_share=case.max_changed_share, unanswered={})
+        if case.card.is_judge
+        else None,
+        model_labelled=_model_labelled(case),
     )
+
+
+def _model_labelled(case: Case) -> tuple[int, int] | None:
+    """Judged pairs of the sets that judge which a model has judged, and all of them; None where there is none."""
+    groups = [*case.groups["holdout"], *case.groups["confirm"]]
+    pairs = {(group.id, *sorted((edge.i, edge.j))): False for group in groups for edge in group.comparisons}
+    for group in groups:
+        for edge in filter(by_model, group.comparisons):
+            pairs[group.id, *sorted((edge.i, edge.j))] = True
+    by_models = sum(pairs.values())
+    return (by_models, len(pairs)) if by_models else None
 
 
 def _absent_slices(case: Case) -> tuple[str, ...]:

@@ -81,6 +81,8 @@ class Gates(Section):
     min_answered_share: Fraction
     bootstrap_draws: Annotated[int, Field(ge=100)]
     seed: Annotated[int, Field(ge=0)]
+    allow_model_labels: bool = Field(default=False, exclude_if=lambda allowed: not allowed)
+    """Whether comparisons that a model made may judge; where nobody says so, the thresholds are spelt as ever."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -13,6 +13,7 @@ from touchstone.gate.checks.advisory import asked, noise_ceiling, overoptimisati
 from touchstone.gate.checks.bias import Completions, length, probes
 from touchstone.gate.checks.check import REQUIRED, Check, Status, Verdict, needed, run, verdict
 from touchstone.gate.checks.comparison import NEW_SHARE, champion, confirm, lineage_chance
+from touchstone.gate.checks.judged import asked_again, labelled_by_models, swayed, without_scale
 from touchstone.gate.checks.pairs import Asked, Pairs
 from touchstone.gate.checks.quality import calibration, evidence, floor
 from touchstone.gate.checks.refusals import refusals
@@ -39,6 +40,7 @@ __all__ = [
     "Status",
     "Verdict",
     "asked",
+    "asked_again",
     "calibration",
     "centering",
     "champion",
@@ -47,6 +49,7 @@ __all__ = [
     "floor",
     "holdout_use",
     "integrity",
+    "labelled_by_models",
     "leakage",
     "length",
     "lineage_chance",
@@ -61,6 +64,8 @@ __all__ = [
     "serving_parity",
     "shared_prompts",
     "slices",
+    "swayed",
     "unattended",
     "verdict",
+    "without_scale",
 ]

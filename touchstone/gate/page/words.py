@@ -74,6 +74,8 @@ CHECKS = {
     "holdout_use": About("Has this holdout been used too often to be believed?", "count", "most"),
     "centering": About("Is the zero point of the scores known well enough?", "number", "most"),
     "asked": About("Do the labels that were asked for beside the holdout tell the same as it?", "share"),
+    "judge_bias": About("How often does its verdict depend on the order of the answers?", "share"),
+    "model_labels": About("Did people make the comparisons that judge here?", "share", "most"),
     "confirm": About("Does it hold on prompts that were kept in reserve?", "share", "least"),
     "cross_fit": About(
         "Do models of the same recipe agree with people on prompts that they never saw?", "share", "least"
