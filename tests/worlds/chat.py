@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import socket
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,9 @@ from touchstone.runtime.files import digest_text
 from touchstone.settings.llm_judge import LlmJudge, RemoteEngine, Spending
 
 _SHOWN = re.compile(
-    r"<request (\w+)>\n(.*?)\n</request \1>\n\n<answer A \1>\n(.*?)\n</answer A \1>\n\n<answer B \1>\n(.*?)\n</answer B \1>",
+    r"<request (\w+)>\n(.*?)\n</request \1>\n\n"
+    r"<answer A \1>\n(.*?)\n</answer A \1>\n\n"
+    r"<answer B \1>\n(.*?)\n</answer B \1>",
     re.DOTALL,
 )
 
@@ -95,6 +99,32 @@ def judging(script: Callable[[int, Any], Answer], *, seconds: float = 0.0) -> It
     """The endpoint, answering by a script."""
     with scripted(script, seconds=seconds) as peer:
         yield peer
+
+
+@contextlib.contextmanager
+def dripping() -> Iterator[str]:
+    """An endpoint that sends a byte every 50 milliseconds, and never all of them; its URL."""
+    ended = threading.Event()
+
+    def drip(connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+            while not ended.wait(0.05):
+                connection.sendall(b" ")
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=drip, args=(server.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=accept, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        finally:
+            ended.set()
+            server.shutdown(socket.SHUT_RDWR)
 
 
 def judge_settings(url: str, cache: Path, **changes: Any) -> LlmJudge:

@@ -147,10 +147,10 @@ def unanswered(path: Path, roles: Sequence[Role], set_name: str) -> Unanswered:
 def without(groups: Sequence[Group], pairs: Unanswered) -> list[Group]:
     """The groups without the comparisons of pairs that have no verdict: they count for nobody, and are counted."""
 
-    def missing(group: Group, i: int, j: int) -> bool:
-        return (group.id, min(i, j), max(i, j)) in pairs
+    def answered(group: Group) -> Group:
+        return without_look_alikes(group, lambda i, j: (group.id, min(i, j), max(i, j)) in pairs)
 
-    return [without_look_alikes(group, lambda i, j, group=group: missing(group, i, j)) for group in groups]
+    return [answered(group) for group in groups]
 
 
 def count_reasons(table: pa.Table) -> dict[str, int]:

@@ -130,8 +130,8 @@ def _verdicts(value: Any, count: int, judge: str) -> tuple[list[Comparison], lis
             reason = str(verdict["reason"])
             reasons.append(next((known for known in REASONS if reason.startswith(known)), "for another reason"))
             continue
-        shares = [finite_number(verdict.get(name), name) for name in ("wins_i", "wins_j", "ties")]
-        if min(shares) < 0 or not math.isclose(sum(shares), 1.0, abs_tol=1e-6):
+        wins_i, wins_j, ties = (finite_number(verdict.get(name), name) for name in ("wins_i", "wins_j", "ties"))
+        if min(wins_i, wins_j, ties) < 0 or not math.isclose(wins_i + wins_j + ties, 1.0, abs_tol=1e-6):
             raise Unusable("a verdict's shares don't add up to 1")
-        comparisons.append(Comparison(i, j, *shares, annotator=judge))
+        comparisons.append(Comparison(i, j, wins_i, wins_j, ties, annotator=judge))
     return comparisons, reasons
