@@ -244,7 +244,7 @@ class Judge:
 
         waiting = iter(questions)
         running: set[Future[tuple[str, Answer] | None]] = set()
-        with ThreadPoolExecutor(max_workers=self._engine.concurrency) as pool:
+        with ThreadPoolExecutor(self._engine.concurrency, thread_name_prefix="judge") as pool:
             try:
                 while True:
                     while len(running) < AHEAD * self._engine.concurrency and (key := next(waiting, None)) is not None:
