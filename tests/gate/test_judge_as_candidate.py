@@ -75,9 +75,15 @@ def make_set(name: str, count: int, annotator: str | None = None) -> list[Group]
     return groups
 
 
-def settings(url: str, root: Path, *, gates: dict[str, Any] | None = None, **changes: Any) -> Settings:
+@pytest.fixture(scope="module")
+def known(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache for all that is asked of the judge that knows: the tests ask it much the same."""
+    return tmp_path_factory.mktemp("known")
+
+
+def settings(url: str, cache: Path, *, gates: dict[str, Any] | None = None, **changes: Any) -> Settings:
     limits = DEFAULTS.gates.model_copy(update={**LIMITS, **(gates or {})})
-    return DEFAULTS.model_copy(update={"gates": limits, "llm_judge": judge_settings(url, root / "cache", **changes)})
+    return DEFAULTS.model_copy(update={"gates": limits, "llm_judge": judge_settings(url, cache, **changes)})
 
 
 def write_sets(root: Path, annotator: str | None = None) -> None:

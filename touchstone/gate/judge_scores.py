@@ -90,8 +90,8 @@ def _ask(role: Role, job: Job, judge: Judge, work: Path, settings: Settings) -> 
     verdicts = judge.compare(
         list(zip(job.groups, pairs, strict=True)), time=2 if job.options else 1, description=words
     )
-    own = settings.llm_judge.own_policies if settings.llm_judge is not None else []
-    _append(judge_bias.records(role, job.set_name, job.groups, verdicts, own), work / VERDICTS)
+    policies = settings.llm_judge.own_policies if settings.llm_judge is not None else []
+    _append(judge_bias.records(role, job.set_name, job.groups, verdicts, policies), work / VERDICTS)
     scores = _probe_scores if job.set_name == PROBING else scores_of
     return [scores(group, row) for group, row in zip(job.groups, verdicts, strict=True)]
 

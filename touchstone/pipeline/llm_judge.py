@@ -144,11 +144,13 @@ def label(
         only_count: ask nothing and write nothing: say how many questions there are.
 
     Raises:
-        SettingsError: llm_judge is not set, or `principles` beside `artifact`.
+        SettingsError: llm_judge is not set, `principles` stands beside `artifact`, or `output` is the pool.
         SourceError: no line of the pool can be used.
         JudgeError, SpendingError, ModelError, ArtifactError: the judge can't be asked.
     """
     chosen = configured(settings)
+    if output.resolve() == pool.resolve():
+        raise SettingsError(f"{output} is the pool itself; name another file for the labels")
     if principles is not None:
         if artifact is not None:
             raise SettingsError("a sealed judge has principles of its own; leave out --principles, or --artifact")

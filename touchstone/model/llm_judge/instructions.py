@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from string import Template
 from typing import Any, Self
@@ -122,7 +123,7 @@ class Principles(BaseModel):
         return "\n".join(f"{number}. {text}" for number, text in enumerate(texts, start=1))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Instructions:
     """A template and its principles.
 
@@ -163,7 +164,7 @@ class Instructions:
         if unknown := sorted(places - REQUIRED - OPTIONAL):
             raise JudgeError(f"{name} names {', '.join(f'${place}' for place in unknown)}, which nothing fills")
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Of template and principles."""
         return digest_value([self.template, self.principles.to_json()])

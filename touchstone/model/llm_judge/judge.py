@@ -124,6 +124,7 @@ class Judge:
 
     def __init__(self, identity: Identity, engine: Engine, cache: AnswerCache, account: Account) -> None:
         self.identity = identity
+        self._answering = {name: value for name, value in identity.to_json().items() if name != "instructions"}
         self.account = account
         self._engine = engine
         self._cache = cache
@@ -217,8 +218,7 @@ class Judge:
         question = self.identity.instructions.question(prompt, first, second, axis)
         # The messages hold instructions, principles and texts as they are sent; the rest is how they are answered.
         messages = [[message.role, message.content] for message in question.messages]
-        asked = {name: value for name, value in self.identity.to_json().items() if name != "instructions"}
-        key = digest_value({"messages": messages, "time": time, **asked})
+        key = digest_value([messages, time, self._answering])
         questions[key] = question
         return key
 

@@ -286,7 +286,7 @@ def _shares(logprobs: Any, text: str, code: str) -> tuple[float, float, float] |
         for token, alternatives in tokens:
             end += len(token)
             if end > place:
-                return shares_of([(str(other["token"]), float(other["logprob"])) for other in alternatives])
-    except (KeyError, TypeError, ValueError, AttributeError):
+                return shares_of([(str(each["token"]), float(each["logprob"])) for each in alternatives])
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         pass  # an endpoint without log probabilities, or a verdict that is spelled in another way
     return None
