@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,18 @@ from typing import Any
 import pytest
 
 from tests.worlds.chat import RuleJudge, completion, judge_settings, judging, shown, verdict
-from tests.worlds.graded import DEFAULTS, WORDS
+from tests.worlds.graded import DEFAULTS, WORDS, make_artifact
 from tests.worlds.scripted import Answer, answer
 from touchstone.errors import ArtifactError, GateError, JudgeError
 from touchstone.gate import judge as judge_module
+from touchstone.gate.case import Champion
 from touchstone.gate.checks import Check, Verdict
+from touchstone.gate.fresh_scores import Job, Role, Scores
 from touchstone.gate.judge import recompute
 from touchstone.gate.record import VERDICTS, Decision
 from touchstone.groups import JUDGE, Comparison, Completion, Group, Message, make_group, write_parquet
 from touchstone.model import card as cards
+from touchstone.model.scores import RawScore
 from touchstone.model.scoring import Scorer
 from touchstone.pipeline.adopted import register_artifact
 from touchstone.pipeline.llm_judge import SealedJudge, seal
@@ -239,6 +242,35 @@ def test_labels_by_a_model_are_no_evidence_about_people(tmp_path: Path, known: P
     assert allowed.verdict is Verdict.PROMOTE
     assert {check.name: check.status for check in allowed.checks}["model_labels"] == "warn"
     assert refused.record.facts.model_labelled == (201, 201)
+
+
+def test_a_judge_meets_a_champion_that_is_a_reward_model_on_the_same_rows(tmp_path: Path, known: Path) -> None:
+    write_sets(tmp_path)
+    champion = Champion("1", make_artifact(tmp_path / "champion"), None)
+
+    def guess(jobs: Mapping[Role, Job], work: Path) -> dict[Role, Scores]:
+        assert set(jobs) == {"champion"}
+        return {
+            role: [[RawScore(hash_of(each.text), False, 9) for each in group.completions] for group in job.groups]
+            for role, job in jobs.items()
+        }
+
+    with judging(KNOWS.answer) as peer:
+        chosen = settings(peer.url, known)
+        seal(tmp_path, chosen, tmp_path / "build" / "artifact")
+        decision = judge_module.judge(
+            build=tmp_path / "build",
+            state=tmp_path / "runs",
+            output=tmp_path / "decision",
+            settings=chosen,
+            champion=champion,
+            who="ada",
+            score=guess,
+            trained_here=False,
+        )
+    check = {check.name: check for check in decision.checks}["champion"]
+    assert check.status == "pass"
+    assert (check.value or 0) > 0.2
 
 
 def test_a_judge_is_asked_as_it_was_sealed_or_not_at_all(tmp_path: Path, known: Path) -> None:

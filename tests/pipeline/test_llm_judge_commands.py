@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,14 +14,17 @@ from typer.testing import CliRunner
 
 from tests.places import ROOT
 from tests.worlds.chat import RuleJudge, judging
+from tests.worlds.judged import SEEDS
 from tests.worlds.scripted import Peer
 from tests.worlds.sealed import make_tiny_groups
 from touchstone.cli.main import app
 from touchstone.data.importing import import_source
-from touchstone.errors import SettingsError, SpendingError
+from touchstone.errors import GateError, SettingsError, SpendingError
 from touchstone.groups import by_model, read_jsonl, to_line, write_parquet
 from touchstone.settings import compose
+from touchstone.settings.checks import SETS
 
+AUTHOR = ["-c", "user.name=ada", "-c", "user.email=ada@example.org"]
 BY_LENGTH = RuleJudge(lambda _, text: float(len(text)))
 
 
@@ -139,3 +143,27 @@ def test_a_sealed_judge_labels_by_its_own_principles(project: Path, server: Peer
     assert json.loads(run(*command, "--json"))["judge"] == sealed["judge"]
     refused = CliRunner().invoke(app, [*command, "--principles", "configs/principles/default.yaml"])
     assert isinstance(refused.exception, SettingsError)
+
+
+@pytest.mark.slow
+def test_a_sealed_judge_is_judged_and_verified_by_the_command_line(project: Path, server: Peer) -> None:
+    for name in SETS:
+        if name != "calibration":
+            write_parquet(project / "build" / "splits" / f"{name}.parquet", make_tiny_groups(12, seed=SEEDS[name]))
+    for words in (["init"], ["add", "dvc.yaml"], [*AUTHOR, "commit", "-m", "A project"]):
+        subprocess.run(["git", *words], cwd=project, check=True, capture_output=True)
+    configure(server, "gates=small_data")
+    sealed = json.loads(run("seal", "--llm-judge", "--json"))
+    record = json.loads(run("judge", "--artifact", sealed["artifact"], "--json", code=3))
+    checks = {check["name"]: check for check in record["checks"]}
+    assert record["model"]["base"] == "by-length"
+    assert checks["centering"]["status"] == "not_run"
+    assert checks["cross_fit"]["n"] > 20
+    folder = project / "build" / "judged" / "judge-by-length" / "decision"
+    assert (folder / "verdicts.parquet").exists()
+    asked = len(server.requests)
+    run("verify", str(folder))
+    run("verify", sealed["artifact"])
+    assert len(server.requests) == asked
+    registered = CliRunner().invoke(app, ["judge", "--artifact", sealed["artifact"], "--register"])
+    assert isinstance(registered.exception, GateError)

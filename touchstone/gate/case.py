@@ -59,7 +59,6 @@ class Case:
         asked: what people answered about pairs of these two models (`labels.union`); None where nobody was asked.
         adopted: the candidate was trained elsewhere.
         alarms: of the audit that came with the sets.
-        max_changed_share: of verdicts that a generative judge may give otherwise when it is asked again.
     """
 
     name: str
@@ -79,7 +78,6 @@ class Case:
     threads: int
     digests: Digests
     key: str
-    max_changed_share: float = 0.0
 
 
 def read_case(
@@ -156,7 +154,6 @@ def read_case(
         threads=settings.training_threads,
         digests=digests,
         key=key_of(settings.name, digests),
-        max_changed_share=settings.llm_judge.max_changed_share if settings.llm_judge is not None else 0.0,
     )
 
 
@@ -285,9 +282,7 @@ def gather_facts(
         holdout_uses=uses,
         look=look,
         earlier_confirm=earlier_confirm,
-        judge=JudgeFacts(model=case.card.rule["model"], max_changed_share=case.max_changed_share, unanswered={})
-        if case.card.is_judge
-        else None,
+        judge=JudgeFacts(model=case.card.rule["model"], unanswered={}) if case.card.is_judge else None,
         model_labelled=_model_labelled(case),
     )
 

@@ -122,7 +122,7 @@ def _judge_bias(folder: Path) -> Check:
 
 def _reload(folder: Path, texts: pa.Table, facts: Facts, spread: float, limits: Gates) -> Check:
     if facts.judge is not None:
-        return checks.asked_again(*judge_scores.changes(folder / VERDICTS, CANDIDATE), facts.judge.max_changed_share)
+        return checks.asked_again(*judge_scores.changes(folder / VERDICTS, CANDIDATE), limits.max_changed_verdicts)
     sampled = texts.filter(pc.is_valid(texts["one by one"]))
     columns = {way: _column(sampled, way) for way in ("reward", *AGAIN)}
     return checks.reload(columns.pop("reward"), columns, facts.precision, spread, limits)

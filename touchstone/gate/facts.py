@@ -29,12 +29,10 @@ class JudgeFacts(Part):
 
     Attributes:
         model: as its endpoint names it, or a local one's base.
-        max_changed_share: of verdicts that may come out otherwise when the same is asked again.
         unanswered: pairs without a verdict that are left out, by set; sets without any are absent.
     """
 
     model: str
-    max_changed_share: float
     unanswered: dict[str, int]
 
 

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from touchstone.settings.section import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section, Share
+from touchstone.settings.section import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -116,8 +116,6 @@ class LlmJudge(Section):
     """Policies whose completions the judge's own model wrote: whether it prefers them is measured."""
     cache: str = "runs/llm_judge"
     """Folder of the answers; equal questions are asked once, and a run that was stopped goes on."""
-    max_changed_share: Share = 0.05
-    """Of verdicts that come out otherwise when the same question is asked again, at the gate."""
     spending: Spending = Spending()
 
     @field_validator("own_policies")
