@@ -11,6 +11,8 @@
     ├── ModelError           a base model or reward model can't be loaded or used
     ├── TrainingError        training stopped: non-finite loss or gradient, lost process, full disk
     ├── ArtifactError        a sealed artifact doesn't verify: digest, self-test, missing head
+    ├── JudgeError           a generative judge can't be asked: endpoint, key, instructions, principles
+    │   └── SpendingError    a limit of requests, tokens or cost would be passed
     ├── LedgerError          a ledger's hash chain is broken or can't be written
     ├── GateError            a verdict could not be reached (the verdict ERROR)
     ├── RegistryError        MLflow refused, an alias moved underneath, a version is missing
@@ -68,6 +70,14 @@ class TrainingError(TouchstoneError):
 
 class ArtifactError(TouchstoneError):
     """A sealed artifact doesn't verify: digest, self-test, missing head."""
+
+
+class JudgeError(TouchstoneError):
+    """A generative judge can't be asked: its endpoint, its key, its instructions or its principles."""
+
+
+class SpendingError(JudgeError):
+    """A limit of requests, tokens or cost would be passed; what was answered is kept."""
 
 
 class LedgerError(TouchstoneError):

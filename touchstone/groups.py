@@ -33,6 +33,9 @@ Role = Literal["system", "user", "assistant", "tool"]
 
 ROLES: tuple[str, ...] = get_args(Role)
 
+JUDGE = "judge:"
+"""Begins the annotator of every comparison that a model made; that of a person is a hash, which has no colon."""
+
 OUT_OF_ORDER = "the prompt's turns are out of order"
 """What import, validation, endpoint and MLflow function say of a prompt that is not `in_order`."""
 
@@ -155,6 +158,11 @@ class JudgedPair:
         """Share of the judgements for the preferred side, ties counted half: 0.5 to 1."""
         total = self.wins_first + self.wins_second + self.ties
         return (max(self.wins_first, self.wins_second) + 0.5 * self.ties) / total if total else 0.5
+
+
+def by_model(comparison: Comparison) -> bool:
+    """Whether a model made the comparison, and no person."""
+    return comparison.annotator is not None and comparison.annotator.startswith(JUDGE)
 
 
 def in_order(prompt: Iterable[Message]) -> bool:

@@ -17,11 +17,12 @@ from tests.places import ROOT
 from tests.worlds.registered import NAME, artifact, open_registry, publish, reference, tiny_settings
 from tests.worlds.scripted import HANG_UP, Answer, answer, refusal, scores, scripted
 from touchstone.client import AsyncClient, Client, Reply
-from touchstone.client.retries import FIRST_SECONDS, LONGEST_SECONDS, Attempts, retry_after
+from touchstone.client.retries import Attempts
 from touchstone.errors import RefusedError, ServingError
 from touchstone.groups import Message, read_parquet
 from touchstone.model.scores import as_item
 from touchstone.model.scoring import Scorer
+from touchstone.runtime.retries import FIRST_SECONDS, LONGEST_SECONDS, retry_after
 from touchstone.serving import temporary_endpoint
 
 ONE = [("2+2?", ["4"])]

@@ -261,6 +261,20 @@ CASES = {
             }
         ),
     ),
+    "principles": Case(
+        "principles",
+        _record(
+            prompt=TEXT, completions=st.lists(_record(text=TEXT, policy=st.none()), min_size=3, max_size=3),
+            axis=st.just("helpfulness"), judge=st.just("judge:0123456789abcdef"), cluster_id=st.none(),
+            verdicts=st.just([
+                {"i": 0, "j": 1, "wins_i": 0.75, "wins_j": 0.25, "ties": 0.0},
+                {"i": 0, "j": 2, "reason": "the last line is no verdict"},
+            ]),
+        ),
+        partial=frozenset({
+            "the judge gave no verdict: the last line is no verdict", "the judge gave no verdict: for another reason",
+        }),
+    ),
     "ranked": Case(
         "table",
         _record(

@@ -39,6 +39,12 @@ def answer(value: object, status: int = 200, **headers: str) -> Answer:
     return status, {"Content-Type": "application/json", **named}, json.dumps(value).encode()
 
 
+def cut_short(value: object) -> Answer:
+    """An answer in JSON whose second half never comes."""
+    status, headers, content = answer(value)
+    return status, {**headers, "Content-Length": str(len(content))}, content[: len(content) // 2]
+
+
 def refusal(status: int, kind: str, **headers: str) -> Answer:
     """An error as the endpoint words it."""
     return answer({"error": {"type": kind, "message": f"because of {kind}"}}, status, **headers)
@@ -80,9 +86,11 @@ def scripted(script: Callable[[int, Any], Answer], *, seconds: float = 0.0) -> I
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
-            self.send_header("Content-Length", str(len(content)))
+            if "Content-Length" not in headers:  # else it promises more than it gives, and hangs up
+                self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
+            self.close_connection = "Content-Length" in headers
 
         do_GET = do_POST
 

@@ -5,6 +5,8 @@ touchstone labels pool pool.jsonl             # what the endpoint sampled, where
 touchstone labels ask --pool pool.jsonl       # scores a pool, says how many labels decide, writes the questions
 touchstone labels take answers.csv            # brings the answers back
 touchstone judge                              # decides on holdout and answers together
+
+touchstone labels judge --pool pool.jsonl --out labelled.jsonl   # a language model labels by written principles
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ if TYPE_CHECKING:  # scipy and pyarrow come with them
     from touchstone.gate.labels.ask import Request
     from touchstone.gate.labels.needs import Need
     from touchstone.gate.labels.take import Report
+    from touchstone.pipeline.llm_judge import Labelled
 
 app = typer.Typer(
     help="Ask people where candidate and champion disagree, and take their answers.", no_args_is_help=True
@@ -105,6 +108,63 @@ def take_command(
 
     report = take(checked_root(), files)
     typer.echo(pretty_json(report.to_json()) if json else _report_words(report), nl=not json)
+
+
+@app.command("judge")
+def judge_command(
+    pool: File,
+    out: Annotated[Path, typer.Option(dir_okay=False, help="The file of labels to write.")],
+    principles: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Default: llm_judge.principles.", show_default=False),
+    ] = None,
+    axis: Annotated[
+        list[str] | None, typer.Option(help="Judge every prompt on this axis; may be repeated. Default: its own.")
+    ] = None,
+    artifact: Annotated[
+        Path | None, typer.Option(help="A sealed judge; default: the one in the settings.", show_default=False)
+    ] = None,
+    count: Annotated[bool, typer.Option("--count", help="Say how many questions there are, and ask none.")] = False,
+    json: Json = False,
+) -> None:
+    """Let a language model compare the completions of a pool by written principles, in both orders.
+
+    The labels are a model's and stay marked as a model's: `data import principles` reads them. llm_judge.spending
+    limits what it costs; a command that was stopped goes on where it was.
+
+    Example: touchstone labels judge --pool pool.jsonl --principles my_principles.yaml --out labelled.jsonl
+    """
+    from touchstone.pipeline.llm_judge import label
+
+    root, settings = load_project()
+    labelled = label(
+        root, settings, pool, out, principles=principles, axes=axis or (), artifact=artifact, only_count=count
+    )
+    typer.echo(pretty_json(labelled.to_json()) if json else _labelled_words(labelled, out), nl=not json)
+
+
+def _labelled_words(labelled: Labelled, out: Path) -> str:
+    """What a person wants to know of labels that a model made."""
+    from touchstone.pipeline.llm_judge import bias_table
+
+    lines = [f"judge    {labelled.model} ({labelled.judge})"]
+    lines += [f"         can't be used: {reason}: {count:,}" for reason, count in labelled.quarantined.items()]
+    if labelled.spent is None:
+        lines.append(
+            f"asks     {labelled.questions:,} questions about {labelled.pairs:,} pairs of {labelled.prompts:,} "
+            f"prompts; {2 * labelled.pairs - labelled.questions:,} are answered already"
+        )
+        return "\n".join(lines)
+    answered = labelled.pairs - sum(labelled.without_verdict.values())
+    lines += [
+        f"labels   {answered:,} of {labelled.pairs:,} pairs of {labelled.prompts:,} prompts, {labelled.ties:,} ties",
+        *(f"         no verdict: {reason}: {count:,}" for reason, count in labelled.without_verdict.items()),
+        f"spent    {labelled.spent}",
+        bias_table(labelled.biases),
+        f"files    {out}, and {out.name}.judge.json: whose they are",
+        f"next     touchstone data import principles data.path={out}",
+    ]
+    return "\n".join(lines)
 
 
 def _request_words(request: Request, root: Path) -> str:

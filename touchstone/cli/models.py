@@ -23,12 +23,15 @@ from touchstone.runtime.files import pretty_json
 
 if TYPE_CHECKING:  # torch comes with it
     from touchstone.model.adopting import Adopted
+    from touchstone.pipeline.llm_judge import SealedJudge
 
 BenchmarkName = Literal["reward_bench_2", "rm_bench", "llm_bar", "judge_bench"]
 
 
 def seal_command(
-    model: Annotated[str, typer.Argument(help="A folder with a reward model, or its hub id.", show_default=False)],
+    model: Annotated[
+        str | None, typer.Argument(help="A folder with a reward model, or its hub id.", show_default=False)
+    ] = None,
     output: Annotated[
         Path | None, typer.Option(help="The artifact's folder; default: build/artifact-NAME.", show_default=False)
     ] = None,
@@ -52,16 +55,30 @@ def seal_command(
             "--trust-remote-code", help="Run the checkpoint's own code, once, to compare its rewards with ours."
         ),
     ] = False,
+    llm_judge: Annotated[
+        bool, typer.Option("--llm-judge", help="Seal the generative judge in the settings (docs/judge.md).")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Seal a public reward model with this project's calibration and reference sets.
+    """Seal a public reward model, or a generative judge, with this project's calibration and reference sets.
 
     Example: touchstone seal Skywork/Skywork-Reward-V2-Qwen3-0.6B --max-tokens 4096
+
+    Example: touchstone configure llm_judge=remote llm_judge.engine.model=Qwen/Qwen3-8B && touchstone seal --llm-judge
     """
+    if llm_judge == (model is not None):
+        raise typer.BadParameter("name a reward model, or say --llm-judge")
+    root, chosen = settings.load_project()
+    if model is None:
+        from touchstone.pipeline.llm_judge import seal
+
+        judge = seal(root, chosen, output)
+        words = pretty_json(judge.to_json()) if json else _judge_words(judge, shown(judge.artifact, root))
+        typer.echo(words, nl=not json)
+        return
     from touchstone.model.adopting import adopt, artifact_name
     from touchstone.model.processor import prepare
 
-    root, chosen = settings.load_project()
     prepare(chosen.training_threads)
     splits = root / "build" / "splits"
     if not splits.is_dir():
@@ -99,6 +116,23 @@ def _adopted_words(adopted: Adopted, model: str, artifact: Path) -> str:
         "next": f"touchstone judge --artifact {artifact}",
     }
     return "\n".join(f"{name:<12}{words}" for name, words in lines.items())
+
+
+def _judge_words(judge: SealedJudge, artifact: Path) -> str:
+    """What a person wants to know of a judge that was just sealed."""
+    from touchstone.pipeline.llm_judge import bias_table
+
+    lines = {
+        "sealed": f"{artifact} (digest {judge.digest[:16]})",
+        "judge": f"{judge.model} ({judge.judge})",
+        "asked": f"about {judge.pairs:,} pairs of the calibration set, each in both orders",
+        "no verdict": "; ".join(f"{reason}: {count:,}" for reason, count in judge.without_verdict.items()) or "none",
+        "spent": judge.spent,
+        "temperature": f"{judge.temperature:.3g}",
+        "noise floor": f"{judge.noise_floor:.3g}",
+    }
+    words = "\n".join(f"{name:<12}{line}" for name, line in lines.items())
+    return f"{words}\n{bias_table(judge.biases)}\n{'next':<12}touchstone judge --artifact {artifact}"
 
 
 def judge_command(

@@ -142,7 +142,7 @@ def cross_fit(build: Path, settings: Settings, work: Path, folds: int = FOLDS) -
         scores=scores,
         maps=[card.calibration.map for card, _ in results],
         artifacts=[card.digest for card, _ in results],
-        baselines=_baselines(pool, telling, fold_of, folds),
+        baselines=out_of_fold_baselines(pool, telling, fold_of, folds),
     )
 
 
@@ -376,7 +376,7 @@ def _in_order(fold_of: Sequence[int], by_fold: Sequence[Sequence[Any]]) -> list[
     return [next(remaining[fold]) for fold in fold_of]
 
 
-def _baselines(
+def out_of_fold_baselines(
     pool: Sequence[Group], telling: Sequence[Group], fold_of: Sequence[int], folds: int
 ) -> dict[str, Floats]:
     """D of every judged pair of `telling` by baseline, each fitted on all the other folds: on more than the model."""

@@ -14,11 +14,11 @@ from touchstone.data.prompts import normalised_prompt
 from touchstone.errors import ArtifactError, GateError
 from touchstone.gate import leaks
 from touchstone.gate.checks import shared_prompts
-from touchstone.gate.facts import Facts
+from touchstone.gate.facts import Facts, JudgeFacts
 from touchstone.gate.labels import union
 from touchstone.gate.leaks import Leaks, Prompts
 from touchstone.gate.record import Alarm, Digests, key_of
-from touchstone.groups import Group, judged_pairs, read_parquet, set_digest
+from touchstone.groups import Group, by_model, judged_pairs, read_parquet, set_digest
 from touchstone.model import optimisation_budget
 from touchstone.model.card import Card, adopted, verify_digests
 from touchstone.model.optimisation_budget import OptimisationBudget
@@ -341,7 +341,20 @@ def gather_facts(
         champion_outcome=champion_card.outcome if champion_card else None,
         process=case.card.process,
         champion_process=champion_card.process if champion_card else None,
+        judge=JudgeFacts(model=case.card.rule["model"], unanswered={}) if case.card.is_judge else None,
+        model_labelled=_model_labelled(case),
     )
+
+
+def _model_labelled(case: Case) -> tuple[int, int] | None:
+    """Judged pairs of the sets that judge which a model has judged, and all of them; None where there is none."""
+    groups = [*case.groups["holdout"], *case.groups["confirm"]]
+    pairs = {(group.id, *sorted((edge.i, edge.j))): False for group in groups for edge in group.comparisons}
+    for group in groups:
+        for edge in filter(by_model, group.comparisons):
+            pairs[group.id, *sorted((edge.i, edge.j))] = True
+    by_models = sum(pairs.values())
+    return (by_models, len(pairs)) if by_models else None
 
 
 def _absent_slices(case: Case) -> tuple[str, ...]:

@@ -16,10 +16,22 @@ import pyarrow.parquet as pq
 from touchstone.evaluation.baselines import baseline_rewards, outcome_baselines
 from touchstone.evaluation.outcomes import labelled, of_labelled, rewards_of
 from touchstone.evaluation.rows import count_pairs, differences, score_rows, told_apart
-from touchstone.gate import disagreements, outcomes, probes, rows
+from touchstone.gate import disagreements, judge_scores, outcomes, probes, rows
 from touchstone.gate.case import Case
+from touchstone.gate.facts import Facts
 from touchstone.gate.fresh_scores import AGAIN, Job, Role, Scores, Scoring
-from touchstone.gate.record import ASKED, DISAGREEMENTS, OUTCOMES, PROBES, ROWS, SEEDS, TEXTS, TRAIN_PROMPTS
+from touchstone.gate.judge_scores import PROBING
+from touchstone.gate.record import (
+    ASKED,
+    DISAGREEMENTS,
+    OUTCOMES,
+    PROBES,
+    ROWS,
+    SEEDS,
+    TEXTS,
+    TRAIN_PROMPTS,
+    VERDICTS,
+)
 from touchstone.groups import Group
 
 TEXTS_SCHEMA = pa.schema(
@@ -56,11 +68,12 @@ def judge_baselines(case: Case) -> dict[str, BaselineRewards]:
     }
 
 
-def score_holdout(case: Case, work: Path, score: Scoring, baselines: BaselineRewards) -> int:
+def score_holdout(case: Case, facts: Facts, work: Path, score: Scoring, baselines: BaselineRewards) -> Facts:
     """Score the holdout and the probes, and write all of the evidence but the confirm's rows into `work`.
 
     Returns:
-        How many judged pairs are left out, being equal once cut to candidate and champion (see `told_apart`).
+        The facts with how many judged pairs are left out: equal once cut to candidate and champion (see `told_apart`),
+        or without a verdict of a judge.
 
     Raises:
         GateError: a scoring process failed, or gave other texts than it was asked for.
@@ -72,23 +85,27 @@ def score_holdout(case: Case, work: Path, score: Scoring, baselines: BaselineRew
     probing = [question.group for question in questions]
     jobs = jobs_of(case, groups)
     repeated = replace(jobs[CANDIDATE], groups=sample)
-    # The probes share the candidate's batches: each loading more would take longer than they do.
-    jobs[CANDIDATE] = replace(jobs[CANDIDATE], groups=[*groups, *probing])
+    if case.card.is_judge:
+        jobs[PROBING] = replace(repeated, groups=probing, set_name=PROBING)
+    else:
+        # The probes share the candidate's batches: each loading more would take longer than they do.
+        jobs[CANDIDATE] = replace(jobs[CANDIDATE], groups=[*groups, *probing])
     jobs |= {
         _seed(place): Job(path, card.digest, groups, case.threads) for place, (path, card) in enumerate(case.seeds)
     }
-    jobs |= {way: replace(repeated, options=options) for way, options in AGAIN.items()}
+    ways = {judge_scores.ONCE_MORE} if case.card.is_judge else AGAIN.keys()
+    jobs |= {way: replace(repeated, options=AGAIN[way]) for way in AGAIN if way in ways}
     scores = score(jobs, work)
-    candidate, probed = scores[CANDIDATE][: len(groups)], scores[CANDIDATE][len(groups) :]
+    candidate, probed = scores[CANDIDATE][: len(groups)], scores.get(PROBING, scores[CANDIDATE][len(groups) :])
     champion = scores.get(CHAMPION)
-    telling = told_apart(groups, *(scores[role] for role in (CANDIDATE, CHAMPION) if role in scores))
+    telling, facts = _telling(groups, scores, work, "holdout", facts)
     # Write the evidence.
     pq.write_table(probes.to_table(questions, probed), work / PROBES, compression="zstd")
     if case.seeds:
         pq.write_table(_seeds(case, telling, scores), work / SEEDS, compression="zstd")
     if case.asked is not None:
         pq.write_table(case.asked, work / ASKED, compression="zstd")
-    texts = texts_table(telling, candidate, sample, {way: scores[way] for way in AGAIN})
+    texts = texts_table(telling, candidate, sample, {way: scores[way] for way in AGAIN if way in ways})
     pq.write_table(texts, work / TEXTS, compression="zstd")
     (work / TRAIN_PROMPTS).write_text("".join(f"{prompt}\n" for prompt in sorted(case.prompts["train"])))
     _write_rows(case, work, "holdout", telling, candidate, champion, baselines)
@@ -96,28 +113,44 @@ def score_holdout(case: Case, work: Path, score: Scoring, baselines: BaselineRew
     champion_map = case.champion_card.calibration.map if case.champion_card else None
     held_out = rows.read(work / ROWS, "holdout")
     disagreements.write_disagreements(work / DISAGREEMENTS, telling, held_out, case.card.calibration.map, champion_map)
-    return count_pairs(groups) - count_pairs(telling)
+    return facts
 
 
-def score_confirm(case: Case, work: Path, score: Scoring, baselines: BaselineRewards) -> int:
+def score_confirm(case: Case, facts: Facts, work: Path, score: Scoring, baselines: BaselineRewards) -> Facts:
     """Score the reserved set and add its rows to rows.parquet; returns what `score_holdout` does.
 
     Raises:
         GateError: as for `score_holdout`.
     """
     groups = case.groups["confirm"]
-    scores = score(jobs_of(case, groups), work)
-    telling = told_apart(groups, *(scores[role] for role in (CANDIDATE, CHAMPION) if role in scores))
+    scores = score(jobs_of(case, groups, "confirm"), work)
+    telling, facts = _telling(groups, scores, work, "confirm", facts)
     _write_rows(case, work, "confirm", telling, scores[CANDIDATE], scores.get(CHAMPION), baselines)
     _write_outcomes(case, work, "confirm", scores[CANDIDATE], scores.get(CHAMPION))
-    return count_pairs(groups) - count_pairs(telling)
+    return facts
 
 
-def jobs_of(case: Case, groups: Sequence[Group]) -> dict[Role, Job]:
+def _telling(
+    groups: Sequence[Group], scores: Mapping[Role, Scores], work: Path, name: str, facts: Facts
+) -> tuple[list[Group], Facts]:
+    """The groups with the pairs that tell something of candidate and champion; the facts count those left out."""
+    roles = [role for role in (CANDIDATE, CHAMPION) if role in scores]
+    different = told_apart(groups, *(scores[role] for role in roles))
+    telling = judge_scores.without(different, judge_scores.unanswered(work / VERDICTS, roles, name))
+    facts = facts.with_left_out(name, count_pairs(groups) - count_pairs(different))
+    return telling, facts.with_unanswered(name, count_pairs(different) - count_pairs(telling))
+
+
+def candidate_job(case: Case, groups: Sequence[Group]) -> Job:
+    """What scores groups with the candidate."""
+    return Job(case.build / "artifact", case.card.digest, groups, case.threads)
+
+
+def jobs_of(case: Case, groups: Sequence[Group], name: str = "holdout") -> dict[Role, Job]:
     """One job for the candidate, and one for the champion where there is one."""
-    jobs = {CANDIDATE: Job(case.build / "artifact", case.card.digest, groups, case.threads)}
+    jobs = {CANDIDATE: replace(candidate_job(case, groups), set_name=name)}
     if case.champion is not None and case.champion_card is not None:
-        jobs[CHAMPION] = Job(case.champion.artifact, case.champion_card.digest, groups, case.threads)
+        jobs[CHAMPION] = replace(jobs[CANDIDATE], artifact=case.champion.artifact, digest=case.champion_card.digest)
     return jobs
 
 

@@ -13,13 +13,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from touchstone import statistics
-from touchstone.gate import checks, cross_fit, outcomes, probes, rows
+from touchstone.evaluation import judge_bias
+from touchstone.gate import checks, cross_fit, judge_scores, outcomes, probes, rows
 from touchstone.gate.checks import Check, Completions, Outcomes, Pairs, Verdict
-from touchstone.gate.evidence import SEEDS_SCHEMA, TEXTS_SCHEMA
+from touchstone.gate.evidence import CANDIDATE, SEEDS_SCHEMA, TEXTS_SCHEMA
 from touchstone.gate.facts import Facts
 from touchstone.gate.fresh_scores import AGAIN
 from touchstone.gate.labels import union
-from touchstone.gate.record import ASKED, CROSS_FIT, OUTCOMES, PROBES, ROWS, SEEDS, TEXTS
+from touchstone.gate.record import ASKED, CROSS_FIT, OUTCOMES, PROBES, ROWS, SEEDS, TEXTS, VERDICTS
 from touchstone.gate.rows import Rows
 from touchstone.settings.gates import Gates
 from touchstone.settings.objective import Learns
@@ -70,12 +71,13 @@ def examine(folder: Path, facts: Facts, limits: Gates) -> list[Check]:
                 facts.holdout_texts,
                 candidate,
                 limits,
-                filtered=facts.pairs_without_judgement,
+                filtered=facts.pairs_without_judgement + _unanswered(facts),
                 equal_once_cut=(facts.equal_once_cut or {}).get("holdout", 0),
                 truncated=truncated,
+                may_tie=facts.judge is not None,
             ),
         ),
-        checks.run("reload", lambda: examine_reload(texts, facts.precision, spread, limits)),
+        checks.run("reload", lambda: _reload(folder, texts, facts, spread, limits)),
         checks.run("leakage", lambda: examine_leakage(facts, limits)),
         checks.run("evidence", lambda: checks.evidence(candidate, champion, limits)),
         checks.run("floor", lambda: checks.floor(candidate, _accuracies(held_out, candidate), limits)),
@@ -93,12 +95,17 @@ def examine(folder: Path, facts: Facts, limits: Gates) -> list[Check]:
             required=limits.overoptimisation is not None,
         ),
         checks.run("holdout_use", lambda: checks.holdout_use(facts.holdout_uses, limits)),
-        checks.run("centering", lambda: checks.centering(facts.centering, limits)),
+        checks.run("centering", lambda: _centering(facts, limits)),
     ]
     if "spread_difference" in held_out.table.schema.names:  # of an ensemble
         results.append(checks.run("spread", lambda: checks.spread(held_out.plain()), required=False))
     if facts.learns == "outcome":
         results += _outcomes(folder, facts, limits)
+    if facts.judge is not None:
+        results.append(checks.run("judge_bias", lambda: _judge_bias(folder), required=False))
+    if facts.model_labelled is not None:
+        by_models, judged = facts.model_labelled
+        results.append(checks.labelled_by_models(by_models, judged, allowed=limits.allow_model_labels))
     if asked is not None and champion is not None:
         results.append(checks.run("asked", lambda: _asked(candidate, champion, asked, limits), required=False))
     if (person := checks.unattended(limits)) is not None:  # under small_data
@@ -122,6 +129,26 @@ def examine_confirm(folder: Path, facts: Facts, results: Sequence[Check], limits
     candidate, champion = reserved.candidate(facts.calibration_map), reserved.champion(facts.champion_map)
     floor = next(check for check in results if check.name == "floor")
     return checks.run("confirm", lambda: checks.confirm(candidate, champion, floor.threshold or 1.0, limits))
+
+
+def _unanswered(facts: Facts) -> int:
+    return 0 if facts.judge is None else facts.judge.unanswered.get("holdout", 0)
+
+
+def _centering(facts: Facts, limits: Gates) -> Check:
+    return checks.centering(facts.centering, limits) if facts.judge is None else checks.without_scale()
+
+
+def _judge_bias(folder: Path) -> Check:
+    verdicts = judge_scores.read_verdicts(folder / VERDICTS, CANDIDATE, "holdout")
+    biases = [bias.to_json() for bias in judge_bias.measure(verdicts)]
+    return checks.swayed(biases, judge_scores.count_reasons(verdicts))
+
+
+def _reload(folder: Path, texts: pa.Table, facts: Facts, spread: float, limits: Gates) -> Check:
+    if facts.judge is not None:
+        return checks.asked_again(*judge_scores.changes(folder / VERDICTS, CANDIDATE), limits.max_changed_verdicts)
+    return examine_reload(texts, facts.precision, spread, limits)
 
 
 def examine_reload(texts: pa.Table, precision: str, spread: float, limits: Gates) -> Check:

@@ -26,6 +26,18 @@ def absent(value: object) -> bool:
     return value is None
 
 
+class JudgeFacts(Part):
+    """What is known of a candidate that is a generative judge.
+
+    Attributes:
+        model: as its endpoint names it, or a local one's base.
+        unanswered: pairs without a verdict that are left out, by set; sets without any are absent.
+    """
+
+    model: str
+    unanswered: dict[str, int]
+
+
 class Facts(Part):
     """The record's `facts`: with the evidence and the thresholds all that a verdict is computed from.
 
@@ -53,6 +65,8 @@ class Facts(Part):
         absent_slices: critical slices that the data knows nothing of.
         holdout_uses: decisions that have used this lineage of holdouts, this one included.
         look: which look at this holdout with the same candidate and champion it is, from 1.
+        judge: where the candidate is a generative judge; None: it is a reward model.
+        model_labelled: judged pairs of holdout and confirm that a model judged, and all of them; None: people judged.
         earlier_confirm: what this reserved set said of the candidate in another decision, where it may not be asked
             again: "fail" for good, "undecided" until enough of its prompts are new. None: it may be asked.
         budget, champion_budget: how far candidate and champion may be optimised; None where nobody has measured it.
@@ -93,12 +107,21 @@ class Facts(Part):
     champion_outcome: OutcomeCalibration | None = Field(default=None, exclude_if=absent)
     process: StepCalibration | None = Field(default=None, exclude_if=absent)
     champion_process: StepCalibration | None = Field(default=None, exclude_if=absent)
+    judge: JudgeFacts | None = Field(default=None, exclude_if=absent)
+    model_labelled: tuple[int, int] | None = Field(default=None, exclude_if=absent)
 
     def with_left_out(self, name: str, pairs: int) -> Facts:
         """These facts with the pairs of a set that are equal once cut."""
         return (
             self.model_copy(update={"equal_once_cut": {**(self.equal_once_cut or {}), name: pairs}}) if pairs else self
         )
+
+    def with_unanswered(self, name: str, pairs: int) -> Facts:
+        """These facts with the pairs of a set about which a judge gave no verdict."""
+        if self.judge is None or not pairs:
+            return self
+        judge = self.judge.model_copy(update={"unanswered": {**self.judge.unanswered, name: pairs}})
+        return self.model_copy(update={"judge": judge})
 
     @property
     def learns(self) -> Learns:

@@ -38,6 +38,7 @@ class Job:
         threads: CPU threads of a process.
         options: command-line options of `touchstone.model.score_files`, which change batches and nothing else. Without
             any, AT_ONCE processes divide the batches: each is computed as one process would.
+        set_name: which set the groups are of, for the verdicts of a generative judge.
     """
 
     artifact: Path
@@ -45,6 +46,7 @@ class Job:
     groups: Sequence[Group]
     threads: int
     options: tuple[str, ...] = ()
+    set_name: str = "holdout"
 
 
 Role = str

@@ -18,10 +18,10 @@ from touchstone.errors import GateError, LedgerError, TouchstoneError
 from touchstone.evaluation import cross_fitting
 from touchstone.evaluation.metrics import measure, rounded
 from touchstone.evaluation.outcomes import measure_outcomes
-from touchstone.gate import checks, disagreements, holdout_ledger, outcomes, process, record, rows
+from touchstone.gate import checks, disagreements, holdout_ledger, judge_scores, outcomes, process, record, rows
 from touchstone.gate.case import Case, Champion, gather_facts, read_case
 from touchstone.gate.checks import Check, Verdict
-from touchstone.gate.evidence import judge_baselines, score_confirm, score_holdout
+from touchstone.gate.evidence import CANDIDATE, candidate_job, judge_baselines, score_confirm, score_holdout
 from touchstone.gate.examination import examine, examine_confirm, on_holdout, required
 from touchstone.gate.facts import Facts
 from touchstone.gate.fresh_scores import Scoring, fresh_processes
@@ -99,7 +99,8 @@ def judge(
             budgets=optimisation_budget.folder_of(state),
             trained_here=trained_here,
         )
-        return _judge_case(case, settings, state, output, who, scoring, provenance or Provenance())
+        with judge_scores.with_judges(scoring, settings) as mixed:
+            return _judge_case(case, settings, state, output, who, mixed, provenance or Provenance())
 
 
 def _judge_case(
@@ -198,14 +199,17 @@ def _decide(
         return _decide_by_chains(case, settings, ledger_path, work, question, use, facts, who, score, provenance)
     if case.limits.policy == "small_data":  # whose folds cut through the reserved set too
         holdout_ledger.open_confirm(ledger_path, question, case.prompts["confirm"])
-        fit = cross_fitting.cross_fit(case.build, settings, state / "cross_fits")
+        if case.card.is_judge:
+            fit = judge_scores.cross_fit(candidate_job(case, []), case.build, settings, score, CANDIDATE, work)
+        else:
+            fit = cross_fitting.cross_fit(case.build, settings, state / "cross_fits")
         cross_fitting.write(fit, work / record.CROSS_FIT)
     baselines = judge_baselines(case)
-    facts = facts.with_left_out("holdout", score_holdout(case, work, score, baselines["holdout"]))
+    facts = score_holdout(case, facts, work, score, baselines["holdout"])
     results = examine(work, facts, case.limits)
     if checks.verdict(results, on_holdout(case.learns)) is Verdict.PROMOTE and earlier is None:
         holdout_ledger.open_confirm(ledger_path, question, case.prompts["confirm"])
-        facts = facts.with_left_out("confirm", score_confirm(case, work, score, baselines["confirm"]))
+        facts = score_confirm(case, facts, work, score, baselines["confirm"])
     results.append(examine_confirm(work, facts, results, case.limits))
 
     return _written(case, settings, use, facts, results, work, who, provenance)
@@ -364,7 +368,7 @@ def _draw(held_out: Rows, decided: Record) -> dict[str, bytes]:
 
 def _model(case: Case, settings: Settings) -> JudgedModel:
     return JudgedModel(
-        base=getattr(settings.model, "base", settings.model.kind),
+        base=case.card.rule["model"] if case.card.is_judge else getattr(settings.model, "base", settings.model.kind),
         rule=case.card.rule,
         temperature=case.card.calibration.temperature,
         noise_floor=case.card.calibration.noise_floor,

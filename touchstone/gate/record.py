@@ -39,6 +39,8 @@ FILE, PAGE = "decision.json", "decision.html"
 ROWS, TEXTS, PROBES = "rows.parquet", "texts.parquet", "probes.parquet"
 SEEDS, CROSS_FIT, ASKED, OUTCOMES = "seeds.parquet", "cross_fit.parquet", "asked.parquet", "outcomes.parquet"
 CHAINS = "chains.parquet"
+SEEDS, CROSS_FIT, ASKED = "seeds.parquet", "cross_fit.parquet", "asked.parquet"
+VERDICTS = "verdicts.parquet"
 TRAIN_PROMPTS, DISAGREEMENTS = "train_prompts.txt", "disagreements.json"
 EVIDENCE = frozenset({ROWS, TEXTS, PROBES, TRAIN_PROMPTS, DISAGREEMENTS})
 """What every decision has."""

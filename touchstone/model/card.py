@@ -26,6 +26,10 @@ MODEL_SUFFIXES = frozenset({".safetensors", ".json", ".txt", ".jinja", ".model"}
 they are loaded, so an artifact that has any is refused."""
 
 
+JUDGE = "judge"
+"""`kind` of the scoring rule of a sealed judge: it compares the completions of a prompt, and scores mean something
+inside that prompt alone."""
+
 ORIGIN = "touchstone_origin"
 """Key in an artifact's config.json of what was trained elsewhere and adopted: the model's name and revision."""
 
@@ -240,6 +244,10 @@ class Card(_Part):
         """Which labels the model learnt from, as far as its scores say."""
         return "comparisons" if self.outcome is None else "outcome" if self.process is None else "process"
 
+    def is_judge(self) -> bool:
+        """Whether the artifact is a language model's instructions instead of a reward model."""
+        return self.rule.get("kind") == JUDGE
+
     @property
     def digest(self) -> str:
         """The artifact's digest, in hex."""
@@ -282,7 +290,9 @@ def write(card: Card, folder: Path) -> None:
 
 
 def adopted(folder: Path) -> bool:
-    """Whether an artifact was trained elsewhere, on what nobody here knows."""
+    """Whether an artifact was trained elsewhere, on what nobody here knows; a judge always was."""
+    if read(folder).is_judge:
+        return True
     config = folder / "config.json"
     return config.exists() and ORIGIN in json.loads(config.read_text(encoding="utf-8"))
 

@@ -277,6 +277,11 @@ class Scorer:
             ArtifactError: a file, the head or a self-test's reward isn't what was sealed.
         """
         card = verify_digests(folder)
+        if card.is_judge:
+            raise ArtifactError(
+                f"{folder} is a generative judge: it compares the completions of a prompt and gives no rewards; "
+                "`touchstone judge --artifact` judges it, and `touchstone labels judge` labels with it"
+            )
         if card.centering.sd <= 0:
             raise ArtifactError(f"{folder} was sealed with rewards that have no spread; seal another model")
         try:

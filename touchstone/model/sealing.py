@@ -155,10 +155,10 @@ def seal(
         sealed = Card(
             schema_version=2 if outcome is None else 3,
             rule=model.rule.to_json(),
-            centering=_centering(reference, scored[1], precision),
+            centering=centering_of(reference, scored[1], precision),
             calibration=odds_calibration(calibration, outcome)
             if process is not None and outcome is not None
-            else _calibration(calibration, scored[0]),
+            else calibration_of(calibration, scored[0]),
             **({} if outcome is None else {"outcome": outcome}),
             **({} if process is None else {"process": process}),
             seeds=seeds,
@@ -295,7 +295,12 @@ def _ruled(model: RewardModel, scores: Sequence[Sequence[RawScore]]) -> list[lis
     return [[replace(score, reward=model.rule.reward(score.reward, score.tokens)) for score in row] for row in scores]
 
 
-def _centering(reference: Sequence[Group], scores: Sequence[Sequence[RawScore]], precision: Precision) -> Centering:
+def centering_of(reference: Sequence[Group], scores: Sequence[Sequence[RawScore]], precision: Precision) -> Centering:
+    """The statistics that give a score its meaning.
+
+    Raises:
+        ArtifactError: there are fewer than two clusters, or rewards without spread.
+    """
     rewards = np.array([score.reward for row in scores for score in row])
     clusters = [group.cluster_id for group in reference for _ in group.completions]
     if len(set(clusters)) < 2:
@@ -323,7 +328,12 @@ def _centering(reference: Sequence[Group], scores: Sequence[Sequence[RawScore]],
     )
 
 
-def _calibration(calibration: Sequence[Group], scores: Sequence[Sequence[RawScore]]) -> Calibration:
+def calibration_of(calibration: Sequence[Group], scores: Sequence[Sequence[RawScore]]) -> Calibration:
+    """The calibration map that fits the scores to the judgements.
+
+    Raises:
+        ArtifactError: there is no comparison.
+    """
     differences, strengths, clusters = [], [], []
     for group, row in zip(calibration, scores, strict=True):
         for pair in judged_pairs(group):

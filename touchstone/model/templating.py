@@ -102,7 +102,7 @@ class ScoringRule:
     classes: Literal[2, 3] = 2
 
     def to_json(self) -> dict[str, Any]:
-        """The rule as a JSON-ready dictionary, with no word of what older rules don't name and this one doesn't use."""
+        """The rule as a JSON-ready dictionary, with no word of what older rules don't name and it doesn't use."""
         plain = {name: value for name, value in asdict(self.of_member()).items() if (name, value) not in _UNSAID}
         return plain if self.ensemble is None else {**plain, "ensemble": self.ensemble.to_json()}
 

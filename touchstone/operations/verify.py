@@ -17,6 +17,8 @@ from touchstone.gate import holdout_ledger, judge
 from touchstone.gate.checks import Verdict
 from touchstone.gate.holdout_ledger import HoldoutEntry, HoldoutOpened, VerdictReached
 from touchstone.gate.record import FILE, PAGE, Decision, check_to, key_of, load_decision
+from touchstone.model import card as cards
+from touchstone.model.llm_judge.artifact import read_judge
 from touchstone.model.scoring import Scorer
 from touchstone.registry import Registry, Version, all_moves, decided_moves
 from touchstone.registry.entries import AliasesApplied, AliasesDecided, AliasesFound, ReleaseEntry, VersionEvent
@@ -43,6 +45,10 @@ class Verified:
 def verify_artifact(folder: Path) -> Verified:
     """Every digest, the head and the self-test of a sealed artifact."""
     try:
+        if cards.read(folder).is_judge:  # which scores nothing by itself
+            judge_digest = cards.verify_digests(folder).digest
+            read_judge(folder)
+            return Verified(str(folder), judge_digest, None, ())
         return Verified(str(folder), Scorer.load(folder, threads="auto").card.digest, None, ())
     except TouchstoneError as error:
         return Verified(str(folder), None, None, (str(error),))

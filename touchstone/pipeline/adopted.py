@@ -54,6 +54,11 @@ def register_artifact(root: Path, settings: Settings, artifact: Path, decision: 
     from touchstone.registry import Registry
 
     sealed = card.verify_digests(artifact)
+    if sealed.is_judge:
+        raise GateError(
+            f"{artifact} is a generative judge: it compares and gives no rewards, so there is no version to serve; "
+            "label with it (`touchstone labels judge`), and train on that"
+        )
     if sealed.digest != decision.artifact_digest or decision.verdict == "ERROR":
         raise GateError(f"{artifact} has no verdict of its own: {decision.summary}")
     reference = root / "build" / "splits" / "reference.parquet"

@@ -21,6 +21,7 @@ from touchstone.settings.checks import Audit, Import, Split, Validation
 from touchstone.settings.data import GONE, Data
 from touchstone.settings.ensemble import Ensemble
 from touchstone.settings.gates import Gates
+from touchstone.settings.llm_judge import Engine, LlmJudge
 from touchstone.settings.model import Model
 from touchstone.settings.objective import Objective
 from touchstone.settings.seal import Seal
@@ -54,6 +55,8 @@ class Settings(Section):
     seal: Seal
     gates: Gates
     serve: Serve
+    llm_judge: LlmJudge | None = None
+    """A language model that compares completions; None: there is none."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -208,7 +211,7 @@ def _tags(union: Any) -> set[str]:
     }
 
 
-_TAGS = frozenset({"constrained-int", "literal['auto']"} | _tags(Data) | _tags(Model))
+_TAGS = frozenset({"constrained-int", "literal['auto']"} | _tags(Data) | _tags(Model) | _tags(Engine))
 """Members of unions, which pydantic puts into a fault's path between the names of settings."""
 
 

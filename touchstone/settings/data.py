@@ -109,6 +109,12 @@ class Gsm8kData(Section):
     """GSM8K's example model solutions: four per problem, each right or wrong."""
 
     source: Literal["gsm8k"]
+
+
+class PrinciplesData(Section):
+    """Comparisons that a language model made by written principles: what `touchstone labels judge` writes."""
+
+    source: Literal["principles"]
     name: str
     path: str
 
@@ -168,6 +174,7 @@ Data = Annotated[
     | FinegrainedQaData
     | StepLabelData
     | Gsm8kData
+    | PrinciplesData
     | ArgillaData
     | LabelStudioData
     | BenchmarkData

@@ -112,6 +112,11 @@ class Gates(Section):
     bootstrap_draws: Annotated[int, Field(ge=100)]
     seed: Annotated[int, Field(ge=0)]
     overoptimisation: Overoptimisation | None = Field(default=None, exclude_if=_absent)
+    max_changed_verdicts: Share = Field(default=0.05, exclude_if=lambda share: share == 0.05)
+    """Of a generative judge's verdicts, those that may come out otherwise when it is asked again."""
+    allow_model_labels: bool = Field(default=False, exclude_if=lambda allowed: not allowed)
+    """Whether comparisons that a model made may judge. This setting and the one before are left out where they have
+    their defaults, so that thresholds are spelt, and digested, as they were before there were judges."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

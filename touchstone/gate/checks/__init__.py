@@ -13,6 +13,7 @@ from touchstone.gate.checks.advisory import asked, noise_ceiling, seeds, spread,
 from touchstone.gate.checks.bias import Completions, length, probes
 from touchstone.gate.checks.check import REQUIRED, Check, Status, Verdict, needed, run, verdict
 from touchstone.gate.checks.comparison import NEW_SHARE, champion, confirm, lineage_chance
+from touchstone.gate.checks.judged import asked_again, labelled_by_models, swayed, without_scale
 from touchstone.gate.checks.optimisation import overoptimisation
 from touchstone.gate.checks.outcomes import (
     OUTCOME_CHECKS,
@@ -50,6 +51,7 @@ __all__ = [
     "Status",
     "Verdict",
     "asked",
+    "asked_again",
     "auc",
     "best_of_n",
     "calibration",
@@ -60,6 +62,7 @@ __all__ = [
     "floor",
     "holdout_use",
     "integrity",
+    "labelled_by_models",
     "leakage",
     "length",
     "lineage_chance",
@@ -77,6 +80,8 @@ __all__ = [
     "shared_prompts",
     "slices",
     "spread",
+    "swayed",
     "unattended",
     "verdict",
+    "without_scale",
 ]

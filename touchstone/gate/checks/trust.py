@@ -37,6 +37,7 @@ def integrity(
     filtered: int = 0,
     equal_once_cut: int = 0,
     truncated: int = 0,
+    may_tie: bool = False,
 ) -> Check:
     """Whether the scores can be believed at all: every text scored, finite, with a spread, few ties.
 
@@ -46,6 +47,7 @@ def integrity(
         filtered: judged pairs left out by a declared rule.
         equal_once_cut: judged pairs left out because the model sees the same tokens on both sides.
         truncated: completions over the token limit: shown.
+        may_tie: scores are verdicts of a judge, which may find neither side better.
     """
     broken = int((~np.isfinite(rewards)).sum())
     usable = len(rewards) > 0 and not broken and bool(np.isfinite(pairs.differences).all())
@@ -79,10 +81,10 @@ def integrity(
         reason = f"The scores' standard deviation is {spread:.2g}: the model says the same of every text."
     elif left_out > limits.max_filtered_share:
         reason = f"{left_out:.1%} of the pairs were left out; at most {limits.max_filtered_share:.1%} may be.{cut}"
-    elif tied > limits.max_tie_share:
+    elif tied > limits.max_tie_share and not may_tie:
         reason = f"The model gives both texts the same score in {tied:.1%} of the pairs."
     else:
-        status = "warn" if tied > limits.warn_tie_share else "pass"
+        status = "warn" if tied > limits.warn_tie_share and not may_tie else "pass"
         reason = f"All {expected} texts have a finite score; {tied:.1%} of the pairs tie.{cut}"
     return Check("integrity", status, reason, float(broken), None, 0.0, len(rewards), details=details)
 

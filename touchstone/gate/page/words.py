@@ -84,6 +84,8 @@ CHECKS = {
     "centering": About("Is the zero point of the scores known well enough?", "number", "most"),
     "spread": About("Are the members of the ensemble further apart where it errs?", "share", "least"),
     "asked": About("Do the labels that were asked for beside the holdout tell the same as it?", "share"),
+    "judge_bias": About("How often does its verdict depend on the order of the answers?", "share"),
+    "model_labels": About("Did people make the comparisons that judge here?", "share", "most"),
     "confirm": About("Does it hold on prompts that were kept in reserve?", "share", "least"),
     "cross_fit": About(
         "Do models of the same recipe agree with people on prompts that they never saw?", "share", "least"
