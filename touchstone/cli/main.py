@@ -22,7 +22,7 @@ from touchstone.cli import bench, data, gate, labels, models, release
 from touchstone.cli.options import Json, Overrides
 from touchstone.cli.score import score_command
 from touchstone.cli.serve import serve_command
-from touchstone.errors import TouchstoneError
+from touchstone.errors import TouchstoneError, os_words
 from touchstone.runtime.files import pretty_json, write_atomic
 
 app = typer.Typer(
@@ -94,6 +94,9 @@ def main() -> None:
         app()
     except TouchstoneError as error:
         typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    except OSError as error:  # a file or folder of the project that isn't what it must be
+        typer.echo(f"error: {os_words(error)}", err=True)
         sys.exit(1)
     except subprocess.CalledProcessError as error:
         typer.echo(f"error: {error.cmd[0]} ended with exit code {error.returncode}", err=True)
