@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 
-from touchstone.errors import TouchstoneError
+from touchstone.errors import TouchstoneError, os_words
 from touchstone.pipeline.opening import Outcome, opened
 from touchstone.pipeline.retrain import stopped_words
 from touchstone.pipeline.runs import Run
@@ -23,6 +23,9 @@ def main(overrides: list[str]) -> int:
             outcome = opening if isinstance(opening, Outcome) else _start(opening, overrides)
     except TouchstoneError as error:
         sys.stderr.write(f"error: {error}\n")
+        return 1
+    except OSError as error:
+        sys.stderr.write(f"error: {os_words(error)}\n")
         return 1
     except KeyboardInterrupt as error:
         words, code = stopped_words(error)

@@ -120,3 +120,9 @@ class StageError(PipelineError):
 
 class BusyError(PipelineError):
     """A run of the same fingerprint is under way."""
+
+
+def os_words(error: OSError) -> str:
+    """An operating system's error as a sentence: which file, and what is wrong with it."""
+    place = f"{error.filename}: " if error.filename else ""
+    return f"{place}{error.strerror or str(error) or type(error).__name__}"

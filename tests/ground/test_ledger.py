@@ -99,3 +99,37 @@ def test_many_processes_lose_and_repeat_nothing(tmp_path: Path) -> None:
     ]
     assert len(path.read_text().splitlines()) == 30
     assert json.loads(path.read_text().splitlines()[-1])["sequence"] == 29
+
+
+@pytest.mark.parametrize("lines", [1, 2])
+def test_lines_cut_off_the_end_are_missed(tmp_path: Path, lines: int) -> None:
+    path = tmp_path / "ledger.jsonl"
+    for number in range(3):
+        ledger.append(path, {"number": number})
+    whole = path.read_bytes()
+    path.write_bytes(b"".join(whole.splitlines(keepends=True)[:-lines]))
+    with pytest.raises(LedgerError, match=f"ends with line {3 - lines}, and line 3 was written"):
+        ledger.read(path)
+    with pytest.raises(LedgerError, match="its end was cut off"):
+        ledger.append(path, {"number": 3})
+    path.write_bytes(whole)
+    assert len(ledger.read(path)) == 3
+
+
+def test_an_entry_whose_head_was_not_noted_stands(tmp_path: Path) -> None:
+    """Killed between the two: the entry is on the disk, and the head says less."""
+    path = tmp_path / "ledger.jsonl"
+    ledger.append(path, {"number": 0})
+    head = (tmp_path / "ledger.jsonl.head").read_bytes()
+    ledger.append(path, {"number": 1})
+    (tmp_path / "ledger.jsonl.head").write_bytes(head)
+    assert [entry["number"] for entry in ledger.read(path)] == [0, 1]
+    ledger.append(path, {"number": 2})
+    assert len(ledger.read(path)) == 3
+
+
+def test_a_ledger_of_before_heads_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    ledger.append(path, {"number": 0})
+    (tmp_path / "ledger.jsonl.head").unlink()
+    assert len(ledger.read(path)) == 1

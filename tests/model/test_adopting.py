@@ -33,6 +33,7 @@ from touchstone.gate import record
 from touchstone.gate.checks import Verdict
 from touchstone.gate.record import Decision
 from touchstone.groups import Message, write_parquet
+from touchstone.model import untrusted
 from touchstone.model.adopting import Adopted, adopt, artifact_name
 from touchstone.model.scores import as_item
 from touchstone.model.scoring import Scorer
@@ -471,3 +472,85 @@ def test_the_command_registers_what_it_has_judged(
     answer = CliRunner().invoke(main.app, ["judge", "--artifact", "build/artifact-public", "--register"])
     assert answer.exit_code == 3
     assert f"registered as {SETTINGS.name} version 1, verdict REJECT" in answer.output
+
+
+# What a stranger's checkpoint may hold.
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}{% endfor %}"
+        "{% endfor %}",
+        pytest.param("{{ 9**9**9 }}", marks=pytest.mark.slow),
+        pytest.param("{{ 'a' * 10**10 }}", marks=pytest.mark.slow),
+    ],
+    ids=["loops", "power", "memory"],
+)
+def test_a_template_that_never_ends_is_refused(
+    copy: Path, splits: Path, tmp_path: Path, template: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(untrusted, "CPU_SECONDS", 1)
+    (copy / "chat_template.jinja").write_text(template + "{% for m in messages %}{{ m.content }}{% endfor %}")
+    with pytest.raises(ModelError, match=r"the chat template of .* takes more than \d+ seconds or \d+ GiB"):
+        take(copy, splits, tmp_path / "artifact")
+    assert not (tmp_path / "artifact").exists()
+
+
+def _put(file: str, key: str, value: Any) -> Callable[[Path], object]:
+    def put(folder: Path) -> None:
+        path = folder / file
+        path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+
+    return put
+
+
+def _folder_instead(file: str) -> Callable[[Path], object]:
+    def put(folder: Path) -> None:
+        (folder / file).unlink()
+        (folder / file).mkdir()
+
+    return put
+
+
+CONFIG, TOKENIZER = "config.json", "tokenizer_config.json"
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (_put(CONFIG, "num_hidden_layers", 10**9), "num_hidden_layers: 1,000,000,000, and its weights are 25 tensors"),
+        (_put(CONFIG, "num_labels", 10**9), "num_labels: 1,000,000,000"),
+        (_put(CONFIG, "text_config", {"n_layer": 10**9}), "n_layer: 1,000,000,000"),
+        (_put(CONFIG, "quantization_config", {"quant_method": "bitsandbytes"}), "is quantised"),
+        (_put(CONFIG, "num_hidden_layers", "two"), "damaged"),
+        (_put(CONFIG, "num_attention_heads", 0), "damaged"),
+        (_put(CONFIG, "hidden_act", "nope"), "damaged"),
+        (_put(CONFIG, "rope_parameters", {"rope_type": "nope"}), "damaged"),
+        (_put(CONFIG, "dtype", "float99"), "damaged"),
+        (_put(CONFIG, "model_type", ["qwen3"]), "damaged"),
+        (_put(CONFIG, "id2label", 3), "damaged"),
+        (_put(CONFIG, "vocab_size", 0), "damaged"),
+        (_put(CONFIG, "pad_token_id", 10**9), "damaged"),
+        (lambda folder: (folder / CONFIG).write_text("3"), "damaged"),
+        (lambda folder: (folder / CONFIG).write_text("[" * 100_000), "damaged"),
+        (_folder_instead(CONFIG), "damaged"),
+        (lambda folder: (folder / "tokenizer.json").write_text("[]"), "damaged"),
+        (lambda folder: (folder / TOKENIZER).write_text("[]"), "damaged"),
+        (_put(TOKENIZER, "tokenizer_class", 3), "damaged"),
+        (_put(TOKENIZER, "eos_token", 3), "damaged"),
+        (_put(TOKENIZER, "model_max_length", "x"), "damaged"),
+        (_folder_instead("model.safetensors"), "damaged"),
+        (lambda folder: (folder / "model.safetensors.index.json").write_text('{"weight_map": 3}'), "damaged"),
+        (lambda folder: (folder / "chat_template.jinja").write_text("{{ 1 // 0 }}"), "damaged"),
+        (lambda folder: (folder / "chat_template.jinja").write_text("{{ 10.0 ** 400 }}"), "damaged"),
+    ],
+)
+def test_a_malformed_checkpoint_is_refused_in_one_sentence(
+    copy: Path, splits: Path, tmp_path: Path, damage: Callable[[Path], object], words: str
+) -> None:
+    damage(copy)
+    with pytest.raises(ModelError, match=words) as refused:
+        take(copy, splits, tmp_path / "artifact")
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "artifact").exists()

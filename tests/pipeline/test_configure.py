@@ -73,7 +73,7 @@ def test_a_typo_gets_what_is_near_it_and_leaves_params_alone(
     ("content", "at_fault"),
     [
         (b"train: [", "is not YAML"),
-        (b"\xff\xfe", "is not YAML"),
+        (b"\xff\xfe", "is not UTF-8"),
         (b"- 1\n", "holds no settings"),
         (b"train: {learning_rate: fast}\n", "train.learning_rate: "),
     ],

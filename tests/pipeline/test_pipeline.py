@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -12,8 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -21,98 +18,25 @@ import pytest
 import yaml
 
 from tests.places import ROOT
+from tests.worlds.projects import COPY, edit, make_project, run_all, taken
 from touchstone import settings as settings_module
 from touchstone.errors import BusyError, DataError, PipelineError, SettingsError, StageError
-from touchstone.pipeline import data, dvc, following, graph, lease, overrides, runs, steps, workspace
+from touchstone.pipeline import dvc, following, graph, lease, overrides, runs, steps, workspace
 from touchstone.pipeline.dvc import How
 from touchstone.pipeline.fingerprint import fingerprint
 from touchstone.pipeline.plan import plan
 from touchstone.runtime import processes
 
-PIPELINE = """
-stages:
-  last:
-    cmd: python code/copy.py build/middle build/last
-    deps: [build/middle, code/copy.py]
-    params: [train.epochs]
-    outs: [build/last]
-    metrics:
-      - build/last.json: {cache: false}
-  first:
-    desc: Copy the data
-    cmd: python code/copy.py data/groups.jsonl build/first
-    deps: [data, code]
-    params: [split.salt]
-    outs: [build/first]
-  middle:
-    cmd: python code/${train.accelerate}.py build/first build/middle
-    deps: [build/first, "code/${train.accelerate}.py"]
-    params: [train.learning_rate, model]
-    outs: [build/middle]
-"""
-COPY = """
-import json, sys
-from pathlib import Path
-source, target = map(Path, sys.argv[1:])
-target.parent.mkdir(exist_ok=True)
-target.write_text(source.read_text() + target.name + "\\n")
-if target.name == "last":
-    target.with_suffix(".json").write_text(json.dumps({"lines": len(target.read_text().splitlines())}))
-"""
-
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A committed project whose data is in its cache."""
-    root = tmp_path_factory.mktemp("template") / "project"
-    shutil.copytree(ROOT / "configs", root / "configs")
-    shutil.copytree(ROOT / ".dvc", root / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp", "config.local"))
-    for name in ("params.yaml", ".gitignore", ".dvcignore"):
-        shutil.copy(ROOT / name, root / name)
-    with (root / ".gitignore").open("a") as file:
-        file.write("!/build/last.json\n")
-    (root / "dvc.yaml").write_text(PIPELINE)
-    (root / "code").mkdir()
-    for name in ("copy.py", "cpu.py"):
-        (root / "code" / name).write_text(COPY)
-    (root / "data").mkdir()
-    (root / "data" / "groups.jsonl").write_text("one\ntwo\n")
-    workspace.git(root, "init", "--quiet")
-    dvc.add(root, "data")
-    _commit(root, "start")
-    return root
+    return make_project(tmp_path_factory.mktemp("template") / "project")
 
 
 @pytest.fixture
 def project(template: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(template, tmp_path / "project"))
-
-
-def _commit(root: Path, message: str) -> None:
-    workspace.git(root, "add", "--all")
-    workspace.git(root, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "-m", message)
-
-
-def _edit(path: Path, old: str, new: str) -> None:
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new))
-
-
-@contextlib.contextmanager
-def _taken(root: Path, *words: str) -> Iterator[runs.Run]:
-    """A run under way whose data is there, before its first stage."""
-    with ExitStack() as stack:
-        with runs.drafted(root, list(words)) as draft:
-            run = runs.take(draft, stack)
-        data.bring(root, run.workspace, run.settings)
-        yield run
-
-
-def _run_all(root: Path, *words: str) -> tuple[runs.Run, dict[str, How]]:
-    """Every stage of a run, as `retrain` runs them."""
-    with _taken(root, *words) as run:
-        return run, {s.name: dvc.repro(run.workspace, s.name, log=run.folder / f"{s.name}.log") for s in run.stages}
 
 
 # The graph.
@@ -323,7 +247,7 @@ def test_a_run_leaves_evidence_and_a_commit_and_nothing_else(project: Path) -> N
     (project / "notes.txt").write_text("untracked\n")
     before = workspace.git(project, "status", "--porcelain"), workspace.git(project, "rev-parse", "HEAD")
 
-    run, found = _run_all(project)
+    run, found = run_all(project)
 
     assert found == {"first": How.RAN, "middle": How.RAN, "last": How.RAN}
     assert (workspace.git(project, "status", "--porcelain"), workspace.git(project, "rev-parse", "HEAD")) == before
@@ -336,7 +260,7 @@ def test_a_run_leaves_evidence_and_a_commit_and_nothing_else(project: Path) -> N
     assert workspace.git(project, "show", f"{ref}:build/last.json") == '{"lines": 5}'
     assert workspace.git(project, "show", f"{ref}:dvc.lock") == (run.folder / "dvc.lock").read_text().strip()
 
-    again, found = _run_all(project)
+    again, found = run_all(project)
     assert set(found.values()) == {How.RESTORED}
     assert again.fingerprint == run.fingerprint
     assert (again.folder / "dvc.lock").read_bytes() == (run.folder / "dvc.lock").read_bytes()
@@ -344,7 +268,7 @@ def test_a_run_leaves_evidence_and_a_commit_and_nothing_else(project: Path) -> N
 
 @pytest.mark.slow
 def test_plain_dvc_repro_writes_the_same_lock(project: Path, tmp_path: Path) -> None:
-    run, _ = _run_all(project)
+    run, _ = run_all(project)
     clone = tmp_path / "clone"
     workspace.git(tmp_path, "clone", "--quiet", str(project), str(clone))
     shutil.copytree(project / "data", clone / "data")
@@ -366,7 +290,7 @@ def test_what_enters_the_fingerprint(project: Path) -> None:
     assert _fingerprint(project) == _fingerprint(project, "serve.port=9000") == base
     words = ("train.learning_rate=1e-4", "gates.floor_accuracy=0.7", "name=other", "split.salt=x")
     changed = {_fingerprint(project, word) for word in words}
-    _edit(project / "code" / "copy.py", "import json", "import json  # why")
+    edit(project / "code" / "copy.py", "import json", "import json  # why")
     changed.add(_fingerprint(project))
     assert len(changed | {base}) == 6
     with runs.drafted(project, []) as draft:
@@ -378,7 +302,7 @@ def test_what_enters_the_fingerprint(project: Path) -> None:
 def test_a_changed_row_is_used_as_it_stands_and_the_pointer_of_the_checkout_is_left(project: Path) -> None:
     pointer = (project / "data.dvc").read_bytes()
     before = _fingerprint(project)
-    _edit(project / "data" / "groups.jsonl", "one", "won")
+    edit(project / "data" / "groups.jsonl", "one", "won")
     with runs.drafted(project, []) as draft:
         assert draft.fingerprint != before
         assert (draft.workspace / "data" / "groups.jsonl").read_text() == "won\ntwo\n"
@@ -392,18 +316,18 @@ def test_a_changed_row_is_used_as_it_stands_and_the_pointer_of_the_checkout_is_l
 def test_data_comes_from_the_cache_or_from_the_checkout_or_is_an_error(project: Path) -> None:
     parked = project.parent / "parked"
     (project / "data").rename(parked)
-    with _taken(project) as run:
+    with taken(project) as run:
         assert (run.workspace / "data" / "groups.jsonl").read_text() == "one\ntwo\n"
 
     shutil.rmtree(project / ".dvc" / "cache")
     values = yaml.safe_load((project / "params.yaml").read_text())
     values["data"] = {"source": "hh_rlhf", "name": "sandbox", "path": "x"}
     (project / "params.yaml").write_text(yaml.safe_dump(values))
-    with pytest.raises(DataError, match="neither in the cache nor in a remote"), _taken(project):
+    with pytest.raises(DataError, match="neither in the cache nor in a remote"), taken(project):
         pass
 
     parked.rename(project / "data")
-    with _taken(project) as run:
+    with taken(project) as run:
         assert (run.workspace / "data" / "groups.jsonl").read_text() == "one\ntwo\n"
 
 
@@ -412,13 +336,13 @@ def test_recreated_data_that_is_not_what_was_committed_names_both_hashes(project
     wanted = dvc.pointer_hash(project / "data.dvc")
     shutil.rmtree(project / "data")
     shutil.rmtree(project / ".dvc" / "cache")
-    _edit(project / "params.yaml", "groups: 12000", "groups: 20")
-    with pytest.raises(DataError, match=f"names {wanted}, but the settings give [0-9a-f]+.dir"), _taken(project):
+    edit(project / "params.yaml", "groups: 12000", "groups: 20")
+    with pytest.raises(DataError, match=f"names {wanted}, but the settings give [0-9a-f]+.dir"), taken(project):
         pass
 
 
 def test_an_override_of_the_data_is_imported_into_the_run_alone(project: Path) -> None:
-    with _taken(project, "data.groups=20") as run:
+    with taken(project, "data.groups=20") as run:
         pass
     assert (project / "data" / "groups.jsonl").read_text() == "one\ntwo\n"
     assert "groups: 20" in (run.folder / "params.yaml").read_text()
@@ -426,10 +350,10 @@ def test_an_override_of_the_data_is_imported_into_the_run_alone(project: Path) -
 
 
 def test_a_second_run_of_the_same_fingerprint_is_refused_and_another_is_not(project: Path) -> None:
-    with _taken(project) as first:
-        with pytest.raises(BusyError, match="same data, code and parameters"), _taken(project):
+    with taken(project) as first:
+        with pytest.raises(BusyError, match="same data, code and parameters"), taken(project):
             pass
-        with _taken(project, "train.learning_rate=1e-4"):
+        with taken(project, "train.learning_rate=1e-4"):
             assert first.workspace.is_dir(), "pruning must leave a living run alone"
     assert not first.workspace.exists()
     assert not (project / "runs" / ".new").exists()
@@ -438,10 +362,10 @@ def test_a_second_run_of_the_same_fingerprint_is_refused_and_another_is_not(proj
 @pytest.mark.slow
 def test_the_folder_for_checkpoints_outlives_the_run_and_goes_by_what_is_run(project: Path) -> None:
     told = "import os; print('told', os.environ['TOUCHSTONE_CHECKPOINTS'])\nimport json, sys"
-    _edit(project / "code" / "copy.py", "import json, sys", told)
+    edit(project / "code" / "copy.py", "import json, sys", told)
     folders = []
     for words in ([], [], ["train.learning_rate=1e-4"]):
-        with _taken(project, *words) as run:
+        with taken(project, *words) as run:
             if not folders:
                 steps.run_stage(run, "first")
                 assert f"told {run.checkpoints}\n" in (run.folder / "logs" / "first.log").read_text()
@@ -452,15 +376,15 @@ def test_the_folder_for_checkpoints_outlives_the_run_and_goes_by_what_is_run(pro
 
 @pytest.mark.slow
 def test_a_failed_stage_says_why_and_the_next_good_run_goes_on(project: Path) -> None:
-    _edit(project / "code" / "cpu.py", "import json, sys", "import sys; sys.exit('error: no space left')\nimport json")
+    edit(project / "code" / "cpu.py", "import json, sys", "import sys; sys.exit('error: no space left')\nimport json")
     with pytest.raises(StageError, match=r"stage middle failed: no space left .its output: .*middle\.log"):
-        _run_all(project)
+        run_all(project)
     record = runs.history(project)[0]
     assert record["status"] == "failed"
     assert not (project / "runs" / record["id"] / "workspace").exists()
     (project / "code" / "cpu.py").write_text(COPY)
     # `first` depends on the whole folder code/, so it is another stage than the one that ran.
-    _, found = _run_all(project)
+    _, found = run_all(project)
     assert set(found.values()) == {How.RAN}
 
 
@@ -486,7 +410,7 @@ def test_what_a_killed_run_left_is_cleared_and_its_stages_are_kept(project: Path
     )
     killed = runs.history(project)[0]
     assert (project / "runs" / killed["id"] / "workspace").is_dir()
-    _, found = _run_all(project)
+    _, found = run_all(project)
     assert found == {"first": How.RESTORED, "middle": How.RAN, "last": How.RAN}
     record = json.loads((project / "runs" / killed["id"] / "run.json").read_text())
     assert (record["status"], record["error"]) == ("interrupted", "killed")
@@ -500,7 +424,7 @@ def test_what_a_killed_run_left_is_cleared_and_its_stages_are_kept(project: Path
 @pytest.mark.slow
 def test_the_plan_says_what_would_run_and_why(project: Path) -> None:
     assert [step.reasons for step in plan(project, []).steps[:3]] == [("it never ran",)] * 3
-    _run_all(project)
+    run_all(project)
     assert not any(step.reasons for step in plan(project, []).steps[:3])
     rate = settings_module.load(project / "params.yaml").train.learning_rate
     made = plan(project, [f"train.learning_rate={rate / 2}"])
@@ -510,8 +434,8 @@ def test_the_plan_says_what_would_run_and_why(project: Path) -> None:
         "last": ("middle would run",),
     }
     assert f"  middle    would run: params.yaml:train.learning_rate {rate} -> {rate / 2}\n" in made.render()
-    _edit(project / "code" / "cpu.py", "import json", "import json  # why")
-    _edit(project / "data" / "groups.jsonl", "one", "won")
+    edit(project / "code" / "cpu.py", "import json", "import json  # why")
+    edit(project / "data" / "groups.jsonl", "one", "won")
     first, middle, *_ = plan(project, []).steps
     assert set(first.reasons) == {"data changed", "code/cpu.py changed"}
     assert middle.reasons == ("code/cpu.py changed", "first would run")

@@ -24,7 +24,7 @@ from touchstone.cli.options import Json, Overrides
 from touchstone.cli.refresh import refresh_command
 from touchstone.cli.score import score_command
 from touchstone.cli.serve import serve_command
-from touchstone.errors import TouchstoneError
+from touchstone.errors import TouchstoneError, os_words
 from touchstone.runtime.files import pretty_json
 
 app = typer.Typer(
@@ -121,6 +121,9 @@ def main() -> None:
         app()
     except TouchstoneError as error:
         typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    except OSError as error:  # a file or folder of the project that isn't what it must be
+        typer.echo(f"error: {os_words(error)}", err=True)
         sys.exit(1)
     except subprocess.CalledProcessError as error:
         typer.echo(f"error: {error.cmd[0]} ended with exit code {error.returncode}", err=True)

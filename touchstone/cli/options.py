@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from touchstone import settings
+from touchstone.errors import SettingsError
 
 Overrides = Annotated[
     list[str] | None,
@@ -14,6 +16,29 @@ Overrides = Annotated[
 ]
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for another program.")]
+
+
+def settings_or_committed() -> tuple[Path, settings.Settings]:
+    """The project and its settings; the committed ones, said so, where params.yaml is broken.
+
+    For commands that look back or must work at night: `dvc exp run -S` leaves a wrong value in params.yaml, which they
+    have no use for.
+
+    Raises:
+        SettingsError: there is no project, or no commit with sound settings either.
+    """
+    try:
+        return settings.load_project()
+    except SettingsError as error:
+        from touchstone.pipeline.workspace import committed_file
+
+        root = settings.checked_root()
+        text = committed_file(root, "params.yaml")
+        if text is None:
+            raise
+        committed = settings.parse_text(text, "the committed params.yaml")
+        typer.echo(f"{error}; the committed ones are used (`git checkout params.yaml` brings them back)", err=True)
+        return root, committed
 
 
 def current_settings(overrides: list[str] | None) -> settings.Settings:

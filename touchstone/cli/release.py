@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from touchstone.cli.options import Json
+from touchstone.cli.options import Json, settings_or_committed
 from touchstone.errors import ArtifactError
 from touchstone.runtime.files import pretty_json
 from touchstone.settings import load_project
@@ -82,7 +82,7 @@ def rollback_command(
         raise typer.BadParameter("a rollback needs a written reason", param_hint="--reason")
     from touchstone.release import rollback
 
-    root, settings = load_project()
+    root, settings = settings_or_committed()
     restored = rollback(root, settings, name or settings.name, reason=reason.strip(), to=to)
     typer.echo(pretty_json(asdict(restored)) if json else restored.summary, nl=not json)
 
@@ -97,7 +97,7 @@ def trace_command(
     """
     from touchstone.operations.trace import trace
 
-    root, settings = load_project()
+    root, settings = settings_or_committed()
     links = trace(root, settings, name or settings.name, version)
     if json:
         typer.echo(pretty_json([asdict(link) for link in links]), nl=False)
@@ -147,7 +147,7 @@ def _verify(what: str, everything: bool, name: str | None) -> list[Verified]:
     folder = Path(what)
     if not everything and (folder / "reward.json").is_file():
         return [verify_artifact(folder)]
-    root, settings = load_project()
+    root, settings = settings_or_committed()
     if not everything and (folder / "decision.json").is_file():
         return [verify_decision(folder, judge.ledger_file(root / "runs"))]
     if not everything and not what.isdigit():

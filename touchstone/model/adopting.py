@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +41,7 @@ from touchstone.model.scores import tolerance
 from touchstone.model.scoring import raw_scores
 from touchstone.model.sealing import FIXED_TEXTS, blamed_on, seal
 from touchstone.model.templating import encode, scoring_rule
+from touchstone.model.untrusted import check_ends, check_sizes, malformed
 from touchstone.runtime.files import write_json
 from touchstone.settings import project_root
 
@@ -148,13 +149,19 @@ def adopt(
     # Find the checkpoint, and refuse what can't be sealed before its weights are loaded.
     calibration, reference = (read_parquet(splits / f"{name}.parquet") for name in ("calibration", "reference"))
     files, commit = _locate(model, revision, trust_remote_code)
-    config = _inspect(files, model, trust_remote_code)
-    limit = _limit(config, model, max_tokens, default_tokens)
+    with malformed(model):
+        config = _inspect(files, model, trust_remote_code)
+        limit = _limit(config, model, max_tokens, default_tokens)
 
     # Lay out the folder that is sealed, and compare it with what transformers would make of the checkpoint.
-    with TemporaryDirectory(prefix="touchstone-adopt-") as place, blamed_on(Path(place), model):
+    with (
+        TemporaryDirectory(prefix="touchstone-adopt-") as place,
+        blamed_on(Path(place), model),
+        malformed(model),
+    ):
         staged = Path(place)
-        used = _stage(files, staged, config, model, commit, limit, template)
+        roles = {(*(message.role for message in group.prompt), "assistant") for group in calibration + reference}
+        used = _stage(files, staged, config, model, commit, limit, template, roles)
         if trust_remote_code and _brings_code(files):
             _compare_with_own_code(files, staged, model)
         same, compared = _same_ids(files, staged, reference)
@@ -248,13 +255,14 @@ def _inspect(files: Path, model: str, trust_remote_code: bool) -> PretrainedConf
         )
 
     # By the configuration: a class that we score as transformers does, with the head where we look for it.
+    rows, heads, tensors = _find_head(files, model)
+    check_sizes(_json(files / "config.json"), tensors, model)
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(files, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ModelError(f"{model} is of a kind that transformers doesn't know: {_first_line(error)}") from None
     if config.model_type == EncoderConfig.model_type:
         return config
-    rows, heads = _find_head(files, model)
     _check_class(config, model, heads, own_code=_brings_code(files))
     _check_head(rows, heads, config, model)
     return config
@@ -282,14 +290,17 @@ def _check_class(config: PretrainedConfig, model: str, heads: Sequence[str], *, 
         head_of(AutoModelForSequenceClassification.from_config(_with_one_label(config)))
 
 
-def _find_head(files: Path, model: str) -> tuple[int | None, list[str]]:
-    """How many numbers the head in the weights gives, None without one, and what else there looks like a head."""
+def _find_head(files: Path, model: str) -> tuple[int | None, list[str], int]:
+    """How many numbers the head in the weights gives, None without one; what else there looks like a head; how many
+    tensors there are."""
     rows: int | None = None
     heads: list[str] = []
+    tensors = 0
     try:
         for path in sorted(files.glob("*.safetensors")):
             with safe_open(path, "pt") as weights:
                 for name in weights.keys():  # noqa: SIM118 - no dictionary
+                    tensors += 1
                     shape = weights.get_slice(name).get_shape()
                     if name == "score.weight" or name.endswith(".score.weight"):
                         rows = int(shape[0])
@@ -297,7 +308,7 @@ def _find_head(files: Path, model: str) -> tuple[int | None, list[str]]:
                         heads.append(f"{name} ({' x '.join(map(str, shape))})")
     except SafetensorError as error:
         raise ModelError(f"the weights of {model} are damaged; fetch them again ({_first_line(error)})") from None
-    return rows, heads
+    return rows, heads, tensors
 
 
 def _check_head(rows: int | None, heads: Sequence[str], config: PretrainedConfig, model: str) -> None:
@@ -341,8 +352,12 @@ def _stage(
     commit: str | None,
     max_tokens: int,
     template: str | None,
+    roles: Iterable[tuple[str, ...]],
 ) -> str:
     """Write what is to be sealed: tokenizer with template and pad token, config with the rule, links to the weights.
+
+    Args:
+        roles: of the conversations that are going to be rendered.
 
     Returns:
         Which template it is.
@@ -358,6 +373,8 @@ def _stage(
             f"{model} brings no chat template; name the one that it was trained with: --template "
             f"{'|'.join(TEMPLATES)}, or a file with one"
         )
+    if tokenizer.chat_template:
+        check_ends(tokenizer, model, roles)
     rule_of(config, tokenizer, max_tokens)  # fails here, before any weight is read
     for path in staged.iterdir():
         path.unlink()

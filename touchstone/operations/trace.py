@@ -121,6 +121,8 @@ class _Walk:
     def run(self) -> tuple[State, str]:
         name = self.tags.get("touchstone.run", "")
         record = next((run for run in runs.history(self.root) if run["id"] == name), None)
+        if record is None and name and (runs.folder_of(self.root) / name / "run.json").exists():
+            return "BROKEN", f"{runs.folder_of(self.root) / name / 'run.json'} can't be read"
         if record is None:
             return "not here", f"no run {name or 'is named'} in {runs.folder_of(self.root)}"
         folder = runs.folder_of(self.root) / name

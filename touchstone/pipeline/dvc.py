@@ -199,7 +199,7 @@ def cached(root: Path, lock: Path, output: str) -> Path | None:
     try:
         stages = yaml.safe_load(lock.read_text(encoding="utf-8"))["stages"]
         hashes = [out["md5"] for stage in stages.values() for out in stage["outs"] if out["path"] == output]
-    except (OSError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+    except (OSError, KeyError, TypeError, AttributeError, ValueError, yaml.YAMLError) as error:
         raise PipelineError(f"{lock} is no dvc.lock ({type(error).__name__}); restore it from a copy") from None
     paths = [cache_folder(root) / "files" / "md5" / name[:2] / name[2:] for name in hashes]
     return next((path for path in paths if path.is_file()), None)
@@ -224,7 +224,7 @@ def pointer_hash(pointer: Path) -> str | None:
         return str(document["outs"][0]["md5"])
     except FileNotFoundError:
         return None
-    except (KeyError, IndexError, TypeError, yaml.YAMLError):
+    except (OSError, KeyError, IndexError, TypeError, ValueError, yaml.YAMLError):
         raise PipelineError(f"{pointer} is no DVC pointer; restore it from git, or import the data again") from None
 
 

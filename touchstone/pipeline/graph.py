@@ -96,8 +96,8 @@ def _load(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise PipelineError(f"{path} does not exist; run this from the project's root") from None
-    except yaml.YAMLError as error:
-        raise PipelineError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise PipelineError(f"{path} is not YAML in UTF-8: {' '.join(str(error).split())}") from None
     return values if isinstance(values, dict) else {}
 
 

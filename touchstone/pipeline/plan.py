@@ -110,18 +110,21 @@ def _alike(draft: Draft, lock: Lock) -> int:
 
 
 def _read_lock(path: Path) -> Lock:
-    if not path.exists():
-        return {}
-    stages: Lock = yaml.safe_load(path.read_text(encoding="utf-8"))["stages"]
-    return stages
+    try:
+        stages: Lock = yaml.safe_load(path.read_text(encoding="utf-8"))["stages"]
+        return dict(stages)
+    except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError):
+        return {}  # there is none, or a damaged one, which is no starting point
 
 
 def _stages(draft: Draft, commit: str | None, lock: Lock) -> dict[str, tuple[str, ...]]:
     """Reasons by stage, in order."""
+    # A run would begin with its data: what can't be had is said now.
+    data.bring(draft.root, draft.workspace, draft.settings)
     if not lock:
         return {stage.name: ("it never ran",) for stage in draft.stages}
+
     # Put the nearest results into the worktree, and ask DVC what has changed since.
-    data.bring(draft.root, draft.workspace, draft.settings)
     document = yaml.safe_dump({"schema": "2.0", "stages": lock}, sort_keys=False)
     (draft.workspace / "dvc.lock").write_text(document, encoding="utf-8")
     # Outputs that the cache has lost stay away, and DVC names them below.

@@ -13,6 +13,7 @@ import contextlib
 import json
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from touchstone import settings as settings_module
-from touchstone.errors import BusyError
+from touchstone.errors import BusyError, PipelineError
 from touchstone.pipeline import data, graph, lease, overrides, workspace
 from touchstone.pipeline.fingerprint import fingerprint
 from touchstone.pipeline.graph import Stage
@@ -30,6 +31,8 @@ from touchstone.runtime.files import write_atomic, write_json
 from touchstone.settings import Settings
 
 PREPARING = "preparing"
+_PROBE_BYTES = 2**16
+"""So much room at least: a worktree and its index need more."""
 EVIDENCE = (
     "params.yaml",
     "data.dvc",
@@ -166,8 +169,11 @@ def drafted(root: Path, words: list[str], *, clean: bool = False) -> Iterator[Dr
     """
     root = root.resolve()
     runs = folder_of(root)
+    check_writable(runs)
     with _preparing(runs / "lease"):
         prune(root)
+        for folder in damaged(root):
+            sys.stderr.write(f"{folder / 'run.json'} can't be read: that run is left out; see `touchstone doctor`\n")
         new = runs / ".new"
         worktree = new / "workspace"
         try:
@@ -273,12 +279,42 @@ def keep_evidence(run: Run) -> None:
     workspace.commit(run.workspace, f"Results of run {run.id}", f"{workspace.REFS}/{run.id}")
 
 
+def check_writable(runs: Path) -> None:
+    """Make the folder for runs, where it is missing, and see that files can be written there.
+
+    Raises:
+        PipelineError: they can't: it is a file, read-only, or the disk is full.
+    """
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=runs) as probe:
+            probe.write(bytes(_PROBE_BYTES))
+            probe.flush()
+    except OSError as error:
+        what = "is a file" if runs.is_file() else f"can't be written ({error.strerror})"
+        raise PipelineError(f"{runs} {what}: a run keeps its workspace and its evidence there; make room") from None
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """run.json in a run's folder; None where it is damaged: empty, cut, or not what a run writes."""
+    try:
+        record: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        if {"id", "fingerprint", "status"} <= record.keys():
+            return record
+    except (OSError, ValueError, AttributeError):
+        pass
+    return None
+
+
 def history(root: Path) -> list[dict[str, Any]]:
-    """run.json of every run, newest first."""
-    records = []
-    for path in sorted(folder_of(root).glob("*/run.json"), reverse=True):
-        records.append(json.loads(path.read_text(encoding="utf-8")))
-    return records
+    """run.json of every run, newest first; a damaged one is left out (`damaged` names it)."""
+    folders = sorted((path.parent for path in folder_of(root).glob("*/run.json")), reverse=True)
+    return [record for folder in folders if (record := read_record(folder)) is not None]
+
+
+def damaged(root: Path) -> list[Path]:
+    """Folders of runs whose run.json can't be read."""
+    return sorted(path.parent for path in folder_of(root).glob("*/run.json") if read_record(path.parent) is None)
 
 
 def prune(root: Path) -> None:

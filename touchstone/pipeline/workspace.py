@@ -15,6 +15,7 @@ from pathlib import Path
 
 from touchstone.errors import PipelineError
 from touchstone.pipeline import dvc
+from touchstone.runtime import processes
 
 REFS = "refs/touchstone/runs"
 _IDENTITY = {
@@ -32,11 +33,12 @@ def git(folder: Path, *arguments: str, env: Mapping[str, str] | None = None) -> 
     """
     # Inside a hook git points these at the person's own repository and index.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    done = subprocess.run(
-        ["git", *arguments], cwd=folder, env={**inherited, **(env or {})}, capture_output=True, text=True
-    )
+    environment = {**inherited, "LC_ALL": "C", **(env or {})}
+    done = subprocess.run(["git", *arguments], cwd=folder, env=environment, capture_output=True, text=True)
     if done.returncode:
-        complaint = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()[-1]
+        output = done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}"
+        # git names the cause first, and last what it couldn't do for that.
+        complaint = processes.full_disk(output) or output.splitlines()[-1]
         raise PipelineError(f"git {arguments[0]} failed in {folder}: {complaint}")
     return done.stdout.strip()
 
@@ -57,6 +59,14 @@ def head(root: Path) -> str:
     return commit
 
 
+def committed_file(root: Path, path: str) -> str | None:
+    """A file as HEAD has it; None where there is no such commit or file."""
+    try:
+        return git(root, "show", f"HEAD:{path}")
+    except PipelineError:
+        return None
+
+
 def snapshot(root: Path) -> str:
     """The checkout as it stands as a commit on HEAD; HEAD itself where nothing differs from it."""
     parent = head(root)
@@ -74,7 +84,16 @@ def snapshot(root: Path) -> str:
 
 
 def create(root: Path, folder: Path, commit: str) -> None:
-    """Make `folder` a worktree of the commit, with the project's DVC cache."""
+    """Make `folder` a worktree of the commit, with the project's DVC cache.
+
+    Raises:
+        PipelineError: git failed, or the project is a submodule.
+    """
+    if above := git(root, "rev-parse", "--show-superproject-working-tree"):
+        raise PipelineError(
+            f"{root} is a submodule of {above}, and DVC doesn't work in the worktrees of one; clone the project by "
+            "itself, and run it there"
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
     git(root, "worktree", "add", "--quiet", "--detach", str(folder), commit)
     dvc.share_cache(root, folder)

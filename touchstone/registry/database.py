@@ -14,6 +14,9 @@ from filelock import FileLock, Timeout
 from touchstone.errors import RegistryError
 
 DEFAULT_URI = "sqlite:///mlflow/mlflow.db"
+_DAMAGED = ("not a database", "malformed", "no such table", "no such column")
+"""What sqlite says of a file that was cut or overwritten, or that lacks a part."""
+
 LOCK_SECONDS = 900.0
 """How long to wait for another writer: it may be uploading weights."""
 
@@ -41,6 +44,11 @@ def is_server(uri: str) -> bool:
     return uri.startswith(("http://", "https://"))
 
 
+def is_own(uri: str, root: Path) -> bool:
+    """Whether it is a sqlite file inside the project, which goes where the project goes."""
+    return uri.startswith("sqlite:///") and Path(uri.removeprefix("sqlite:///")).is_relative_to(root)
+
+
 def without_secrets(text: str) -> str:
     """A text with user and password cut out of its URIs."""
     return re.sub(r"//[^/@\s]*@", "//", text)
@@ -61,15 +69,16 @@ def locked(root: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def wording(what: str) -> Iterator[None]:
-    """Turn MLflow's exceptions into RegistryError, with the first line of their message."""
+    """Turn MLflow's exceptions, and those of the database below it, into RegistryError, with their first line."""
     try:
         yield
     except Exception as error:
-        from touchstone.registry.tracking import MlflowException  # loaded already, if it is one
-
-        if not isinstance(error, MlflowException):
+        package = type(error).__module__.partition(".")[0]
+        if package not in ("mlflow", "sqlalchemy", "alembic", "sqlite3"):
             raise
-        message = without_secrets(str(error).strip().splitlines()[0])
+        message = without_secrets((str(error).strip().splitlines() or [type(error).__name__])[0])
+        if any(words in message for words in _DAMAGED):
+            message += "; the database is damaged: restore it from a copy"
         raise RegistryError(f"MLflow failed while {what}: {message}") from error
 
 

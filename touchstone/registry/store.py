@@ -259,7 +259,7 @@ class Registry:
             RegistryError: the files are gone, or are another artifact than the one registered.
         """
         what = f"{version.name} version {version.version}"
-        folder = local_folder(version.source)
+        folder = self._local(version.source)
         if folder is None:
             folder = self._copies(version) / "model"
             if not folder.exists():
@@ -274,6 +274,18 @@ class Registry:
             raise RegistryError(f"{what}: {artifact} holds another artifact than the one registered; restore it")
         return artifact
 
+    def _local(self, uri: str) -> Path | None:
+        """The folder of an artifact's URI on this machine; None where it lies elsewhere.
+
+        MLflow notes absolute paths. In a project that was copied or moved they lead to where it was; meant are
+        its own files, which came along.
+        """
+        folder, ours = local_folder(uri), self.root / "mlflow" / "artifacts"
+        if folder is None or folder.is_relative_to(ours) or not database.is_own(self.uri, self.root):
+            return folder
+        _, place, below = folder.as_posix().rpartition("/mlflow/artifacts/")
+        return ours / below if place else folder
+
     def _copies(self, version: Version) -> Path:
         """Where files of a version that lies elsewhere are kept on this machine."""
         return self.root / "runs" / "registry" / f"{version.name}-{version.version}-{version.digest[:12]}"
@@ -284,7 +296,7 @@ class Registry:
 
         with wording(f"looking for {path} of {version.name} version {version.version}"):
             run = self._client.get_run(version.run_id)
-            folder = local_folder(run.info.artifact_uri)
+            folder = self._local(run.info.artifact_uri)
             if folder is not None:
                 evidence = folder / "evidence" / path
                 return evidence if evidence.exists() else None
@@ -391,7 +403,8 @@ class Registry:
         if location is not None and local_folder(experiment.artifact_location) != location:
             raise RegistryError(
                 f"experiment {name} keeps its files in {experiment.artifact_location}, not in {location}: the project "
-                "was moved, or the database belongs to another one; move it back, or start with a fresh database"
+                "was copied or moved, or the database belongs to another one; `touchstone doctor --repair` makes a "
+                "copied database this project's own, or move the project back, or start with a fresh database"
             )
         return str(experiment.experiment_id)
 

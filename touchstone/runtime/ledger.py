@@ -1,7 +1,8 @@
 """Append-only ledgers: JSON lines in which every entry carries the digest of the one before it.
 
-What happened can't be edited or reordered later without `read` noticing. (Entries cut off the end leave a valid
-shorter chain: whoever relies on an entry keeps its sequence and digest and looks for both.)
+What happened can't be edited, reordered or cut off later without `read` noticing. Entries cut off the end would leave
+a valid shorter chain, so the file NAME.head beside a ledger says how far it goes: it is written after each entry. (Who
+takes lines from both leaves a chain that is sound: whoever relies on an entry keeps its sequence and digest too.)
 
 Each line: the entry's own keys, and
     sequence   0, 1, 2, ...
@@ -24,7 +25,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from touchstone.errors import LedgerError
-from touchstone.runtime.files import canonical_json, digest_value, sync_folder
+from touchstone.runtime.files import canonical_json, digest_value, sync_folder, write_atomic
 
 Entry = dict[str, Any]
 
@@ -161,6 +162,7 @@ def _load(path: Path) -> tuple[list[Entry], int]:
     Bytes after the last line end belong to an append that was interrupted: its caller never got an answer, so nothing
     rests on it, and the next append writes over it.
     """
+    head = _read_head(path)  # before the entries: a writer beside us adds to them first
     data = path.read_bytes() if path.exists() else b""
     size = data.rfind(b"\n") + 1
     entries: list[Entry] = []
@@ -179,6 +181,11 @@ def _load(path: Path) -> tuple[list[Entry], int]:
             raise LedgerError(f"{path.name}, line {number} {fault}; restore the file from a copy")
         entries.append(entry)
         previous = entry["digest"]
+    if head is not None and head not in [(entry["sequence"], entry["digest"]) for entry in entries[head[0] :][:1]]:
+        raise LedgerError(
+            f"{path.name} ends with line {len(entries)}, and line {head[0] + 1} was written: its end was cut off; "
+            "restore the file from a copy"
+        )
     return entries, size
 
 
@@ -199,4 +206,21 @@ def _write(path: Path, size: int, entries: list[Entry], entry: Mapping[str, Any]
         file.flush()
         os.fsync(file.fileno())
     sync_folder(path.parent)
+    write_atomic(_head(path), canonical_json({"sequence": written["sequence"], "digest": written["digest"]}))
     return written
+
+
+def _head(path: Path) -> Path:
+    return path.with_name(f"{path.name}.head")
+
+
+def _read_head(path: Path) -> tuple[int, str] | None:
+    """Sequence and digest of the last entry that is known to have been written; None where nobody noted it yet."""
+    head = _head(path)
+    if not head.exists():
+        return None
+    try:
+        noted = json.loads(head.read_bytes())
+        return int(noted["sequence"]), str(noted["digest"])
+    except (ValueError, KeyError, TypeError):
+        raise LedgerError(f"{head.name} can't be read; restore it from a copy, with {path.name}") from None

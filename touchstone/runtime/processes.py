@@ -23,6 +23,8 @@ from typing import IO
 GRACE_SECONDS = 5.0
 """What a command has between SIGTERM and SIGKILL."""
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]")
 
 
@@ -39,10 +41,19 @@ class Finished:
 
     @property
     def complaint(self) -> str:
-        """The command's own last sentence after `error:`, otherwise its last line."""
+        """That the disk is full, where it says so; else the command's own last sentence after `error:`, or its last
+        line."""
+        if full := full_disk(self.output):
+            return full
         lines = [line.strip() for line in self.output.splitlines() if line.strip()]
         complaints = [line.partition(":")[2].strip() for line in lines if line.lower().startswith("error:")]
         return (complaints or lines or [f"exit code {self.code}"])[-1 if not complaints else 0]
+
+
+def full_disk(output: str) -> str | None:
+    """The line of a command's output that says that nothing more can be written; None where there is none."""
+    lines = (line.strip() for line in output.splitlines())
+    return next((line for line in lines if any(os.strerror(cause) in line for cause in _FULL)), None)
 
 
 @contextlib.contextmanager

@@ -222,18 +222,35 @@ def load(path: Path = Path("params.yaml")) -> Settings:
         SettingsError: the file is missing, is not YAML, or a setting is wrong.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise SettingsError(f"{path} does not exist; write it with `touchstone configure`") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        fault = " ".join(str(error).split())
-        raise SettingsError(f"{path} is not YAML: {fault}; {RESTORE}") from None
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path} is not UTF-8 (byte {error.start + 1}); save it so, or {RESTORE}") from None
+    except OSError as error:
+        raise SettingsError(f"{path} can't be read ({error.strerror})") from None
+    try:
+        return parse_text(text, str(path))
+    except SettingsError as error:
+        raise SettingsError(f"{error}; {RESTORE}") from None
+
+
+def parse_text(text: str, what: str) -> Settings:
+    """Settings from the text of a `params.yaml`, called `what` in messages.
+
+    Raises:
+        SettingsError: it is not YAML, or a setting is wrong.
+    """
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{what} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise SettingsError(f"{path} holds no settings; {RESTORE}")
+        raise SettingsError(f"{what} holds no settings")
     try:
         return parse(values)
     except SettingsError as error:
-        raise SettingsError(f"{path}: {error}; {RESTORE}") from None
+        raise SettingsError(f"{what}: {error}") from None
 
 
 def compose(overrides: list[str], configs: Path | None = None) -> Settings:
