@@ -52,7 +52,7 @@ def test_reset_gives_the_defaults_and_says_what_is_undone(project: Path) -> None
     [
         ("data=prefrence", "data=prefrence: no such choice (did you mean preference?). There are arena55k, argilla,"),
         ("train.learning_rat=1e-4", "train.learning_rat is no setting (did you mean train.learning_rate?)"),
-        ("tran=lora", "tran is neither a group nor a setting (did you mean train?). The groups are accelerate, data,"),
+        ("tran=lora", "tran is neither a group nor a setting (did you mean train?). The groups are"),
         ("trian.seed=1", "trian.seed is no setting (did you mean train.seed?)"),
         ("data.tie_shar=0.1", "data.tie_shar is no setting (did you mean data.tie_share?)"),
         ("zzz=1", "zzz is neither a group nor a setting. The groups are"),

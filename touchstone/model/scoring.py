@@ -390,10 +390,10 @@ class Scorer:
             raise ModelError("this model was not trained on steps and has no score for one")
         odds = st.outcome_log_odds(score.values, process.map)
         (place,) = found_errors([score.values], process.threshold).tolist()
-        (whole,) = st.outcome_log_odds([score.reward], outcome.map)
+        (chain_odds,) = st.outcome_log_odds([score.reward], outcome.map)
         return ChainScore(
             score=score,
-            probability=float(special.expit(whole)),
+            probability=float(special.expit(chain_odds)),
             log_odds=score.values,
             probabilities=tuple(special.expit(odds).tolist()),
             first_error=None if place == NO_ERROR else place,

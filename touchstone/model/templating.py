@@ -312,10 +312,10 @@ def _answer(
     place = len(layout.roles) - 1
     if unit != "step":
         return [_standing(tokenizer, layout, place, answer)]
-    first, *others = _segments(answer)
+    first, *following = _segments(answer)
     return [
         (list(layout.leading.get(place, [])), layout.fronts[place] + first),
-        *(([], other) for other in others),
+        *(([], segment) for segment in following),
     ]
 
 

@@ -185,7 +185,7 @@ class Batcher:
         """
         if cost is None:
             with self._lock:
-                known = [self._costs[other].copy() for other in self._costs if costs_alike(other, scorer)]
+                known = [self._costs[priced].copy() for priced in self._costs if costs_alike(priced, scorer)]
             cost = known[0] if known else measure(scorer, self.in_gap)
         with self._lock:
             self._costs[scorer] = self._latest = cost
@@ -193,7 +193,7 @@ class Batcher:
     def knows(self, scorer: Scorer) -> bool:
         """Whether a scorer that computes the same has been prepared."""
         with self._lock:
-            return any(costs_alike(other, scorer) for other in self._costs)
+            return any(costs_alike(priced, scorer) for priced in self._costs)
 
     def in_gap(self, work: Callable[[], Value]) -> Value:
         """Do something short in the scoring thread, when no request waits for it; see `gaps`. At once where that

@@ -16,7 +16,8 @@ def fault_of(overrides: Sequence[str], configs: Path) -> str | None:
     None where all of them name something, as far as `configs/` tells: it can't list keys that a user makes up
     (`split.assign.`) and those below a setting that is null there (`serve.shadow.`).
     """
-    groups = sorted(folder.name for folder in configs.iterdir() if folder.is_dir())
+    defaults = yaml.safe_load((configs / "config.yaml").read_text(encoding="utf-8"))["defaults"]
+    groups = sorted(group for entry in defaults if isinstance(entry, dict) for group in entry)
     known: dict[str, bool] = {}
     for file in configs.rglob("*.yaml"):
         known |= dict(_dotted(yaml.safe_load(file.read_text(encoding="utf-8"))))

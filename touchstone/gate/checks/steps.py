@@ -227,10 +227,10 @@ def step_calibration(
     low, high = limits.min_calibration_slope, limits.max_calibration_slope
     interval = scores.slope_interval
     beyond = interval is not None and (interval.high < low or interval.low > high)
-    told = "no slope" if scores.slope is None else f"the slope {scores.slope:.2f}"
+    slope_words = "no slope" if scores.slope is None else f"the slope {scores.slope:.2f}"
     reason = (
         f"The calibration error of a step's probability reads {scores.error:.3f} (above {scores.threshold:.3f} it "
-        f"shows one above {limits.max_calibration_error:g}), {told}."
+        f"shows one above {limits.max_calibration_error:g}), {slope_words}."
     )
     failed = scores.error > scores.threshold or beyond
     status: Status = "fail" if failed else "pass"
