@@ -27,6 +27,18 @@ def test_a_small_job_overtakes_a_bulk_job_of_its_own_client() -> None:
     assert [turns.take() for _ in range(2)] == ["small", "bulk"]
 
 
+def test_below_a_quantum_a_client_s_jobs_come_in_their_order_whatever_they_cost() -> None:
+    """The longest of 64 texts waited for all others: its latency was three times what a plain queue gives."""
+    turns: Turns[int] = Turns(quantum=0.2)
+    costs = [0.19, 0.01, 0.05, 0.2, 0.02]
+    for number, cost in enumerate(costs):
+        turns.put("one", [(cost, number)])
+    assert [turns.take() for _ in costs] == [0, 1, 2, 3, 4]
+    turns.put("one", [(1.0, 0)] * 3)
+    turns.put("one", [(0.01, 1)])
+    assert [turns.take() for _ in range(4)] == [1, 0, 0, 0], "what is dearer is still overtaken"
+
+
 def test_clients_get_the_same_share_however_much_they_send() -> None:
     turns: Turns[str] = Turns()
     for name, cost in (("bulk", 3.0), ("small", 0.5), ("middle", 1.0)):

@@ -144,7 +144,7 @@ class Batcher:
 
         # What waits. A lane per version: batches of two can't be mixed, and they take turns.
         self._jobs: set[_Job] = set()
-        self._backlog = Backlog()
+        self._backlog = Backlog(settings.batch_seconds)
         self._texts: Turns[_Text] = Turns()
         self._lanes: dict[Scorer, Turns[_Piece]] = {}
         self._gaps = Gaps()
@@ -320,7 +320,7 @@ class Batcher:
         job.seconds = sum(piece.seconds for piece in pieces)
         job.length = self._backlog.add(job.client, job.seconds)
         job.missing = len(pieces)
-        turns = self._lanes.setdefault(job.scorer, Turns())
+        turns = self._lanes.setdefault(job.scorer, Turns(self._batch_seconds))
         turns.put(job.client, ((piece.seconds, piece) for piece in pieces))
         self._to_score.notify()
 

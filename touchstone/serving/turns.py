@@ -1,8 +1,10 @@
 """Fair turns between clients: in what order work is taken, and how long a job waits under that order.
 
 Every client gets the same share of the seconds, whatever it has sent, and so does every job of one client: a bulk job
-is overtaken by small ones, its own client's too, and none of them starves. This is self-clocked fair queueing
-(Golestani 1994), once between the clients and once within each.
+is overtaken by small ones, its own client's too, and none of them starves. Parts that cost less than a quantum count
+as one within their client, so that texts of everyday lengths come in the order in which they were sent and the longest
+of them doesn't wait for all others. This is self-clocked fair queueing (Golestani 1994), once between the clients and
+once within each.
 """
 
 from __future__ import annotations
@@ -35,9 +37,14 @@ class _Line(Generic[Part]):
 
 
 class Turns(Generic[Part]):
-    """Parts of jobs, each with its cost in any one unit, handed out so that costs are shared equally."""
+    """Parts of jobs, each with its cost in any one unit, handed out so that costs are shared equally.
 
-    def __init__(self) -> None:
+    Args:
+        quantum: what a part counts for at least among those of its client.
+    """
+
+    def __init__(self, quantum: float = 0.0) -> None:
+        self._quantum = quantum
         self._lines: dict[str, _Line[Part]] = {}
         self._order: list[tuple[float, int, str]] = []  # heap: a client's share once its next part is done
         self._clock = 0.0
@@ -54,7 +61,7 @@ class Turns(Generic[Part]):
         first = line.parts[0] if line.parts else None
         share = line.clock
         for cost, part in parts:
-            share += cost
+            share += max(cost, self._quantum)
             heapq.heappush(line.parts, (share, next(self._numbers), cost, part))
         if line.parts[0] is not first:
             self._enter(client, line)
@@ -103,9 +110,13 @@ class Backlog:
     """Predicted seconds of work that wait, by client and length of job.
 
     Lengths are classes of one power of two, so that a prediction needn't look at every job.
+
+    Args:
+        quantum: as for `Turns`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, quantum: float = 0.0) -> None:
+        self._quantum = quantum
         self._clients: dict[str, dict[int, _Jobs]] = {}
 
     @property
@@ -142,7 +153,8 @@ class Backlog:
         Until it has had its seconds, every job of its client gets as many at most, and every other client as many as
         this one.
         """
-        before = sum(min(jobs.seconds, jobs.count * seconds) for jobs in self._clients.get(client, {}).values())
+        share = max(seconds, self._quantum)
+        before = sum(min(jobs.seconds, jobs.count * share) for jobs in self._clients.get(client, {}).values())
         others = sum(
             min(sum(jobs.seconds for jobs in classes.values()), before + seconds)
             for name, classes in self._clients.items()
