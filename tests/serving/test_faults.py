@@ -66,6 +66,17 @@ def kind_of(answer: httpx.Response) -> tuple[int, str]:
     return answer.status_code, answer.json()["error"]["type"]
 
 
+def test_every_case_of_the_list_names_tests_that_exist() -> None:
+    page = (ROOT / "docs" / "operating_the_endpoint.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| (S\d+) \|(.*)\|$", page, re.MULTILINE))
+    assert list(rows) == [f"S{number}" for number in range(1, 20)]
+    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    for case, row in rows.items():
+        names = re.findall(r"`(test_\w+)`", row)
+        assert names, case
+        assert [name for name in names if f"def {name}(" not in code] == [], case
+
+
 # --- what is sent ----------------------------------------------------------------------------------------------------
 
 
@@ -311,8 +322,7 @@ def test_s9_after_a_kill_it_is_ready_only_once_the_sealed_scores_are_there_again
     assert "model.safetensors" in complaint
 
 
-def test_s10_a_promotion_with_other_shapes_is_prepared_before_it_answers(tmp_path: Path) -> None:
-    """Every version that comes later is known to the queue as the first one is: by its own cost."""
+def test_s10_every_version_that_comes_later_is_prepared_before_it_answers(tmp_path: Path) -> None:
     registry = one_version(tmp_path)
     publish(registry, 1)
     with running(registry, serve_settings()) as endpoint:
