@@ -237,6 +237,11 @@ class Service:
                 503, "engine_broken", "the engine fails at everything; restart this endpoint", retry_after=30
             )
 
+    @property
+    def busy(self) -> bool:
+        """Whether anything waits to be scored, and nothing ends."""
+        return bool(self._batcher.queued_requests) and not self.draining
+
     def check_room(self, client: str, characters: int) -> None:
         """Refuse a request by its size alone, as early as that is certain.
 
