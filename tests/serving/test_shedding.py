@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -101,10 +101,7 @@ def test_a_connection_goes_on_after_it(full: Running) -> None:
     ],
 )
 def test_what_is_unusual_goes_the_usual_way(
-    full: Running,
-    change,
-    status: int,
-    monkeypatch: pytest.MonkeyPatch,  # type: ignore[no-untyped-def]
+    full: Running, change: Callable[[bytes], bytes], status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shed: list[bytes] = []
     words = Shedding._words
