@@ -52,7 +52,7 @@ def write_rows(path: Path, rows: int) -> None:
 def command(rows: Path, artifact: Path, output: Path) -> list[str]:
     """`touchstone score`."""
     files = [str(rows), "--model", str(artifact), "--out", str(output), "--threads", "1", "--json"]
-    return [sys.executable, "-m", "touchstone.cli.main", "score", *files]
+    return [sys.executable, "-m", "touchstone.cli", "score", *files]
 
 
 def whole_run(arguments: list[str]) -> tuple[float, list[float], dict[str, Any]]:
