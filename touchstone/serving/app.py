@@ -15,7 +15,7 @@ from fastapi.responses import HTMLResponse
 from touchstone.serving import page, status
 from touchstone.serving.batching import Batcher
 from touchstone.serving.combination import Combination
-from touchstone.serving.limits import Limits
+from touchstone.serving.limits import Hosts, Limits
 from touchstone.serving.live import Live
 from touchstone.serving.operating import Operation
 from touchstone.serving.pins import read_pin
@@ -32,6 +32,7 @@ from touchstone.serving.protocols import (
 )
 from touchstone.serving.refusals import ERRORS, answer_errors
 from touchstone.serving.service import Service
+from touchstone.serving.shedding import Shedding
 from touchstone.settings.serve import Serve
 
 PROTOCOLS = (native, steps, openrlhf, vllm, sglang, shared_paths, slime, llama_factory, mlflow)
@@ -45,7 +46,8 @@ def make_app(
     *,
     combination: Combination | None = None,
 ) -> FastAPI:
-    """The application over loaded versions; it starts and stops the batcher. Its service is `app.state.service`.
+    """The application over loaded versions; it starts and stops the batcher. Its service is `app.state.service`, what
+    refuses for its connections `app.state.shedding`.
 
     Args:
         operation: keys, log, traces and samples; default: none of them.
@@ -78,9 +80,19 @@ def make_app(
     async def docs() -> HTMLResponse:
         return await asyncio.to_thread(_docs, app)
 
-    app.add_middleware(Limits, service=service, settings=settings)
-    (operation or Operation()).surround(app, [*service.lives.values()], batcher)
+    hosts, operation = Hosts(settings), operation or Operation()
+    app.add_middleware(Limits, service=service, settings=settings, hosts=hosts)
+    observers = operation.surround(app, [*service.lives.values()], batcher)
+    app.state.shedding = Shedding(service, hosts, _posted(app), operation.keys, observers)
     return app
+
+
+def _posted(app: FastAPI) -> frozenset[str]:
+    """Every path that takes a POST."""
+    from fastapi.routing import iter_route_contexts
+
+    contexts = iter_route_contexts(app.routes)
+    return frozenset(str(context.path) for context in contexts if "POST" in (context.methods or ()))
 
 
 def _docs(app: FastAPI) -> HTMLResponse:

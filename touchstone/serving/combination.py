@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import ClassVar
 
 from touchstone.model.scores import Score
 from touchstone.runtime.files import digest_value
@@ -26,6 +25,9 @@ from touchstone.serving.pins import Pin
 from touchstone.settings.serve import Combination as Rule
 
 PARTS = ("helpfulness", "safety")
+
+NO_NUMBER = 0
+"""Stands for the version of a combination, which is no registered one."""
 
 Rows = Sequence[Sequence[Score]]
 """Per item one score per completion."""
@@ -37,11 +39,8 @@ class Combined:
 
     Attributes:
         names: of the parts, as their answers bear them: NAME@ALIAS.
-        version: stands for the number that a combination hasn't got, which is no registered one; its digest says
-            which it is.
     """
 
-    version: ClassVar[int] = 0
     rule: Rule
     names: tuple[str, str]
     helpfulness: Served
@@ -51,6 +50,11 @@ class Combined:
     def name(self) -> str:
         """What its answers call it."""
         return self.rule.name
+
+    @property
+    def version(self) -> int:
+        """NO_NUMBER: its digest says which it is."""
+        return NO_NUMBER
 
     @property
     def parts(self) -> dict[str, tuple[str, Served]]:

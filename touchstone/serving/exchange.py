@@ -146,7 +146,7 @@ class Watched:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        exchange = _open(scope)
+        exchange = open_exchange(scope)
         current.set(exchange)
         refusal = bytearray()
 
@@ -180,7 +180,8 @@ class Watched:
         return path if path in self._paths else getattr(scope.get("route"), "path", UNROUTED)
 
 
-def _open(scope: Scope) -> Exchange:
+def open_exchange(scope: Scope) -> Exchange:
+    """The exchange of a request that has just come."""
     headers = dict(scope["headers"])
     name = headers.get(b"x-request-id", b"").decode("latin-1")
     return Exchange(

@@ -26,6 +26,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from touchstone.serving.refusals import error_body
 from touchstone.serving.service import Service
+from touchstone.serving.shedding import Shedding
 from touchstone.settings.serve import Serve
 
 log = logging.getLogger(__name__)
@@ -58,12 +59,13 @@ def allow_files() -> int:
     return hard if hard != resource.RLIM_INFINITY else 2**20
 
 
-def connection_class(most: int, head_seconds: float) -> type[H11Protocol]:
+def connection_class(most: int, head_seconds: float, shedding: Shedding) -> type[H11Protocol]:
     """The class of an endpoint's connections, which all share its places.
 
     Args:
         most: how many are open at once.
         head_seconds: in which a head has to arrive, from the connection's opening, later from its first byte.
+        shedding: refuses at once what there is no room for.
     """
     # In the order in which they became so.
     silent: dict[H11Protocol, None] = {}
@@ -96,6 +98,15 @@ def connection_class(most: int, head_seconds: float) -> type[H11Protocol]:
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
+            if self._waits() and (refusal := shedding.refusal(data, self.client, self.server)):
+                silent.pop(self, None)
+                idle.pop(self, None)
+                self._lift_limit()
+                dates = (b"%s: %s\r\n" % field for field in self.server_state.default_headers)
+                line, _, rest = refusal.partition(b"\r\n")
+                self.transport.write(b"".join([line, b"\r\n", *dates, rest]))
+                self.on_response_complete()
+                return
             super().data_received(data)
             if self._answering():
                 silent.pop(self, None)
@@ -117,6 +128,11 @@ def connection_class(most: int, head_seconds: float) -> type[H11Protocol]:
         def send_400_response(self, msg: str) -> None:
             """What is no HTTP gets an error as every other request does."""
             self._send(400, "malformed_request", msg)
+
+        def _waits(self) -> bool:
+            """Whether the next bytes begin a request, and its reply can be sent at once."""
+            between = self.conn.our_state is h11.IDLE and self.conn.their_state is h11.IDLE
+            return between and not self.conn.trailing_data[0] and not self.flow.write_paused
 
         def _answering(self) -> bool:
             return self.cycle is not None and not self.cycle.response_complete
@@ -187,7 +203,7 @@ class Server(uvicorn.Server):
         config = uvicorn.Config(
             app,
             loop="asyncio",
-            http=connection_class(most, settings.head_seconds),
+            http=connection_class(most, settings.head_seconds, app.state.shedding),
             ws="none",
             lifespan="on",
             log_config=None,

@@ -161,9 +161,7 @@ class KeyCheck:
         path = scope["path"]
         if path in OPEN or (path == METRICS and _from_here(scope)):
             return True
-        # All are looked up: a proxy may put its own credentials beside the client's.
-        names = [self.keys.name_of(key) for key in _presented(scope)]
-        name = next((name for name in names if name is not None), None)
+        name = owner_of(self.keys, scope)
         if name is None:
             return False
         scope.setdefault("state", {})["client"] = name  # whose turns its work takes
@@ -258,6 +256,13 @@ def _lines(file: Path) -> list[str]:
         return file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ServingError(f"{file} can't be read as API keys ({type(error).__name__})") from None
+
+
+def owner_of(keys: Keys, scope: Scope) -> str | None:
+    """Whose key a request comes with; None without a valid one."""
+    # All are looked up: a proxy may put its own credentials beside the client's.
+    names = [keys.name_of(key) for key in _presented(scope)]
+    return next((name for name in names if name is not None), None)
 
 
 def _presented(scope: Scope) -> Iterator[str]:

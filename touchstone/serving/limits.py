@@ -28,14 +28,38 @@ READS = ("GET", "HEAD", "OPTIONS")
 """Methods whose requests have no body and cost nothing."""
 
 
+class Hosts:
+    """The names that requests may be sent to."""
+
+    def __init__(self, settings: Serve) -> None:
+        self._names = {host.lower() for host in (*LOOPBACK, settings.host, *settings.allowed_hosts)}
+
+    def check(self, scope: Scope, headers: Headers) -> None:
+        """Refuse a request in a foreign name: of the host that it is sent to, or of the page that sends it.
+
+        Raises:
+            Refusal: 403.
+        """
+        names = [_hostname(headers[name], name) for name in ("host", "origin") if name in headers]
+        local = str((scope.get("server") or ("",))[0]).lower().removeprefix("::ffff:")
+        ours = {*self._names, local}
+        if "*" not in ours and not ours.issuperset(names):
+            raise Refusal(
+                403,
+                "foreign_host",
+                "this endpoint doesn't answer to the host name or origin of this request; "
+                "serve.allowed_hosts lists the names that it has",
+            )
+
+
 class Limits:
     """ASGI middleware: lets through what keeps the limits, and answers every other request, and every error."""
 
-    def __init__(self, app: ASGIApp, service: Service, settings: Serve) -> None:
+    def __init__(self, app: ASGIApp, service: Service, settings: Serve, hosts: Hosts) -> None:
         self.app = app
         self._service = service
         self._settings = settings
-        self._hosts = {host.lower() for host in (*LOOPBACK, settings.host, *settings.allowed_hosts)}
+        self._hosts = hosts
         self._bytes = 0  # of all bodies, from their first byte to their answer
         self._reading: set[asyncio.Timeout] = set()
         service.on_drain(self._stop_reading)
@@ -68,7 +92,7 @@ class Limits:
 
     async def _let_through(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
-        self._check_host(scope, headers)
+        self._hosts.check(scope, headers)
         if scope["method"] in READS:
             # The server leaves the body of a reply to HEAD out.
             method = "GET" if scope["method"] == "HEAD" else scope["method"]
@@ -93,19 +117,6 @@ class Limits:
                 await self._answer(scope, bytes(body), receive, send)
         finally:
             self._bytes -= len(body)
-
-    def _check_host(self, scope: Scope, headers: Headers) -> None:
-        """Refuse a request in a foreign name: of the host that it is sent to, or of the page that sends it."""
-        names = [_hostname(headers[name], name) for name in ("host", "origin") if name in headers]
-        local = str((scope.get("server") or ("",))[0]).lower().removeprefix("::ffff:")
-        ours = {*self._hosts, local}
-        if "*" not in ours and not ours.issuperset(names):
-            raise Refusal(
-                403,
-                "foreign_host",
-                "this endpoint doesn't answer to the host name or origin of this request; "
-                "serve.allowed_hosts lists the names that it has",
-            )
 
     async def _read(self, receive: Receive, body: bytearray) -> bool:
         """Read a body within the bounds; False if its sender went away."""

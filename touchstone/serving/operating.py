@@ -66,8 +66,12 @@ class Operation:
             samples = Samples.open(root, settings.samples)
         return cls(keys, samples, trace, settings.log_format)
 
-    def surround(self, app: FastAPI, lives: Sequence[Live], batcher: Batcher) -> None:
-        """Watch everything that the application answers, and ask for keys. To be called once it is complete."""
+    def surround(self, app: FastAPI, lives: Sequence[Live], batcher: Batcher) -> Sequence[Callable[[Exchange], None]]:
+        """Watch everything that the application answers, and ask for keys. To be called once it is complete.
+
+        Returns:
+            The observers of what is answered.
+        """
         from touchstone.serving.metrics import Metrics
 
         metrics = Metrics(lives, batcher, self.samples)
@@ -84,6 +88,7 @@ class Operation:
         if self.keys is not None:
             app.add_middleware(KeyCheck, keys=self.keys)
         app.add_middleware(Watched, observers=observers)
+        return observers
 
     def reload(self) -> None:
         """Read the file of keys again."""

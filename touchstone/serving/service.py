@@ -23,7 +23,7 @@ from touchstone.serving.answers import Answer, Comparison, RankedAnswer, Stamp, 
 from touchstone.serving.batching import Batcher, Encode, EngineError, QueueFullError, Result, StoppingError
 from touchstone.serving.bounds import OverLongError, check_items, check_texts, item_size, size_of, whole
 from touchstone.serving.caller import CALLER, Caller
-from touchstone.serving.combination import PARTS, Combination, Combined
+from touchstone.serving.combination import NO_NUMBER, PARTS, Combination, Combined
 from touchstone.serving.cost import Size
 from touchstone.serving.exchange import Scored, done, scored
 from touchstone.serving.live import Live, Served
@@ -116,9 +116,9 @@ class Service:
         """
         self.check_engine()
         combined, targets = self._meant(None)
-        return (
-            Stamp(*_stamp(targets[0])) if combined is None else Stamp(combined.name, combined.version, combined.digest)
-        )
+        if combined is not None:
+            return Stamp(combined.name, combined.version, combined.digest)
+        return Stamp(*_stamp(targets[0]))
 
     def most_tokens(self, model: str | None) -> int:
         """How many tokens of a text are read at most: by the part of a combination that reads more.
@@ -205,7 +205,7 @@ class Service:
         assert self.combination is not None  # noqa: S101 - for the type checker: callers have looked
         self.check_open()
         pin = pinned()
-        if pin.version not in (None, Combined.version):
+        if pin.version not in (None, NO_NUMBER):
             raise Refusal(
                 409,
                 "version_not_served",
@@ -264,6 +264,11 @@ class Service:
             raise Refusal(
                 503, "engine_broken", "the engine fails at everything; restart this endpoint", retry_after=30
             )
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything waits to be scored, and nothing ends."""
+        return bool(self._batcher.queued_requests) and not self.draining
 
     def check_room(self, client: str, characters: int) -> None:
         """Refuse a request by its size alone, as early as that is certain.
