@@ -55,11 +55,11 @@ def choose_pairs(
     asked = 0
     for wanted, ordered in ((count - by_chance, True), (count, False)):
         waiting = [_queue(ranked, generator, ordered=ordered) for ranked in doubts]
-        for _ in range(per_prompt):
-            # A round: at most one more pair of every prompt, the most doubtful prompts first.
+        for most in range(per_prompt):
+            # A round: one more pair of every prompt that has no more than the rounds before, the most doubtful first.
             order = sorted(range(len(groups)), key=lambda place: waiting[place][:1], reverse=True)
             for place in order:
-                if asked >= wanted or len(chosen[place]) >= per_prompt:
+                if asked >= wanted or len(chosen[place]) > most:
                     continue
                 pair = _next(waiting[place], chosen[place], words[place])
                 if pair is not None:
