@@ -48,7 +48,8 @@ def choose_pairs(
         random_share: of the pairs, those that are drawn by chance.
     """
     generator = Random(f"{seed}:pairs")  # noqa: S311 - a sample, not a secret
-    doubts = [_doubts(np.asarray(scores, dtype=np.float64), _spreads(rewards)) for scores in rewards]
+    spreads = _spreads(rewards)
+    doubts = [_doubts(np.asarray(scores, dtype=np.float64), spreads) for scores in rewards]
     words = [[frozenset(words_of(completion.text)) for completion in group.completions] for group in groups]
     chosen: list[list[tuple[int, int]]] = [[] for _ in groups]
     by_chance = round(count * random_share)
