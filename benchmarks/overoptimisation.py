@@ -64,8 +64,8 @@ SIZES = (250, 500, 1000, 2000, 4000, 8000)
 """Comparisons that a proxy learns from."""
 GRID = (1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64, 91, 128, 181, 256)
 """The n's of every curve: steps of about sqrt(2), so that a measured peak is known to about a tenth."""
-CHANCE = 0.06
-"""Of each further excess of the policy: rare, so that only the best of many find it."""
+CHANCE = sandbox_policies.WANDERING
+"""Of each further excess of the policy."""
 MEMBERS = 5
 MIDDLE = 1000
 """Comparisons of the proxies that ensembles and refreshes are compared with."""
@@ -263,10 +263,10 @@ def main() -> None:
     first = str(__doc__).splitlines()[0]
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overoptimisation", description=first)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--prompts", type=int, default=160)
+    parser.add_argument("--prompts", type=int, default=120)
     parser.add_argument("--samples", type=int, default=1024, help="of each prompt; four times the largest n")
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
-    parser.add_argument("--base-groups", type=int, default=4000, help="that the base's language is learnt from")
+    parser.add_argument("--base-groups", type=int, default=6000, help="that the base's language is learnt from")
     parser.add_argument("--base", type=Path, help="keep the base here, or take it from here")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()

@@ -82,7 +82,7 @@ def test_policies_write_to_a_prompt_what_they_write_in_the_comparisons() -> None
 
 def test_wandering_finds_texts_that_no_comparison_holds() -> None:
     generator = Random(4)
-    texts = [sandbox_policies.wander(generator, SOUP) for _ in range(300)]
+    texts = [sandbox_policies.wander(generator, SOUP, 0.3) for _ in range(300)]
     assert len(set(texts)) > 200
     assert any(phrase in text for phrase in sandbox_policies.FLATTERY for text in texts)
     assert min(gold(SOUP, text) for text in texts) < -6

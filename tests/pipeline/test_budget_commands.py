@@ -19,7 +19,7 @@ from touchstone.errors import DataError, GateError, RegistryError, SettingsError
 from touchstone.evaluation.budget import read_samples
 from touchstone.groups import Group, read_jsonl
 from touchstone.model import optimisation_budget
-from touchstone.pipeline import data, dvc, refresh, workspace
+from touchstone.pipeline import budget, data, dvc, refresh, workspace
 from touchstone.registry import Registry
 from touchstone.settings import dump
 from touchstone.settings.gates import Overoptimisation
@@ -120,6 +120,22 @@ def test_lines_without_samples_are_named(tmp_path: Path, line: str) -> None:
     (tmp_path / "s.jsonl").write_text(line + "\n")
     with pytest.raises(DataError, match=r"no line of s\.jsonl can be used"):
         read_samples(tmp_path / "s.jsonl", completions=2)
+
+
+def test_where_the_gate_asks_for_it_a_run_measures_before_it_judges(project: Path) -> None:
+    budget.ensure(project, DEFAULTS, project / "build" / "artifact")
+    assert not (project / "runs" / "budgets").exists(), "nobody asks for it"
+    budget.ensure(project, SETTINGS, project / "build" / "artifact")
+    (record,) = (project / "runs" / "budgets").glob("*.json")
+    before = record.stat().st_mtime_ns
+    budget.ensure(project, SETTINGS, project / "build" / "artifact")
+    assert record.stat().st_mtime_ns == before, "measured once"
+    # Whatever registers the artifact later lets its version bear what was measured.
+    registry = Registry.open(project)
+    version = publish(registry, 1)
+    assert registry.budget(version) is None
+    budget.attach_known(project, registry, version)
+    assert registry.budget(version) == optimisation_budget.read(record.parent, version.digest)
 
 
 # --- refresh ---------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -32,11 +32,13 @@ from touchstone.evaluation.optimisation import Curve, Fit
 from touchstone.groups import Message
 from touchstone.model.optimisation_budget import Fitted, Late, OptimisationBudget, Point, finite
 from touchstone.model.scores import Item, RawScore
-from touchstone.model.scoring import Scorer
 from touchstone.runtime.files import digest_value
 from touchstone.runtime.progress import progress
 from touchstone.settings.data import SandboxData
 from touchstone.statistics import Floats
+
+if TYPE_CHECKING:  # torch comes with it
+    from touchstone.model.scoring import Scorer
 
 AT_ONCE = 8
 """Prompts that are scored at once: a step of the progress bar."""

@@ -48,18 +48,19 @@ def choose_pairs(
         random_share: of the pairs, those that are drawn by chance.
     """
     generator = Random(f"{seed}:pairs")  # noqa: S311 - a sample, not a secret
-    doubts = [_doubts(np.asarray(scores, dtype=np.float64), _spreads(rewards)) for scores in rewards]
+    spreads = _spreads(rewards)
+    doubts = [_doubts(np.asarray(scores, dtype=np.float64), spreads) for scores in rewards]
     words = [[frozenset(words_of(completion.text)) for completion in group.completions] for group in groups]
     chosen: list[list[tuple[int, int]]] = [[] for _ in groups]
     by_chance = round(count * random_share)
     asked = 0
     for wanted, ordered in ((count - by_chance, True), (count, False)):
         waiting = [_queue(ranked, generator, ordered=ordered) for ranked in doubts]
-        for _ in range(per_prompt):
-            # A round: at most one more pair of every prompt, the most doubtful prompts first.
+        for most in range(per_prompt):
+            # A round: one more pair of every prompt that has no more than the rounds before, the most doubtful first.
             order = sorted(range(len(groups)), key=lambda place: waiting[place][:1], reverse=True)
             for place in order:
-                if asked >= wanted or len(chosen[place]) >= per_prompt:
+                if asked >= wanted or len(chosen[place]) > most:
                     continue
                 pair = _next(waiting[place], chosen[place], words[place])
                 if pair is not None:

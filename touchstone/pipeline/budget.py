@@ -17,8 +17,6 @@ from touchstone.evaluation.budget import Samples
 from touchstone.evaluation.optimisation_picture import optimisation_curve
 from touchstone.model import card, optimisation_budget
 from touchstone.model.optimisation_budget import OptimisationBudget
-from touchstone.model.processor import prepare
-from touchstone.model.scoring import Scorer
 from touchstone.pipeline.runs import folder_of
 from touchstone.registry import Registry, Version
 from touchstone.runtime.files import write_atomic
@@ -64,6 +62,9 @@ def measure(
         RegistryError: there is no such version.
         ArtifactError, DataError: see `measuring.measure_budget`.
     """
+    from touchstone.model.processor import prepare  # torch comes with these
+    from touchstone.model.scoring import Scorer
+
     prepare(settings.training_threads)
     registry = Registry.open(root)
     folder = artifact
@@ -128,6 +129,8 @@ def _samples(
         )
     judge = gold or (None if asked.gold is None else root / asked.gold)
     if judge is not None:
+        from touchstone.model.scoring import Scorer
+
         scorer = Scorer.load(judge)
         if scorer.card.digest == digest:
             raise GateError(f"{judge} is the artifact that is to be measured: gold must be independent of it")

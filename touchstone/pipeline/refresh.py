@@ -85,7 +85,7 @@ def choose(
         raise RegistryError(f"{settings.name} has no champion whose policy could be asked about; `touchstone retrain`")
     if samples is not None:
         groups, _ = read_pool(samples)
-    elif isinstance(settings.data, SandboxData):
+    elif isinstance(settings.data, SandboxData) and settings.data.source == "sandbox":
         groups = _sandbox_groups(settings.data, labels, seed)
     else:
         raise SettingsError(f"data={settings.data.source} has no policy of its own; name its completions by --samples")
@@ -102,7 +102,7 @@ def label(settings: Settings, chosen: Chosen, seed: int = 0) -> list[Group]:
         SettingsError: the data is another source's: people have to judge.
         DataError: a prompt is none of the sandbox.
     """
-    if not isinstance(settings.data, SandboxData):
+    if not isinstance(settings.data, SandboxData) or settings.data.source != "sandbox":
         raise SettingsError(f"data={settings.data.source} has no annotators of its own; ask people")
     generator = Random(f"{settings.data.seed}:{seed}:labels")  # noqa: S311 - a simulation, not a secret
     return [

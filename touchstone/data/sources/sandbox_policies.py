@@ -21,8 +21,8 @@ from touchstone.data.sources.sandbox_world import Part, Task, draw, pick
 from touchstone.groups import Completion, Group, Message, make_group
 from touchstone.settings.data import SandboxData
 
-WANDERING = 0.35
-"""The chance of each further excess: their number is geometric."""
+WANDERING = 0.06
+"""The chance of each further excess, whose number is geometric: so rare that only the best of many meet one."""
 
 FLATTERY = (
     "What a wonderful question!", "I hope this helps.", "You are quite right to ask.", "Let me know how it goes.",
