@@ -14,7 +14,7 @@ from tests.places import ROOT
 from tests.worlds.steps import make_chain_groups, process_artifact, process_settings
 from touchstone.errors import SettingsError, TrainingError
 from touchstone.groups import Completion, Group, Message, make_group, text_of_steps
-from touchstone.model.layout import read_token_log_odds
+from touchstone.model.layout import read_token_log_odds, shares_prompt
 from touchstone.model.network import RewardModel, load_reward_model, read_every_step
 from touchstone.model.templating import EncodedGroup, encode_many
 from touchstone.settings import Settings, compose
@@ -29,6 +29,7 @@ from touchstone.training.process import step_labels, step_targets
 def process_model(classes: Literal[2, 3] = 2) -> RewardModel:
     model = load_reward_model(process_artifact().parent / "build" / "model")
     read_every_step(model, classes, seed=3)
+    assert shares_prompt(model)
     return model
 
 
@@ -59,7 +60,7 @@ def loss_of(
 
 
 def by_hand(model: RewardModel, group: Group, encoded: EncodedGroup, classes: int) -> list[Tensor]:
-    """The mean loss per labelled step of each chain: the whole sequence is read, and all but the steps' ends masked."""
+    """The mean loss per labelled step of each chain: the whole sequence is read, all but the steps' ends masked."""
     assert encoded.reads is not None
     losses = []
     for place, completion in enumerate(group.completions):
