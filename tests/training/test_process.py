@@ -88,7 +88,7 @@ def test_the_loss_is_the_cross_entropy_at_the_labelled_steps_alone(classes: Lite
     pairs = zip(groups, encoded_of(model, groups), strict=True)
     losses = [loss for group, ids in pairs for loss in by_hand(model, group, ids, classes)]
     assert divisor == len(losses)
-    assert float(value) == pytest.approx(float(torch.stack(losses).sum()), rel=1e-5)
+    assert value.item() == pytest.approx(torch.stack(losses).sum().item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -105,7 +105,7 @@ def test_budget_layout_and_ranks_change_neither_loss_nor_gradient(classes: Liter
     for budget, shared, ranks in ((64, True, 1), (4096, False, 1), (128, True, 2)):
         value, same = loss_of(model, groups, settings, budget, shared=shared, ranks=ranks)
         assert same == divisor
-        assert float(value) == pytest.approx(float(whole), rel=1e-5)
+        assert value.item() == pytest.approx(whole.item(), rel=1e-5)
         torch.testing.assert_close(gradient(value), expected, rtol=1e-3, atol=1e-5)
 
 
@@ -121,7 +121,7 @@ def test_what_nobody_labelled_changes_no_loss() -> None:
             comparisons=(),
             source="test",
         )
-        return float(loss_of(model, [group], settings, 512)[0])
+        return loss_of(model, [group], settings, 512)[0].item()
 
     assert loss(1.0, 0.0, None) == pytest.approx(loss(1.0, 0.0), rel=1e-5)
     assert loss(1.0, 0.0, 1.0) != pytest.approx(loss(1.0, 0.0), rel=1e-3)
