@@ -162,7 +162,7 @@ def _what_it_is(sealed: Card) -> list[str]:
     """One paragraph for somebody who has never seen the model."""
     if sealed.process is not None:
         return [
-            "A process reward model: it scores every step of a chain of reasoning (the paragraphs of a completion), and "
+            "A process reward model: it scores every step of a chain of reasoning (a completion's paragraphs), and "
             f"calls the first step wrong whose log odds lie below {sealed.process.threshold:.4f}. A chain's reward is "
             f"made of its steps' by `{sealed.rule.get('aggregation', 'last')}`.",
         ]
