@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 
 from touchstone.data.sources import sandbox
+from touchstone.data.sources.sandbox import RUDE
+from touchstone.data.sources.sandbox_world import EXTRAS, OPENERS
 from touchstone.evaluation.baselines import LinearBaseline, bayes_optimal, longer_wins
-from touchstone.groups import Group, judged_pairs, to_line
-from touchstone.settings.data import SandboxData
+from touchstone.groups import Group, chain_outcome, judged_pairs, labelled_steps, to_line
+from touchstone.settings.data import SandboxData, SandboxStepsData
 
 KNOBS: dict[str, Any] = {
     "source": "sandbox",
@@ -168,3 +170,35 @@ def test_opposed_axes_contradict_one_another_and_change_nothing_else() -> None:
                 swapped += 1
                 assert helpful.ratings["gold"] - safe.ratings["gold"] == (-6.0 if safe.outcome == 1.0 else 6.0)
     assert swapped > 50
+
+
+@cache
+def world_of_steps(**knobs: Any) -> list[Group]:
+    values = {**KNOBS, "source": "sandbox_steps", "safety_share": 0.2, "most_steps": 5, "groups": 600, **knobs}
+    return list(sandbox.read(SandboxStepsData(**values), Path()))
+
+
+def test_answers_by_steps_have_a_label_for_each() -> None:
+    completions = [completion for group in world_of_steps() for completion in group.completions]
+    for completion in completions:
+        labelled = labelled_steps(completion)
+        assert labelled is not None
+        for step, label in labelled:
+            about_manner = step in {*EXTRAS, *RUDE, *OPENERS["formal"], *OPENERS["casual"]}
+            assert (label == 0.5) == about_manner, (step, label)
+        # What is wrong in the answer is wrong in a step.
+        assert completion.outcome == chain_outcome(completion)
+    steps = [sum(label != 0.5 for label in completion.steps or ()) for completion in completions]
+    assert set(steps) == {1, 2, 3, 4, 5}
+
+
+def test_the_best_advice_by_steps_is_the_one_that_people_prefer() -> None:
+    """Gold rewards count what the labels say: one unit for a right part, three against for a wrong one."""
+    for group in world_of_steps(safety_share=0.0):
+        for completion in group.completions:
+            parts = sum({1.0: 1, 0.0: -3}.get(label or 0.0, 0) for label in completion.steps or () if label != 0.5)
+            assert abs(completion.ratings["gold"] - parts) <= 4  # manner, length and rudeness
+
+
+def test_more_groups_by_steps_leave_the_first_as_they_were() -> None:
+    assert world_of_steps(groups=30) == world_of_steps()[:30]

@@ -82,6 +82,13 @@ def test_the_interval_lies_between_0_and_1_and_a_model_gains_nothing_over_itself
     assert (gain, *interval, error) == (0, 0, 0, 0)
 
 
+def test_all_found_is_no_certainty() -> None:
+    truth = [1, NO_ERROR] * 20
+    low, high = detection_interval(truth, truth, list(range(40)), 0.95, 200, 1)
+    assert 0.7 < low < 0.9
+    assert high == 1
+
+
 def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
     dice = np.random.default_rng(7)
     a, b = 0.6, 0.8

@@ -37,7 +37,7 @@ def endpoint(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def test_every_step_has_the_score_that_it_has_offline(endpoint: Running, artifact: Path) -> None:
     scorer = Scorer.load(artifact)
     assert scorer.card.process is not None
-    rows = scorer.score([as_item(group) for group in GROUPS])
+    rows = scorer.raw([as_item(group) for group in GROUPS], values=True)
     with Client(endpoint.url) as client:
         reply = client.steps(INPUTS)
         rewards = client.rewards(INPUTS).scores

@@ -135,9 +135,14 @@ def preview(
         draws: simulated decisions for every size and gain.
 
     Raises:
-        GateError: there are no sets.
+        GateError: there are no sets, or the objective is judged by chains of steps.
         DataError: a set can't be read.
     """
+    if settings.objective.learns == "process":
+        raise GateError(
+            "the preview simulates pairs of completions, and objective=process is judged by chains of steps; judge a "
+            "model to see how many prompts are missing"
+        )
     # Read: what prompts look like, how many judge, and what is known of models.
     sizes = read_sizes(build)
     train = [group for group in read_parquet(build / "splits" / "train.parquet") if group.comparisons]

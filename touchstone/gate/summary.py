@@ -25,10 +25,11 @@ def causes(verdict: Verdict, checks: Sequence[Check]) -> list[Check]:
 def askable(verdict: Verdict, checks: Sequence[Check], champion: str | None) -> bool:
     """Whether labels of pairs that the two models order differently may close what is open.
 
-    They may not where outcomes are learnt (then there is a check `auc`): people are asked which answer they prefer.
+    They may not where outcomes (then there is a check `auc`) or steps are learnt: people are asked which answer they
+    prefer.
     """
     blocking = {check.name for check in causes(verdict, checks)}
-    by_people = all(check.name != "auc" for check in checks)
+    by_people = not any(check.name == "auc" or (check.name == "floor" and of_chains(check)) for check in checks)
     open_to_labels = not blocking.isdisjoint({"champion", "slices"})
     return verdict is Verdict.INCONCLUSIVE and champion is not None and by_people and open_to_labels
 

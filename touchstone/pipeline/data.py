@@ -15,7 +15,7 @@ from touchstone.data import importing
 from touchstone.errors import DataError, PipelineError
 from touchstone.pipeline import dvc
 from touchstone.settings import Settings
-from touchstone.settings.data import Data
+from touchstone.settings.data import Data, SandboxData
 
 POINTER = "data.dvc"
 
@@ -78,7 +78,7 @@ def bring(root: Path, worktree: Path, settings: Settings) -> None:
         wanted = dvc.pointer_hash(pointer)
         if (root / "data").is_dir() and dvc.pointer_hash(root / POINTER) == wanted and _is_as_committed(root):
             shutil.copytree(root / "data", data)
-        elif settings.data.source == "sandbox":
+        elif isinstance(settings.data, SandboxData):
             _say("data/ is in no cache: generating the sandbox again")
             importing.import_source(settings, root, data)
         else:

@@ -14,8 +14,9 @@ from touchstone import release, settings
 from touchstone.data import sources
 from touchstone.errors import GateError, RegistryError
 from touchstone.gate import judge, record
-from touchstone.gate.checks import Verdict
+from touchstone.gate.checks import Check, Verdict
 from touchstone.gate.record import Decision, SetMetrics
+from touchstone.gate.summary import of_chains
 from touchstone.model import card as cards
 from touchstone.model.card import Card
 from touchstone.registry import Registry, Version
@@ -126,8 +127,7 @@ def model_card(
         "",
         f"# {version.name}, version {version.version}",
         "",
-        "A reward model: it scores a completion of a prompt, and a higher score means that people would rather have "
-        "that completion. Scores compare completions of one prompt; they are no grade of a single text.",
+        *_what_it_is(sealed),
         "",
         f"**Verdict: {decision.verdict}.** {decision.summary}",
         "",
@@ -142,7 +142,9 @@ def model_card(
         ]
 
     # The evidence, then one part for each question that a user of the model has.
-    lines += ["## How good it is", "", *_accuracies(decision.record.metrics), ""]
+    floor = next(check for check in decision.checks if check.name == "floor")
+    evidence = _first_errors(floor) if of_chains(floor) else _accuracies(decision.record.metrics)
+    lines += ["## How good it is", "", *evidence, ""]
     lines += ["| check | status | what was found |", "|---|---|---|"]
     lines += [f"| {check.name.replace('_', ' ')} | {check.status} | {check.reason} |" for check in decision.checks]
     parts = {
@@ -154,6 +156,30 @@ def model_card(
     for title, part in parts.items():
         lines += ["", f"## {title}", "", *part]
     return "\n".join(lines) + "\n"
+
+
+def _what_it_is(sealed: Card) -> list[str]:
+    """One paragraph for somebody who has never seen the model."""
+    if sealed.process is not None:
+        return [
+            "A process reward model: it scores every step of a chain of reasoning (a completion's paragraphs), and "
+            f"calls the first step wrong whose log odds lie below {sealed.process.threshold:.4f}. A chain's reward is "
+            f"made of its steps' by `{sealed.rule.get('aggregation', 'last')}`.",
+        ]
+    return [
+        "A reward model: it scores a completion of a prompt, and a higher score means that people would rather have "
+        "that completion. Scores compare completions of one prompt; they are no grade of a single text.",
+    ]
+
+
+def _first_errors(floor: Check) -> list[str]:
+    """F1 of the first wrong step on the holdout, with 95% intervals, the baselines beside it."""
+    lines = ["| found by | F1 | 95% interval | of chains with an error | of chains without |", "|---|---|---|---|---|"]
+    for row in floor.table:
+        who = "this model" if row["model"] == "model" else row["model"]
+        numbers = f"{row['f1']:.3f} | {row['low']:.3f} to {row['high']:.3f}"
+        lines.append(f"| {who} | {numbers} | {row['on_errors']:.1%} | {row['on_correct']:.1%} |")
+    return lines
 
 
 def _accuracies(metrics: SetMetrics) -> list[str]:
@@ -177,7 +203,9 @@ def _meaning(sealed: Card) -> list[str]:
     return [
         f"- Centred reward: (reward - {centering.mean:.4f}) / {centering.sd:.4f}, from {centering.n:,} reference "
         f"texts of {centering.n_prompts:,} prompts (standard error of the mean {centering.se_mean:.4f}).",
-        f"- Probability that people prefer A to B: {chance}, fitted on {calibration.pairs:,} pairs.",
+        f"- Probability that A has no wrong step and B has one, if one of them has: {chance}."
+        if sealed.process is not None
+        else f"- Probability that people prefer A to B: {chance}, fitted on {calibration.pairs:,} pairs.",
         f"- Precision of the scores: {centering.score_dtype}. The same numbers stand in `{cards.FILE}`.",
     ]
 

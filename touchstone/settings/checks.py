@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from touchstone.settings.section import NonNegativeInt, PositiveInt, Section, Share
+from touchstone.settings.section import PositiveInt, Section, Share
 
 SETS = ("train", "validation", "calibration", "holdout", "confirm", "reference", "canary")
 """The seven sets, in the order in which a cluster's hash is laid against their shares. Of near duplicates in two of
@@ -49,7 +49,7 @@ class Validation(Section):
     """Thresholds of the checks on imported comparisons."""
 
     min_groups: PositiveInt
-    min_comparisons: NonNegativeInt
+    min_comparisons: PositiveInt
     max_quarantine_share: Share
     max_contradiction_share: Share
     personal_data: Literal["report", "redact", "quarantine"]

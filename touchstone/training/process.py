@@ -52,12 +52,3 @@ def step_labels(completion: Completion, classes: int) -> tuple[float, ...]:
         else:
             labels.append(float(label >= 0.5) if classes == 2 else round(2 * label) / 2)
     return tuple(labels)
-
-
-def count_unmarked(groups: list[Group]) -> int:
-    """Completions that have step labels which fit no steps of their text: nothing is learnt of them."""
-    return sum(
-        completion.steps is not None and len(completion.steps) != len(steps_of(completion.text))
-        for group in groups
-        for completion in group.completions
-    )

@@ -46,13 +46,20 @@ OUTCOME_CHECKS = (
 )
 
 
+STEP_CHECKS = (
+    Check(
+        "steps_are_marked", "info", "unmarked_steps", None, 0, "step labels fit no steps of the text; they say nothing"
+    ),
+)
+
+
 def row_checks(settings: Validation, learns: Learns = "comparisons") -> tuple[Check, ...]:
     """Checks of the groups' facts."""
     reason = "a text holds personal data or a key"
     personal = Check("no_personal_data", "info", "personal_data", None, 0, reason)
     if settings.personal_data == "quarantine":
         personal = replace(personal, severity="warning")
-    of_labels = () if learns == "comparisons" else OUTCOME_CHECKS
+    of_labels = {"comparisons": (), "outcome": OUTCOME_CHECKS, "process": STEP_CHECKS}[learns]
     return (*GROUP_CHECKS, *of_labels, *COMPARISON_CHECKS, *TEXT_CHECKS, personal)
 
 
@@ -61,15 +68,14 @@ def total_checks(settings: Validation, learns: Learns = "comparisons") -> tuple[
     max_share, max_share_setting = settings.max_quarantine_share, "validation.max_quarantine_share"
     both_ways, both_ways_setting = settings.max_contradiction_share, "validation.max_contradiction_share"
     least = settings.min_comparisons
+    pairs = Check("enough_pairs", "critical", "decided_pairs", least, None, "validation.min_comparisons")
     labels = Check("enough_labels", "critical", "labelled_completions", least, None, "validation.min_comparisons")
     return (
         *(() if learns == "comparisons" else (labels,)),
         Check("no_group_lost", "critical", "groups_lost", 0, 0, "in = kept + merged + set aside"),
         Check("no_comparison_lost", "critical", "comparisons_lost", 0, 0, "in = kept + set aside"),
         Check("enough_groups", "critical", "groups_kept", settings.min_groups, None, "validation.min_groups"),
-        Check(
-            "enough_pairs", "critical", "decided_pairs", settings.min_comparisons, None, "validation.min_comparisons"
-        ),
+        *(() if learns == "process" else (pairs,)),  # a prompt with one chain is a prompt
         Check("few_groups_set_aside", "critical", "groups_set_aside_share", None, max_share, max_share_setting),
         Check(
             "few_comparisons_set_aside", "critical", "comparisons_set_aside_share", None, max_share, max_share_setting

@@ -26,9 +26,11 @@ from touchstone.groups import (
     Completion,
     Group,
     JudgedPair,
+    chain_outcome,
     from_line,
     in_order,
     judged_pairs,
+    labelled_steps,
     pairs_of,
     to_table,
 )
@@ -109,7 +111,7 @@ def examine(block: Block) -> Examined:
         good = tuple(edge for edge, fault in zip(group.comparisons, faults, strict=True) if fault is None)
         usable = replace(group, comparisons=good) if len(good) < len(faults) else group
         pairs = judged_pairs(usable)
-        rows.append(_facts(group, usable, pairs, faults, normal, in_group.total()))
+        rows.append(_facts(group, usable, pairs, faults, normal, in_group.total(), block.learns))
         judged += [(*pair, line) for pair in _judged(usable, pairs, normal)]
         groups.append(usable)
     _write(groups, block.part)
@@ -128,7 +130,13 @@ def examine(block: Block) -> Examined:
 
 
 def _facts(
-    group: Group, usable: Group, pairs: list[JudgedPair], faults: list[str | None], normal: list[str], personal: int
+    group: Group,
+    usable: Group,
+    pairs: list[JudgedPair],
+    faults: list[str | None],
+    normal: list[str],
+    personal: int,
+    learns: Learns,
 ) -> dict[str, int]:
     """A group's row."""
     counts = Counter(faults)
@@ -145,20 +153,27 @@ def _facts(
         **{fault: dirt[fault] for fault in hygiene.FAULTS},
         "personal_data": personal,
         "completions": len(group.completions),
-        **outcome_facts(group),
+        **outcome_facts(group, learns),
         "comparisons": len(group.comparisons),
         **label_facts(usable.comparisons, [len(completion.text) for completion in group.completions], pairs),
     }
 
 
-def outcome_facts(group: Group) -> dict[str, int]:
-    """How many completions have an outcome label, how many of these are correct, and how many labels are none."""
-    labels = [completion.outcome for completion in group.completions if completion.outcome is not None]
+def outcome_facts(group: Group, learns: Learns) -> dict[str, int]:
+    """How many completions have an outcome label, how many of these are correct, and how many labels are none; where
+    steps are learnt from, the label is that no step is wrong. And how many have step labels that fit no steps."""
+    outcomes = [
+        chain_outcome(completion) if learns == "process" else completion.outcome for completion in group.completions
+    ]
+    labels = [outcome for outcome in outcomes if outcome is not None]
     valid = [label for label in labels if is_outcome(label)]
     return {
         "labelled_completions": len(valid),
         "correct_completions": sum(label > 0.5 for label in valid),
         "bad_outcome": len(labels) - len(valid),
+        "unmarked_steps": sum(
+            completion.steps is not None and labelled_steps(completion) is None for completion in group.completions
+        ),
     }
 
 

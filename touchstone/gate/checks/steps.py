@@ -351,7 +351,7 @@ def _gain(chains: Chains, other: Places, alpha: float, limits: Gates) -> tuple[f
 
 
 def _draws(alpha: float, limits: Gates) -> int:
-    """Resamples for a bound of this error: TAIL_DRAWS of them beyond it, 2,000 where the settings allow as many."""
+    """Resamples for a bound of this error: TAIL_DRAWS of them beyond it, and 2,000 where the settings allow that."""
     return max(min(2_000, limits.bootstrap_draws), math.ceil(TAIL_DRAWS / alpha))
 
 
