@@ -224,8 +224,8 @@ class Judge:
         return key
 
     def _question(self, group: Group, first: int, second: int) -> Question:
-        texts = (group.completions[place].text for place in (first, second))
-        return self.identity.instructions.question(group.prompt, *texts, group.axis)
+        shown, behind = group.completions[first].text, group.completions[second].text
+        return self.identity.instructions.question(group.prompt, shown, behind, group.axis)
 
     def _answers(self, asked: dict[str, _Asked], description: str) -> dict[str, Answer]:
         """An answer to each question, from the cache or the engine."""
