@@ -24,12 +24,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.machine import hardware
+from touchstone import statistics as st
 from touchstone.data.importing import import_source
 from touchstone.data.splits import split_groups
 from touchstone.data.validation.run import validate
+from touchstone.gate.cross_fit import read_pairs
 from touchstone.gate.judge import judge
-from touchstone.gate.record import Decision
+from touchstone.gate.record import CROSS_FIT, Decision
 from touchstone.pipeline.llm_judge import seal
 from touchstone.runtime.files import digest_text, write_json
 from touchstone.settings import Settings, compose
@@ -145,18 +149,26 @@ def run(data: str, policy: str, folder: Path) -> tuple[Decision, dict[str, Any]]
     return decision, {"sealed": sealed.to_json() | {"artifact": "artifact"}, "seconds": round(seconds, 1)}
 
 
+def out_of_fold(decision: Decision) -> dict[str, Any]:
+    """Accuracy and its 95% interval over every labelled prompt, of the judge and of each baseline out of fold."""
+    pairs, baselines = read_pairs(decision.path / CROSS_FIT)
+    columns = {"the judge": pairs.differences, **baselines}
+    rows: dict[str, Any] = {"pairs": int(pairs.decided.sum()), "prompts": len(set(pairs.clusters))}
+    for name, differences in columns.items():
+        credits, clusters = st.credit(differences[pairs.decided]), np.asarray(pairs.clusters)[pairs.decided]
+        low, high = st.accuracy_interval(credits, clusters, 0.95, 10_000, 17)
+        rows[name] = {"accuracy": st.accuracy(credits, clusters), "low": low, "high": high}
+    return rows
+
+
 def report(decision: Decision) -> dict[str, Any]:
     """What the record says, for the result and for people."""
     checks = {check.name: check for check in decision.checks}
-    cross_fit = checks.get("cross_fit")
     return {
         "verdict": str(decision.verdict),
         "summary": decision.summary,
         "holdout": None if decision.record.metrics.holdout is None else decision.record.metrics.holdout.model_dump(),
-        "cross_fit": None
-        if cross_fit is None
-        else {"reason": cross_fit.reason, "value": cross_fit.value, "low": (cross_fit.interval or (None,))[0]}
-        | {name: value for name, value in cross_fit.details.items() if name.startswith("accuracy")},
+        "out_of_fold": out_of_fold(decision) if "cross_fit" in checks else None,
         "judge_bias": list(checks["judge_bias"].table),
         "checks": {name: {"status": check.status, "reason": check.reason} for name, check in checks.items()},
     }
@@ -174,11 +186,11 @@ def main() -> None:
         folder = arguments.keep or Path(place)
         folder.mkdir(parents=True, exist_ok=True)
         decision, about = run(data, arguments.policy, folder)
-    result = {"hardware": hardware(), **about, **report(decision)}
+        result = {"hardware": hardware(), **about, **report(decision)}
     print(decision.summary)
     for name, check in result["checks"].items():
         print(f"{name:<16}{check['status']:<11}{check['reason']}")
-    print(json.dumps(result["cross_fit"], indent=1))
+    print(json.dumps(result["out_of_fold"], indent=1))
     holdout = decision.record.metrics.holdout
     if holdout is not None:
         rows = {"the judge": holdout, **holdout.baselines}

@@ -77,7 +77,7 @@ def test_nothing_is_asked_twice_unless_it_is_asked_for_again(tmp_path: Path) -> 
         assert len(peer.requests) == 6
         with Judge.open(judge_settings(peer.url, tmp_path / "cache"), tmp_path) as judge:
             assert judge.unknown(many(4)) == 2
-            judge.compare(many(3), time=2)
+            judge.compare(many(3), asking=2)
         assert len(peer.requests) == 12
 
 

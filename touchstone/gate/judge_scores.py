@@ -7,6 +7,7 @@ in fresh processes as ever. Every verdict is evidence: `verdicts.parquet`.
 from __future__ import annotations
 
 import math
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -66,6 +67,8 @@ def with_judges(score: Scoring, settings: Settings) -> Iterator[Scoring]:
             return scores
 
         yield mixed
+        for judge in opened.values():
+            sys.stderr.write(f"asked {judge.identity.model}: {judge.account.words(judge.account.spent)}\n")
 
 
 @contextmanager
@@ -88,7 +91,7 @@ def _ask(role: Role, job: Job, judge: Judge, work: Path, settings: Settings) -> 
     pairs = [_pairs(group, job.set_name) for group in job.groups]
     words = f"ask the judge about {sum(map(len, pairs)):,} pairs"
     verdicts = judge.compare(
-        list(zip(job.groups, pairs, strict=True)), time=2 if job.options else 1, description=words
+        list(zip(job.groups, pairs, strict=True)), asking=2 if job.options else 1, description=words
     )
     policies = settings.llm_judge.own_policies if settings.llm_judge is not None else []
     _append(judge_bias.records(role, job.set_name, job.groups, verdicts, policies), work / VERDICTS)

@@ -51,10 +51,10 @@ def swayed(biases: Sequence[Details], unanswered: Mapping[str, int]) -> Check:
         return Check("judge_bias", "not_run", "No pair has a verdict.", required=False, details=details)
     low, high = disagreement["low"], disagreement["high"]
     bounds = (float(low), float(high)) if isinstance(low, float) and isinstance(high, float) else None
-    shown = [row for row in biases[1:] if _shown(row)]
-    names = " and ".join(str(row["name"]).replace("_", " ") for row in shown)
+    shown = [(row, side) for row in biases[1:] if (side := _side(row)) is not None]
+    names = " and ".join(f"{side} the {str(row['name']).replace('_', ' ')}" for row, side in shown)
     reason = f"In {value:.1%} of the pairs the verdict depends on the order of the answers; these count as ties."
-    reason += f" It leans toward {names}." if names else ""
+    reason += f" It leans {names}." if names else ""
     status: Status = "warn" if shown else "pass"
     return Check(
         "judge_bias",
@@ -70,10 +70,12 @@ def swayed(biases: Sequence[Details], unanswered: Mapping[str, int]) -> Check:
     )
 
 
-def _shown(row: Details) -> bool:
-    """Whether a bias is shown: its interval holds no zero, and it leans to the side of its name."""
-    low = row["low"]
-    return isinstance(low, float) and low > 0
+def _side(row: Details) -> str | None:
+    """Toward what it names, or against it; None where the interval holds zero, or nothing was measured."""
+    low, high = row["low"], row["high"]
+    if not isinstance(low, float) or not isinstance(high, float) or low <= 0 <= high:
+        return None
+    return "toward" if low > 0 else "against"
 
 
 def labelled_by_models(pairs: int, total: int, *, allowed: bool) -> Check:

@@ -1,8 +1,8 @@
 """What a judge has answered, on disk: equal questions are asked once, and a run that was stopped goes on.
 
-One file per question, named by the digest of judge, question and the how-manieth time it is asked; it holds the answer
-and what that took in tokens, neither the question nor a key. A file appears whole, so any number of processes may
-share the folder; a damaged one counts as absent.
+One file per question, named by the digest of judge, question and which asking of it that is; it holds the answer and
+what that took in tokens, neither the question nor a key. A file appears whole, so any number of processes may share
+the folder; a damaged one counts as absent.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 
-from touchstone.groups import JUDGE, Group, Message
+from touchstone.groups import JUDGE, Group
 from touchstone.model.llm_judge.cache import Answer, AnswerCache
 from touchstone.model.llm_judge.instructions import Instructions, Question
 from touchstone.model.llm_judge.spending import Account
@@ -119,6 +119,21 @@ class Identity:
         return f"{JUDGE}{self.digest[:16]}"
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A question before it is worded: thousands of them wait, each as long as its prompt.
+
+    Attributes:
+        first, second: places of the completions, in the order in which they are shown.
+        code: what the verdict must carry.
+    """
+
+    group: Group
+    first: int
+    second: int
+    code: str
+
+
 class Judge:
     """Compares completions; `open` is the way in."""
 
@@ -165,23 +180,21 @@ class Judge:
             engine.close()
 
     def compare(
-        self, wanted: Sequence[tuple[Group, Sequence[Pair]]], *, time: int = 1, description: str = "ask the judge"
+        self, wanted: Sequence[tuple[Group, Sequence[Pair]]], *, asking: int = 1, description: str = "ask the judge"
     ) -> list[list[PairVerdict]]:
         """Both verdicts about every pair of completions, in the order given.
 
         Args:
-            time: the how-manieth time the same is asked: the second is not answered from the first.
+            asking: which asking of the same questions it is, from 1: a second one is not answered from the first.
 
         Raises:
             JudgeError, SpendingError, ModelError: the judge stopped; what it answered is kept.
         """
         # Equal questions are asked once.
-        questions: dict[str, Question] = {}
-        keys: list[list[tuple[str, str]]] = []
-        for group, pairs in wanted:
-            keys.append([self._both(group, pair, time, questions) for pair in pairs])
-        answers = self._answers(questions, description)
-        verdicts = {key: self._verdict(questions[key], answer) for key, answer in answers.items()}
+        asked: dict[str, _Asked] = {}
+        keys = [[self._both(group, pair, asking, asked) for pair in pairs] for group, pairs in wanted]
+        answers = self._answers(asked, description)
+        verdicts = {key: _verdict(asked[key].code, answer) for key, answer in answers.items()}
         return [
             [
                 PairVerdict(i, j, verdicts[forward], verdicts[backward])
@@ -192,57 +205,49 @@ class Judge:
 
     def unknown(self, wanted: Sequence[tuple[Group, Sequence[Pair]]]) -> int:
         """How many questions `compare` would have to ask, the answers to the others being kept."""
-        questions: dict[str, Question] = {}
+        asked: dict[str, _Asked] = {}
         for group, pairs in wanted:
             for pair in pairs:
-                self._both(group, pair, 1, questions)
-        return sum(self._cache.find(key) is None for key in questions)
+                self._both(group, pair, 1, asked)
+        return sum(self._cache.find(key) is None for key in asked)
 
-    def _both(self, group: Group, pair: Pair, time: int, questions: dict[str, Question]) -> tuple[str, str]:
-        """Keys of the questions in either order, which are added to `questions`."""
-        i, j = (group.completions[place].text for place in pair)
-        return (
-            self._question(group.prompt, i, j, group.axis, time, questions),
-            self._question(group.prompt, j, i, group.axis, time, questions),
-        )
+    def _both(self, group: Group, pair: Pair, asking: int, asked: dict[str, _Asked]) -> tuple[str, str]:
+        """Keys of the questions in either order, which are added to `asked`."""
+        return self._add(group, *pair, asking, asked), self._add(group, *pair[::-1], asking, asked)
 
-    def _question(
-        self,
-        prompt: Sequence[Message],
-        first: str,
-        second: str,
-        axis: str,
-        time: int,
-        questions: dict[str, Question],
-    ) -> str:
-        question = self.identity.instructions.question(prompt, first, second, axis)
+    def _add(self, group: Group, first: int, second: int, asking: int, asked: dict[str, _Asked]) -> str:
+        question = self._question(group, first, second)
         # The messages hold instructions, principles and texts as they are sent; the rest is how they are answered.
         messages = [[message.role, message.content] for message in question.messages]
-        key = digest_value([messages, time, self._answering])
-        questions[key] = question
+        key = digest_value([messages, asking, self._answering])
+        asked[key] = _Asked(group, first, second, question.code)
         return key
 
-    def _answers(self, questions: dict[str, Question], description: str) -> dict[str, Answer]:
+    def _question(self, group: Group, first: int, second: int) -> Question:
+        shown, behind = group.completions[first].text, group.completions[second].text
+        return self.identity.instructions.question(group.prompt, shown, behind, group.axis)
+
+    def _answers(self, asked: dict[str, _Asked], description: str) -> dict[str, Answer]:
         """An answer to each question, from the cache or the engine."""
-        answers = {key: answer for key in questions if (answer := self._cache.find(key)) is not None}
-        missing = [key for key in questions if key not in answers]
-        asked = self._ask_all({key: questions[key] for key in missing})
-        for key, answer in progress(asked, description, len(questions), done=len(answers)):
+        answers = {key: answer for key in asked if (answer := self._cache.find(key)) is not None}
+        missing = {key: question for key, question in asked.items() if key not in answers}
+        for key, answer in progress(self._ask_all(missing), description, len(asked), done=len(answers)):
             answers[key] = answer
         return answers
 
-    def _ask_all(self, questions: dict[str, Question]) -> Iterator[tuple[str, Answer]]:
+    def _ask_all(self, asked: dict[str, _Asked]) -> Iterator[tuple[str, Answer]]:
         """Ask, several at a time, and keep each answer as it comes; the first error stops all."""
         stopped = threading.Event()
 
         def ask(key: str) -> tuple[str, Answer] | None:
             if stopped.is_set():
                 return None
-            answer = self._engine.answer(questions[key])
+            waits = asked[key]
+            answer = self._engine.answer(self._question(waits.group, waits.first, waits.second))
             self._cache.keep(key, answer)
             return key, answer
 
-        waiting = iter(questions)
+        waiting = iter(asked)
         running: set[Future[tuple[str, Answer] | None]] = set()
         with ThreadPoolExecutor(self._engine.concurrency, thread_name_prefix="judge") as pool:
             try:
@@ -261,13 +266,15 @@ class Judge:
                 self._engine.stop()
                 raise
 
-    def _verdict(self, question: Question, answer: Answer) -> Verdict:
-        if answer.text is None:
-            return Verdict(None, answer.reason)
-        try:
-            return Verdict(read_verdict(answer.text, question.code), None, answer.shares)
-        except NoVerdict as reason:
-            return Verdict(None, str(reason))
+
+def _verdict(code: str, answer: Answer) -> Verdict:
+    """What an answer comes to."""
+    if answer.text is None:
+        return Verdict(None, answer.reason)
+    try:
+        return Verdict(read_verdict(answer.text, code), None, answer.shares)
+    except NoVerdict as reason:
+        return Verdict(None, str(reason))
 
 
 def reasons(verdicts: Sequence[Sequence[PairVerdict]]) -> dict[str, int]:
