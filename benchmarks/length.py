@@ -52,11 +52,11 @@ FOLDS = 3
 CALIBRATION_SHARE = 4
 """Every fourth cluster outside a fold calibrates."""
 TOKENS = 256
-WARM_UP = 200
+WARM_UP = 100
 SETS = {
     "ukpconvarg1": ("train.comparisons_per_step=128", "train.epochs=2"),
-    "pandalm": ("train.comparisons_per_step=16", "train.epochs=3"),
-    "hh_rlhf": ("train.comparisons_per_step=16", "train.epochs=3"),
+    "pandalm": ("train.comparisons_per_step=16", "train.epochs=2"),
+    "hh_rlhf": ("train.comparisons_per_step=16", "train.epochs=2"),
 }
 LEARNING_RATE = 1e-3
 TRAINED: dict[str, tuple[str, Literal["keep", "subtract"]]] = {
