@@ -111,9 +111,9 @@ def usable(settings: Settings, folder: Path) -> list[Group]:
     return [group for group in groups if any(pair.chosen is not None for pair in judged_pairs(group))]
 
 
-def folds(groups: Sequence[Group]) -> list[tuple[list[Group], list[Group], list[Group]]]:
+def folds(groups: Sequence[Group], limit: int | None = None) -> list[tuple[list[Group], list[Group], list[Group]]]:
     """(training, calibration, held out) of every fold, in an order of clusters that nobody chose: their digests'."""
-    clusters = sorted({group.cluster_id for group in groups}, key=digest_text)
+    clusters = sorted({group.cluster_id for group in groups}, key=digest_text)[:limit]
     parts = []
     for number in range(FOLDS):
         held_out = set(clusters[number::FOLDS])
@@ -121,7 +121,7 @@ def folds(groups: Sequence[Group]) -> list[tuple[list[Group], list[Group], list[
         calibrating = set(rest[::CALIBRATION_SHARE])
         parts.append(
             (
-                [group for group in groups if group.cluster_id not in held_out | calibrating],
+                [group for group in groups if group.cluster_id in set(rest) - calibrating],
                 [group for group in groups if group.cluster_id in calibrating],
                 [group for group in groups if group.cluster_id in held_out],
             )
@@ -273,6 +273,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.length", description=str(__doc__).splitlines()[0])
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
+    parser.add_argument("--limit", type=int, help="use so many clusters of each set: a quick look")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
@@ -284,7 +285,7 @@ def main() -> None:
         seconds: list[dict[str, float]] = []
         with tempfile.TemporaryDirectory(prefix="touchstone-length-") as place:
             groups = usable(configure(name, arguments), Path(place) / "set")
-            for number, parts in enumerate(folds(groups)):
+            for number, parts in enumerate(folds(groups, arguments.limit)):
                 found, spent = scored(name, arguments, parts, Path(place) / f"fold-{number}")
                 prompts += found
                 seconds.append(spent)
