@@ -1,14 +1,14 @@
 """Which of two arguments convinces more, on topics that the model never saw: UKPConvArg1 strict with a small encoder.
 
-    python -m benchmarks.ukp                        # six folds, three seeds: some 30 minutes on two cores
+    python -m benchmarks.ukp                        # six folds, three seeds: some 90 minutes on two cores
     python -m benchmarks.ukp --folds 1 --seeds 1    # a quick look
     python -m benchmarks.ukp --model ../models/all-MiniLM-L6-v2
 
 Two of the twelve topics are held out at a time, with both their stances. `model=minilm` is trained on the other ten by
 the stages of the product (pin, train, score) with its own recipe (configs/train/encoder.yaml); an optimizer step is a
-whole debate, whose texts are encoded once for all comparisons between them. The recipe was chosen on inner folds of
-training topics (docs/small_encoders.md), and these folds were looked at once. A comparison's credit is the mean over
-the seeds: what a single model may expect, no ensemble.
+whole debate, whose texts are encoded once for all comparisons between them. What stands beside the encoder was chosen
+on inner folds of training topics (docs/small_encoders.md). A comparison's credit is the mean over the seeds: what a
+single model may expect, no ensemble.
 
 Beside it: its encoder without words and length; the longer argument wins; words and length alone (linear, TF-IDF); the
 same encoder frozen under a linear head (train.method=head_only); and what Habernal and Gurevych (ACL 2016, table 2)
