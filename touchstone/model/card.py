@@ -244,6 +244,7 @@ class Card(_Part):
         """Which labels the model learnt from, as far as its scores say."""
         return "comparisons" if self.outcome is None else "outcome" if self.process is None else "process"
 
+    @property
     def is_judge(self) -> bool:
         """Whether the artifact is a language model's instructions instead of a reward model."""
         return self.rule.get("kind") == JUDGE
