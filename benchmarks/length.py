@@ -278,7 +278,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     arguments.data = arguments.data.resolve()
-    record: dict[str, Any] = {"sets": {}}
+    settings = configure(arguments.sets[0], arguments)
+    record: dict[str, Any] = {
+        "sets": {},
+        "model": settings.model.model_dump(mode="json"),
+        "objective": settings.objective.model_dump(mode="json"),
+        "hardware": hardware(),
+        "threads": arguments.threads,
+        "libraries": {name: version(name) for name in LIBRARIES},
+    }
+    arguments.out.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     for name in arguments.sets:
         prompts: list[Scored] = []
@@ -300,18 +309,10 @@ def main() -> None:
         reached = record["sets"][name]["contestants"]
         shares = ", ".join(f"{contestant} {reached[contestant]['accuracy']['value']:.3f}" for contestant in NAMES)
         print(f"{name}: {shares}", flush=True)
-    settings = configure(arguments.sets[0], arguments)
-    record |= {
-        "model": settings.model.model_dump(mode="json"),
-        "objective": settings.objective.model_dump(mode="json"),
-        "hardware": hardware(),
-        "threads": arguments.threads,
-        "minutes": (time.monotonic() - began) / 60,
-        "libraries": {name: version(name) for name in LIBRARIES},
-    }
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "length.json").write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
-    draw(record, arguments.out / "length.svg")
+        # Written set by set: a run that is stopped leaves what it had.
+        record["minutes"] = (time.monotonic() - began) / 60
+        (arguments.out / "length.json").write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
+        draw(record, arguments.out / "length.svg")
     print(table(record))
     worst = {
         contestant: max(
