@@ -52,11 +52,11 @@ FOLDS = 3
 CALIBRATION_SHARE = 4
 """Every fourth cluster outside a fold calibrates."""
 TOKENS = 256
-WARM_UP = 200
+WARM_UP = 100
 SETS = {
     "ukpconvarg1": ("train.comparisons_per_step=128", "train.epochs=2"),
-    "pandalm": ("train.comparisons_per_step=16", "train.epochs=3"),
-    "hh_rlhf": ("train.comparisons_per_step=16", "train.epochs=3"),
+    "pandalm": ("train.comparisons_per_step=16", "train.epochs=2"),
+    "hh_rlhf": ("train.comparisons_per_step=16", "train.epochs=2"),
 }
 LEARNING_RATE = 1e-3
 TRAINED: dict[str, tuple[str, Literal["keep", "subtract"]]] = {
@@ -111,9 +111,9 @@ def usable(settings: Settings, folder: Path) -> list[Group]:
     return [group for group in groups if any(pair.chosen is not None for pair in judged_pairs(group))]
 
 
-def folds(groups: Sequence[Group]) -> list[tuple[list[Group], list[Group], list[Group]]]:
+def folds(groups: Sequence[Group], limit: int | None = None) -> list[tuple[list[Group], list[Group], list[Group]]]:
     """(training, calibration, held out) of every fold, in an order of clusters that nobody chose: their digests'."""
-    clusters = sorted({group.cluster_id for group in groups}, key=digest_text)
+    clusters = sorted({group.cluster_id for group in groups}, key=digest_text)[:limit]
     parts = []
     for number in range(FOLDS):
         held_out = set(clusters[number::FOLDS])
@@ -121,7 +121,7 @@ def folds(groups: Sequence[Group]) -> list[tuple[list[Group], list[Group], list[
         calibrating = set(rest[::CALIBRATION_SHARE])
         parts.append(
             (
-                [group for group in groups if group.cluster_id not in held_out | calibrating],
+                [group for group in groups if group.cluster_id in set(rest) - calibrating],
                 [group for group in groups if group.cluster_id in calibrating],
                 [group for group in groups if group.cluster_id in held_out],
             )
@@ -273,18 +273,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.length", description=str(__doc__).splitlines()[0])
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
+    parser.add_argument("--limit", type=int, help="use so many clusters of each set: a quick look")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     arguments.data = arguments.data.resolve()
-    record: dict[str, Any] = {"sets": {}}
+    settings = configure(arguments.sets[0], arguments)
+    record: dict[str, Any] = {
+        "sets": {},
+        "model": settings.model.model_dump(mode="json"),
+        "objective": settings.objective.model_dump(mode="json"),
+        "hardware": hardware(),
+        "threads": arguments.threads,
+        "libraries": {name: version(name) for name in LIBRARIES},
+    }
+    arguments.out.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     for name in arguments.sets:
         prompts: list[Scored] = []
         seconds: list[dict[str, float]] = []
         with tempfile.TemporaryDirectory(prefix="touchstone-length-") as place:
             groups = usable(configure(name, arguments), Path(place) / "set")
-            for number, parts in enumerate(folds(groups)):
+            for number, parts in enumerate(folds(groups, arguments.limit)):
                 found, spent = scored(name, arguments, parts, Path(place) / f"fold-{number}")
                 prompts += found
                 seconds.append(spent)
@@ -299,18 +309,10 @@ def main() -> None:
         reached = record["sets"][name]["contestants"]
         shares = ", ".join(f"{contestant} {reached[contestant]['accuracy']['value']:.3f}" for contestant in NAMES)
         print(f"{name}: {shares}", flush=True)
-    settings = configure(arguments.sets[0], arguments)
-    record |= {
-        "model": settings.model.model_dump(mode="json"),
-        "objective": settings.objective.model_dump(mode="json"),
-        "hardware": hardware(),
-        "threads": arguments.threads,
-        "minutes": (time.monotonic() - began) / 60,
-        "libraries": {name: version(name) for name in LIBRARIES},
-    }
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "length.json").write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
-    draw(record, arguments.out / "length.svg")
+        # Written set by set: a run that is stopped leaves what it had.
+        record["minutes"] = (time.monotonic() - began) / 60
+        (arguments.out / "length.json").write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
+        draw(record, arguments.out / "length.svg")
     print(table(record))
     worst = {
         contestant: max(

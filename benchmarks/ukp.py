@@ -1,14 +1,14 @@
 """Which of two arguments convinces more, on topics that the model never saw: UKPConvArg1 strict with a small encoder.
 
-    python -m benchmarks.ukp                        # six folds, three seeds: some 30 minutes on two cores
+    python -m benchmarks.ukp                        # six folds, three seeds: some 90 minutes on two cores
     python -m benchmarks.ukp --folds 1 --seeds 1    # a quick look
     python -m benchmarks.ukp --model ../models/all-MiniLM-L6-v2
 
 Two of the twelve topics are held out at a time, with both their stances. `model=minilm` is trained on the other ten by
 the stages of the product (pin, train, score) with its own recipe (configs/train/encoder.yaml); an optimizer step is a
-whole debate, whose texts are encoded once for all comparisons between them. The recipe was chosen on inner folds of
-training topics (docs/small_encoders.md), and these folds were looked at once. A comparison's credit is the mean over
-the seeds: what a single model may expect, no ensemble.
+whole debate, whose texts are encoded once for all comparisons between them. What stands beside the encoder was chosen
+on inner folds of training topics (docs/small_encoders.md). A comparison's credit is the mean over the seeds: what a
+single model may expect, no ensemble.
 
 Beside it: its encoder without words and length; the longer argument wins; words and length alone (linear, TF-IDF); the
 same encoder frozen under a linear head (train.method=head_only); and what Habernal and Gurevych (ACL 2016, table 2)
@@ -42,10 +42,13 @@ from touchstone.data.sources import read_source
 from touchstone.evaluation.baselines import LinearBaseline, longer_wins
 from touchstone.groups import Group, judged_pairs, write_parquet
 from touchstone.model.base import pin
-from touchstone.model.encoder import EncoderRewardModel, put_beside
+from touchstone.model.encoder import EncoderRewardModel
+from touchstone.model.layout import padded_batch
 from touchstone.model.network import RewardModel, load_reward_model
 from touchstone.model.scores import as_item
 from touchstone.model.scoring import raw_scores
+from touchstone.model.templating import encode_many
+from touchstone.runtime.files import digest_value
 from touchstone.settings import Settings, compose
 from touchstone.training.run import train
 
@@ -117,11 +120,37 @@ def rewards(model: RewardModel, held_out: Sequence[Group]) -> list[list[float]]:
     return [[score.reward for score in row] for row in raw_scores(model, [as_item(group) for group in held_out])]
 
 
-def encoder_alone(model: RewardModel) -> RewardModel:
-    """The same model without the words and the length beside its encoder."""
+def linear_part(model: RewardModel, held_out: Sequence[Group]) -> list[list[float]]:
+    """What words and length beside the encoder have of these rewards."""
     assert isinstance(model.network, EncoderRewardModel)
-    put_beside(model.network, None)
-    return model
+    part = model.network.linear
+    rows = []
+    for encoded in encode_many(model.tokenizer, model.rule, map(as_item, held_out)):
+        batch = padded_batch([encoded], [(0, k) for k in range(len(encoded.completion_ids))])
+        assert batch.segments is not None
+        rows.append([0.0] * len(batch.owners) if part is None else part(batch.input_ids, batch.segments).tolist())
+    return rows
+
+
+def scored(
+    settings: Settings, training: Sequence[Group], held_out: Sequence[Group], kept: Path | None
+) -> dict[str, Any]:
+    """Rewards of a trained model and of what stands beside its encoder, and the seconds that it took.
+
+    Args:
+        kept: a file that holds it from a run before, or gets it.
+    """
+    if kept is not None and kept.exists():
+        found: dict[str, Any] = json.loads(kept.read_text())
+        return found
+    began = time.monotonic()
+    model = trained(settings, training)
+    result = {"rewards": rewards(model, held_out), "linear": linear_part(model, held_out)}
+    result["seconds"] = time.monotonic() - began
+    if kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps(result))
+    return result
 
 
 def judge(held_out: Sequence[Group], scores: dict[str, list[list[list[float]]]]) -> list[Judged]:
@@ -220,9 +249,10 @@ def main() -> None:
     parser.add_argument("--folds", type=int, default=FOLDS, help="how many of the six")
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="how many of the three")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--keep", type=Path, help="a folder for each training's rewards, from which a run goes on")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    settings, frozen = configure(arguments), configure(arguments, "train=head_only")
+    settings = configure(arguments)
     groups = [row for row in read_source(settings.data, ROOT) if isinstance(row, Group)]
     topics = sorted({group.cluster_id for group in groups})
     rows: list[Judged] = []
@@ -235,15 +265,21 @@ def main() -> None:
             "longer": [longer_wins(held_out, training)],
             "linear": [LinearBaseline.fit(training).score(held_out)],
         }
-        began = time.monotonic()
-        scores["frozen"] = [rewards(trained(frozen, training), held_out)]
-        spent = {"frozen": time.monotonic() - began}
-        began = time.monotonic()
-        for seed in SEEDS[: arguments.seeds]:
-            model = trained(configure(arguments, f"train.seed={seed}"), training)
-            scores.setdefault("minilm", []).append(rewards(model, held_out))
-            scores.setdefault("encoder", []).append(rewards(encoder_alone(model), held_out))
-        spent["minilm"] = time.monotonic() - began
+        spent = {"frozen": 0.0, "minilm": 0.0}
+        for name, seed in (("frozen", SEEDS[0]), *(("minilm", seed) for seed in SEEDS[: arguments.seeds])):
+            overrides = (f"train.seed={seed}", *(("train=head_only",) if name == "frozen" else ()))
+            chosen = configure(arguments, *overrides)
+            recipe = digest_value(chosen.model_dump(mode="json", exclude={"gates", "serve"}))[:12]
+            kept = arguments.keep and arguments.keep / f"{name}-{number}-{seed}-{recipe}.json"
+            result = scored(chosen, training, held_out, kept)
+            spent[name] += result["seconds"]
+            scores.setdefault(name, []).append(result["rewards"])
+            if name == "minilm":
+                alone = [
+                    [whole - part for whole, part in zip(*row, strict=True)]
+                    for row in zip(result["rewards"], result["linear"], strict=True)
+                ]
+                scores.setdefault("encoder", []).append(alone)
         seconds.append(spent)
         found = judge(held_out, scores)
         rows += found

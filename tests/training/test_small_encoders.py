@@ -140,7 +140,9 @@ def test_words_and_length_stand_beside_the_encoder_in_the_share_that_was_asked(b
 def test_an_encoder_without_a_linear_part_says_no_word_of_it(base: Path, tmp_path: Path) -> None:
     build = make_build(tmp_path / "build", base, GROUPS)
     train(settings_of(head_first=True, frozen_layers=1), build)
-    assert "linear" not in json.loads((build / "model" / "config.json").read_text())
+    config = (build / "model" / "config.json").read_text()
+    assert "linear" not in json.loads(config)
+    assert str(base.parent) not in config  # what is sealed says nothing of where its base lay
     before, after = load_base(base, max_tokens=64, seed=1).network, load_reward_model(build / "model").network
     moved = {
         name.removeprefix("encoder.").split(".weight")[0].split(".bias")[0]

@@ -17,14 +17,15 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 
 
 class EncoderConfig(PretrainedConfig):
-    """The configuration of an encoder with a head; the encoder's own is `backbone`."""
+    """The configuration of an encoder with a head; the encoder's own is `backbone`.
+
+    `linear` is true where a linear part stands beside the head, and isn't there otherwise.
+    """
 
     model_type = "touchstone_encoder"
     sub_configs_defaults = {"backbone": SubConfigSpec(config_class=AutoConfig, model_type="bert")}  # noqa: RUF012
 
     backbone: dict[str, Any] | PretrainedConfig | None = None
-    linear: bool = False
-    """Whether a linear part stands beside the head."""
 
 
 AutoConfig.register(EncoderConfig.model_type, EncoderConfig, exist_ok=True)
@@ -144,7 +145,7 @@ class EncoderRewardModel(PreTrainedModel):
         if getattr(self.encoder, "pooler", None) is not None:
             self.encoder.pooler = None
         self.score = nn.Linear(backbone_config.hidden_size, 3 if config.num_labels == 3 else 1, bias=False)
-        self.linear = LinearPart(backbone_config.vocab_size) if config.linear else None
+        self.linear = LinearPart(backbone_config.vocab_size) if getattr(config, "linear", False) else None
         self.has_types = getattr(backbone_config, "type_vocab_size", 0) >= 2
         self.post_init()  # type: ignore[no-untyped-call]
 
@@ -172,7 +173,10 @@ class EncoderRewardModel(PreTrainedModel):
 def put_beside(network: EncoderRewardModel, part: LinearPart | None) -> None:
     """Give an encoder a linear part in place of the one that it has, or of none; None takes it away."""
     network.linear = part
-    network.config.linear = part is not None
+    if part is not None:
+        network.config.linear = True
+    elif hasattr(network.config, "linear"):
+        del network.config.linear
 
 
 def is_encoder(config: PretrainedConfig) -> bool:
@@ -184,6 +188,7 @@ def is_encoder(config: PretrainedConfig) -> bool:
 
 def with_head(backbone: PreTrainedModel, pad_token_id: int) -> EncoderRewardModel:
     """A loaded encoder with an empty head in front of it."""
+    backbone.config._name_or_path = ""  # it is sealed with the configuration, and says where the base lay
     values: dict[str, Any] = {"num_labels": 1, "problem_type": "regression", "pad_token_id": pad_token_id}
     config = EncoderConfig(backbone=backbone.config, **values)
     with torch.device("meta"):  # its own random backbone is never looked at

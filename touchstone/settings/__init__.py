@@ -90,6 +90,11 @@ class Settings(Section):
                 "train.linear_share puts a linear model beside one head, and an ensemble has several; set the first "
                 "to 0, or choose ensemble=none"
             )
+        if self.train.head_first and self.ensemble.kind != "none":
+            raise ValueError(
+                "train.head_first fits one head before training, and an ensemble's differ from the start; set it to "
+                "false, or choose ensemble=none"
+            )
         self._check_ensemble()
         learns = self.objective.learns
         if learns != "comparisons":
@@ -97,6 +102,7 @@ class Settings(Section):
                 "ensemble.kind": (self.ensemble.kind, "none"),
                 "objective.length": (self.objective.length, "keep"),
                 "seal.length": (self.seal.length, "keep"),
+                "train.head_first": (self.train.head_first, False),
                 "train.linear_share": (self.train.linear_share, 0),
             }
             for name, (value, plain) in apart.items():
