@@ -23,7 +23,7 @@ from touchstone.evaluation.report import evaluate_set, table
 from touchstone.model.scores import as_item
 from touchstone.model.scoring import Scorer
 
-TRAIN, GROUPS = make_outcome_groups(80, seed=21), make_outcome_groups(70, seed=22, sizes=(2, 4))
+TRAIN, GROUPS = make_outcome_groups(80, seed=21), make_outcome_groups(110, seed=22, sizes=(2, 4))
 ROWS = labelled(GROUPS)
 PLAIN = st.OutcomeMap(0.0, 1.0)
 

@@ -58,12 +58,12 @@ def test_the_last_column_of_a_padded_row_is_no_token() -> None:
     scorer = Scorer.load(outcome_artifact("mean"))
     encoded = scorer.encode([(ITEMS[0][0], ["egg", "egg water boil an egg soft water kings good"])])
     batch = padded_batch(encoded, [(0, 0), (0, 1)])
-    short, _ = token_log_odds(scorer.model, batch).split(batch.sizes)
+    short, _ = token_log_odds(scorer.model, batch).detach().split(batch.sizes)
     network = scorer.model.network
     states = network.base_model(
         input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
     ).last_hidden_state
-    columns = network.score(states).squeeze(-1)[0]
+    columns = network.score(states).squeeze(-1)[0].detach()
     end = int(batch.columns[0]) + 1
     torch.testing.assert_close(columns[end - batch.sizes[0] : end], short, rtol=0, atol=1e-5)
     assert abs(float(columns[-1] - short[-1])) > 1e-3
