@@ -13,7 +13,6 @@ from transformers import AutoModelForSequenceClassification
 
 from tests.worlds.outcomes import make_outcome_groups, outcome_artifact, outcome_world, without_labels
 from touchstone.errors import ArtifactError, ModelError, ServingError
-from touchstone.groups import Message
 from touchstone.model import card as cards
 from touchstone.model.aggregation import aggregate
 from touchstone.model.layout import make_batches, padded_batch, token_log_odds
@@ -59,12 +58,12 @@ def test_the_last_column_of_a_padded_row_is_no_token() -> None:
     scorer = Scorer.load(outcome_artifact("mean"))
     encoded = scorer.encode([(ITEMS[0][0], ["egg", "egg water boil an egg soft water kings good"])])
     batch = padded_batch(encoded, [(0, 0), (0, 1)])
-    short, _ = token_log_odds(scorer.model, batch).split(batch.sizes)
+    short, _ = token_log_odds(scorer.model, batch).detach().split(batch.sizes)
     network = scorer.model.network
     states = network.base_model(
         input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
     ).last_hidden_state
-    columns = network.score(states).squeeze(-1)[0]
+    columns = network.score(states).squeeze(-1)[0].detach()
     end = int(batch.columns[0]) + 1
     torch.testing.assert_close(columns[end - batch.sizes[0] : end], short, rtol=0, atol=1e-5)
     assert abs(float(columns[-1] - short[-1])) > 1e-3
@@ -121,12 +120,16 @@ def test_a_changed_aggregation_is_no_artifact(tmp_path: Path) -> None:
 def test_a_score_carries_the_probability_of_being_correct() -> None:
     scorer = Scorer.load(outcome_artifact("mean"))
     assert scorer.card.outcome is not None
-    good, bad = scorer.score([((Message("user", "0 boil an egg"),), ["0 water boil good", "0 water boil"])])[0]
-    assert good.correct is not None
-    assert bad.correct is not None
-    assert good.correct > 0.5 > bad.correct
-    odds = scorer.card.outcome.intercept + scorer.card.outcome.slope * good.reward
-    assert good.correct == pytest.approx(1 / (1 + np.exp(-odds)))
+    groups = make_outcome_groups(40, seed=12)
+    scores = [score for row in scorer.score([as_item(group) for group in groups]) for score in row]
+    labels = [text.outcome for group in groups for text in group.completions]
+    chances: dict[float | None, list[float]] = {1.0: [], 0.0: [], None: []}
+    for score, label in zip(scores, labels, strict=True):
+        assert score.correct is not None
+        odds = scorer.card.outcome.intercept + scorer.card.outcome.slope * score.reward
+        assert score.correct == pytest.approx(1 / (1 + np.exp(-odds)))
+        chances[label].append(score.correct)
+    assert np.mean(chances[1.0]) > 0.8 > 0.2 > np.mean(chances[0.0])
 
 
 def test_a_calibration_set_without_labels_is_refused(tmp_path: Path) -> None:

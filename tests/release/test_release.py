@@ -322,5 +322,5 @@ class Served:
         self.scorer = scorer
 
     def rewards(self, items: Sequence[Item], model: str) -> Reply:
-        scores = [[ScoreReply(**asdict(score)) for score in row] for row in self.scorer.score(items)]
+        scores = [[ScoreReply.from_json(asdict(score)) for score in row] for row in self.scorer.score(items)]
         return Reply(model, 1, cards_digest(), scores, versions=(1,))

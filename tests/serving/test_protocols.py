@@ -338,9 +338,9 @@ def test_6_single_samples_of_several_protocols_are_scored_together(
     calls: list[int] = []
     score_encoded = Scorer.score_encoded
 
-    def counted(self: Scorer, encoded: Any) -> Any:
+    def counted(self: Scorer, encoded: Any, **how: Any) -> Any:
         calls.append(len(encoded))
-        return score_encoded(self, encoded)
+        return score_encoded(self, encoded, **how)
 
     every = list(ways(scorer, (ASK,), ANSWER).values())
     with listening(tmp_path, bos_artifact(0), started=False) as running, ThreadPoolExecutor(len(every)) as pool:

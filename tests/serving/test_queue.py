@@ -230,10 +230,10 @@ def test_a_nan_of_one_text_stays_with_its_request() -> None:
 
 def test_a_forward_that_raises_fails_its_own_request_only() -> None:
     class Broken(Slowed):
-        def score_encoded(self, encoded: Sequence[EncodedGroup]) -> list[list[Any]]:
+        def score_encoded(self, encoded: Sequence[EncodedGroup], *, values: bool = False) -> list[list[Any]]:
             if any(len(group.completion_ids) == 3 for group in encoded):
                 raise RuntimeError("out of memory: 2+2?")
-            return super().score_encoded(encoded)
+            return super().score_encoded(encoded, values=values)
 
     scorer = Broken(Scorer.load(artifact(0)), 0.0)
     with working(scorer, start=False, batch_seconds=5.0) as batcher:

@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.places import ROOT
+from tests.worlds.outcomes import make_outcome_groups, outcome_settings
 from tests.worlds.tiny import make_tiny_base
 from tests.worlds.trained import configure, make_build, make_groups, make_workspace
 from touchstone.errors import ModelError, TrainingError
@@ -271,6 +272,20 @@ def test_interrupted_training_ends_as_if_it_had_not_been(
     assert live == list(range(10, len(curve) + 1))
     assert not (build / "checkpoints").exists()
     assert caplog.text == ""
+
+
+@pytest.mark.slow
+def test_interrupted_training_on_outcome_labels_ends_as_if_it_had_not_been(tmp_path: Path, base: Path) -> None:
+    settings = outcome_settings(
+        epochs=2, checkpoint_steps=3, checkpoints_kept=1, early_stopping_steps=4, early_stopping_patience=2
+    )
+    whole, build = (make_build(tmp_path / name, base, make_outcome_groups(40)) for name in ("whole", "interrupted"))
+    for folder in (whole, build):
+        write_parquet(folder / "splits" / "validation.parquet", make_outcome_groups(20, seed=1))
+    train(settings, whole)
+    interrupted(settings, build, 4)
+    train(settings, build)
+    assert outputs(build) == outputs(whole)
 
 
 @pytest.mark.slow

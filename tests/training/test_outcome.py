@@ -15,7 +15,7 @@ from tests.places import ROOT
 from tests.worlds.outcomes import make_outcome_groups, outcome_settings, outcome_world, without_labels
 from touchstone.errors import SettingsError, TrainingError
 from touchstone.groups import Group
-from touchstone.model.layout import read_token_log_odds
+from touchstone.model.layout import read_token_log_odds, shares_prompt
 from touchstone.model.network import RewardModel, load_reward_model
 from touchstone.model.templating import EncodedGroup, encode_many
 from touchstone.settings import Settings, compose
@@ -28,7 +28,9 @@ from touchstone.training.plan import make_steps, micro_batches, share_of
 
 @pytest.fixture(scope="module")
 def model() -> RewardModel:
-    return load_reward_model(outcome_world() / "build" / "model")
+    model = load_reward_model(outcome_world() / "build" / "model")
+    assert shares_prompt(model)
+    return model
 
 
 def encoded_of(model: RewardModel, groups: Sequence[Group]) -> list[EncodedGroup]:
@@ -65,7 +67,10 @@ def by_hand(model: RewardModel, group: Group, encoded: EncodedGroup) -> list[Ten
             continue
         prompt, answer = encoded.prompt(place), encoded.completion_ids[place]
         labels = torch.tensor([IGNORED] * len(prompt) + [completion.outcome] * len(answer))
-        states = model.network.base_model(input_ids=torch.tensor([prompt + answer]), use_cache=False).last_hidden_state
+        ids = torch.tensor([prompt + answer])
+        states = model.network.base_model(
+            input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False
+        ).last_hidden_state
         log_odds = model.network.score(states)[0].squeeze(-1)
         kept = labels != IGNORED
         losses.append(functional.binary_cross_entropy_with_logits(log_odds[kept], labels[kept]))
@@ -79,7 +84,7 @@ def test_the_loss_is_the_cross_entropy_of_the_completions_tokens_alone(model: Re
     pairs = zip(groups, encoded_of(model, groups), strict=True)
     losses = [loss for group, ids in pairs for loss in by_hand(model, group, ids)]
     assert divisor == len(losses)
-    assert float(value) == pytest.approx(float(torch.stack(losses).sum()), rel=1e-5)
+    assert value.item() == pytest.approx(torch.stack(losses).sum().item(), rel=1e-5)
 
 
 def gradient(model: RewardModel, loss: Tensor) -> Tensor:
@@ -95,7 +100,7 @@ def test_budget_layout_and_ranks_change_neither_loss_nor_gradient(model: RewardM
     for budget, shared, ranks in ((64, True, 1), (4096, False, 1), (128, True, 2), (96, False, 3)):
         value, same = loss_of(model, groups, settings, budget, shared=shared, ranks=ranks)
         assert same == divisor
-        assert float(value) == pytest.approx(float(whole), rel=1e-5)
+        assert value.item() == pytest.approx(whole.item(), rel=1e-5)
         torch.testing.assert_close(gradient(model, value), expected, rtol=1e-3, atol=1e-5)
 
 
@@ -112,7 +117,7 @@ def test_a_mean_of_the_ranks_means_would_be_another_loss(model: RewardModel) -> 
         loss = token_loss(read_token_log_odds(model.network, micro.batches[0]), micro)
         parts.append((float(loss.detach()), float(micro.weights.sum())))
     whole = sum(loss for loss, _ in parts) / sum(weight for _, weight in parts)
-    assert float(loss_of(model, groups, settings, 4096)[0]) / step.divisor == pytest.approx(whole, rel=1e-5)
+    assert loss_of(model, groups, settings, 4096)[0].item() / step.divisor == pytest.approx(whole, rel=1e-5)
     assert sum(loss / weight for loss, weight in parts) / 2 != pytest.approx(whole, rel=1e-3)
 
 

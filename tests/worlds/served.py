@@ -58,11 +58,11 @@ class Slowed(Scorer):
         time.sleep(self.seconds * len(encoded))
         return super().raw_encoded(encoded, **how)
 
-    def score_encoded(self, encoded: Sequence[EncodedGroup]) -> list[list[Score]]:
+    def score_encoded(self, encoded: Sequence[EncodedGroup], *, values: bool = False) -> list[list[Score]]:
         """As the scorer's, after a while."""
         self.batches.append(len(encoded))
         self.completions += sum(len(group.completion_ids) for group in encoded)
-        return super().score_encoded(encoded)
+        return super().score_encoded(encoded, values=values)
 
 
 def slowed(seconds: float, seed: int = 0) -> Slowed:

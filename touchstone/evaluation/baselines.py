@@ -135,10 +135,14 @@ def baseline_rewards(
     """Rewards by baseline, per group one per completion: longer_wins (direction from `calibration`), linear (fitted on
     `train`) and, where the world is known, bayes_optimal: by its reward, or by what is correct."""
     by_name = {"longer_wins": longer_wins(groups, calibration), "linear": LinearBaseline.fit(train).score(groups)}
-    known = bayes_optimal(groups) if learns == "comparisons" else known_outcomes(groups)
-    if known is not None:
+    if (known := best_possible(groups, learns)) is not None:
         by_name[BEST_POSSIBLE] = known
     return by_name
+
+
+def best_possible(groups: Sequence[Group], learns: Learns) -> list[list[float]] | None:
+    """Rewards that no model can beat on such labels, where the world is known."""
+    return bayes_optimal(groups) if learns == "comparisons" else known_outcomes(groups)
 
 
 def baseline_differences(

@@ -28,7 +28,7 @@ from touchstone.data.prompts import normalised_prompt
 from touchstone.data.splits import families as family_names
 from touchstone.data.splits import is_held_out, near_prompts, read_prompts
 from touchstone.errors import GateError
-from touchstone.evaluation.baselines import BEST_POSSIBLE, LinearBaseline, bayes_optimal, longer_wins
+from touchstone.evaluation.baselines import BEST_POSSIBLE, LinearBaseline, best_possible, longer_wins
 from touchstone.evaluation.rows import ROW_SCHEMA, differences, score_rows, told_apart
 from touchstone.groups import Group, judged_pairs, read_parquet, set_digest, write_parquet
 from touchstone.model import card as cards
@@ -39,6 +39,7 @@ from touchstone.runtime.places import PACKAGE
 from touchstone.runtime.progress import progress
 from touchstone.settings import Settings, dump, project_root
 from touchstone.settings.checks import Split
+from touchstone.settings.objective import Learns
 from touchstone.statistics import CalibrationMap, Floats
 
 FOLDS = 5
@@ -119,7 +120,8 @@ def cross_fit(build: Path, settings: Settings, work: Path, folds: int = FOLDS) -
         )
 
     # Pool the sets and cut them; work with the same key was done before, and goes on from its last finished fold.
-    pool = [group for name in POOLED for group in read_parquet(_set(build, name)) if group.comparisons]
+    learns = settings.objective.learns
+    pool = [group for name in POOLED for group in read_parquet(_set(build, name)) if teaches(group, learns)]
     folder = work / _key(candidate.digest, build, pool, settings, folds)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
@@ -142,8 +144,15 @@ def cross_fit(build: Path, settings: Settings, work: Path, folds: int = FOLDS) -
         scores=scores,
         maps=[card.calibration.map for card, _ in results],
         artifacts=[card.digest for card, _ in results],
-        baselines=out_of_fold_baselines(pool, telling, fold_of, folds),
+        baselines=out_of_fold_baselines(pool, telling, fold_of, folds, learns),
     )
+
+
+def teaches(group: Group, learns: Learns) -> bool:
+    """Whether a group holds labels of the kind that the objective learns from."""
+    if learns == "comparisons":
+        return bool(group.comparisons)
+    return any(completion.outcome is not None for completion in group.completions)
 
 
 def write(result: CrossFit, path: Path) -> None:
@@ -377,7 +386,7 @@ def _in_order(fold_of: Sequence[int], by_fold: Sequence[Sequence[Any]]) -> list[
 
 
 def out_of_fold_baselines(
-    pool: Sequence[Group], telling: Sequence[Group], fold_of: Sequence[int], folds: int
+    pool: Sequence[Group], telling: Sequence[Group], fold_of: Sequence[int], folds: int, learns: Learns
 ) -> dict[str, Floats]:
     """D of every judged pair of `telling` by baseline, each fitted on all the other folds: on more than the model."""
     rewards: dict[str, list[list[list[float]]]] = {"longer_wins": [], "linear": []}
@@ -387,8 +396,8 @@ def out_of_fold_baselines(
         rewards["longer_wins"].append(longer_wins(scored, other_groups))
         rewards["linear"].append(LinearBaseline.fit(other_groups).score(scored))
     baselines = {name: differences(telling, _in_order(fold_of, by_fold)) for name, by_fold in rewards.items()}
-    if (gold := bayes_optimal(pool)) is not None:
-        baselines[BEST_POSSIBLE] = differences(telling, gold)
+    if (known := best_possible(pool, learns)) is not None:
+        baselines[BEST_POSSIBLE] = differences(telling, known)
     return baselines
 
 

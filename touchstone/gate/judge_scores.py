@@ -212,5 +212,5 @@ def cross_fit(job: Job, build: Path, settings: Settings, score: Scoring, role: R
         scores=scores,
         maps=maps,
         artifacts=[job.digest] * FOLDS,
-        baselines=out_of_fold_baselines(pool, telling, fold_of, FOLDS),
+        baselines=out_of_fold_baselines(pool, telling, fold_of, FOLDS, "comparisons"),
     )

@@ -21,7 +21,7 @@ from rich.table import Table
 from touchstone import statistics
 from touchstone.errors import GateError
 from touchstone.evaluation.baselines import BEST_POSSIBLE, baseline_differences
-from touchstone.gate.checks import Verdict
+from touchstone.gate.checks import OUTCOME_CHECKS, Verdict
 from touchstone.gate.simulation import Outcome, Shape, Sizes, World, decide, shape_of
 from touchstone.groups import Group, judged_pairs, read_parquet
 from touchstone.runtime.parallel import map_ordered
@@ -67,6 +67,7 @@ class Preview:
     Attributes:
         accuracy: of the champion, as agreement with the labels.
         longer_wins, linear: agreement with the labels of length alone, and of words and length.
+        not_simulated: required checks that the simulation leaves out, so that verdicts may be worse than shown.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Preview:
     labelled_ties: float
     critical_shares: dict[str, float]
     cells: tuple[Cell, ...]
+    not_simulated: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -105,13 +107,14 @@ class Preview:
         """What was assumed, in sentences."""
         slices = "".join(f"; {share:.0%} {name}" for name, share in self.critical_shares.items())
         draws = self.cells[0].draws
+        without = f" Not simulated: {', '.join(self.not_simulated)}." if self.not_simulated else ""
         return (
             f"Assumed: a champion that agrees with {self.accuracy:.1%} of the labels (length alone "
             f"{self.longer_wins:.1%}, words and length {self.linear:.1%}), two equal models order "
             f"{self.discordance:.1%} of the pairs differently, {self.label_noise:.1%} of the labels are wrong, "
             f"calibrated models. From the data: {self.pairs_per_prompt:.2f} pairs a prompt, {self.labelled_ties:.1%} "
             f"of them ties{slices}. {draws} simulated decisions a line: two of three shares are off by at most "
-            f"{50 / draws**0.5:.0f} points."
+            f"{50 / draws**0.5:.0f} points.{without}"
         )
 
 
@@ -176,6 +179,7 @@ def preview(
             name: float(shape.masks[name].mean()) for name in settings.gates.critical_slices if name in shape.masks
         },
         cells=cells,
+        not_simulated=OUTCOME_CHECKS if settings.objective.learns == "outcome" else (),
     )
 
 

@@ -141,7 +141,7 @@ class OutcomeMetrics(ClassifierMetrics):
     slope_low: float | None
     slope_high: float | None
     level: float
-    best_of: tuple[dict[str, float | int], ...]
+    best_of: list[dict[str, float | int]]
     baselines: dict[str, ClassifierMetrics]
 
 

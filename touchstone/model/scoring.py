@@ -363,9 +363,9 @@ class Scorer:
         """Score every completion of every item, in their order."""
         return self.score_encoded(self.encode(items))
 
-    def score_encoded(self, encoded: Sequence[EncodedGroup]) -> list[list[Score]]:
-        """`score` of what `encode` made of the items, with what each unit says where there are several."""
-        return centered_rows(self.raw_encoded(encoded, values=True), self.card.centering, self._outcome_map)
+    def score_encoded(self, encoded: Sequence[EncodedGroup], *, values: bool = False) -> list[list[Score]]:
+        """`score` of what `encode` made of the items; with `values` also what each unit of a completion says."""
+        return centered_rows(self.raw_encoded(encoded, values=values), self.card.centering, self._outcome_map)
 
     def meaning(self, score: RawScore) -> Score:
         """A raw score placed in the reference set."""

@@ -411,7 +411,7 @@ class Batcher:
         failure: Exception | None = None
         began = time.perf_counter()
         try:
-            rows = scorer.score_encoded([group for _, group in batch])
+            rows = scorer.score_encoded([group for _, group in batch], values=True)
         except Exception as error:  # whatever a kernel or the memory raises, the thread lives on
             failure = error
         seconds = time.perf_counter() - began

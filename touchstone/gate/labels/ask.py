@@ -147,6 +147,11 @@ def ask(
     # Read: who is compared, what is open between them, and what was asked before.
     wanted, limits, labels = wanted or Wanted(), settings.gates, labels_folder(state)
     card = verify_digests(build / "artifact")
+    if card.outcome is not None:
+        raise GateError(
+            "people are asked which answer they prefer, and this model learnt which one is correct; add labelled "
+            "answers to the data, and judge again"
+        )
     champion_card, prompts = read_champion(champion)
     assert champion_card is not None  # noqa: S101  there is a champion
     decision = open_decision(state, settings.name, card.digest, champion_card.digest)
