@@ -7,8 +7,8 @@ All of them learn from the same set and the same base, and are sealed, calibrate
 single model is the first of the seeds. On the holdout: accuracy, the calibration error, and whether the spread over
 the members tells where the model errs, as the area under the curve of errors against the spread that is served with
 each score (0.5 says nothing), beside that against the distance of the two rewards, which any model has. Every cluster
-counts once and intervals resample clusters. Costs: seconds of training, texts scored a second beside the single model
-(medians of three interleaved rounds), the artifact's size. Writes results/ensembles.json and results/ensembles.svg.
+counts once and intervals resample clusters. Costs: seconds of the processor for training, texts scored in one beside
+the single model (medians of three interleaved rounds), the artifact's size. Writes results/ensembles.json and .svg.
 """
 
 from __future__ import annotations
