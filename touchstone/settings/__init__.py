@@ -30,6 +30,9 @@ from touchstone.settings.training import Train
 NARROW = 512
 """Hidden size below which a model from scratch computes faster in one thread than two can agree on each product."""
 
+COMPARING = ("bradley_terry", "rao_kupper", "davidson", "plackett_luce")
+"""Objectives that learn from comparisons, one reward for each text."""
+
 
 class Settings(Section):
     """Everything in `params.yaml`."""
@@ -77,6 +80,11 @@ class Settings(Section):
             ValueError: members of this kind can't be trained so.
         """
         kind, method = self.ensemble.kind, self.train.method
+        if kind != "none" and self.objective.name not in COMPARING:
+            raise ValueError(
+                f"ensemble.kind={kind} makes one model of several that learn from comparisons, and "
+                f"objective.name={self.objective.name} doesn't; set ensemble.kind to none"
+            )
         if kind == "adapters" and method not in ("lora", "qlora"):
             raise ValueError(
                 f"ensemble.kind=adapters needs train.method=lora or qlora, not {method}; ensemble.kind=seeds trains "
