@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 
 from touchstone.errors import SettingsError
 from touchstone.runtime.parallel import Threads, threads_of
-from touchstone.settings.checks import Audit, Import, Split, Validation
+from touchstone.settings.checks import Audit, Import, Selection, Split, Validation
 from touchstone.settings.data import GONE, Data
 from touchstone.settings.ensemble import Ensemble
 from touchstone.settings.gates import Gates
@@ -43,6 +43,7 @@ class Settings(Section):
     importing: Import
     validation: Validation
     audit: Audit
+    selection: Selection = Selection()
     split: Split
     model: Model
     objective: Objective
@@ -95,6 +96,11 @@ class Settings(Section):
                 "train.method=head_only has one optimum, whatever the seed: members would be the same; set "
                 "ensemble.bootstrap to true, or choose ensemble.kind=heads, which embeds once"
             )
+
+    @property
+    def subject(self) -> str:
+        """What the name follows: the data's name, and the axis where there is one."""
+        return self.data.name + (f"-{self.selection.axis}" if self.selection.axis else "")
 
     @property
     def training_threads(self) -> int:
