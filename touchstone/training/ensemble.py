@@ -176,7 +176,7 @@ def put_together(places: Sequence[Path], kind: str, folder: Path) -> None:
     """The ensemble of the members that `write_down` wrote, in an existing folder."""
     sources = [next(place.glob("step-*")) for place in places]
     if kind == "seeds":
-        members_on_disk.write_seeds([load_reward_model(source) for source in sources], folder)
+        members_on_disk.write_seeds(sources, folder, (CURVE, checkpoints.MANIFEST))
         return
     parts = [_split(load_file(source / FACTORS)) for source in sources]
     members_on_disk.write_adapters(load_reward_model(sources[0]), parts, folder)
