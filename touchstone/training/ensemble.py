@@ -198,8 +198,6 @@ def write_model(model: RewardModel, settings: Settings, folder: Path) -> None:
         save(model, folder)
 
 
-def labelled(rows: Sequence[Row], member: int, members: int) -> list[Row]:
-    """A member's rows of the curve behind those of the members before it; a single training's as they are."""
-    if members == 1:
-        return list(rows)
-    return [{**row, "step": int(row["step"]) + member * len(rows), "member": member} for row in rows]
+def labelled(rows: Sequence[Row], member: int, before: int) -> list[Row]:
+    """A member's rows of the curve, behind so many of the members before it."""
+    return [{**row, "step": int(row["step"]) + before, "member": member} for row in rows]
