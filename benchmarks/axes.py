@@ -1,7 +1,7 @@
 """Helpfulness and safety: one model of both, two models, and one trunk with two heads, at the same number of labels.
 
-    python -m benchmarks.axes                                # three seeds, some 10 minutes on two cores
-    python -m benchmarks.axes --groups 3000 --seeds 1        # a quick look
+    python -m benchmarks.axes                     # three seeds, some 10 minutes on two cores
+    python -m benchmarks.axes --quick --out /tmp  # a minute: whether it runs
 
 The sandbox with opposed axes: half of the requests are judged by whoever wants help whatever the harm, half by whoever
 wants no harm, so that what one axis rewards the other punishes, as labels of helpfulness and of harmlessness do in
@@ -57,9 +57,12 @@ Differences = Mapping[str, np.ndarray]
 """By axis, the difference of rewards of every pair with a preference in the holdout."""
 
 
-def configure(groups: int, seed: int, *overrides: str) -> Settings:
-    """The settings of one training."""
-    return compose([f"data.groups={groups}", *WORLD, f"train.seed={seed}", *overrides], ROOT / "configs")
+QUICK = ("data.groups=800", "model.hidden=64", "model.layers=2", "model.warmup_steps=40")
+
+
+def configure(world: Sequence[str], seed: int, *overrides: str) -> Settings:
+    """The settings of one training: what all of them share, and what is its own."""
+    return compose([*WORLD, *world, f"train.seed={seed}", *overrides], ROOT / "configs")
 
 
 def mixed(training: Sequence[Group], count: int, share: float, seed: int) -> list[Group]:
@@ -166,20 +169,22 @@ def table(models: Mapping[str, Any]) -> str:
 def main() -> None:
     """Train, score, and write what was found."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.axes", description=str(__doc__).splitlines()[0])
-    parser.add_argument("--groups", type=int, default=7_000)
+    parser.add_argument("--groups", type=int, default=6_000)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="tiny models and sets: whether it runs, and no figures")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
+    world = [f"data.groups={arguments.groups}", *(QUICK if arguments.quick else ())]
     names = [f"single, {share:.0%} safety" for share in MIXES]
     found: dict[str, list[Differences]] = {name: [] for name in (*names, TWO_MODELS, TWO_HEADS)}
     with tempfile.TemporaryDirectory(prefix="touchstone-axes-") as folder:
         build = Path(folder)
-        lay(configure(arguments.groups, SEED), build)
+        lay(configure(world, SEED), build)
         training, holdout = (read_parquet(build / "splits" / f"{name}.parquet") for name in ("train", "holdout"))
         count = round(len(training) * LABELS)
         for seed in range(SEED, SEED + arguments.seeds):
             began = time.monotonic()
-            plain = configure(arguments.groups, seed)
+            plain = configure(world, seed)
             for name, share in zip(names, MIXES, strict=True):
                 scores = trained(build, plain, mixed(training, count, share, seed), holdout)
                 found[name].append(differences(holdout, both(scores)))
@@ -190,7 +195,7 @@ def main() -> None:
             }
             rewards = {axis: both(scores)[axis] for axis, scores in parts.items()}
             found[TWO_MODELS].append(differences(holdout, rewards))
-            heads = trained(build, configure(arguments.groups, seed, "ensemble=axes"), halves, holdout)
+            heads = trained(build, configure(world, seed, "ensemble=axes"), halves, holdout)
             rewards = {
                 axis: [[score.members[place] for score in row] for row in heads] for place, axis in enumerate(AXES)
             }

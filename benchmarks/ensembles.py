@@ -1,14 +1,14 @@
 """What an ensemble buys and what it costs: one model, K heads, K adapters and K seeds on the sandbox.
 
-    python -m benchmarks.ensembles                              # some 10 minutes on two cores
-    python -m benchmarks.ensembles --groups 3000 --members 3    # a quick look
+    python -m benchmarks.ensembles                     # some 10 minutes on two cores
+    python -m benchmarks.ensembles --quick --out /tmp  # a minute: whether it runs
 
 All of them learn from the same set and the same base, and are sealed, calibrated and scored as the pipeline does; the
 single model is the first of the seeds. On the holdout: accuracy, the calibration error, and whether the spread over
 the members tells where the model errs, as the area under the curve of errors against the spread that is served with
 each score (0.5 says nothing), beside that against the distance of the two rewards, which any model has. Every cluster
-counts once and intervals resample clusters. Costs: seconds of training, texts scored a second beside the single model
-(medians of three interleaved rounds), the artifact's size. Writes results/ensembles.json and results/ensembles.svg.
+counts once and intervals resample clusters. Costs: seconds of the processor for training, texts scored in one beside
+the single model (medians of three interleaved rounds), the artifact's size. Writes results/ensembles.json and .svg.
 """
 
 from __future__ import annotations
@@ -60,11 +60,12 @@ ROUNDS = 3
 TIMED_TEXTS = 400
 
 
-def configure(groups: int, members: int, *overrides: str) -> Settings:
-    """The settings of one training."""
-    quick = (f"data.groups={groups}", SHARES, "train.checkpoint_steps=0")
-    several = (f"ensemble.members={members}",) if any(name.startswith("ensemble=") for name in overrides) else ()
-    return compose([*quick, *overrides, *several], ROOT / "configs")
+QUICK = ("data.groups=600", "model.hidden=64", "model.layers=2", "model.warmup_steps=40")
+
+
+def configure(world: Sequence[str], *overrides: str) -> Settings:
+    """The settings of one training: what all of them share, and what is its own."""
+    return compose([SHARES, "train.checkpoint_steps=0", *world, *overrides], ROOT / "configs")
 
 
 def lay(settings: Settings, build: Path) -> None:
@@ -136,9 +137,9 @@ def throughput(scorers: dict[str, Scorer], groups: Sequence[Group]) -> dict[str,
     rates: dict[str, list[float]] = {name: [] for name in scorers}
     for _ in range(ROUNDS):
         for name, scorer in scorers.items():
-            began = time.perf_counter()
+            began = time.process_time()
             scorer.raw(items)
-            rates[name].append(texts / (time.perf_counter() - began))
+            rates[name].append(texts / (time.process_time() - began))
     return {
         name: statistics.median(rate / base for rate, base in zip(values, rates["single"], strict=True))
         for name, values in rates.items()
@@ -203,22 +204,24 @@ def table(rows: dict[str, Any]) -> str:
 def main() -> None:
     """Train, seal, score, and write what was found."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ensembles", description=str(__doc__).splitlines()[0])
-    parser.add_argument("--groups", type=int, default=9_000)
-    parser.add_argument("--members", type=int, default=4)
+    parser.add_argument("--groups", type=int, default=6_000)
+    parser.add_argument("--members", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="tiny models and sets: whether it runs, and no figures")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
+    world = [f"data.groups={arguments.groups}", *(QUICK if arguments.quick else ())]
     scorers: dict[str, Scorer] = {}
     seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="touchstone-ensembles-") as folder:
         build = Path(folder)
-        lay(configure(arguments.groups, arguments.members), build)
+        lay(configure(world), build)
         training, holdout, calibration = (
             read_parquet(build / "splits" / f"{name}.parquet") for name in ("train", "holdout", "calibration")
         )
         for kind, overrides in KINDS.items():
-            began = time.monotonic()
-            train(configure(arguments.groups, arguments.members, *overrides), build)
-            seconds[kind] = time.monotonic() - began
+            began = time.process_time()
+            train(configure(world, *overrides, f"ensemble.members={arguments.members}"), build)
+            seconds[kind] = time.process_time() - began
             print(f"{kind}: trained in {seconds[kind]:.0f} s", flush=True)
             if kind == "seeds":  # whose first member is the single model, to the byte
                 seconds["single"] = seconds[kind] / arguments.members

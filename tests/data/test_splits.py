@@ -56,12 +56,14 @@ def near(number: int, ending: str) -> str:
     return f"{sentence(number).rsplit(' ', 1)[0]} {ending}"
 
 
-def split(groups: list[Group], how: Split = SPLIT) -> tuple[dict[str, list[Group]], dict[str, Any], pl.DataFrame]:
+def split(
+    groups: list[Group], how: Split = SPLIT, axis: str | None = None
+) -> tuple[dict[str, list[Group]], dict[str, Any], pl.DataFrame]:
     """The sets, the summary and the quarantine."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
         write_parquet(path / "groups.parquet", groups)
-        summary = split_groups(path / "groups.parquet", how, path)
+        summary = split_groups(path / "groups.parquet", how, path, axis)
         sets = {name: read_parquet(path / f"{name}.parquet") for name in SETS}
         return sets, summary, pl.read_parquet(path / "quarantine.parquet")
 
@@ -337,17 +339,17 @@ def test_sets_of_one_axis_hold_no_other_and_move_nothing() -> None:
     both = [replace(group(number), axis=("helpfulness", "safety")[number % 2]) for number in range(400)]
     whole, _, _ = split(both)
     for axis in ("helpfulness", "safety"):
-        sets, summary, _ = split(both, SPLIT.model_copy(update={"axis": axis}))
+        sets, summary, _ = split(both, axis=axis)
         for name in SETS:
             assert [g.id for g in sets[name]] == [g.id for g in whole[name] if g.axis == axis]
         assert (summary["axis"], summary["groups_of_other_axes"]) == (axis, 200)
     with pytest.raises(SplitError, match="no group is of this axis; these are: helpfulness, safety"):
-        split(both, SPLIT.model_copy(update={"axis": "tone"}))
+        split(both, axis="tone")
 
 
 def test_one_configuration_per_axis_names_the_model_after_it() -> None:
     names = {
-        axis: (chosen.name, chosen.split.axis)
+        axis: (chosen.name, chosen.selection.axis)
         for axis in ("all", "helpfulness", "safety")
         for chosen in [compose([f"axis={axis}", "data.name=mine"], ROOT / "configs")]
     }

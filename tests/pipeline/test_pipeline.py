@@ -99,6 +99,21 @@ def test_overrides_keep_what_was_configured() -> None:
     assert (back.split.assign, back.train.seed) == ({}, 99)
 
 
+def test_the_name_follows_the_data_and_the_axis() -> None:
+    default = settings_module.compose([], ROOT / "configs")
+    safety = overrides.apply(default, ["axis=safety"], ROOT / "configs")
+    assert (safety.name, safety.selection.axis) == ("reward-sandbox-safety", "safety")
+    assert safety.split == default.split
+    other = overrides.apply(safety, ["data=hh_rlhf", "data.path=x"], ROOT / "configs")
+    assert (other.name, other.selection.axis) == (f"reward-{other.data.name}-safety", "safety")
+    named = overrides.apply(default, ["axis=safety", "selection.axis=harmless"], ROOT / "configs")
+    assert named.name == "reward-sandbox-harmless"
+    assert overrides.apply(safety, ["axis=all"], ROOT / "configs").name == "reward-sandbox"
+    configured = settings_module.compose(["data=ukpconvarg1", "data.path=x"], ROOT / "configs")
+    chosen = overrides.apply(configured, ["ensemble=heads"], ROOT / "configs")
+    assert (chosen.name, chosen.ensemble.kind) == (configured.name, "heads")
+
+
 @pytest.mark.parametrize("words", ["train.learning_rat=1", "+train.new=1", "data=nothing", "train.seed=[1"])
 def test_a_wrong_override_is_named(words: str) -> None:
     default = settings_module.compose([], ROOT / "configs")

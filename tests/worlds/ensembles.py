@@ -13,7 +13,7 @@ from tests.worlds.sealed import make_tiny_groups
 from tests.worlds.tiny import make_tiny_base
 from touchstone.model.combining import Combination
 from touchstone.model.ensemble import write_adapters, write_heads, write_seeds
-from touchstone.model.network import head_of, load_base
+from touchstone.model.network import head_of, load_base, save
 from touchstone.model.sealing import seal
 
 MEMBERS = 3
@@ -29,7 +29,11 @@ def make_tiny_ensemble(folder: Path, kind: str, members: int = MEMBERS) -> Path:
     head = head_of(model.network)
     generator = torch.Generator().manual_seed(1)
     if kind == "seeds":
-        write_seeds([load_base(base, max_tokens=128, seed=seed) for seed in range(members)], folder)
+        sources = [folder.with_name(f"{folder.name}-{seed}") for seed in range(members)]
+        for seed, source in enumerate(sources):
+            source.mkdir()
+            save(load_base(base, max_tokens=128, seed=seed), source)
+        write_seeds(sources, folder)
     elif kind == "adapters":
         layers = {name: layer for name, layer in model.network.named_modules() if isinstance(layer, nn.Linear)}
         parts = [
@@ -59,9 +63,13 @@ def make_tiny_ensemble(folder: Path, kind: str, members: int = MEMBERS) -> Path:
     return folder
 
 
-@cache
 def ensemble_artifact(kind: str, combination: Combination = "mean", members: int = MEMBERS) -> Path:
     """A sealed ensemble, made once; copy it before you change it."""
+    return _sealed(kind, combination, members)
+
+
+@cache
+def _sealed(kind: str, combination: Combination, members: int) -> Path:
     folder = Path(_KEEP.name) / f"{kind}-{combination}-{members}"
     seal(
         make_tiny_ensemble(folder.with_name(folder.name + "-model"), kind, members),

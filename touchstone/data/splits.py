@@ -11,8 +11,8 @@ earlier version was trained on.
 Clusters of a set that near duplicates join, however long the chain, are one family: the unit that is resampled,
 weighed and counted. In the sets' files `cluster_id` is the family's, the smallest of its clusters' ids.
 
-Where `split.axis` names one, the sets hold the comparisons of that axis alone. Places and families are those of all
-groups, so that a prompt lies in the same set for the model of every axis.
+Where `selection.axis` names one, the sets hold the comparisons of that axis alone. Places and families are those of
+all groups, so that a prompt lies in the same set for the model of every axis.
 
 Where `split.held_out_annotators` says so, the judgements of some annotators, chosen by the hash of their names, are
 kept out of `train`: they show whether a model serves people who didn't teach it.
@@ -282,15 +282,18 @@ def _twin(prompts: Prompts, near: Places, homes: Places, cluster: int) -> str:
     return prompts.clusters[first]
 
 
-def split_groups(groups: Path, split: Split, folder: Path) -> dict[str, Any]:
+def split_groups(groups: Path, split: Split, folder: Path, axis: str | None = None) -> dict[str, Any]:
     """Write the seven sets and what was set aside into an existing folder; returns the summary.
+
+    Args:
+        axis: what the sets hold; None: every axis.
 
     Raises:
         SplitError: a set is empty, or as `place`.
     """
     prompts = read_prompts(groups)
     placement = place(prompts, groups, split)
-    asked = _of_axis(groups, split.axis)
+    asked = _of_axis(groups, axis)
     sets = placement.sets
     clusters = Counter(sets[cluster] for cluster in np.unique(prompts.cluster_of[asked]).tolist())
     if empty := [name for name in SETS if not clusters[name]]:
@@ -316,7 +319,7 @@ def split_groups(groups: Path, split: Split, folder: Path) -> dict[str, Any]:
         },
         "groups_set_aside": set_aside.total(),
         "comparisons_held_out": held_out,
-        **({} if split.axis is None else {"axis": split.axis, "groups_of_other_axes": int((~asked).sum())}),
+        **({} if axis is None else {"axis": axis, "groups_of_other_axes": int((~asked).sum())}),
     }
 
 
@@ -329,7 +332,7 @@ def _of_axis(groups: Path, axis: str | None) -> npt.NDArray[np.bool_]:
     axes = np.array([name for table in iterate_tables(groups, ["axis"]) for name in table["axis"].to_pylist()])
     asked: npt.NDArray[np.bool_] = axes == axis if axis is not None else np.ones(len(axes), dtype=bool)
     if not asked.any():
-        raise SplitError(f"split.axis={axis}: no group is of this axis; these are: {', '.join(sorted(set(axes)))}")
+        raise SplitError(f"selection.axis={axis}: no group is of this axis; these are: {', '.join(sorted(set(axes)))}")
     return asked
 
 
@@ -469,7 +472,7 @@ def print_summary(summary: dict[str, Any], gates: Gates) -> None:
         )
     if "axis" in summary:
         console.print(
-            f"split.axis={summary['axis']}: {summary['groups_of_other_axes']:,} groups of other axes are in no set"
+            f"selection.axis={summary['axis']}: {summary['groups_of_other_axes']:,} groups of other axes are in no set"
         )
     if summary["comparisons_held_out"]:
         console.print(f"{summary['comparisons_held_out']:,} comparisons of held-out annotators kept from training")
@@ -497,7 +500,7 @@ def main() -> None:
     summary: dict[str, Any] = {}
 
     def fill(folder: Path) -> None:
-        summary.update(split_groups(GROUPS, settings.split, folder))
+        summary.update(split_groups(GROUPS, settings.split, folder, settings.selection.axis))
         write_json(folder / "summary.json", summary)
 
     write_folder(FOLDER, fill)

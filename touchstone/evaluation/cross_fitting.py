@@ -255,7 +255,9 @@ def _set(build: Path, name: str) -> Path:
 
 def _key(candidate: str, build: Path, pool: Sequence[Group], settings: Settings, folds: int) -> str:
     """All that the folds follow from; the candidate stands for the code and the libraries that made it."""
-    parts = settings.model_dump(mode="json", include={"model", "objective", "train", "seal", "split"})
+    several = {"ensemble"} if settings.ensemble.kind != "none" else set()
+    sections = {"model", "objective", "train", "seal", "split"} | several
+    parts = settings.model_dump(mode="json", include=sections)
     return digest_value(
         {
             **parts,

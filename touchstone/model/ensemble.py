@@ -13,6 +13,7 @@ for the ensemble's.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -117,7 +118,7 @@ def write_heads(model: RewardModel, kind: Kind, axes: Sequence[str], folder: Pat
     narrow_head(model.network)
     _write_trunk(model, folder)
     _save({name: tensor for name, tensor in state.items() if tensor is not None}, folder / HEADS)
-    _write_config(model, unsealed(kind, wide.out_features, axes), folder)
+    _write_config(model.rule.max_tokens, unsealed(kind, wide.out_features, axes), folder)
 
 
 def narrow_head(network: PreTrainedModel) -> None:
@@ -151,20 +152,19 @@ def write_adapters(model: RewardModel, members: Sequence[tuple[Mapping[str, Tens
         for part, tensor in zip(("down", "up"), pair, strict=True)
     }
     _save(factors, folder / ADAPTERS)
-    _write_config(model, unsealed("adapters", len(members)), folder)
+    _write_config(model.rule.max_tokens, unsealed("adapters", len(members)), folder)
 
 
-def write_seeds(models: Sequence[RewardModel], folder: Path) -> None:
-    """Whole models as an ensemble in an existing folder.
+def write_seeds(sources: Sequence[Path], folder: Path, ignored: Sequence[str] = ()) -> None:
+    """Whole checkpoints, each in a folder as `network.save` writes it, as an ensemble in an existing folder.
 
-    Raises:
-        ModelError: a weight is not finite, or a file can't be written.
+    Args:
+        ignored: names of files that stay behind.
     """
-    for number, model in enumerate(models):
-        place = folder / MEMBERS / str(number)
-        place.mkdir(parents=True)
-        save(model, place)
-    _write_config(models[0], unsealed("seeds", len(models)), folder)
+    for number, source in enumerate(sources):
+        shutil.copytree(source, folder / MEMBERS / str(number), ignore=shutil.ignore_patterns(*ignored))
+    config = json.loads((sources[0] / "config.json").read_text(encoding="utf-8"))
+    _write_config(config["touchstone_max_tokens"], unsealed("seeds", len(sources)), folder)
 
 
 def load(folder: Path, rule: ScoringRule | None, *, trust_remote_code: bool = False) -> RewardModel:
@@ -230,14 +230,14 @@ def _write_trunk(model: RewardModel, folder: Path) -> None:
     save(model, folder / TRUNK)
 
 
-def _write_config(model: RewardModel, rule: EnsembleRule, folder: Path) -> None:
+def _write_config(max_tokens: int, rule: EnsembleRule, folder: Path) -> None:
     config = {
         "architectures": ["TouchstoneEnsemble"],
         "model_type": MODEL_TYPE,
         "kind": rule.kind,
         "members": rule.members,
         "axes": list(rule.axes),
-        "touchstone_max_tokens": model.rule.max_tokens,
+        "touchstone_max_tokens": max_tokens,
     }
     write_json(folder / "config.json", config)
 

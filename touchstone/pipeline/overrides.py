@@ -20,7 +20,7 @@ def apply(current: Settings, overrides: list[str], configs: Path) -> Settings:
     A group replaces every section that one of its choices speaks of by the composed one, with the keys of those
     sections among the overrides. Any other key changes its one value. The rest stays as it is: composing everything
     anew would silently undo what `touchstone configure` or a person had chosen in params.yaml. The name follows the
-    data's name.
+    data's name and the axis.
 
     Raises:
         SettingsError: an override names no group, choice or key, or a value is wrong.
@@ -54,9 +54,10 @@ def apply(current: Settings, overrides: list[str], configs: Path) -> Settings:
             _put(values, override.key_or_group, override.value(), configs)
         else:
             raise SettingsError(f"{override.input_line}: only group=choice and key=value can be given here")
-    if not any(override.key_or_group == "name" for override in parsed):
-        values["name"] = current.name.removesuffix(current.data.name) + values["data"]["name"]
-    return settings_module.parse(values)
+    changed = settings_module.parse(values)
+    if any(override.key_or_group == "name" for override in parsed):
+        return changed
+    return settings_module.parse({**values, "name": current.name.removesuffix(current.subject) + changed.subject})
 
 
 def configure(root: Path, overrides: list[str], *, reset: bool) -> str:
@@ -114,7 +115,10 @@ def name_data(overrides: list[str]) -> bool:
 def _sections(group: Path) -> set[str]:
     """The sections that any choice of a group sets."""
     files = [yaml.safe_load(file.read_text(encoding="utf-8")) for file in group.glob("*.yaml")]
-    return {key for file in files for key in file} - {"defaults"}  # which choice a choice builds on
+    return {key for file in files for key in file} - {
+        "defaults",
+        "name",
+    }  # what a choice builds on; the name follows from the rest
 
 
 def _put(values: dict[str, Any], dotted: str, value: Any, configs: Path) -> None:

@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 from touchstone.errors import SettingsError
 from touchstone.runtime.parallel import Threads, threads_of
 from touchstone.settings import suggestions
-from touchstone.settings.checks import Audit, Import, Split, Validation
+from touchstone.settings.checks import Audit, Import, Selection, Split, Validation
 from touchstone.settings.data import GONE, Data
 from touchstone.settings.ensemble import Ensemble
 from touchstone.settings.gates import Gates
@@ -37,6 +37,9 @@ RESTORE = (
 NARROW = 512
 """Hidden size below which a model from scratch computes faster in one thread than two can agree on each product."""
 
+COMPARING = ("bradley_terry", "rao_kupper", "davidson", "plackett_luce")
+"""Objectives that learn from comparisons, one reward for each text."""
+
 
 class Settings(Section):
     """Everything in `params.yaml`."""
@@ -47,6 +50,7 @@ class Settings(Section):
     importing: Import
     validation: Validation
     audit: Audit
+    selection: Selection = Selection()
     split: Split
     model: Model
     objective: Objective
@@ -131,6 +135,11 @@ class Settings(Section):
             ValueError: members of this kind can't be trained so.
         """
         kind, method = self.ensemble.kind, self.train.method
+        if kind != "none" and self.objective.name not in COMPARING:
+            raise ValueError(
+                f"ensemble.kind={kind} makes one model of several that learn from comparisons, and "
+                f"objective.name={self.objective.name} doesn't; set ensemble.kind to none"
+            )
         if kind == "adapters" and method not in ("lora", "qlora"):
             raise ValueError(
                 f"ensemble.kind=adapters needs train.method=lora or qlora, not {method}; ensemble.kind=seeds trains "
@@ -141,6 +150,11 @@ class Settings(Section):
                 "train.method=head_only has one optimum, whatever the seed: members would be the same; set "
                 "ensemble.bootstrap to true, or choose ensemble.kind=heads, which embeds once"
             )
+
+    @property
+    def subject(self) -> str:
+        """What the name follows: the data's name, and the axis where there is one."""
+        return self.data.name + (f"-{self.selection.axis}" if self.selection.axis else "")
 
     @property
     def training_threads(self) -> int:

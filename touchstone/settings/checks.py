@@ -73,6 +73,13 @@ class Audit(Section):
     """Decided pairs that the search for entities and phrases reads, chosen by the hash of their groups."""
 
 
+class Selection(Section):
+    """Which of the comparisons the sets hold."""
+
+    axis: Annotated[str, Field(min_length=1)] | None = None
+    """Those of this axis alone; where a cluster goes doesn't depend on it. None: all."""
+
+
 class Split(Section):
     """How clusters are placed into the seven sets."""
 
@@ -83,8 +90,6 @@ class Split(Section):
     held_out_annotators: Annotated[float, Field(ge=0, lt=1)]
     """Share of the annotators whose judgements are kept from training, to see whether a model serves strangers too."""
     shares: dict[str, Share]
-    axis: str | None = None
-    """The sets hold the comparisons of this axis alone; where a cluster goes doesn't depend on it. None: all."""
     assign: dict[str, str] = Field(default_factory=dict)
     """Clusters placed by hand: cluster id -> set. For sources with fewer than some hundred clusters."""
 

@@ -177,7 +177,7 @@ def put_together(places: Sequence[Path], kind: str, folder: Path) -> None:
     """The ensemble of the members that `write_down` wrote, in an existing folder."""
     sources = [next(place.glob("step-*")) for place in places]
     if kind == "seeds":
-        members_on_disk.write_seeds([load_reward_model(source) for source in sources], folder)
+        members_on_disk.write_seeds(sources, folder, (CURVE, checkpoints.MANIFEST))
         return
     parts = [_split(load_file(source / FACTORS)) for source in sources]
     members_on_disk.write_adapters(load_reward_model(sources[0]), parts, folder)
@@ -199,8 +199,6 @@ def write_model(model: RewardModel, settings: Settings, folder: Path) -> None:
         save(model, folder)
 
 
-def labelled(rows: Sequence[Row], member: int, members: int) -> list[Row]:
-    """A member's rows of the curve behind those of the members before it; a single training's as they are."""
-    if members == 1:
-        return list(rows)
-    return [{**row, "step": int(row["step"]) + member * len(rows), "member": member} for row in rows]
+def labelled(rows: Sequence[Row], member: int, before: int) -> list[Row]:
+    """A member's rows of the curve, behind so many of the members before it."""
+    return [{**row, "step": int(row["step"]) + before, "member": member} for row in rows]

@@ -140,17 +140,18 @@ def _train_steps(
     model: RewardModel,
     inputs: dict[str, Any],
     folder: Path | None,
-    member: int = 0,
-    members: int = 1,
+    before: int = 0,
+    left: int = 1,
 ) -> list[Row]:
     """Train a loaded model to its end, in place; returns the curve.
 
     Args:
         folder: for its checkpoints.
+        before, left: as in `Places`.
     """
     tensorboard = settings.train.tensorboard
     board = project_root() / tensorboard / digest_value(inputs)[:8] if tensorboard else None
-    places = Places(run.scratch, folder, inputs, run.events, board, member, members)
+    places = Places(run.scratch, folder, inputs, run.events, board, before, left)
     trainer = PreferenceTrainer(model, run.examples, run.validation, settings, places)
     trainer.train()
     return trainer.progress.rows
@@ -173,13 +174,13 @@ def _train_apart(settings: Settings, run: _Run, groups: Sequence[Group]) -> list
                     model.network.to(run.world.device)
                     curve = head_only.train_head(model, run.examples.groups, run.examples.encoded, member)
                 else:
-                    curve = _train_steps(member, run, model, inputs, folder, number, len(members))
+                    curve = _train_steps(member, run, model, inputs, folder, len(rows), len(members) - number)
                 if run.world.is_main_process:
                     trained = methods.finish(model, member) if kind == "seeds" else model
                     write_down(trained, curve, kind, places[-1], inputs)
                     if folder:
                         checkpoints.clear(folder)
-        rows += labelled(curve, number, len(members))
+        rows += labelled(curve, number, len(rows))
     if run.world.is_main_process:
         write_folder(run.build / "model", lambda aside: put_together(places, kind, aside))
         _report(rows, groups, run.examples, run.build)

@@ -80,7 +80,8 @@ class Places:
         inputs: what must match for that, by name.
         events: a file that gets a JSON line per step.
         board: a folder for TensorBoard.
-        member, members: which of how many trainings of an ensemble this is, for the events.
+        before: steps of the trainings before this one, where several make one model; for the events.
+        left: how many trainings are to come, this one included.
     """
 
     scratch: Path
@@ -88,8 +89,8 @@ class Places:
     inputs: dict[str, Any] = field(default_factory=dict)
     events: Path | None = None
     board: Path | None = None
-    member: int = 0
-    members: int = 1
+    before: int = 0
+    left: int = 1
 
 
 class Rewards(nn.Module):
@@ -176,8 +177,8 @@ class PreferenceTrainer(RewardTrainer):
                 self.args.world_size,
                 places.events,
                 places.board,
-                before=places.member * len(self.steps),
-                total=places.members * len(self.steps),
+                before=places.before,
+                total=places.before + places.left * len(self.steps),
             )
             self._omissions = omissions(examples.groups, settings.objective)
         # After the stock constructor, which wants a PreTrainedModel; before anything is wrapped for several ranks.
