@@ -19,6 +19,7 @@ import typer
 
 from touchstone import settings
 from touchstone.cli import bench, data, gate, labels, models, release
+from touchstone.cli.monitor import monitor_command
 from touchstone.cli.options import Json, Overrides
 from touchstone.cli.score import score_command
 from touchstone.cli.serve import serve_command
@@ -85,6 +86,7 @@ app.command("seal")(models.seal_command)
 app.command("judge")(models.judge_command)
 app.command("serve")(serve_command)
 app.command("score")(score_command)
+app.command("monitor")(monitor_command)
 app.registered_commands += release.app.registered_commands
 
 

@@ -20,6 +20,7 @@ from touchstone.settings.checks import Audit, Import, Split, Validation
 from touchstone.settings.data import GONE, Data
 from touchstone.settings.gates import Gates
 from touchstone.settings.model import Model
+from touchstone.settings.monitor import Monitor
 from touchstone.settings.objective import Objective
 from touchstone.settings.seal import Seal
 from touchstone.settings.section import Section
@@ -46,6 +47,7 @@ class Settings(Section):
     seal: Seal
     gates: Gates
     serve: Serve
+    monitor: Monitor
 
     @model_validator(mode="after")
     def _check(self) -> Self:
