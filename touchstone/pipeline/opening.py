@@ -43,7 +43,9 @@ class Outcome:
 
 
 @contextlib.contextmanager
-def opened(root: Path, overrides: list[str], *, clean: bool = False) -> Iterator[Run | Outcome]:
+def opened(
+    root: Path, overrides: list[str], *, clean: bool = False, as_of: str | None = None
+) -> Iterator[Run | Outcome]:
     """Prepare a run: give it, or the outcome of the same run where that had ended before.
 
     Within, SIGTERM raises `Terminated`. At the end the worktree is removed, the evidence kept, the lease given back.
@@ -54,7 +56,7 @@ def opened(root: Path, overrides: list[str], *, clean: bool = False) -> Iterator
     """
     with stopped_by_sigterm(), ExitStack() as stack:
         opening: Run | Outcome
-        with runs.drafted(root, overrides, clean=clean) as draft:
+        with runs.drafted(root, overrides, clean=clean, as_of=as_of) as draft:
             opening = earlier(draft) or runs.take(draft, stack)
         yield opening
 

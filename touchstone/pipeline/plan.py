@@ -63,13 +63,13 @@ class Plan:
         return "\n".join(lines)
 
 
-def plan(root: Path, overrides: list[str], *, clean: bool = False) -> Plan:
+def plan(root: Path, overrides: list[str], *, clean: bool = False, as_of: str | None = None) -> Plan:
     """Say what `retrain` would run and why.
 
     Raises:
         SettingsError, DataError, PipelineError: the run can't be prepared.
     """
-    with runs.drafted(root, overrides, clean=clean) as draft:
+    with runs.drafted(root, overrides, clean=clean, as_of=as_of) as draft:
         ended = opening.earlier(draft)
         label, commit, lock = _nearest(draft)
         steps = [Step(name, reasons) for name, reasons in _stages(draft, commit, lock).items()]
