@@ -1,4 +1,4 @@
-"""The doctor: what a crash leaves is found and mended, what only a person can mend is said, a sound project is clean."""
+"""The doctor: what a crash leaves is found and mended, what only a person can mend is said."""
 
 from __future__ import annotations
 

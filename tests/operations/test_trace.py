@@ -16,6 +16,7 @@ from tests.worlds.judged import judge, write_sets
 from tests.worlds.registered import NAME, artifact, open_registry, tiny_settings
 from touchstone import settings as settings_module
 from touchstone.errors import GateError, PipelineError, RegistryError
+from touchstone.operations.reproduce import reproduce
 from touchstone.operations.trace import Link, trace
 from touchstone.pipeline import candidates, dvc, runs, workspace
 from touchstone.pipeline.provenance import hash_file, hash_folder
@@ -236,3 +237,16 @@ def test_a_blocked_run_is_promoted_from_what_it_left(template: Path, tmp_path: P
         assert links[-1].state == "ok"
         assert found.digest[:12] in links[-1].what
     assert [entry["event"] for entry in ledger.read(registry.ledger)].count("override") == 1
+
+
+@pytest.mark.slow
+def test_a_version_is_built_again_and_is_the_same(promoted: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(promoted, tmp_path / "project", symlinks=True))
+    report = reproduce(root, NAME, 1)
+    assert report.is_bitwise
+    assert report.holds
+    parts = {part.name: part.state for part in report.parts}
+    assert parts == {"artifact": "the same", "weights": "the same", "metrics": "not here", "verdict": "the same"}
+    assert report.render().startswith(f"{NAME} version 1: reproduced bitwise\n")
+    with pytest.raises(RegistryError, match="has no version 7"):
+        reproduce(root, NAME, 7)

@@ -151,9 +151,9 @@ def test_past_data_is_run_under_a_name_of_its_own(project: Path) -> None:
 
 
 def test_an_inbox_needs_a_source_of_files(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="data.source sandbox reads no files"):
+    with pytest.raises(SettingsError, match="source sandbox reads no files"):
         inbox.take(tmp_path, settings_module.load(ROOT / "params.yaml"))
-    with pytest.raises(SettingsError, match="data.source sandbox has no revisions"):
+    with pytest.raises(SettingsError, match="source sandbox has no revisions"):
         inbox.take(tmp_path, settings_module.load(ROOT / "params.yaml"), revision="main")
     words = ["data=preference", "data.path=pairs.jsonl", "data.name=mine"]
     with pytest.raises(SettingsError, match="there is no inbox"):

@@ -107,6 +107,24 @@ def trace_command(
     raise typer.Exit(1 if any(link.state == "BROKEN" for link in links) else 0)
 
 
+@app.command("reproduce")
+def reproduce_command(
+    version: Annotated[int, typer.Argument(min=1, help="A version's number.")], name: Name = None, json: Json = False
+) -> None:
+    """Build a version again in a clean worktree, and compare weights, artifact, metrics and verdict.
+
+    Bitwise on the same kind of processor, within a tolerance elsewhere; exit code 1 where it is neither.
+
+    Example: touchstone reproduce 3
+    """
+    from touchstone.operations.reproduce import reproduce
+
+    root, chosen = settings_or_committed()
+    report = reproduce(root, name or chosen.name, version)
+    typer.echo(pretty_json(report.to_json()) if json else report.render(), nl=not json)
+    raise typer.Exit(0 if report.holds else 1)
+
+
 @app.command("doctor")
 def doctor_command(
     mend: Annotated[bool, typer.Option("--repair", help="Mend what can be mended without loss.")] = False,
