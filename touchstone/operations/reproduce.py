@@ -61,7 +61,7 @@ class Reproduced:
 
     @property
     def holds(self) -> bool:
-        """Whether nothing is different beyond the tolerances: where the artifact is the same, or its weights nearly."""
+        """Whether nothing lies beyond the tolerances; where the artifact is another, its weights and metrics count."""
         judged = self.parts if self.is_bitwise else [part for part in self.parts if part.name != "artifact"]
         return not any(part.state == "DIFFERENT" for part in judged)
 
