@@ -18,7 +18,6 @@ from prefect.states import Completed
 from flows.retrain import retrain
 from flows.server import server
 from touchstone.errors import TouchstoneError, os_words
-from touchstone.operations.monitoring.retraining import asked
 from touchstone.pipeline.retrain import stopped_words
 from touchstone.settings import load_project
 
@@ -33,14 +32,14 @@ def monitor(look: bool = True, clean: bool = True) -> State[None]:
         look: False: only what an earlier look asked for.
         clean: train HEAD; False: the checkout as it stands.
     """
-    from tasks.monitoring import look_at_champion
+    from tasks.monitoring import due_retrain, look_at_champion
 
     state, reason = "Looked", "no look was wanted"
     if look:
         window = look_at_champion()
         state, reason = window.state, "; ".join(window.reasons) or "nothing to report"
     root, settings = load_project()
-    with asked(root, settings.name) as note:
+    with due_retrain(root, settings.name) as note:
         if note is not None:
             ended = retrain(clean=clean, return_state=True)
             ended.result()

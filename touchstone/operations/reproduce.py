@@ -123,8 +123,8 @@ def _compare(registry: Registry, version: Version, worktree: Path) -> list[Part]
     stored, made = card.read(before), card.verify_digests(after)
     same = made.digest == version.digest
     digests = f"{version.digest[:12]} -> {made.digest[:12]}"
-    other = [name for name in {**stored.files, **made.files} if stored.files.get(name) != made.files.get(name)]
-    words = digests if same else f"{digests}; other files: {', '.join(sorted(other)) or 'reward.json alone'}"
+    changed = [name for name in {**stored.files, **made.files} if stored.files.get(name) != made.files.get(name)]
+    words = digests if same else f"{digests}; other files: {', '.join(sorted(changed)) or 'reward.json alone'}"
     parts = [Part("artifact", "the same" if same else "DIFFERENT", words), _weights(before, after)]
     stored_metrics = registry.evidence(version, "metrics.json")
     parts.append(_metrics(stored_metrics, worktree / METRICS))

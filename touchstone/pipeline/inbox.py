@@ -184,23 +184,23 @@ def _take(root: Path, batches: Sequence[Batch]) -> tuple[list[InboxEntry], Diffe
         tempfile.TemporaryDirectory(prefix="touchstone-inbox-") as scratch,
     ):
         # What there is now, with what the stages make of it.
-        place, kept = draft.workspace, Path(scratch)
+        place, copies = draft.workspace, Path(scratch)
         has_data = dvc.pointer_hash(place / data.POINTER) is not None
         if has_data:
             data.bring(root, place, draft.settings)
-            _check(place, draft.stages, kept)
-            shutil.copytree(place / "build", kept / "before")
+            _check(place, draft.stages, copies)
+            shutil.copytree(place / "build", copies / "before")
         for batch in batches:
             before = dvc.pointer_hash(place / data.POINTER)
-            shutil.rmtree(kept / "data", ignore_errors=True)
+            shutil.rmtree(copies / "data", ignore_errors=True)
             if has_data:
-                shutil.copytree(place / "data", kept / "data")
+                shutil.copytree(place / "data", copies / "data")
             try:
                 summary = importing.import_source(batch.settings, root, place / "data")
                 dvc.add(place, "data")
-                _check(place, draft.stages, kept)
+                _check(place, draft.stages, copies)
             except REFUSING as error:
-                _restore(place, kept, before)
+                _restore(place, copies, before)
                 entries.append(_enter(root, BatchRefused(reason=str(error), **_about(batch))))
                 continue
 
@@ -213,11 +213,11 @@ def _take(root: Path, batches: Sequence[Batch]) -> tuple[list[InboxEntry], Diffe
             entries.append(_enter(root, BatchTaken(before=before, after=str(after), **counts, **_about(batch))))
 
         # What all of them together have changed.
-        taken = any(isinstance(entry, BatchTaken) for entry in entries)
-        if not taken or not (kept / "before").is_dir():
+        was_taken = any(isinstance(entry, BatchTaken) for entry in entries)
+        if not was_taken or not (copies / "before").is_dir():
             return entries, None
-        _check(place, draft.stages, kept)
-        return entries, compare(kept / "before", place / "build")
+        _check(place, draft.stages, copies)
+        return entries, compare(copies / "before", place / "build")
 
 
 def _check(place: Path, stages: Sequence[Stage], logs: Path) -> None:
@@ -239,13 +239,13 @@ def _upstream(stages: Sequence[Stage], output: str) -> Iterator[str]:
                 yield from graph.upstream(stages, out)
 
 
-def _restore(place: Path, kept: Path, before: str | None) -> None:
+def _restore(place: Path, copies: Path, before: str | None) -> None:
     """Put the worktree's data back to where it was before a batch."""
     shutil.rmtree(place / "data", ignore_errors=True)
     if before is None:
         (place / data.POINTER).unlink(missing_ok=True)
         return
-    shutil.copytree(kept / "data", place / "data")
+    shutil.copytree(copies / "data", place / "data")
     dvc.add(place, "data")
 
 

@@ -102,8 +102,8 @@ def _lock(path: Path) -> Iterator[None]:
 
 
 def _check_sound(database: Path) -> None:
-    """Refuse a file that was cut, overwritten or emptied. MLflow would try to open it for an hour, or make a new one of
-    an empty one.
+    """Refuse a file that was cut, overwritten or emptied. MLflow would try to open it for an hour, or begin anew in an
+    empty one.
 
     Raises:
         RegistryError: it is no sound database of MLflow's.

@@ -92,8 +92,8 @@ def judge(groups: Sequence[Group], reply: Reply, calibration_map: CalibrationMap
         for pair in judged_pairs(group):
             if pair.chosen is None:
                 continue
-            other = pair.second if pair.chosen == pair.first else pair.first
-            difference = scores[pair.chosen].reward - scores[other].reward
+            rejected = pair.second if pair.chosen == pair.first else pair.first
+            difference = scores[pair.chosen].reward - scores[rejected].reward
             confidence = float(probability([abs(difference)], calibration_map)[0])
             outcome = pair.strength if difference > 0 else 0.5 if difference == 0 else 1 - pair.strength
             pairs = sums.setdefault(digest_text(group.cluster_id)[:16], [])

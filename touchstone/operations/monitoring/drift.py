@@ -99,8 +99,8 @@ def wasserstein(first: Floats, second: Floats) -> float:
     values = np.concatenate([first, second])
     values.sort(kind="mergesort")
     below = np.searchsorted(first, values[:-1], "right") / len(first)
-    other = np.searchsorted(second, values[:-1], "right") / len(second)
-    return float(np.sum(np.abs(below - other) * np.diff(values)))
+    below_second = np.searchsorted(second, values[:-1], "right") / len(second)
+    return float(np.sum(np.abs(below - below_second) * np.diff(values)))
 
 
 def kolmogorov_smirnov(first: Floats, second: Floats) -> tuple[float, float]:

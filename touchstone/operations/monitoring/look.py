@@ -30,7 +30,7 @@ from touchstone.pipeline.runs import folder_of
 from touchstone.registry import Registry, Version
 from touchstone.runtime.files import write_json
 from touchstone.serving import Client, Reply, samples
-from touchstone.settings import Settings
+from touchstone.settings import Settings, load_project
 from touchstone.settings.monitor import Monitor
 
 PATIENCE_SECONDS = 10.0
@@ -55,6 +55,16 @@ def look(root: Path, settings: Settings, *, canary_file: Path | None = None, tra
     name = settings.name
     with lease.hold(folder_of(root) / "lease", f"monitor-{name}", f"a look at {name}"):
         return _look(root, settings, canary_file or canary.find(root), traffic)
+
+
+def look_at_project() -> tuple[str, Window]:
+    """The present project's model, and a look at it.
+
+    Raises:
+        TouchstoneError: as `look`.
+    """
+    root, settings = load_project()
+    return settings.name, look(root, settings)
 
 
 def _look(root: Path, settings: Settings, canary_file: Path, traffic: Path | None) -> Window:
