@@ -7,6 +7,7 @@ Nothing to do is said before Prefect is imported, which takes longer than findin
 
 from __future__ import annotations
 
+import argparse
 import sys
 
 from touchstone.errors import TouchstoneError, os_words
@@ -16,10 +17,10 @@ from touchstone.pipeline.runs import Run
 from touchstone.settings import project_root
 
 
-def main(overrides: list[str]) -> int:
+def main(overrides: list[str], as_of: str | None = None) -> int:
     """Open a run, start the flow on it, and print how it ended; returns the exit code."""
     try:
-        with opened(project_root(), overrides) as opening:
+        with opened(project_root(), overrides, as_of=as_of) as opening:
             outcome = opening if isinstance(opening, Outcome) else _start(opening, overrides)
     except TouchstoneError as error:
         sys.stderr.write(f"error: {error}\n")
@@ -42,4 +43,8 @@ def _start(run: Run, overrides: list[str]) -> Outcome:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--as-of", help="a git revision or a run's id whose data is taken")
+    parser.add_argument("overrides", nargs="*")
+    arguments = parser.parse_args()
+    sys.exit(main(arguments.overrides, arguments.as_of))

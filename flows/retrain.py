@@ -35,16 +35,19 @@ _held: ContextVar[Run | None] = ContextVar("held", default=None)
 
 
 @flow(name="retrain")
-def retrain(overrides: list[str] | None = None, clean: bool = False) -> State[None]:
+def retrain(overrides: list[str] | None = None, clean: bool = False, as_of: str | None = None) -> State[None]:
     """Run every step that the evidence allows.
 
     Args:
         overrides: `group=choice` and `key=value`, for this run only.
         clean: run HEAD; default: the checkout as it stands.
+        as_of: a git revision or a run's id whose data is taken, away from the champion.
     """
     try:
         with ExitStack() as stack:
-            opening = _held.get() or stack.enter_context(opened(project_root(), overrides or [], clean=clean))
+            opening = _held.get() or stack.enter_context(
+                opened(project_root(), overrides or [], clean=clean, as_of=as_of)
+            )
             outcome = opening if isinstance(opening, Outcome) else _walk(opening)
     except Terminated as error:
         # By this signal alone Prefect tells a cancelled run from one that crashed.

@@ -38,31 +38,38 @@ def prefect_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
 
-def _deployment() -> dict[str, object]:
+def _deployment(name: str = "retrain") -> dict[str, object]:
     found = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
-    assert len(found) == 1
-    return dict(found[0])
+    return dict(next(deployment for deployment in found if deployment["name"] == name))
 
 
-def test_the_deployment_names_a_flow_that_takes_its_parameters() -> None:
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("retrain", {"overrides": [], "clean": True}), ("monitor", {"look": True, "clean": True})],
+)
+def test_the_deployment_names_a_flow_that_takes_its_parameters(name: str, parameters: dict[str, object]) -> None:
     from prefect.client.schemas.schedules import CronSchedule
     from prefect.flows import load_flow_from_entrypoint
 
-    deployment = _deployment()
+    deployment = _deployment(name)
     flow = load_flow_from_entrypoint(str(deployment["entrypoint"]), use_placeholder_flow=False)
-    assert flow.name == deployment["name"] == "retrain"
-    assert flow.validate_parameters(deployment["parameters"]) == {"overrides": [], "clean": True}
+    assert flow.name == name
+    assert flow.validate_parameters(deployment["parameters"]) == parameters
     for schedule in deployment["schedules"]:  # type: ignore[attr-defined]
         CronSchedule(cron=schedule["cron"], timezone=schedule["timezone"])
 
 
 def test_readme_and_prefect_yaml_deploy_the_same_deployment() -> None:
-    name = _deployment()["name"]
-    for file in ("README.md", "prefect.yaml", "flows/retrain.py"):
+    names = {
+        "README.md": ("retrain", "monitor"),
+        "prefect.yaml": ("retrain", "monitor"),
+        "flows/retrain.py": ("retrain",),
+    }
+    for file, deployed in names.items():
         commands = re.findall(
             r"prefect (?:--no-prompt )?deploy (--\S+ ?\w*)", (ROOT / file).read_text(encoding="utf-8")
         )
-        assert commands == [f"--name {name}"], file
+        assert commands == [f"--name {name}" for name in deployed], file
     readme, head = (
         re.findall(r"prefect (work-pool create .*|worker start .*)", (ROOT / file).read_text(encoding="utf-8"))
         for file in ("README.md", "prefect.yaml")

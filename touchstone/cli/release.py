@@ -107,6 +107,44 @@ def trace_command(
     raise typer.Exit(1 if any(link.state == "BROKEN" for link in links) else 0)
 
 
+@app.command("reproduce")
+def reproduce_command(
+    version: Annotated[int, typer.Argument(min=1, help="A version's number.")], name: Name = None, json: Json = False
+) -> None:
+    """Build a version again in a clean worktree, and compare weights, artifact, metrics and verdict.
+
+    Bitwise on the same kind of processor, within a tolerance elsewhere; exit code 1 where it is neither.
+
+    Example: touchstone reproduce 3
+    """
+    from touchstone.operations.reproduce import reproduce
+
+    root, chosen = settings_or_committed()
+    report = reproduce(root, name or chosen.name, version)
+    typer.echo(pretty_json(report.to_json()) if json else report.render(), nl=not json)
+    raise typer.Exit(0 if report.holds else 1)
+
+
+@app.command("doctor")
+def doctor_command(
+    mend: Annotated[bool, typer.Option("--repair", help="Mend what can be mended without loss.")] = False,
+    json: Json = False,
+) -> None:
+    """Find what crashes, copies and full disks have left: runs, ledgers, registry, aliases, cache, endpoint.
+
+    Exit code 1 where something is left to do.
+
+    Example: touchstone doctor --repair
+    """
+    from touchstone.operations.doctor import examine, is_clean, render
+
+    root, chosen = settings_or_committed()
+    findings = examine(root, chosen, mend=mend)
+    facts = [{"place": finding.place, "state": finding.state, "what": finding.what} for finding in findings]
+    typer.echo(pretty_json(facts) if json else render(findings), nl=not json)
+    raise typer.Exit(0 if is_clean(findings) else 1)
+
+
 @app.command("verify")
 def verify_command(
     what: Annotated[

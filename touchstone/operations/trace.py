@@ -68,7 +68,7 @@ def trace(root: Path, settings: Settings, name: str, number: int) -> list[Link]:
         "decision": walk.decision,
         "holdout ledger": walk.holdout_ledger,
         "release ledger": walk.release_ledger,
-        "endpoint": lambda: _endpoint(settings, registry, version),
+        "endpoint": lambda: endpoint_link(settings, registry, version),
     }
     return [_link(step, look) for step, look in steps.items()]
 
@@ -270,7 +270,7 @@ def _without(absent: tuple[str, ...]) -> str:
     return f" (not here: {', '.join(absent)})" if absent else ""
 
 
-def _endpoint(settings: Settings, registry: Registry, version: Version) -> tuple[State, str]:
+def endpoint_link(settings: Settings, registry: Registry, version: Version) -> tuple[State, str]:
     """What listens where the settings say, and whether it serves this version with its digest."""
     host = settings.serve.host
     url = f"http://{f'[{host}]' if ':' in host else host}:{settings.serve.port}"

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from touchstone.data import importing
 from touchstone.errors import DataError, PipelineError
-from touchstone.pipeline import dvc
+from touchstone.pipeline import dvc, workspace
+from touchstone.runtime.files import write_atomic
 from touchstone.settings import Settings
 from touchstone.settings.data import Data, SandboxData
 
@@ -58,6 +59,28 @@ def settle(
             dvc.add(worktree, "data")
     elif dvc.pointer_hash(worktree / POINTER) is None:
         _import(settings, root, worktree, clean=clean)
+
+
+def pin(root: Path, worktree: Path, settings: Settings, version: str) -> Settings:
+    """Make the worktree's data.dvc name a past version's data, and name the model after it: it is no rival of the
+    champion, whose data is another.
+
+    Args:
+        version: a git revision or a run's id.
+
+    Returns:
+        The settings with that name.
+
+    Raises:
+        PipelineError: there is no such version, or it has no data.dvc.
+    """
+    for revision in (version, f"{workspace.REFS}/{version}"):
+        text = workspace.file_at(root, revision, POINTER)
+        if text is not None:
+            write_atomic(worktree / POINTER, text + "\n")
+            pointed = str(dvc.pointer_hash(worktree / POINTER))
+            return settings.model_copy(update={"name": f"{settings.name}-as-of-{pointed[:8]}"})
+    raise PipelineError(f"{version} is no git revision and no run's id with a {POINTER}; see `git log` and runs/")
 
 
 def bring(root: Path, worktree: Path, settings: Settings) -> None:

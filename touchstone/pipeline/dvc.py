@@ -52,16 +52,20 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return {**inherited, "PATH": path, "DVC_NO_ANALYTICS": "1", **(extra or {})}
 
 
-def repro(folder: Path, stage: str, *, log: Path, env: Mapping[str, str] | None = None) -> How:
+def repro(folder: Path, stage: str, *, log: Path, env: Mapping[str, str] | None = None, anew: bool = False) -> How:
     """Reproduce one stage, its output passed on to stderr and written to `log`.
 
     Upstream stages and `*.dvc` pointers are not run or brought: the caller goes through the graph in order.
+
+    Args:
+        anew: run its command, whatever was run or is recorded.
 
     Raises:
         StageError: the command failed (the message ends with the command's own sentence), or the stage read other
             bytes than an earlier stage or a pointer has on record.
     """
-    return _how(folder, stage, _run(folder, [*_REPRO, stage], log=log, echo=True, env=env), log)
+    words = [*_REPRO, *(("--force", "--no-run-cache") if anew else ()), stage]
+    return _how(folder, stage, _run(folder, words, log=log, echo=True, env=env), log)
 
 
 @contextlib.contextmanager

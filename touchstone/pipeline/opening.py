@@ -43,7 +43,9 @@ class Outcome:
 
 
 @contextlib.contextmanager
-def opened(root: Path, overrides: list[str], *, clean: bool = False) -> Iterator[Run | Outcome]:
+def opened(
+    root: Path, overrides: list[str], *, clean: bool = False, as_of: str | None = None
+) -> Iterator[Run | Outcome]:
     """Prepare a run: give it, or the outcome of the same run where that had ended before.
 
     Within, SIGTERM raises `Terminated`. At the end the worktree is removed, the evidence kept, the lease given back.
@@ -54,7 +56,7 @@ def opened(root: Path, overrides: list[str], *, clean: bool = False) -> Iterator
     """
     with stopped_by_sigterm(), ExitStack() as stack:
         opening: Run | Outcome
-        with runs.drafted(root, overrides, clean=clean) as draft:
+        with runs.drafted(root, overrides, clean=clean, as_of=as_of) as draft:
             opening = earlier(draft) or runs.take(draft, stack)
         yield opening
 
@@ -73,21 +75,35 @@ def earlier(draft: Draft) -> Outcome | None:
         folder, reason = runs.folder_of(draft.root) / ended[0]["id"], ended[0]["reason"]
         summary = f"Nothing to do: the same data, code and parameters were blocked before.\n{reason}"
         return Outcome(BLOCKED, "blocked", reason, f"{summary}\n{places(folder)}", folder)
-    if not os.environ.get("MLFLOW_TRACKING_URI") and not (draft.root / "mlflow" / "mlflow.db").exists():
-        return None  # opening it would make it, and a plan must leave nothing behind
+    if not _has_registry(draft.root):
+        return None
     from touchstone.registry import Registry  # seconds, and only needed from here on
 
     registry = Registry.open(draft.root)
     found = [version for version in registry.versions(name) if version.fingerprint == draft.fingerprint]
     if not found or not ended:
         return None
-    champion = registry.aliases(name).get("champion")
+    present = registry.aliases(name).get("champion")
     version = found[0].version
-    now = "is the champion" if version == champion else f"was promoted before; the champion is version {champion}"
+    now = "is the champion" if version == present else f"was promoted before; the champion is version {present}"
     reason = f"Nothing to do: {name} version {version} comes from the same data, code and parameters, and {now}."
     folder = runs.folder_of(draft.root) / ended[0]["id"]
     summary = f"{reason}\n{places(folder)}"
     return Outcome(DONE, "nothing", reason, summary, folder)
+
+
+def champion(root: Path, name: str) -> int | None:
+    """The version that a candidate is judged against; None where there is none."""
+    if not _has_registry(root):
+        return None
+    from touchstone.registry import Registry  # seconds, and only needed from here on
+
+    return Registry.open(root).aliases(name).get("champion")
+
+
+def _has_registry(root: Path) -> bool:
+    """Whether there is a database: opening one that isn't would make it, and a plan must leave nothing behind."""
+    return bool(os.environ.get("MLFLOW_TRACKING_URI")) or (root / "mlflow" / "mlflow.db").exists()
 
 
 def _answered_since(draft: Draft, run_id: str) -> bool:

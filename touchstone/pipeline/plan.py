@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import yaml
@@ -22,13 +23,21 @@ from touchstone.pipeline.runs import Draft
 
 Lock = dict[str, Any]
 
+RUNS = 5
+"""So many earlier runs tell how long a step takes."""
+
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a run: why it would run; without reasons it would not."""
+    """One step of a run: why it would run; without reasons it would not.
+
+    Attributes:
+        seconds: about how long it would take, from runs before; None where none ran it, 0 where it would not run.
+    """
 
     name: str
     reasons: tuple[str, ...]
+    seconds: float | None = 0.0
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,7 @@ class Plan:
     Attributes:
         compared_with: the run whose results are the starting point; None if there is none.
         steps: the stages in order, then what follows them.
+        champion: the version that it would be judged against; None where there is none.
         ended: the sentence of the same run that ended before; None if it would be a new one.
     """
 
@@ -46,10 +56,16 @@ class Plan:
     compared_with: str | None
     steps: tuple[Step, ...]
     ended: str | None
+    champion: int | None = None
+
+    @property
+    def minutes(self) -> float:
+        """About how long the steps would take of which that is known."""
+        return sum(step.seconds or 0.0 for step in self.steps) / 60
 
     def to_json(self) -> dict[str, Any]:
         """For other programs."""
-        return asdict(self)
+        return {**asdict(self), "minutes": round(self.minutes, 2)}
 
     def render(self) -> str:
         """For people."""
@@ -59,29 +75,48 @@ class Plan:
         lines = [f"{self.name}, fingerprint {self.fingerprint[:12]}, compared with {self.compared_with or 'nothing'}"]
         for step in self.steps:
             what = f"would run: {'; '.join(step.reasons)}" if step.reasons else "unchanged"
-            lines.append(f"  {step.name:<{width}}  {what}")
-        return "\n".join(lines)
+            time = f"{step.seconds / 60:.1f} min" if step.seconds else "?" if step.seconds is None else ""
+            lines.append(f"  {step.name:<{width}}  {time:>8}  {what}")
+        unknown = [step.name for step in self.steps if step.seconds is None]
+        more = f", and what {', '.join(unknown)} take, which no run here has told" if unknown else ""
+        against = f"version {self.champion}, the champion" if self.champion is not None else "the baselines alone"
+        return "\n".join([*lines, f"about {self.minutes:.1f} minutes{more}; judged against {against}"])
 
 
-def plan(root: Path, overrides: list[str], *, clean: bool = False) -> Plan:
+def plan(root: Path, overrides: list[str], *, clean: bool = False, as_of: str | None = None) -> Plan:
     """Say what `retrain` would run and why.
 
     Raises:
         SettingsError, DataError, PipelineError: the run can't be prepared.
     """
-    with runs.drafted(root, overrides, clean=clean) as draft:
+    with runs.drafted(root, overrides, clean=clean, as_of=as_of) as draft:
         ended = opening.earlier(draft)
         label, commit, lock = _nearest(draft)
-        steps = [Step(name, reasons) for name, reasons in _stages(draft, commit, lock).items()]
-        why = ("this fingerprint was not judged yet",)
+        known = _seconds(draft)
+        steps = [
+            Step(name, reasons, known.get(name) if reasons else 0.0)
+            for name, reasons in _stages(draft, commit, lock).items()
+        ]
         if ended is None:
-            steps += [
-                Step("judge", why),
-                Step("register", ("if the verdict is PROMOTE",)),
-                Step("release", ("if the verdict is PROMOTE",)),
-            ]
+            steps.append(Step("judge", ("this fingerprint was not judged yet",), known.get("judge")))
+            promoted = ("if the verdict is PROMOTE",)
+            steps += [Step(name, promoted, known.get(name)) for name in ("register", "release")]
         reason = ended.reason if ended else None
-        return Plan(draft.settings.name, draft.fingerprint, label, tuple(steps), reason)
+        champion = opening.champion(draft.root, draft.settings.name)
+        return Plan(draft.settings.name, draft.fingerprint, label, tuple(steps), reason, champion)
+
+
+def _seconds(draft: Draft) -> dict[str, float]:
+    """Seconds of each step, from the newest runs that ran it: the median of up to RUNS of them, of this name first."""
+    records = [record for record in runs.history(draft.root) if "seconds" in record]
+    records.sort(key=lambda record: record.get("name") != draft.settings.name)  # stable: the newest first in each
+    times: dict[str, list[float]] = {}
+    for record in records:
+        how = record.get("stages", {})
+        for name, seconds in record["seconds"].items():
+            if how.get(name, dvc.How.RAN) == dvc.How.RAN and len(times.setdefault(name, [])) < RUNS:
+                times[name].append(float(seconds))
+    return {name: median(values) for name, values in times.items() if values}
 
 
 def _nearest(draft: Draft) -> tuple[str | None, str | None, Lock]:

@@ -32,14 +32,14 @@ _HOW = {
 }
 
 
-def retrain_plain(root: Path, overrides: list[str], *, clean: bool = False) -> Outcome:
+def retrain_plain(root: Path, overrides: list[str], *, clean: bool = False, as_of: str | None = None) -> Outcome:
     """Run every step here, in order, and print the summary on stdout.
 
     Raises:
         TouchstoneError: a step failed. Finished stages are kept in DVC's cache: the same call goes on from there.
         KeyboardInterrupt: Ctrl-C or (`Terminated`) SIGTERM; no process is left.
     """
-    with opened(root, overrides, clean=clean) as opening:
+    with opened(root, overrides, clean=clean, as_of=as_of) as opening:
         outcome = opening if isinstance(opening, Outcome) else go(opening)
     sys.stdout.write(outcome.summary + "\n")
     return outcome

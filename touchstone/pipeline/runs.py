@@ -155,7 +155,7 @@ def folder_of(root: Path) -> Path:
 
 
 @contextlib.contextmanager
-def drafted(root: Path, words: list[str], *, clean: bool = False) -> Iterator[Draft]:
+def drafted(root: Path, words: list[str], *, clean: bool = False, as_of: str | None = None) -> Iterator[Draft]:
     """Prepare a run in runs/.new, and remove that again at the end if it is still there.
 
     One process prepares at a time; another one waits for it.
@@ -163,6 +163,7 @@ def drafted(root: Path, words: list[str], *, clean: bool = False) -> Iterator[Dr
     Args:
         words: overrides, `group=choice` and `key=value`.
         clean: take HEAD; default: the checkout as it stands.
+        as_of: a git revision or a run's id whose data is taken, under a name of its own (`data.pin`).
 
     Raises:
         SettingsError, DataError, PipelineError: the run can't be prepared; nothing is left of it.
@@ -181,9 +182,12 @@ def drafted(root: Path, words: list[str], *, clean: bool = False) -> Iterator[Dr
             workspace.create(root, worktree, base)
             committed = settings_module.load(worktree / "params.yaml")
             settings = overrides.apply(committed, words, worktree / "configs") if words else committed
+            if as_of is not None:
+                settings = data.pin(root, worktree, settings, as_of)
             if settings != committed:
                 write_atomic(worktree / "params.yaml", settings_module.dump(settings))
-            data.settle(root, worktree, settings, committed, clean=clean, named=overrides.name_data(words))
+            if as_of is None:
+                data.settle(root, worktree, settings, committed, clean=clean, named=overrides.name_data(words))
             stages = graph.read(worktree / "dvc.yaml", worktree / "params.yaml")
             key = fingerprint(worktree, stages, settings)
             yield Draft(root, worktree, settings, stages, key, base, words)

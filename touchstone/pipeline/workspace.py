@@ -59,10 +59,10 @@ def head(root: Path) -> str:
     return commit
 
 
-def committed_file(root: Path, path: str) -> str | None:
-    """A file as HEAD has it; None where there is no such commit or file."""
+def file_at(root: Path, revision: str, path: str) -> str | None:
+    """A file as a revision has it, stripped; None where there is no such revision or file."""
     try:
-        return git(root, "show", f"HEAD:{path}")
+        return git(root, "show", "--end-of-options", f"{revision}:{path}")
     except PipelineError:
         return None
 

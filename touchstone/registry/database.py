@@ -6,8 +6,10 @@ import contextlib
 import logging
 import os
 import re
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 from filelock import FileLock, Timeout
 
@@ -28,7 +30,7 @@ def connect(root: Path) -> str:
     worktree. A sqlite file that doesn't exist yet is made here, by whoever comes first (seconds).
 
     Raises:
-        RegistryError: the database can't be initialised.
+        RegistryError: the database can't be initialised, or is damaged.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
     if not uri.startswith("sqlite:///"):
@@ -36,6 +38,7 @@ def connect(root: Path) -> str:
     database = root / uri.removeprefix("sqlite:///")
     if not database.exists():
         _initialise(database, root)
+    _check_sound(database)
     return f"sqlite:///{database}"
 
 
@@ -96,6 +99,27 @@ def _lock(path: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _check_sound(database: Path) -> None:
+    """Refuse a file that was cut, overwritten or emptied. MLflow would try to open it for an hour, or begin anew in an
+    empty one.
+
+    Raises:
+        RegistryError: it is no sound database of MLflow's.
+    """
+    advice = "restore it from a copy, or remove it to begin with an empty registry"
+    try:
+        with database.open("rb") as file:
+            head = file.read(32)
+        pages, size = int.from_bytes(head[28:32], "big"), int.from_bytes(head[16:18], "big")
+        if not head or database.stat().st_size < pages * (65_536 if size == 1 else size):
+            raise RegistryError(f"{database} is damaged: it was cut; {advice}")
+        with contextlib.closing(sqlite3.connect(f"file:{quote(str(database))}?mode=ro", uri=True)) as connection:
+            connection.execute("SELECT version_num FROM alembic_version").fetchall()
+    except (OSError, sqlite3.Error) as error:
+        if isinstance(error, OSError) or any(words in str(error) for words in (*_DAMAGED, "unable to open")):
+            raise RegistryError(f"{database} is damaged: {error}; {advice}") from error
 
 
 def _initialise(database: Path, root: Path) -> None:

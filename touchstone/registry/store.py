@@ -61,6 +61,11 @@ class Registry:
 
         return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
 
+    @property
+    def client(self) -> MlflowClient:
+        """MLflow's own client, for the modules of this package."""
+        return self._client
+
     @classmethod
     def open(cls, root: Path) -> Registry:
         """The registry at MLFLOW_TRACKING_URI, by default the sqlite file mlflow/mlflow.db below `root`."""

@@ -23,6 +23,7 @@ from touchstone.settings.ensemble import Ensemble
 from touchstone.settings.gates import Gates
 from touchstone.settings.llm_judge import Engine, LlmJudge
 from touchstone.settings.model import Model
+from touchstone.settings.monitor import Monitor
 from touchstone.settings.objective import Objective
 from touchstone.settings.seal import Seal
 from touchstone.settings.section import Section
@@ -59,6 +60,7 @@ class Settings(Section):
     seal: Seal
     gates: Gates
     serve: Serve
+    monitor: Monitor
     llm_judge: LlmJudge | None = None
     """A language model that compares completions; None: there is none."""
 

@@ -1,0 +1,76 @@
+"""The flow `monitor`: a look at the served champion, and the flow `retrain` where that is called for.
+
+    python -m flows.monitor                         # one look; a retrain that is due is run
+    prefect --no-prompt deploy --name monitor       # the schedule in prefect.yaml
+
+A retrain begins from the base model, never from the old reward model, and is judged like any other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+
+from flows.retrain import retrain
+from flows.server import server
+from touchstone.errors import TouchstoneError, os_words
+from touchstone.pipeline.retrain import stopped_words
+from touchstone.settings import load_project
+
+OUTCOMES = {"Promoted": "promoted", "Blocked": "blocked", "NothingToDo": "nothing"}
+
+
+@flow(name="monitor")
+def monitor(look: bool = True, clean: bool = True) -> State[None]:
+    """Look at the champion; run the retrain that is due, or was begun and killed.
+
+    Args:
+        look: False: only what an earlier look asked for.
+        clean: train HEAD; False: the checkout as it stands.
+    """
+    from tasks.monitoring import due_retrain, look_at_champion
+
+    state, reason = "Looked", "no look was wanted"
+    if look:
+        window = look_at_champion()
+        state, reason = window.state, "; ".join(window.reasons) or "nothing to report"
+    root, settings = load_project()
+    with due_retrain(root, settings.name) as note:
+        if note is not None:
+            ended = retrain(clean=clean, return_state=True)
+            ended.result()
+            note(OUTCOMES[ended.name or ""])
+            return Completed(name="Retrained", message=f"{reason}; {ended.message}")
+    return Completed(name=state, message=reason)
+
+
+def main() -> int:
+    """Run the flow on the server of PREFECT_API_URL, or one of this command's own; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--retrain", action="store_true", help="no look: only the retrain that one asked for")
+    arguments = parser.parse_args()
+    try:
+        root, _ = load_project()
+        with server(root):
+            state = monitor(look=not arguments.retrain, clean=not arguments.retrain, return_state=True)
+            state.result()
+    except TouchstoneError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    except OSError as error:
+        sys.stderr.write(f"error: {os_words(error)}\n")
+        return 1
+    except KeyboardInterrupt as error:
+        words, code = stopped_words(error)
+        sys.stderr.write(f"\n{words}\n")
+        return code
+    sys.stdout.write(f"{state.name}: {state.message}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

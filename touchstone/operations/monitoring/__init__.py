@@ -1,0 +1,1 @@
+"""Watching the served champion: canary and served traffic, window by window, and whether to train again."""
