@@ -32,7 +32,7 @@ def test_a_completion_is_a_chain_where_its_labels_say_where_it_goes_wrong() -> N
     ]
     group = make_group(prompt=[Message("user", "?")], completions=completions, comparisons=(), source="test")
     assert [(chain.completion, chain.truth) for chain in chains_of([group])] == [(0, 1), (1, NO_ERROR)]
-    scores = [[RawScore(0.1 * place, False, 3, "", (2.0, -2.0)[: 1 + place % 2]) for place in range(5)]]
+    scores = [[RawScore(0.1 * place, False, 3, values=(2.0, -2.0)[: 1 + place % 2]) for place in range(5)]]
     rows = chain_rows([group], scores)
     assert [row.values for row in rows] == [(2.0,), (2.0, -2.0)]
     values, labels, clusters = labelled_values(rows)  # the first chain's second step was cut away

@@ -27,7 +27,7 @@ from touchstone.gate.summary import summarise
 from touchstone.groups import Group, Message, make_group, read_parquet, set_digest, write_parquet
 from touchstone.model import card as cards
 from touchstone.runtime import ledger
-from touchstone.runtime.files import digest_value, write_json
+from touchstone.runtime.files import canonical_json, digest_value, write_json
 from touchstone.settings.gates import Policy
 
 
@@ -81,8 +81,9 @@ def examine(
     case = read_case(build, SETTINGS, None)
     state = build.parent / "runs"
     scorer = scorer or Scorer(state, artifact=rule)
-    evidence.score_holdout(case, build.parent, scorer, evidence.judge_baselines(case)["holdout"])
-    checks = examination.examine(build.parent, gather_facts(case, uses_so_far), SETTINGS.gates)
+    facts = gather_facts(case, uses_so_far)
+    facts = evidence.score_holdout(case, facts, build.parent, scorer, evidence.judge_baselines(case)["holdout"])
+    checks = examination.examine(build.parent, facts, SETTINGS.gates)
     return {check.name: check for check in checks}, gates.verdict(checks)
 
 
@@ -143,8 +144,9 @@ def test_the_page_has_words_for_every_check_of_every_policy(promoted: Path) -> N
         checks = examination.examine(decision.path, facts, limits)
         checks.append(examination.examine_confirm(decision.path, facts, checks, limits))
         names |= {check.name for check in checks} | set(examination.required(limits))
-    # Those whose evidence only some decisions have: tests/gate/test_labels_judged and test_outcome_gate.
-    assert set(words.CHECKS) - names == {"asked", "auc", "outcome_calibration", "best_of_n"}
+    # Those whose evidence only some decisions have: labels asked for, outcome models, ensembles, judges.
+    some = {"asked", "auc", "outcome_calibration", "best_of_n", "spread", "judge_bias", "model_labels"}
+    assert set(words.CHECKS) - names == some
 
 
 def test_texts_stand_in_the_files_for_people_and_nowhere_else(promoted: Path) -> None:
@@ -434,7 +436,11 @@ def test_a_decision_that_was_killed_is_taken_again_as_one_use(build: Path) -> No
 def test_a_record_that_no_entry_vouches_for_is_judged_again(decided: Path) -> None:
     build = decided
     path = judge.ledger_file(build.parent / "runs")
-    path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
+    lines = path.read_text().splitlines(keepends=True)[:2]
+    path.write_text("".join(lines))
+    last = json.loads(lines[-1])
+    head = path.with_name(f"{path.name}.head")  # as a killed judge leaves both: nobody has written a verdict
+    head.write_text(canonical_json({"sequence": last["sequence"], "digest": last["digest"]}))
     (folder,) = (build.parent / "runs" / "decisions").glob("[0-9a-f]*")
     record = json.loads((folder / "decision.json").read_text())
     content = {key: value for key, value in {**record, "summary": "forged"}.items() if key != "digest"}
@@ -456,7 +462,11 @@ def test_a_decision_has_one_outcome(decided: Path) -> None:
 
 
 def test_a_ledger_that_was_put_aside_is_noticed(decided: Path) -> None:
-    judge.ledger_file(decided.parent / "runs").unlink()
+    path = judge.ledger_file(decided.parent / "runs")
+    path.unlink()
+    with pytest.raises(LedgerError, match="its end was cut off"):
+        decide(decided)
+    path.with_name(f"{path.name}.head").unlink()
     with pytest.raises(LedgerError, match="doesn't know the decision in"):
         decide(decided)
 

@@ -89,7 +89,7 @@ def scores_by(**rules: Values) -> Callable[[Mapping[Role, Job], Path], dict[Role
 
     def score(job: Job, completion: Completion) -> RawScore:
         values = rules[job.artifact.name](completion.ratings) if completion.ratings else [-9.0]
-        return RawScore(min(values), False, len(completion.text.split()), "", tuple(values))
+        return RawScore(min(values), False, len(completion.text.split()), values=tuple(values))
 
     return lambda jobs, work: {
         role: [[score(job, completion) for completion in group.completions] for group in job.groups]

@@ -513,6 +513,11 @@ def _folder_instead(file: str) -> Callable[[Path], object]:
     return put
 
 
+def _index_of_nothing(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": 3}')
+
+
 CONFIG, TOKENIZER = "config.json", "tokenizer_config.json"
 
 
@@ -541,7 +546,7 @@ CONFIG, TOKENIZER = "config.json", "tokenizer_config.json"
         (_put(TOKENIZER, "eos_token", 3), "damaged"),
         (_put(TOKENIZER, "model_max_length", "x"), "damaged"),
         (_folder_instead("model.safetensors"), "damaged"),
-        (lambda folder: (folder / "model.safetensors.index.json").write_text('{"weight_map": 3}'), "damaged"),
+        (_index_of_nothing, "damaged"),
         (lambda folder: (folder / "chat_template.jinja").write_text("{{ 1 // 0 }}"), "damaged"),
         (lambda folder: (folder / "chat_template.jinja").write_text("{{ 10.0 ** 400 }}"), "damaged"),
     ],

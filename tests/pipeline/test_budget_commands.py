@@ -106,7 +106,7 @@ def test_a_policys_own_samples_with_gold_or_with_a_second_model(project: Path) -
 
 
 def test_other_data_knows_no_gold_of_its_own(project: Path) -> None:
-    other = {**SETTINGS.model_dump(mode="json"), "data": {"source": "kto", "name": "mine", "path": "x.jsonl"}}
+    other = {**SETTINGS.model_dump(mode="json"), "data": {"source": "pandalm", "name": "mine", "path": "x.jsonl"}}
     (project / "params.yaml").write_text(json.dumps(other))
     error = fails("budget")
     assert isinstance(error, SettingsError), error

@@ -321,7 +321,7 @@ def test_versions_that_are_missing_foreign_or_replaced(registry: Registry) -> No
 def test_a_moved_project_is_refused_rather_than_written_elsewhere(registry: Registry, tmp_path: Path) -> None:
     publish(registry, 0)
     shutil.copytree(registry.root, tmp_path / "moved")
-    with pytest.raises(RegistryError, match="the project was moved"):
+    with pytest.raises(RegistryError, match="the project was copied or moved"):
         Registry.open(tmp_path / "moved").publish(NAME, "f2", artifact(0))
 
 

@@ -294,7 +294,7 @@ def test_4_every_route_has_examples_that_hold_and_refuses_a_field_that_it_does_n
         "/rerank", "/v1/rerank", "/v2/rerank", "/v1/embeddings", "/v1/classify", "/slime", "/v1/score/evaluation",
         "/invocations", "/v1/steps",
     }  # fmt: skip
-    assert count == len(paths) + 4  # /classify has both kinds of two methods, /v1/score both kinds
+    assert count == len(paths) + 5  # /classify has both kinds of two methods, /v1/score both kinds
 
 
 @pytest.mark.parametrize(

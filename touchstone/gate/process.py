@@ -175,7 +175,11 @@ def examine(folder: Path, facts: Facts, limits: Gates) -> list[Check]:
         checks.run("length", lambda: steps.chain_length(held_out().chains, limits)),
         checks.run("probes", lambda: examine_probes(probed, limits)),
         checks.run("refusals", lambda: examine_refusals(probed, limits)),
-        checks.overoptimisation(),
+        checks.run(
+            "overoptimisation",
+            lambda: checks.overoptimisation(facts.budget, limits, facts.champion_budget),
+            required=limits.overoptimisation is not None,
+        ),
         checks.run("holdout_use", lambda: checks.holdout_use(facts.holdout_uses, limits)),
         checks.run("centering", lambda: checks.centering(facts.centering, limits)),
     ]

@@ -212,7 +212,7 @@ def write_scores(path: Path, groups: Sequence[Group], scores: Sequence[Sequence[
     rows = [
         (
             *(group.id, place, score.reward, score.truncated, score.tokens, score.seen),
-            *(list(score.members), score.values),
+            *(score.values, list(score.members)),
         )
         for group, row in zip(groups, scores, strict=True)
         for place, score in enumerate(row)

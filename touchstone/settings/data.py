@@ -109,6 +109,8 @@ class Gsm8kData(Section):
     """GSM8K's example model solutions: four per problem, each right or wrong."""
 
     source: Literal["gsm8k"]
+    name: str
+    path: str
 
 
 class PrinciplesData(Section):

@@ -13,8 +13,10 @@ def whitened(rewards: ArrayLike) -> Floats:
     values = np.asarray(rewards, dtype=np.float64)
     if values.size == 0:
         return values
+    # In units of the largest: squares of the smallest numbers would lose their digits.
+    values = values / (float(np.abs(values).max()) or 1.0)
     centred = values - values.mean()
     spread = float(centred.std())
     # Equal rewards leave rounding behind: divided by itself it would read as a signal.
-    noise = float(np.abs(values).max()) * np.finfo(np.float64).eps * values.size
+    noise = np.finfo(np.float64).eps * values.size
     return np.zeros_like(values) if spread <= noise else centred / spread
