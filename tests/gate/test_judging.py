@@ -81,8 +81,9 @@ def examine(
     case = read_case(build, SETTINGS, None)
     state = build.parent / "runs"
     scorer = scorer or Scorer(state, artifact=rule)
-    evidence.score_holdout(case, build.parent, scorer, evidence.judge_baselines(case)["holdout"])
-    checks = examination.examine(build.parent, gather_facts(case, uses_so_far), SETTINGS.gates)
+    facts = gather_facts(case, uses_so_far)
+    facts = evidence.score_holdout(case, facts, build.parent, scorer, evidence.judge_baselines(case)["holdout"])
+    checks = examination.examine(build.parent, facts, SETTINGS.gates)
     return {check.name: check for check in checks}, gates.verdict(checks)
 
 
@@ -143,8 +144,9 @@ def test_the_page_has_words_for_every_check_of_every_policy(promoted: Path) -> N
         checks = examination.examine(decision.path, facts, limits)
         checks.append(examination.examine_confirm(decision.path, facts, checks, limits))
         names |= {check.name for check in checks} | set(examination.required(limits))
-    # Those whose evidence only some decisions have: tests/gate/test_labels_judged and test_outcome_gate.
-    assert set(words.CHECKS) - names == {"asked", "auc", "outcome_calibration", "best_of_n"}
+    # Those whose evidence only some decisions have: labels asked for, outcome models, ensembles, judges.
+    some = {"asked", "auc", "outcome_calibration", "best_of_n", "spread", "judge_bias", "model_labels"}
+    assert set(words.CHECKS) - names == some
 
 
 def test_texts_stand_in_the_files_for_people_and_nowhere_else(promoted: Path) -> None:
