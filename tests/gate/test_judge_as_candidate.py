@@ -161,7 +161,7 @@ def test_what_was_asked_before_is_not_asked_by_the_next_judgement(tmp_path: Path
 
 @pytest.mark.slow
 def test_a_judge_that_guesses_is_rejected_and_its_sway_is_measured(tmp_path: Path) -> None:
-    guess = RuleJudge(lambda request, text: hash_of(request + text), first_share=0.3, longer_share=0.3)
+    guess = RuleJudge(lambda request, text: hash_of(request + text), first_share=0.3, longer_share=0.5)
     with judged(tmp_path, tmp_path / "cache", guess.answer) as (_, decision, checks):
         pass
     assert decision.verdict is Verdict.REJECT
