@@ -184,3 +184,11 @@ def test_settings_that_make_no_ensemble_are_refused(
 ) -> None:
     with pytest.raises(SettingsError, match=message):
         ensemble(kind, train=train, **values)
+
+
+@pytest.mark.parametrize(("section", "length"), [("objective", "separate"), ("seal", "subtract")])
+@pytest.mark.parametrize("kind", ["heads", "seeds"])
+def test_length_is_taken_out_of_one_model_alone(section: str, length: str, kind: str) -> None:
+    values = ensemble(kind, bootstrap=kind == "heads").model_dump(mode="json")
+    with pytest.raises(SettingsError, match="an ensemble has several"):
+        parse({**values, section: {**values[section], "length": length}})

@@ -142,6 +142,15 @@ class Settings(Section):
                 f"ensemble.kind={kind} makes one model of several that learn from comparisons, and "
                 f"objective.name={self.objective.name} doesn't; set ensemble.kind to none"
             )
+        for name, value in (
+            ("objective.length=separate", self.objective.length),
+            ("seal.length=subtract", self.seal.length),
+        ):
+            if kind != "none" and value == name.partition("=")[2]:
+                raise ValueError(
+                    f"{name} takes length out of one head's reward, and an ensemble has several; set it to keep, or "
+                    "choose ensemble=none"
+                )
         if kind == "adapters" and method not in ("lora", "qlora"):
             raise ValueError(
                 f"ensemble.kind=adapters needs train.method=lora or qlora, not {method}; ensemble.kind=seeds trains "
