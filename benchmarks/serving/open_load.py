@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from touchstone.serving.http_server import RESERVED_FILES, allow_files
+
 MOST_CONNECTIONS = 3_000
 """Open at once; a request that finds all busy waits for one."""
 
@@ -69,6 +71,12 @@ class _Connection(asyncio.Protocol):
         self._received = bytearray()
         self.outcome: Outcome | None = None
         self.transport: asyncio.Transport | None = None
+        self.closed = False
+
+    @property
+    def turned_away(self) -> int:
+        """The status of an answer that came unasked, by a server that has no place for another connection."""
+        return int(self._received.split(b" ", 2)[1]) if self._received.startswith(b"HTTP/") else NO_CONNECTION
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -103,6 +111,7 @@ class _Connection(asyncio.Protocol):
             self._load.idle(self)
 
     def connection_lost(self, error: Exception | None) -> None:
+        self.closed = True
         if self.outcome is not None:
             outcome, self.outcome = self.outcome, None
             outcome.end = time.perf_counter()
@@ -117,11 +126,11 @@ class OpenLoad:
         outcomes: of all that ended, in that order.
     """
 
-    def __init__(self, url: str, most_connections: int = MOST_CONNECTIONS) -> None:
+    def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         self.outcomes: list[Outcome] = []
         self._place = parts.hostname, parts.port
-        self._most = most_connections
+        self._most = min(MOST_CONNECTIONS, allow_files() - RESERVED_FILES)
         self._open = 0
         self._idle: list[_Connection] = []
         self._waiting: deque[tuple[Outcome, bytes]] = deque()
@@ -176,12 +185,19 @@ class OpenLoad:
             _, connection = await asyncio.get_running_loop().create_connection(lambda: _Connection(self), *self._place)
         except OSError:
             self._open -= 1
-            if self._waiting:
-                outcome, _ = self._waiting.popleft()
-                outcome.end = time.perf_counter()
-                self.done(outcome)
+            self._give_up(NO_CONNECTION)
             return
-        self.idle(connection)
+        if connection.closed:
+            self._give_up(connection.turned_away)
+        else:
+            self.idle(connection)
+
+    def _give_up(self, status: int) -> None:
+        """One request that waits for a connection gets none."""
+        if self._waiting:
+            outcome, _ = self._waiting.popleft()
+            outcome.end, outcome.status = time.perf_counter(), status
+            self.done(outcome)
 
     # --- what a connection says --------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from tests.worlds.served import (
     slowed,
     until,
 )
+from touchstone.serving import shedding
 from touchstone.serving.shedding import Shedding
 
 
@@ -123,3 +124,30 @@ def test_where_there_is_room_nothing_is_shed(tmp_path_factory: pytest.TempPathFa
         first.sendall(request_bytes(rewards_body(*map(str, range(40)))))
         until(lambda: endpoint.batcher.queued_requests > 0)
         assert exchange(endpoint, request_bytes(rewards_body("4")))[0] == 200
+
+
+def test_who_sends_slowly_keeps_nobody_out(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Half a body is no work of the endpoint's: a hundred of them aren't a hundred requests that wait for it."""
+    registry = one_version(tmp_path_factory.mktemp("slow"))
+    with running(registry, serve_settings(max_wait_seconds=0.2), slowed(0.0)) as endpoint:
+        slow = [endpoint.connect() for _ in range(100)]
+        for connection in slow:
+            connection.sendall(request_bytes(rewards_body("4"))[:-9])
+        until(lambda: endpoint.server._service.reading == 100)
+        for _ in range(10):
+            assert exchange(endpoint, request_bytes(rewards_body("4")))[0] == 200
+        for connection in slow:
+            connection.close()
+
+
+def test_what_the_event_loop_holds_is_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loop that finishes 100 a second and has 200 makes a newcomer wait for two."""
+    now = 0.0
+    monkeypatch.setattr(shedding.time, "perf_counter", lambda: now)
+    backlog = shedding.LoopBacklog()
+    waits = []
+    for step in range(100):
+        now = step / 10
+        waits.append(backlog.wait(200, 10 * step))
+    assert waits[-1] == pytest.approx(2.0, rel=0.05)
+    assert backlog.wait(0, 1000) == 0.0

@@ -83,7 +83,7 @@ def make_app(
     hosts, operation = Hosts(settings), operation or Operation()
     app.add_middleware(Limits, service=service, settings=settings, hosts=hosts)
     observers = operation.surround(app, [*service.lives.values()], batcher)
-    app.state.shedding = Shedding(service, hosts, _posted(app), operation.keys, observers)
+    app.state.shedding = Shedding(service, hosts, _posted(app), operation.keys, observers, settings.max_wait_seconds)
     return app
 
 

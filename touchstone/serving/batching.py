@@ -69,11 +69,13 @@ class QueueFullError(Exception):
     """More work waits than may.
 
     Attributes:
-        retry_after: whole seconds after which what waits now is done, as predicted.
+        wait: predicted seconds until what waits now is done.
+        retry_after: the same in whole seconds.
     """
 
     def __init__(self, wait: float) -> None:
         super().__init__(f"{wait:.1f} s of work wait")
+        self.wait = wait
         self.retry_after = max(1, math.ceil(wait))
 
 

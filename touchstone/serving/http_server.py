@@ -98,7 +98,7 @@ def connection_class(most: int, head_seconds: float, shedding: Shedding) -> type
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
-            if self._waits() and (refusal := shedding.refusal(data, self.client, self.server)):
+            if self._waits() and (refusal := self._shed(data)):
                 silent.pop(self, None)
                 idle.pop(self, None)
                 self._lift_limit()
@@ -128,6 +128,13 @@ def connection_class(most: int, head_seconds: float, shedding: Shedding) -> type
         def send_400_response(self, msg: str) -> None:
             """What is no HTTP gets an error as every other request does."""
             self._send(400, "malformed_request", msg)
+
+        def _shed(self, data: bytes) -> bytes:
+            """The refusal of a request that there is no room for."""
+            state = self.server_state
+            return shedding.refusal(
+                data, self.client, self.server, under_way=len(self.tasks), answered=state.total_requests
+            )
 
         def _waits(self) -> bool:
             """Whether the next bytes begin a request, and its reply can be sent at once."""

@@ -121,6 +121,7 @@ class Limits:
     async def _read(self, receive: Receive, body: bytearray) -> bool:
         """Read a body within the bounds; False if its sender went away."""
         settings = self._settings
+        self._service.reading += 1
         try:
             async with asyncio.timeout(min(settings.body_seconds, settings.deadline_seconds)) as limit:
                 self._reading.add(limit)
@@ -154,6 +155,8 @@ class Limits:
                 f"the body did not arrive within {settings.body_seconds:g} seconds",
                 close=True,
             ) from None
+        finally:
+            self._service.reading -= 1
 
     async def _answer(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
         """Let the application answer; cancel it when its client goes away before it does."""

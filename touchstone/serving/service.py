@@ -54,12 +54,14 @@ class Service:
         combination: of two of them.
         shadow: compares the challenger with the champion on live traffic; None where `serve.shadow` is off.
         draining: the endpoint ends: it finishes what it has accepted, and accepts nothing more.
+        reading: how many requests' bodies have not arrived yet.
     """
 
     def __init__(self, live: Live, batcher: Batcher, settings: Serve, combination: Combination | None = None) -> None:
         parts = () if combination is None else (combination.helpfulness, combination.safety)
         self.live = live
         self.draining = False
+        self.reading = 0
         self.lives = {each.name: each for each in (live, *parts)}
         self.combination = combination
         self.shadow = None if settings.shadow is None else Shadow(live, batcher, settings.shadow)
@@ -270,6 +272,18 @@ class Service:
         """Whether anything waits to be scored, and nothing ends."""
         return bool(self._batcher.queued_requests) and not self.draining
 
+    def outside(self, under_way: int) -> int:
+        """Of so many requests those that wait for the event loop: neither for their bodies nor to be scored."""
+        return max(0, under_way - self.reading - self._batcher.queued_requests)
+
+    def full(self, wait: float) -> Refusal:
+        """How a request is refused that would wait for so many seconds."""
+        error = QueueFullError(wait)
+        seconds = error.retry_after
+        return Refusal(
+            self._settings.overload_status, "queue_full", f"{error}; try again in {seconds} s", retry_after=seconds
+        )
+
     def check_room(self, client: str, characters: int) -> None:
         """Refuse a request by its size alone, as early as that is certain.
 
@@ -412,10 +426,7 @@ class Service:
         try:
             yield
         except QueueFullError as error:
-            seconds = error.retry_after
-            raise Refusal(
-                self._settings.overload_status, "queue_full", f"{error}; try again in {seconds} s", retry_after=seconds
-            ) from None
+            raise self.full(error.wait) from None
         except StoppingError:
             raise _stopping() from None
         except EngineError as error:

@@ -9,6 +9,7 @@ goes the usual way, and so does whatever else would be said of it first (401, 40
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Sequence
 
 from starlette.datastructures import Headers
@@ -22,7 +23,43 @@ from touchstone.serving.refusals import Refusal, reply
 from touchstone.serving.service import PATIENT, Service
 
 _HEAD = re.compile(rb"POST (/[!-~]*) HTTP/1\.1\r\n((?:[A-Za-z0-9-]+:[ -~]*\r\n)+)\r\n")
+LOOP_SHARE = 0.25
+"""Of `serve.max_wait_seconds`: so long may requests wait for the event loop itself, before and behind the queue."""
+
+_HALVED_SECONDS = 1.0
+"""What was seen of the event loop counts half after so long."""
+
 _UNUSUAL = {b"transfer-encoding", b"expect", b"upgrade", b"connection"}
+
+
+class LoopBacklog:
+    """How long requests wait for the event loop: those that it has, by how many it finishes a second meanwhile.
+
+    Where the model is small, parsing and answering cost more than scoring, and the queue stays short while requests
+    pile up in front of it.
+    """
+
+    def __init__(self) -> None:
+        self._held = 0
+        self._finished = 0  # by the count of the last look
+        self._looked = time.perf_counter()
+        self._seconds, self._done = 0.1, 100.0  # in which the loop had requests, and how many it finished then
+
+    def wait(self, held: int, finished: int) -> float:
+        """Predicted seconds of a request that comes now.
+
+        Args:
+            held: requests that are under way and not in the queue.
+            finished: how many have been answered since the start.
+        """
+        now = time.perf_counter()
+        if self._held:
+            self._seconds += now - self._looked
+            self._done += finished - self._finished
+            if self._seconds > _HALVED_SECONDS:
+                self._seconds, self._done = self._seconds / 2, self._done / 2
+        self._held, self._finished, self._looked = held, finished, now
+        return held * self._seconds / max(self._done, 1.0)
 
 
 class Shedding:
@@ -41,21 +78,36 @@ class Shedding:
         paths: frozenset[str],
         keys: Keys | None,
         observers: Sequence[Callable[[Exchange], None]],
+        max_wait: float,
     ) -> None:
         self._service = service
         self._hosts = hosts
         self._paths = paths - set(PATIENT)
         self._keys = keys
         self._observers = observers
+        self._most = LOOP_SHARE * max_wait
+        self._loop = LoopBacklog()
+        self._shed = 0
 
-    def refusal(self, data: bytes, client: tuple[str, int] | None, server: tuple[str, int | None] | None) -> bytes:
-        """The whole reply to a request that the queue has no room for; nothing for any other.
+    def refusal(
+        self,
+        data: bytes,
+        client: tuple[str, int] | None,
+        server: tuple[str, int | None] | None,
+        *,
+        under_way: int,
+        answered: int,
+    ) -> bytes:
+        """The whole reply to a request that there is no room for, in the queue or before it; nothing for any other.
 
         Args:
             data: what a connection has sent that was waiting for a request.
             client, server: both ends of it.
+            under_way: how many requests are.
+            answered: how many were, those that were shed included.
         """
-        if not self._service.busy:
+        wait = self._loop.wait(self._service.outside(under_way), answered - self._shed)
+        if not self._service.busy and wait <= self._most:
             return b""
         head = _HEAD.match(data)
         path = head[1].partition(b"?")[0].decode() if head else ""
@@ -64,8 +116,8 @@ class Shedding:
         lines = [line.partition(b":") for line in head[2].split(b"\r\n")[:-1]]
         headers = [(name.lower(), value.strip()) for name, _, value in lines]
         lengths = [value for name, value in headers if name == b"content-length"]
-        is_complete = len(lengths) == 1 and lengths[0].isdigit() and len(data) == head.end() + int(lengths[0])
-        if not is_complete or any(name in _UNUSUAL for name, _ in headers):
+        complete = len(lengths) == 1 and lengths[0].isdigit() and len(data) == head.end() + int(lengths[0])
+        if not complete or any(name in _UNUSUAL for name, _ in headers):
             return b""
         scope: Scope = {"method": "POST", "headers": headers, "client": client, "server": server, "state": {}}
         try:
@@ -78,12 +130,15 @@ class Shedding:
                 return b""
         try:
             self._service.check_room(client_of(scope), int(lengths[0]))
+            if wait > self._most:
+                raise self._service.full(wait)
         except Refusal as refusal:
             return b"" if refusal.kind != "queue_full" else self._words(refusal, scope, path)
         return b""
 
     def _words(self, refusal: Refusal, scope: Scope, path: str) -> bytes:
         """A refusal as it goes over the wire, on the books."""
+        self._shed += 1
         exchange = open_exchange(scope)
         exchange.route, exchange.status, exchange.refusal = path, refusal.status_code, refusal.kind
         exchange.key = scope["state"].get("client")
