@@ -101,7 +101,7 @@ def test_stock_loaders_refuse_what_they_would_read_at_the_last_token() -> None:
     prompt, texts = ITEMS[0]
     encoded = scorer.encode([(prompt, texts[:1])])[0]
     ids = torch.tensor([encoded.prompt(0) + encoded.completion_ids[0]])
-    stock = float(network(input_ids=ids).logits)
+    stock = float(network(input_ids=ids).logits.detach())
     assert stock == pytest.approx(scorer.raw([(prompt, texts[:1])])[0][0].reward, abs=1e-4)
 
 
