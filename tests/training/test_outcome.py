@@ -18,7 +18,8 @@ from touchstone.groups import Group
 from touchstone.model.layout import read_token_log_odds, shares_prompt
 from touchstone.model.network import RewardModel, load_reward_model
 from touchstone.model.templating import EncodedGroup, encode_many
-from touchstone.settings import Settings, compose
+from touchstone.pipeline.overrides import apply
+from touchstone.settings import Settings, compose, load
 from touchstone.training.curve import SUMS, sums_of
 from touchstone.training.decoys import is_decoy, with_decoys
 from touchstone.training.objective import total_loss
@@ -199,3 +200,16 @@ def test_aggregation_goes_with_outcomes_only() -> None:
     assert compose(["objective=outcome"], ROOT / "configs").name == "reward-sandbox-outcome"
     with pytest.raises(SettingsError, match=r"seal\.aggregation=mean combines values"):
         compose(["seal.aggregation=mean"], ROOT / "configs")
+
+
+def test_the_name_follows_the_objective() -> None:
+    """Models of different objectives have champions of their own."""
+    current = load(ROOT / "params.yaml")
+    for choices, name in (
+        (["objective=outcome"], "reward-sandbox-outcome"),
+        (["objective=process"], "reward-sandbox-process"),
+        (["objective=outcome", "data=gsm8k", "data.path=x"], "reward-gsm8k-outcome"),
+    ):
+        changed = apply(current, choices, ROOT / "configs")
+        assert changed.name == name
+        assert apply(changed, ["objective=bradley_terry"], ROOT / "configs").name == f"reward-{changed.data.name}"

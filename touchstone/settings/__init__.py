@@ -164,8 +164,10 @@ class Settings(Section):
 
     @property
     def subject(self) -> str:
-        """What the name follows: the data's name, and the axis where there is one."""
-        return self.data.name + (f"-{self.selection.axis}" if self.selection.axis else "")
+        """What the name follows: the data's name, the axis where there is one, and the objective where it learns from
+        other labels than comparisons: models of different objectives are never compared."""
+        axis = f"-{self.selection.axis}" if self.selection.axis else ""
+        return self.data.name + axis + ("" if self.objective.learns == "comparisons" else f"-{self.objective.name}")
 
     @property
     def training_threads(self) -> int:
