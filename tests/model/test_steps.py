@@ -33,7 +33,7 @@ from touchstone.groups import (
 from touchstone.model.aggregation import aggregate
 from touchstone.model.layout import make_batches, not_wrong, padded_batch, shares_prompt, token_log_odds
 from touchstone.model.network import RewardModel, head_of, load_reward_model, read_every_step
-from touchstone.model.scores import as_item
+from touchstone.model.scores import RawScore, as_item, read_scores, write_scores
 from touchstone.model.scoring import Scorer, padded_scores, raw_scores
 from touchstone.model.templating import ScoringRule, encode, encode_many
 from touchstone.statistics.first_error import NO_ERROR, detection, first_error, found_errors
@@ -256,6 +256,22 @@ def test_the_odds_of_two_chains_give_their_comparison(artifact: Path) -> None:
         p_a, p_b = (1 / (1 + math.exp(-outcome.intercept - outcome.slope * reward)) for reward in (a, b))
         expected = p_a * (1 - p_b) / (p_a * (1 - p_b) + (1 - p_a) * p_b)
         assert scorer.probability(a, b) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("members", [(), (0.5, -0.25)])
+def test_values_of_steps_and_of_members_come_out_of_a_file_of_scores_as_they_went_in(
+    members: tuple[float, ...], tmp_path: Path
+) -> None:
+    groups = make_chain_groups(3, seed=6)
+    scores = [
+        [
+            RawScore(1.5, False, 7, "seen", members, (2.0, -1.0) if place % 2 else None)
+            for place in range(len(g.completions))
+        ]
+        for g in groups
+    ]
+    write_scores(tmp_path / "scores.parquet", groups, scores, "digest")
+    assert read_scores(tmp_path / "scores.parquet", groups) == scores
 
 
 def test_the_card_is_read_again(artifact: Path) -> None:

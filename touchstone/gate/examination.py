@@ -95,7 +95,7 @@ def examine(folder: Path, facts: Facts, limits: Gates) -> list[Check]:
             required=limits.overoptimisation is not None,
         ),
         checks.run("holdout_use", lambda: checks.holdout_use(facts.holdout_uses, limits)),
-        checks.run("centering", lambda: _centering(facts, limits)),
+        checks.run("centering", lambda: examine_centering(facts, limits)),
     ]
     if "spread_difference" in held_out.table.schema.names:  # of an ensemble
         results.append(checks.run("spread", lambda: checks.spread(held_out.plain()), required=False))
@@ -135,7 +135,7 @@ def _unanswered(facts: Facts) -> int:
     return 0 if facts.judge is None else facts.judge.unanswered.get("holdout", 0)
 
 
-def _centering(facts: Facts, limits: Gates) -> Check:
+def examine_centering(facts: Facts, limits: Gates) -> Check:
     return checks.centering(facts.centering, limits) if facts.judge is None else checks.without_scale()
 
 

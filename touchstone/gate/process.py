@@ -23,7 +23,14 @@ from touchstone.gate.case import Case
 from touchstone.gate.checks import Check, Verdict, steps
 from touchstone.gate.checks.steps import Chains
 from touchstone.gate.evidence import CANDIDATE, CHAMPION, TEXTS_SCHEMA, jobs_of, sample_of, texts_table
-from touchstone.gate.examination import column_of, examine_leakage, examine_probes, examine_refusals, examine_reload
+from touchstone.gate.examination import (
+    column_of,
+    examine_centering,
+    examine_leakage,
+    examine_probes,
+    examine_refusals,
+    examine_reload,
+)
 from touchstone.gate.facts import Facts
 from touchstone.gate.fresh_scores import AGAIN, Scores, Scoring
 from touchstone.gate.record import CHAINS, DISAGREEMENTS, PROBES, ROWS, TEXTS, TRAIN_PROMPTS
@@ -181,7 +188,7 @@ def examine(folder: Path, facts: Facts, limits: Gates) -> list[Check]:
             required=limits.overoptimisation is not None,
         ),
         checks.run("holdout_use", lambda: checks.holdout_use(facts.holdout_uses, limits)),
-        checks.run("centering", lambda: checks.centering(facts.centering, limits)),
+        checks.run("centering", lambda: examine_centering(facts, limits)),
     ]
     if (person := checks.unattended(limits)) is not None:  # under small_data
         results.append(person)
