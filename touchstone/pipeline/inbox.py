@@ -36,6 +36,9 @@ from touchstone.runtime.files import digest_file, digest_folder, digest_value, w
 from touchstone.runtime.processes import stopped_by_sigterm
 from touchstone.settings import Settings
 
+PLACE = ".inbox"
+"""The worktree, below runs/: one at a time, so that what a killed one left is found."""
+
 REFUSING = (DataError, SplitError, StageError)
 """What a batch may be guilty of; anything else is the machine's, and stops the taking."""
 
@@ -142,6 +145,7 @@ def take(
     """
     root = root.resolve()
     with lease.hold(runs.folder_of(root) / "lease", "inbox", "the taking of an inbox"):
+        workspace.remove(root, runs.folder_of(root) / PLACE)  # left by one that was killed
         seen = {entry.batch_digest for entry in read(root) if isinstance(entry, BatchTaken) or not again}
         batches = _revision(settings, revision) if revision is not None else _files(settings, folder or root / "inbox")
         fresh = [batch for batch in batches if batch.content not in seen]
@@ -222,8 +226,8 @@ def _take(root: Path, batches: Sequence[Batch]) -> tuple[list[InboxEntry], Diffe
 @contextlib.contextmanager
 def _worktree(root: Path) -> Iterator[Path]:
     """A private worktree of the checkout as it stands, with its data where there is any."""
-    with stopped_by_sigterm(), tempfile.TemporaryDirectory(prefix="touchstone-inbox-") as scratch:
-        place = Path(scratch) / "version"
+    place = runs.folder_of(root) / PLACE
+    with stopped_by_sigterm():
         try:
             workspace.create(root, place, workspace.snapshot(root))
             settings = settings_module.load(place / "params.yaml")
