@@ -145,9 +145,9 @@ def take(
     """
     root = root.resolve()
     with lease.hold(runs.folder_of(root) / "lease", "inbox", "the taking of an inbox"):
-        workspace.remove(root, runs.folder_of(root) / PLACE)  # left by one that was killed
         seen = {entry.batch_digest for entry in read(root) if isinstance(entry, BatchTaken) or not again}
         batches = _revision(settings, revision) if revision is not None else _files(settings, folder or root / "inbox")
+        workspace.remove(root, runs.folder_of(root) / PLACE)  # left by one that was killed
         fresh = [batch for batch in batches if batch.content not in seen]
         if not fresh:
             return Taken((), len(batches), None)
