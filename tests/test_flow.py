@@ -45,7 +45,7 @@ def _deployment(name: str = "retrain") -> dict[str, object]:
 
 @pytest.mark.parametrize(
     ("name", "parameters"),
-    [("retrain", {"overrides": [], "clean": True}), ("monitor", {"look": True, "clean": True})],
+    [("retrain", {"overrides": [], "clean": True, "as_of": None}), ("monitor", {"look": True, "clean": True})],
 )
 def test_the_deployment_names_a_flow_that_takes_its_parameters(name: str, parameters: dict[str, object]) -> None:
     from prefect.client.schemas.schedules import CronSchedule

@@ -27,6 +27,7 @@ from transformers import PreTrainedTokenizerBase
 
 from touchstone.errors import ModelError, TouchstoneError
 from touchstone.runtime import processes
+from touchstone.runtime.places import PACKAGE
 
 MOST_PARTS = 100_000
 """Heads, labels, experts: no model has more of any."""
@@ -37,6 +38,9 @@ _LAYERS = re.compile(r"num_hidden_layers|num_layers|n_layers?|(encoder|decoder)_
 CPU_SECONDS = 5
 MORE_BYTES = 2 * 2**30
 """Of address space, beside what the libraries take."""
+
+TOO_MUCH = 3
+"""Exit code of a template that wants more memory."""
 
 DATE = "26 Jul 2024"
 """Some templates write today's date unless told one: a score must not depend on the day."""
@@ -117,12 +121,17 @@ def check_ends(tokenizer: PreTrainedTokenizerBase, model: str, roles: Iterable[t
     with tempfile.TemporaryDirectory(prefix="touchstone-template-") as folder:
         path = Path(folder) / "task.json"
         path.write_text(json.dumps(task), encoding="utf-8")
-        finished = processes.run([sys.executable, "-m", "touchstone.model.rendering", str(path)], cwd=Path(folder))
-    if finished.code:
+        command = [sys.executable, "-m", "touchstone.model.untrusted", str(path)]
+        finished = processes.run(command, cwd=PACKAGE.parent)
+    if (
+        finished.code == TOO_MUCH or finished.code >= 128
+    ):  # from 128 on: a signal, of the limit on time or of the kernel
         raise ModelError(
             f"the chat template of {model} takes more than {CPU_SECONDS} seconds or {MORE_BYTES // 2**30} GiB for "
             "a few short messages; give the model a template that writes each message once (--template)"
         )
+    if finished.code:
+        raise ModelError(f"the chat template of {model} can't be tried: {finished.complaint}")
 
 
 def _is_plain(template: str) -> bool:
@@ -159,7 +168,7 @@ def main(path: Path) -> int:
         try:
             render_jinja_template([conversation], chat_template=task["template"], date_string=DATE, **task["tokens"])
         except MemoryError:
-            return 1
+            return TOO_MUCH
         except Exception:  # noqa: S112 - it ended, which is all that is asked
             continue
     return 0

@@ -11,6 +11,7 @@ same file again does nothing, and a run that was killed is finished by the next.
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import shutil
 import sys
@@ -23,15 +24,20 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
+from touchstone import settings as settings_module
 from touchstone.data import importing
 from touchstone.data.difference import Difference, compare
 from touchstone.errors import DataError, SettingsError, SplitError, StageError
-from touchstone.pipeline import data, dvc, graph, lease, runs
+from touchstone.pipeline import data, dvc, graph, lease, runs, workspace
 from touchstone.pipeline.data_versions import GROUPS
 from touchstone.pipeline.graph import Stage
 from touchstone.runtime import ledger
 from touchstone.runtime.files import digest_file, digest_folder, digest_value, write_folder
+from touchstone.runtime.processes import stopped_by_sigterm
 from touchstone.settings import Settings
+
+PLACE = ".inbox"
+"""The worktree, below runs/: one at a time, so that what a killed one left is found."""
 
 REFUSING = (DataError, SplitError, StageError)
 """What a batch may be guilty of; anything else is the machine's, and stops the taking."""
@@ -42,11 +48,11 @@ class InboxEvent(ledger.Event):
 
     Attributes:
         batch: the file's name, or REPO@REVISION.
-        content: SHA-256 of its bytes, or of that name and the settings it was read with.
+        batch_digest: SHA-256 of its bytes, or of that name and the settings it was read with.
     """
 
     batch: str
-    content: str
+    batch_digest: str
     who: str
     at: str
 
@@ -139,8 +145,9 @@ def take(
     """
     root = root.resolve()
     with lease.hold(runs.folder_of(root) / "lease", "inbox", "the taking of an inbox"):
-        seen = {entry.content for entry in read(root) if isinstance(entry, BatchTaken) or not again}
+        seen = {entry.batch_digest for entry in read(root) if isinstance(entry, BatchTaken) or not again}
         batches = _revision(settings, revision) if revision is not None else _files(settings, folder or root / "inbox")
+        workspace.remove(root, runs.folder_of(root) / PLACE)  # left by one that was killed
         fresh = [batch for batch in batches if batch.content not in seen]
         if not fresh:
             return Taken((), len(batches), None)
@@ -179,16 +186,12 @@ def _content(path: Path) -> str:
 def _take(root: Path, batches: Sequence[Batch]) -> tuple[list[InboxEntry], Difference | None]:
     """Read and check each batch in a worktree, and bring those that are sound into data/."""
     entries: list[InboxEntry] = []
-    with (
-        runs.drafted(root, []) as draft,
-        tempfile.TemporaryDirectory(prefix="touchstone-inbox-") as scratch,
-    ):
+    with _worktree(root) as place, tempfile.TemporaryDirectory(prefix="touchstone-inbox-") as scratch:
         # What there is now, with what the stages make of it.
-        place, copies = draft.workspace, Path(scratch)
-        has_data = dvc.pointer_hash(place / data.POINTER) is not None
+        copies, stages = Path(scratch), graph.read(place / "dvc.yaml", place / "params.yaml")
+        has_data = (place / "data").is_dir()
         if has_data:
-            data.bring(root, place, draft.settings)
-            _check(place, draft.stages, copies)
+            _check(place, stages, copies)
             shutil.copytree(place / "build", copies / "before")
         for batch in batches:
             before = dvc.pointer_hash(place / data.POINTER)
@@ -198,7 +201,7 @@ def _take(root: Path, batches: Sequence[Batch]) -> tuple[list[InboxEntry], Diffe
             try:
                 summary = importing.import_source(batch.settings, root, place / "data")
                 dvc.add(place, "data")
-                _check(place, draft.stages, copies)
+                _check(place, stages, copies)
             except REFUSING as error:
                 _restore(place, copies, before)
                 entries.append(_enter(root, BatchRefused(reason=str(error), **_about(batch))))
@@ -216,8 +219,24 @@ def _take(root: Path, batches: Sequence[Batch]) -> tuple[list[InboxEntry], Diffe
         was_taken = any(isinstance(entry, BatchTaken) for entry in entries)
         if not was_taken or not (copies / "before").is_dir():
             return entries, None
-        _check(place, draft.stages, copies)
+        _check(place, stages, copies)
         return entries, compare(copies / "before", place / "build")
+
+
+@contextlib.contextmanager
+def _worktree(root: Path) -> Iterator[Path]:
+    """A private worktree of the checkout as it stands, with its data where there is any."""
+    place = runs.folder_of(root) / PLACE
+    with stopped_by_sigterm():
+        try:
+            workspace.create(root, place, workspace.snapshot(root))
+            settings = settings_module.load(place / "params.yaml")
+            if (root / "data").is_dir() or dvc.pointer_hash(place / data.POINTER) is not None:
+                data.settle(root, place, settings, settings, clean=False)
+                data.bring(root, place, settings)
+            yield place
+        finally:
+            workspace.remove(root, place)
 
 
 def _check(place: Path, stages: Sequence[Stage], logs: Path) -> None:
@@ -257,7 +276,7 @@ def _copy(source: Path, empty: Path) -> None:
 
 def _about(batch: Batch) -> dict[str, str]:
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"batch": batch.name, "content": batch.content, "who": getpass.getuser(), "at": now}
+    return {"batch": batch.name, "batch_digest": batch.content, "who": getpass.getuser(), "at": now}
 
 
 def _enter(root: Path, entry: InboxEntry) -> InboxEntry:
