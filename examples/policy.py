@@ -2,7 +2,7 @@
 
     source .venv/bin/activate
     dvc repro base                                        # the sandbox's language model, from the run's cache or anew
-    python examples/policy.py                             # supervised fine-tuning by TRL, two minutes; build/policy
+    python examples/policy.py                             # supervised fine-tuning by TRL; build/policy
     python examples/policy.py --sample "How do I make a soup?"
 
 What it learns is of no use to anybody; how a policy is trained, saved and sampled is that of any other. Samples come
