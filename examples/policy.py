@@ -132,7 +132,8 @@ def main() -> None:
     disable_progress_bars()
     if given.sample is not None:
         model, tokenizer = load(given.out)
-        print("\n".join(sample(model, tokenizer, [[{"role": "user", "content": given.sample}]], 8)[0]))
+        (texts,) = sample(model, tokenizer, [[{"role": "user", "content": given.sample}]], 8)
+        print("\n".join(" ".join(text.split()) for text in texts))
         return
     for path in (given.base, given.prompts):
         if not path.exists():
