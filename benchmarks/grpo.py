@@ -1,6 +1,6 @@
 """Does GRPO on a reward model raise what the reward stands for, and lose it again far beyond the budget?
 
-    python -m benchmarks.grpo                       # three seeds, some 25 minutes on one core
+    python -m benchmarks.grpo                       # three seeds
     python -m benchmarks.grpo --seeds 1 --steps 20  # a quick look
 
 A tiny language model is fine-tuned on the sandbox's texts (TRL's SFTTrainer), and TRL's GRPOTrainer trains it on a

@@ -1,6 +1,6 @@
 """How far can a small reward model be optimised before gold falls, and what moves that point?
 
-    python -m benchmarks.overoptimisation                      # five seeds, some 20 minutes on one core
+    python -m benchmarks.overoptimisation                      # five seeds
     python -m benchmarks.overoptimisation --seeds 1 --prompts 60 --samples 256 --sizes 250 1000
 
 The sandbox knows its gold reward of any text. Proxies are heads on one frozen base, fitted to 250 to 8,000 of the

@@ -2,7 +2,7 @@
 
     dvc repro seal                                        # or `touchstone seal FOLDER-OR-HUB-ID`
     source .venv/bin/activate
-    python examples/overoptimisation.py --artifact build/artifact              # two minutes; curve.png
+    python examples/overoptimisation.py --artifact build/artifact              # curve.png
     python examples/overoptimisation.py --artifact build/artifact --samples rollouts.jsonl
 
 The samples are the sandbox's, whose gold reward is known. Your own are lines of a prompt and many completions of your

@@ -2,7 +2,7 @@
 
     source .venv/bin/activate
     dvc repro base                                        # the sandbox's language model, from the run's cache or anew
-    python examples/policy.py                             # supervised fine-tuning by TRL, two minutes; build/policy
+    python examples/policy.py                             # supervised fine-tuning by TRL; build/policy
     python examples/policy.py --sample "How do I make a soup?"
 
 What it learns is of no use to anybody; how a policy is trained, saved and sampled is that of any other. Samples come
@@ -132,7 +132,8 @@ def main() -> None:
     disable_progress_bars()
     if given.sample is not None:
         model, tokenizer = load(given.out)
-        print("\n".join(sample(model, tokenizer, [[{"role": "user", "content": given.sample}]], 8)[0]))
+        (texts,) = sample(model, tokenizer, [[{"role": "user", "content": given.sample}]], 8)
+        print("\n".join(" ".join(text.split()) for text in texts))
         return
     for path in (given.base, given.prompts):
         if not path.exists():

@@ -4,7 +4,7 @@
     source .venv/bin/activate
     dvc repro base seal
     python examples/policy.py                             # a tiny policy, build/policy
-    python examples/ppo.py --artifact build/artifact      # three minutes; rewards in this process
+    python examples/ppo.py --artifact build/artifact      # rewards in this process
     python examples/ppo.py --url http://127.0.0.1:8100    # the same over HTTP, with the served budget
 
 A text's reward stands at its last token, less beta times the log ratio to the reference at every token (Stiennon et

@@ -2,7 +2,7 @@
 
     dvc repro seal
     source .venv/bin/activate
-    python examples/score_a_million.py                    # 50,000, so that it takes about a minute
+    python examples/score_a_million.py                    # 50,000 of them
     python examples/score_a_million.py --count 1000000    # the million
 
 It writes rollouts of the sandbox's policies, 256 completions a prompt, and gives them to `touchstone score`, which

@@ -21,7 +21,7 @@ from touchstone.groups import Group, read_jsonl
 from touchstone.model import optimisation_budget
 from touchstone.pipeline import budget, data, dvc, refresh, workspace
 from touchstone.registry import Registry
-from touchstone.settings import dump
+from touchstone.settings import compose, dump
 from touchstone.settings.gates import Overoptimisation
 
 FEW = Overoptimisation(prompts=12, completions=32, min_prompts=12)
@@ -106,8 +106,8 @@ def test_a_policys_own_samples_with_gold_or_with_a_second_model(project: Path) -
 
 
 def test_other_data_knows_no_gold_of_its_own(project: Path) -> None:
-    other = {**SETTINGS.model_dump(mode="json"), "data": {"source": "pandalm", "name": "mine", "path": "x.jsonl"}}
-    (project / "params.yaml").write_text(json.dumps(other))
+    words = ["data=preference", "data.path=pairs.jsonl", "data.name=mine", f"name={NAME}"]
+    (project / "params.yaml").write_text(dump(compose(words, ROOT / "configs")))
     error = fails("budget")
     assert isinstance(error, SettingsError), error
     assert "--samples" in str(error)

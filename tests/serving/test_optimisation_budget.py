@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.worlds.budgets import made_budget
-from tests.worlds.operated import Served, served
 from tests.worlds.registered import NAME, artifact, open_registry, publish, tiny_settings
-from tests.worlds.served import running, serve_settings
+from tests.worlds.served import Served, running, serve_settings, served
 from touchstone.client import Client
 from touchstone.model import optimisation_budget
 from touchstone.pipeline.budget import attach

@@ -109,7 +109,7 @@ Doubt = tuple[float, float, tuple[int, int]]
 
 def _spreads(rewards: Sequence[ArrayLike]) -> Floats:
     """Each model's standard deviation: margins of several models are compared in it."""
-    spreads = np.concatenate([np.asarray(scores, dtype=np.float64) for scores in rewards], axis=1).std(axis=1)
+    spreads: Floats = np.concatenate([np.asarray(scores, dtype=np.float64) for scores in rewards], axis=1).std(axis=1)
     spreads[spreads == 0] = 1.0
     return spreads
 

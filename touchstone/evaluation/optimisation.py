@@ -169,7 +169,7 @@ def _misfit(columns: Floats, means: Floats, variance: Floats) -> float:
     It is 0 where the curve fits within its errors; a trace of it keeps a size without any variance from all weight.
     """
     least = max(float(variance.max()), 1e-12) * 1e-6
-    freedom = max(1, len(means) - columns.shape[1])
+    freedom = float(max(1, len(means) - columns.shape[1]))
 
     def excess(added: float) -> float:
         weights = 1 / (variance + added)
