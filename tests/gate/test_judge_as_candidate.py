@@ -124,6 +124,7 @@ def judged(
         yield sealed, decision, {check.name: check for check in decision.checks}
 
 
+@pytest.mark.slow
 def test_a_judge_that_knows_what_people_want_is_promoted_by_the_same_checks(tmp_path: Path, known: Path) -> None:
     with judged(tmp_path, known) as (sealed, decision, checks):
         pass

@@ -25,6 +25,7 @@ CHAT = [
 ]
 
 
+@pytest.mark.slow
 def test_the_champion_scores_a_table_from_the_projects_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     registry = open_registry(tmp_path)
     registry.set_alias(NAME, "champion", publish(registry, 0).version, expected=None)

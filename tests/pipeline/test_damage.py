@@ -73,6 +73,7 @@ def test_a_parameter_file_that_is_not_utf8_is_refused(project: Path) -> None:
         graph.read(project / "dvc.yaml", path)
 
 
+@pytest.mark.slow
 def test_the_plan_refuses_data_that_nobody_has(project: Path) -> None:
     pointer = project / "data.dvc"
     pointer.write_text(pointer.read_text().replace(str(dvc.pointer_hash(pointer)), f"{'0' * 32}.dir"))
@@ -101,6 +102,7 @@ def test_a_project_that_is_a_submodule_is_refused(project: Path, tmp_path: Path)
         plan(above / "part", [])
 
 
+@pytest.mark.slow
 def test_a_broken_parameter_does_not_stop_commands_that_look_back(project: Path) -> None:
     """What `dvc exp run -S train.learning_rate=fast` leaves behind."""
     open_registry(project)

@@ -459,6 +459,7 @@ def test_the_plan_says_what_would_run_and_why(project: Path) -> None:
     assert not (project / "mlflow").exists()
 
 
+@pytest.mark.slow
 def test_the_plan_says_how_long_it_would_take_from_runs_before(project: Path) -> None:
     assert [step.seconds for step in plan(project, []).steps] == [None] * 6
     for seconds in (60.0, 90.0, 600.0):

@@ -74,6 +74,7 @@ def test_an_override_has_a_name_and_a_reason(by: str, reason: str) -> None:
         Override(by, reason)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["by a command", "by hand"])
 def test_an_override_ends_when_the_champion_moves_away(registry: Registry, how: str) -> None:
     first, second = publish(registry, 0), publish(registry, 1)

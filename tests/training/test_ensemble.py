@@ -44,6 +44,7 @@ def trained(folder: Path, base: Path, settings: Settings) -> Path:
     return build
 
 
+@pytest.mark.slow
 def test_the_first_of_several_seeds_is_the_single_model_and_the_others_are_not(tmp_path: Path, base: Path) -> None:
     single = trained(tmp_path / "single", base, ensemble("none"))
     several = trained(tmp_path / "several", base, ensemble("seeds"))
@@ -69,6 +70,7 @@ def test_heads_over_one_trunk_learn_apart(tmp_path: Path, base: Path) -> None:
     np.testing.assert_allclose(members[:, 0], alone, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_adapters_share_one_base_and_differ(tmp_path: Path, base: Path) -> None:
     lora: dict[str, object] = {"method": "lora", "lora_rank": 4, "learning_rate": 1e-2}
     build = trained(tmp_path / "adapters", base, ensemble("adapters", train=lora))
@@ -139,6 +141,7 @@ def test_the_loss_of_several_heads_is_the_mean_of_theirs(base: Path, objective: 
     torch.testing.assert_close(total_loss(settings.objective, rewards[:, 0], twice), 2 * alone[0])
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_with_the_next_member(
     tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

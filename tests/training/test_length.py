@@ -158,6 +158,7 @@ def follows_length(folder: Path, groups: list[Group]) -> float:
     return float(np.corrcoef([score.reward for score in scores], [score.tokens for score in scores])[0, 1])
 
 
+@pytest.mark.slow
 def test_what_is_saved_is_the_quality_head_alone_and_follows_length_less(tmp_path: Path) -> None:
     base = make_tiny_base(tmp_path / "base")
     source = np.random.default_rng(5)

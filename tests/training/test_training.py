@@ -34,6 +34,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_base(tmp_path_factory.mktemp("base") / "base")
 
 
+@pytest.mark.slow
 def test_a_step_is_the_loss_over_all_its_comparisons(tmp_path: Path, base: Path) -> None:
     groups = make_groups(12)
     settings = configure(comparisons_per_step=1000)

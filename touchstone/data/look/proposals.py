@@ -92,7 +92,7 @@ def choices_in(configs: Path) -> dict[str, dict[str, Any]]:
     }
     choices = {}
     for name, values in files.items():
-        based_on = [files[base] for base in values.pop("defaults", [])]
+        based_on = [files[base] for base in values.pop("defaults", []) if base != "_self_"]
         choices[name] = _laid_over(values, *based_on)
     return choices
 
