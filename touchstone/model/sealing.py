@@ -91,7 +91,7 @@ FIXED_TEXTS: tuple[tuple[str, tuple[Message, ...], str], ...] = (
 
 
 class _ByLabels(TypedDict, total=False):
-    """What a card says of labels; a key that isn't set is none of the digest's."""
+    """What a card says of labels, where there are any: what isn't set is not digested."""
 
     outcome: OutcomeCalibration
     process: StepCalibration

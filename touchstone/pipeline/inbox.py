@@ -277,6 +277,8 @@ def _copy(source: Path, empty: Path) -> None:
 
 
 class _About(TypedDict):
+    """Of a batch, and who brought it when: `InboxEvent`'s fields."""
+
     batch: str
     batch_digest: str
     who: str
