@@ -309,13 +309,13 @@ def split_groups(groups: Path, split: Split, folder: Path, axis: str | None = No
     counted = progress(
         ((name, counts) for name in SETS for counts in _counts(folder / f"{name}.parquet")), "count", total
     )
-    sets = {name: _Set() for name in SETS}
+    tallies = {name: _Set() for name in SETS}
     for name, counts in counted:
-        sets[name].add(counts)
+        tallies[name].add(counts)
     return {
         "sets": {
             name: {**counts.summary(), "clusters": clusters[name], "set_aside": set_aside[name]}
-            for name, counts in sets.items()
+            for name, counts in tallies.items()
         },
         "groups_set_aside": set_aside.total(),
         "comparisons_held_out": held_out,

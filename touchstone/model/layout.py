@@ -431,8 +431,8 @@ def _pack(encoded: Sequence[EncodedGroup], rows: Sequence[Row], prefixes: Prefix
         prompt = len(prompt_ids)
         prefix = None if prefixes is None else prefixes[row.item]
         known = prefix is not None and bool(prefix.layers)
-        sizes = tuple(len(group.completion_ids[k]) for k in row.completions)
-        spans.append(Span(start, prompt, sizes, prefix, known))
+        lengths = tuple(len(group.completion_ids[k]) for k in row.completions)
+        spans.append(Span(start, prompt, lengths, prefix, known))
         start += spans[-1].length
         if not known:
             ids += prompt_ids

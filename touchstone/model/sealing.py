@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ from touchstone.model.card import (
     Centering,
     OutcomeCalibration,
     SelfTest,
+    StepCalibration,
     Turn,
 )
 from touchstone.model.combining import Combination, standardised
@@ -87,6 +88,13 @@ FIXED_TEXTS: tuple[tuple[str, tuple[Message, ...], str], ...] = (
     ("reasoning", (Message("user", "2+2?"),), "<think>\nTwo and two.\n</think>\n\n4"),
 )
 """Self-test vectors that need nobody's data: (kind, prompt, completion)."""
+
+
+class _ByLabels(TypedDict, total=False):
+    """What a card says of labels, where there are any: what isn't set is not digested."""
+
+    outcome: OutcomeCalibration
+    process: StepCalibration
 
 
 def seal(
@@ -152,6 +160,11 @@ def seal(
                   for group in calibration]  # fmt: skip
         outcome = _outcome(calibration, scored[0], labels) if by_unit else None
         process = step_calibration(calibration, scored[0]) if by_step else None
+        by_labels: _ByLabels = {}
+        if outcome is not None:
+            by_labels["outcome"] = outcome
+        if process is not None:
+            by_labels["process"] = process
         sealed = Card(
             schema_version=2 if outcome is None else 3,
             rule=model.rule.to_json(),
@@ -159,8 +172,7 @@ def seal(
             calibration=odds_calibration(calibration, outcome)
             if process is not None and outcome is not None
             else calibration_of(calibration, scored[0]),
-            **({} if outcome is None else {"outcome": outcome}),
-            **({} if process is None else {"process": process}),
+            **by_labels,
             seeds=seeds,
             self_test=_self_test(model, reference, scored[1], self_test_vectors, precision),
             files=digest_folder(aside),
@@ -323,7 +335,7 @@ def centering_of(reference: Sequence[Group], scores: Sequence[Sequence[RawScore]
         se_mean=keep(st.clustered_standard_error(rewards, clusters)),
         reference_digest=set_digest(reference),
         reference_source={"policies": dict(sorted(written.items())), "sources": dict(sorted(sources.items()))},
-        truncated_share=keep(np.mean([score.truncated for row in scores for score in row])),
+        truncated_share=keep(float(np.mean([score.truncated for row in scores for score in row]))),
         score_dtype=precision,
     )
 

@@ -47,8 +47,10 @@ DATE = "26 Jul 2024"
 
 USUAL_ROLES = (("user", "assistant"), ("system", "user", "assistant"), ("user", "assistant", "user", "assistant"))
 
-_WORKING = (nodes.Call, nodes.Filter, nodes.Mod, nodes.Mul, nodes.Pow, nodes.Macro, nodes.CallBlock, nodes.FromImport)
-_WORKING += (nodes.Include, nodes.Import, nodes.Extends)
+_WORKING = (
+    *(nodes.Call, nodes.Filter, nodes.Mod, nodes.Mul, nodes.Pow, nodes.Macro, nodes.CallBlock, nodes.FromImport),
+    *(nodes.Include, nodes.Import, nodes.Extends),
+)
 """What can make much of little."""
 
 

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypedDict
 
 from pydantic import Field, TypeAdapter
 
@@ -212,8 +212,10 @@ def _take(root: Path, batches: Sequence[Batch]) -> tuple[list[InboxEntry], Diffe
             dvc.add(root, "data")
             after = dvc.pointer_hash(root / data.POINTER)
             has_data = True
-            counts = {"groups": summary.groups, "pairs": summary.pairs}
-            entries.append(_enter(root, BatchTaken(before=before, after=str(after), **counts, **_about(batch))))
+            batch_taken = BatchTaken(
+                before=before, after=str(after), groups=summary.groups, pairs=summary.pairs, **_about(batch)
+            )
+            entries.append(_enter(root, batch_taken))
 
         # What all of them together have changed.
         was_taken = any(isinstance(entry, BatchTaken) for entry in entries)
@@ -274,7 +276,16 @@ def _copy(source: Path, empty: Path) -> None:
             shutil.copyfile(path, empty / path.name)
 
 
-def _about(batch: Batch) -> dict[str, str]:
+class _About(TypedDict):
+    """Of a batch, and who brought it when: `InboxEvent`'s fields."""
+
+    batch: str
+    batch_digest: str
+    who: str
+    at: str
+
+
+def _about(batch: Batch) -> _About:
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return {"batch": batch.name, "batch_digest": batch.content, "who": getpass.getuser(), "at": now}
 

@@ -141,7 +141,8 @@ class Registry:
             self._client.log_batch(run_id, metrics=[Metric(key, value, now, 0) for key, value in fresh.items()])
             for key, value in {**description.tags, NOTE: description.text, RUN_NAME: description.name}.items():
                 self._client.set_tag(run_id, key, value)
-            if description.data is not None and not known.inputs.dataset_inputs:
+            inputs = known.inputs.dataset_inputs if known.inputs is not None else []
+            if description.data is not None and not inputs:
                 self._client.log_inputs(run_id, [dataset_input(description.data)])
             for path in evidence:
                 self._client.log_artifact(run_id, str(path), "evidence")

@@ -128,7 +128,8 @@ def auc(scores: ArrayLike, labels: ArrayLike, clusters: Clusters) -> Auc:
     moves = np.zeros(len(values))
     moves[right] = (placements[right] - value) / right.sum()
     moves[wrong] = (placements[wrong] - value) / wrong.sum()
-    return Auc(value, np.bincount(index, weights=moves, minlength=count))
+    influences = np.bincount(index, weights=moves, minlength=count)
+    return Auc(value, np.asarray(influences, dtype=np.float64))
 
 
 def auc_gain(model: Auc, other: Auc, level: float) -> tuple[float, Interval]:

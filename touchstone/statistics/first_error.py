@@ -123,10 +123,10 @@ def best_threshold(values: Sequence[Sequence[float]], truth: Sequence[int]) -> f
     closing = np.sort([high for low, high in with_error if low < high])
     ends = np.unique(np.concatenate([opening, closing, least]))
     ends = ends[np.isfinite(ends)]
-    # Between two neighbouring ends, below the first and above the last.
-    middles = np.concatenate([[ends[0] - 1.0], (ends[1:] + ends[:-1]) / 2, [ends[-1] + 1.0]]) if len(ends) else []
-    if not len(middles):
+    if not len(ends):
         return 0.0
+    # Between two neighbouring ends, below the first and above the last.
+    middles = np.concatenate([[ends[0] - 1.0], (ends[1:] + ends[:-1]) / 2, [ends[-1] + 1.0]])
     on_errors = np.searchsorted(opening, middles, "left") - np.searchsorted(closing, middles, "left")
     on_correct = len(least) - np.searchsorted(least, middles, "left")
     errors = sum(place != NO_ERROR for place in truth)

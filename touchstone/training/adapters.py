@@ -96,7 +96,8 @@ def take_out(model: RewardModel) -> dict[str, tuple[Tensor, Tensor]]:
     factors: dict[str, tuple[Tensor, Tensor]] = {}
     for name, layer in list(_adapted(network)):
         (adapter,) = layer.lora_A
-        down, up = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
+        down = layer.lora_A[adapter].get_parameter("weight")
+        up = layer.lora_B[adapter].get_parameter("weight")
         factors[name] = down.detach().float(), up.detach().float() * layer.scaling[adapter]
         parent, _, child = name.rpartition(".")
         network.get_submodule(parent).register_module(child, _plain(layer))

@@ -115,7 +115,9 @@ def laid_out(step: Step, encoded: Sequence[EncodedGroup], train: Train, *, share
     budget = AUTO_TOKENS if train.tokens_per_microbatch == "auto" else train.tokens_per_microbatch
     starts = range(0, len(step.chunks), GROUPS_AT_ONCE)
     for start in progress(starts, "embedding", len(starts)):
-        yield from micro_batches(step.chunks[start : start + GROUPS_AT_ONCE], encoded, budget, shared=shared)
+        for micro in micro_batches(step.chunks[start : start + GROUPS_AT_ONCE], encoded, budget, shared=shared):
+            assert isinstance(micro, MicroBatch)  # noqa: S101 - for the type checker: settings refuse other objectives
+            yield micro
 
 
 def fit(

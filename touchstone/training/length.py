@@ -54,8 +54,8 @@ def balancing_factors(differences: Sequence[float], weights: ArrayLike) -> NDArr
                 "length; set objective.length to keep, or collect comparisons that the other side wins"
             )
         total = base[stratum].sum()
-        for side in (longer, shorter):
-            factors[side] = total / (2 * base[side].sum())
+        for comparisons in (longer, shorter):
+            factors[comparisons] = total / (2 * base[comparisons].sum())
     return factors
 
 

@@ -145,8 +145,13 @@ def _minimised(
             features.T @ gradient.numpy() + penalty * values,
         )
 
-    options = {"maxiter": ITERATIONS, "gtol": TOLERANCE}
-    result = minimize(evaluate, np.zeros(features.shape[1]), jac=True, method="L-BFGS-B", options=options)
+    result = minimize(
+        evaluate,
+        np.zeros(features.shape[1]),
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxiter": ITERATIONS, "gtol": TOLERANCE},
+    )
     return np.asarray(result.x, dtype=np.float64)
 
 

@@ -122,7 +122,7 @@ def plackett_luce(rewards: Tensor, ranks: Tensor) -> Tensor:
 def correlation(first: Tensor, second: Tensor) -> Tensor:
     """Pearson's correlation of two columns, [R] each: a scalar; 0, without a gradient, where one has no spread."""
     first, second = first - first.mean(), second - second.mean()
-    norms = first.norm() * second.norm()
+    norms: Tensor = first.norm() * second.norm()
     # Rounding leaves a spread where there is none, and its direction would be noise.
     if float(norms.detach()) <= 1e-12:
         return first.new_zeros(())

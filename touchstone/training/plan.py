@@ -216,9 +216,11 @@ def make_steps(groups: Sequence[Group], objective: Objective, train: Train) -> l
     Raises:
         TrainingError: nothing to learn from, or as `used_pairs`.
     """
-    pairs = [used_elements(group, objective) for group in groups]
+    pairs: list[tuple[Element, ...]]
     if objective.length == "balance":
-        pairs = _balanced(groups, pairs)
+        pairs = [*_balanced(groups, [used_pairs(group, objective) for group in groups])]
+    else:
+        pairs = [used_elements(group, objective) for group in groups]
     # Say which setting left nothing, since two can.
     if not any(pairs) and objective.learns != "comparisons":
         what = (

@@ -38,7 +38,9 @@ Row = Group | Quarantined
 class _Source(Protocol):
     """What each module or benchmark below has."""
 
-    ABOUT: About
+    @property
+    def ABOUT(self) -> About:
+        """What it says of itself."""
 
     def read(self, settings: Any, root: Path) -> Iterator[Row]:
         """Groups and quarantined rows, one at a time."""

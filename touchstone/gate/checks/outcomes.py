@@ -159,21 +159,18 @@ def outcome_calibration(outcomes: Outcomes, limits: Gates) -> Check:
     elif not interval.low <= 1 <= interval.high and not low <= (scores.slope or 0.0) <= high:
         status = "undecided"
         reason += " There are too few prompts to say by how much they are wrong."
-    table = tuple(
-        {
-            "probability": row.confidence,
-            "correct": row.accuracy,
-            **dict(
-                zip(
-                    ("low", "high"),
-                    statistics.wilson_interval(row.accuracy * row.count, row.count, 0.95),
-                    strict=True,
-                )
-            ),
-            "count": row.count,
-        }
-        for row in statistics.reliability(chances, rows.labels)
-    )
+    table: list[Details] = []
+    for row in statistics.reliability(chances, rows.labels):
+        bounds = statistics.wilson_interval(row.accuracy * row.count, row.count, 0.95)
+        table.append(
+            {
+                "probability": row.confidence,
+                "correct": row.accuracy,
+                "low": bounds.low,
+                "high": bounds.high,
+                "count": row.count,
+            }
+        )
     return Check(
         "outcome_calibration",
         status,
@@ -183,7 +180,7 @@ def outcome_calibration(outcomes: Outcomes, limits: Gates) -> Check:
         scores.threshold,
         prompts,
         details=details,
-        table=table,
+        table=tuple(table),
     )
 
 

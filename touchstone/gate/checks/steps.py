@@ -52,7 +52,8 @@ class Chains:
     @property
     def correct(self) -> NDArray[np.bool_]:
         """Which have no wrong step."""
-        return self.truth == NO_ERROR
+        correct: NDArray[np.bool_] = self.truth == NO_ERROR
+        return correct
 
     def where(self, mask: NDArray[np.bool_]) -> Chains:
         """Some of the chains."""

@@ -75,13 +75,7 @@ def ask(client: Client, groups: Sequence[Group]) -> Reply:
     Raises:
         ServingError: the endpoint doesn't answer.
     """
-    inputs = [
-        {
-            "prompt": [{"role": message.role, "content": message.content} for message in group.prompt],
-            "completions": [completion.text for completion in group.completions],
-        }
-        for group in groups
-    ]
+    inputs = [(group.prompt, [completion.text for completion in group.completions]) for group in groups]
     return client.rewards(inputs, one_version=True)
 
 

@@ -86,8 +86,8 @@ class Traffic:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Traffic:
         """The inverse of `to_json`."""
-        arrays = [np.array(value[name]) for name in ("scores", "characters", "prompt_characters")]
-        return cls(*arrays, truncated=value["truncated"], repeated=value["repeated"])
+        arrays = {name: np.array(value[name]) for name in ("scores", "characters", "prompt_characters")}
+        return cls(**arrays, truncated=value["truncated"], repeated=value["repeated"])
 
 
 def _prompt(sample: Mapping[str, Any]) -> str:

@@ -171,7 +171,7 @@ def table(entries: Sequence[MonitorEntry], most: int = 30) -> str:
     for window in windows:
         values = {signal.name: signal.value for signal in window.signals}
         accuracy, distance = values.get("accuracy"), values.get("scores")
-        words = window.state
+        words: str = window.state
         if window.sequence in begun:
             words += f", retrain: {outcomes.get(begun[window.sequence], 'not ended')}"
         lines.append(

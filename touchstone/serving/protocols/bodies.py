@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, Self
 
 from fastapi import Response
 from pydantic import BaseModel, Field, model_validator
+from pydantic.config import JsonDict
 
 from touchstone.groups import Message, Role
 from touchstone.model.scores import Score
@@ -94,7 +95,7 @@ class Usage(BaseModel):
         return cls(prompt_tokens=sum(tokens), total_tokens=sum(tokens))
 
 
-USAGE = {"prompt_tokens": 9, "total_tokens": 9}
+USAGE: JsonDict = {"prompt_tokens": 9, "total_tokens": 9}
 """For examples of replies."""
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
 
 from touchstone.client import ScoreReply
 from touchstone.model.scores import Score
@@ -21,11 +22,9 @@ from touchstone.serving.service import Service
 from touchstone.serving.strict import Closed, StrictRoute
 from touchstone.statistics import OutcomeMap, outcome_probability
 
-_STAMP = {"model": "reward-sandbox@champion", "version": 3, "digest": "9f2c41d07be3" + 52 * "0"}
-_FOUR, _FIVE = (
-    {"reward": 1.23, "centered": 0.87, "percentile": 0.81, "truncated": False, "tokens": 2},
-    {"reward": -0.4, "centered": -0.31, "percentile": 0.37, "truncated": False, "tokens": 2},
-)
+_STAMP: JsonDict = {"model": "reward-sandbox@champion", "version": 3, "digest": "9f2c41d07be3" + 52 * "0"}
+_FOUR: JsonDict = {"reward": 1.23, "centered": 0.87, "percentile": 0.81, "truncated": False, "tokens": 2}
+_FIVE: JsonDict = {"reward": -0.4, "centered": -0.31, "percentile": 0.37, "truncated": False, "tokens": 2}
 """For examples: what the completions "4" and "5" may have got."""
 
 

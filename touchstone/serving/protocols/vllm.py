@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
 
 from touchstone.groups import Message
 from touchstone.model.rendered import Conversation, Rendered
@@ -186,7 +187,7 @@ class RerankRequest(Common):
     model_config = ConfigDict(json_schema_extra={"examples": [{"query": "2+2?", "documents": ["5", "4"], "top_n": 1}]})
 
 
-_LISTED = {"object": "list", "created": 1790000000, "model": "rm", "usage": USAGE}
+_LISTED: JsonDict = {"object": "list", "created": 1790000000, "model": "rm", "usage": USAGE}
 """For examples."""
 
 
