@@ -15,9 +15,11 @@ from scipy import stats
 from tests.places import ROOT
 from tests.worlds.registered import NAME, open_registry, publish, tiny_settings
 from tests.worlds.sealed import make_tiny_groups
+from tests.worlds.served import one_version, running, serve_settings
 from touchstone import settings as settings_module
+from touchstone.client import Client
 from touchstone.errors import BusyError, LedgerError, PipelineError, ServingError
-from touchstone.groups import write_parquet
+from touchstone.groups import Completion, Message, make_group, write_parquet
 from touchstone.operations.monitoring import canary, history, page
 from touchstone.operations.monitoring import look as looking
 from touchstone.operations.monitoring.canary import Base
@@ -329,3 +331,16 @@ def test_without_an_endpoint_there_is_no_window(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(ServingError):
         look(tmp_path, settings, canary_file=tmp_path / "canary.parquet")
     assert history.read(tmp_path, NAME) == []
+
+
+def test_the_canary_asks_about_its_completions_as_they_are(tmp_path: Path) -> None:
+    group = make_group(
+        prompt=[Message("user", "2+2?")],
+        completions=[Completion("4"), Completion("It is five.")],
+        comparisons=[],
+        source="test",
+    )
+    with running(one_version(tmp_path), serve_settings()) as endpoint, Client(endpoint.url) as client:
+        (answered,) = canary.ask(client, [group]).scores
+        (scores,) = client.rewards([("2+2?", ["4", "It is five."])]).scores
+    assert [score.reward for score in answered] == [score.reward for score in scores]
