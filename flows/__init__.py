@@ -11,6 +11,7 @@ if not os.environ.get("PREFECT_API_URL"):
     # Prefect reads its settings when it is imported.
     os.environ.setdefault("PREFECT_HOME", str(Path.cwd() / ".prefect"))
     # Errors come out as one sentence of ours; Prefect would add its traceback above it.
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO")
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("DO_NOT_TRACK", "true")

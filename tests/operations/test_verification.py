@@ -122,7 +122,7 @@ def test_one_changed_byte_of_a_ledger_is_named_by_its_line(template: Path, tmp_p
             assert f"{book.name}, line {number + 1}" in found
         book.write_bytes(b"".join(lines[:-2]))  # a shorter chain is a valid one: the others know what is missing
         found = "\n".join(fault for one in verify_all(registry) for fault in one.faults)
-        assert ("has no verdict" if book != registry.ledger else "entries are missing at its end") in found
+        assert "its end was cut off" in found, "even where what is left is a valid chain"
         book.write_bytes(b"".join(lines))
 
 

@@ -49,7 +49,6 @@ def test_each_axis_is_a_model_with_a_name_and_gates_of_its_own(tmp_path: Path) -
     "words",
     [
         ["ensemble=heads", "ensemble.members=3", "ensemble.combination=uncertainty"],
-        ["ensemble=seeds", "ensemble.members=2", "ensemble.combination=worst"],
     ],
     ids=lambda words: words[0],
 )

@@ -102,7 +102,10 @@ class _Solutions:
         """Add a right solution and what was made of it."""
         if any(self._contradicts(completion) for completion in (original, modified)):
             raise Unusable("a row before labels the same steps otherwise")
-        self.pairs[self._place(original), self._place(modified)] = None
+        pair = self._place(original), self._place(modified)
+        if pair in self.pairs:
+            raise Unusable("a row before says the same")
+        self.pairs[pair] = None
 
     def _contradicts(self, completion: Completion) -> bool:
         place = self.places.get(completion.text)
