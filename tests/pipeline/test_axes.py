@@ -1,4 +1,4 @@
-"""Whole runs by configuration alone: a model of each axis under its own name, and an ensemble, each to a verdict."""
+"""Whole runs by configuration alone: a model of each axis under its own name, each to a verdict."""
 
 from __future__ import annotations
 
@@ -42,21 +42,3 @@ def test_each_axis_is_a_model_with_a_name_and_gates_of_its_own(tmp_path: Path) -
         assert record["verdict"] != "ERROR"
         assert list(record["metrics"]["holdout"]["axes"]) == [axis]
     assert decided["helpfulness"]["digests"]["holdout"] != decided["safety"]["digests"]["holdout"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["ensemble=heads", "ensemble.members=3", "ensemble.combination=uncertainty"],
-    ],
-    ids=lambda words: words[0],
-)
-def test_an_ensemble_comes_to_a_verdict_with_its_spread_beside(tmp_path: Path, words: list[str]) -> None:
-    record = retrain(copy_product(tmp_path / "product"), *words)
-    assert record["verdict"] != "ERROR"
-    checks = {check["name"]: check for check in record["checks"]}
-    assert checks["spread"]["required"] is False
-    assert 0 <= checks["spread"]["value"] <= 1
-    assert record["metrics"]["holdout"]["spread"]["mean"] > 0
-    assert record["model"]["rule"]["ensemble"]["kind"] == words[0].removeprefix("ensemble=")
