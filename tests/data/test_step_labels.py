@@ -91,7 +91,10 @@ def test_a_chain_in_which_no_answer_was_found_has_no_outcome(tmp_path: Path) -> 
 
 def test_what_was_made_of_one_question_is_one_group(tmp_path: Path) -> None:
     other = SOLUTION | {"modified_process": ["Add two to two.", "That is 5."], "classification": "counterfactual"}
-    (made,) = map(group, solutions(tmp_path, SOLUTION, other, SOLUTION))
+    copy, found = solutions(tmp_path, SOLUTION, other, SOLUTION)
+    assert isinstance(copy, Quarantined)
+    assert copy.reason == "a row before says the same"
+    made = group(found)
     assert [completion.policy for completion in made.completions] == ["original", "circular", "counterfactual"]
     assert [completion.steps for completion in made.completions] == [(1.0, 1.0), (1.0, 0.0, 1.0), (1.0, 0.0)]
     assert [(edge.i, edge.j, edge.wins_i, edge.wins_j) for edge in made.comparisons] == [(0, 1, 1, 0), (0, 2, 1, 0)]

@@ -290,8 +290,9 @@ def test_too_much_is_shed_at_once_and_what_is_taken_is_in_time(registry: Registr
         assert len(accepted) + len(refused) == len(answers)
         assert 5 < len(accepted) < 100
         assert len(refused) > len(accepted)
-        # The wait and two batches, and the clients' own threads in this process; the benchmark has them outside.
-        assert statistics.median(accepted) < 1.5
+        # The wait and two batches, and the clients' own threads in this process, beside other tests; without a bound
+        # on the queue it would be minutes. The benchmark has the clients outside, and measures.
+        assert statistics.median(accepted) < 5
         assert statistics.median(seconds for seconds, _ in refused) < statistics.median(accepted) / 3
         assert all(1 <= int(headers["retry-after"]) <= 3 for _, headers in refused)
         began = time.perf_counter()
