@@ -10,30 +10,21 @@ from __future__ import annotations
 import argparse
 import sys
 
-from touchstone.errors import TouchstoneError, os_words
+from flows.entry import exit_code
 from touchstone.pipeline.opening import Outcome, opened
-from touchstone.pipeline.retrain import stopped_words
 from touchstone.pipeline.runs import Run
 from touchstone.settings import project_root
 
 
 def main(overrides: list[str], as_of: str | None = None) -> int:
     """Open a run, start the flow on it, and print how it ended; returns the exit code."""
-    try:
+
+    def work() -> tuple[str, int]:
         with opened(project_root(), overrides, as_of=as_of) as opening:
             outcome = opening if isinstance(opening, Outcome) else _start(opening, overrides)
-    except TouchstoneError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    except OSError as error:
-        sys.stderr.write(f"error: {os_words(error)}\n")
-        return 1
-    except KeyboardInterrupt as error:
-        words, code = stopped_words(error)
-        sys.stderr.write(f"\n{words}\n")
-        return code
-    sys.stdout.write(outcome.summary + "\n")
-    return outcome.code
+        return outcome.summary, outcome.code
+
+    return exit_code(work)
 
 
 def _start(run: Run, overrides: list[str]) -> Outcome:

@@ -15,10 +15,9 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
+from flows.entry import exit_code
 from flows.retrain import retrain
 from flows.server import server
-from touchstone.errors import TouchstoneError, os_words
-from touchstone.pipeline.retrain import stopped_words
 from touchstone.settings import load_project
 
 OUTCOMES = {"Promoted": "promoted", "Blocked": "blocked", "NothingToDo": "nothing"}
@@ -53,23 +52,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--retrain", action="store_true", help="no look: only the retrain that one asked for")
     arguments = parser.parse_args()
-    try:
+
+    def work() -> tuple[str, int]:
         root, _ = load_project()
         with server(root):
             state = monitor(look=not arguments.retrain, clean=not arguments.retrain, return_state=True)
             state.result()
-    except TouchstoneError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    except OSError as error:
-        sys.stderr.write(f"error: {os_words(error)}\n")
-        return 1
-    except KeyboardInterrupt as error:
-        words, code = stopped_words(error)
-        sys.stderr.write(f"\n{words}\n")
-        return code
-    sys.stdout.write(f"{state.name}: {state.message}\n")
-    return 0
+        return f"{state.name}: {state.message}", 0
+
+    return exit_code(work)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -12,17 +11,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from tests.places import ROOT
+from tests.worlds.first_step import encoded_of, loss_of
 from tests.worlds.outcomes import make_outcome_groups, outcome_settings, outcome_world, without_labels
 from touchstone.errors import SettingsError, TrainingError
 from touchstone.groups import Group
 from touchstone.model.layout import read_token_log_odds, shares_prompt
 from touchstone.model.network import RewardModel, load_reward_model
-from touchstone.model.templating import EncodedGroup, encode_many
+from touchstone.model.templating import EncodedGroup
 from touchstone.pipeline.overrides import apply
-from touchstone.settings import Settings, compose, load
+from touchstone.settings import compose, load
 from touchstone.training.curve import SUMS, sums_of
 from touchstone.training.decoys import is_decoy, with_decoys
-from touchstone.training.objective import total_loss
 from touchstone.training.outcome import IGNORED, TokenMicroBatch, token_loss
 from touchstone.training.plan import make_steps, micro_batches, share_of
 
@@ -32,32 +31,6 @@ def model() -> RewardModel:
     model = load_reward_model(outcome_world() / "build" / "model")
     assert shares_prompt(model)
     return model
-
-
-def encoded_of(model: RewardModel, groups: Sequence[Group]) -> list[EncodedGroup]:
-    items = [(group.prompt, [completion.text for completion in group.completions]) for group in groups]
-    return encode_many(model.tokenizer, model.rule, items)
-
-
-def loss_of(
-    model: RewardModel,
-    groups: Sequence[Group],
-    settings: Settings,
-    budget: int,
-    *,
-    shared: bool = True,
-    ranks: int = 1,
-) -> tuple[Tensor, float]:
-    """The summed loss of the first step over all ranks, and its divisor."""
-    encoded = encoded_of(model, groups)
-    step = make_steps(groups, settings.objective, settings.train)[0]
-    total = torch.zeros(())
-    for rank in range(ranks):
-        chunks, counts = share_of(step, encoded, rank, ranks)
-        for micro in micro_batches(chunks, encoded, budget, shared=shared, counts=counts):
-            log_odds = torch.cat([read_token_log_odds(model.network, batch) for batch in micro.batches])
-            total = total + total_loss(settings.objective, log_odds, micro)
-    return total, step.divisor
 
 
 def by_hand(model: RewardModel, group: Group, encoded: EncodedGroup) -> list[Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import pytest
@@ -11,13 +10,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from tests.places import ROOT
+from tests.worlds.first_step import encoded_of, loss_of
 from tests.worlds.steps import make_chain_groups, process_artifact, process_settings
 from touchstone.errors import SettingsError, TrainingError
 from touchstone.groups import Completion, Group, Message, make_group, text_of_steps
 from touchstone.model.layout import read_token_log_odds, shares_prompt
 from touchstone.model.network import RewardModel, load_reward_model, read_every_step
-from touchstone.model.templating import EncodedGroup, encode_many
-from touchstone.settings import Settings, compose
+from touchstone.model.templating import EncodedGroup
+from touchstone.settings import compose
 from touchstone.training.curve import SUMS, sums_of
 from touchstone.training.decoys import is_decoy, with_decoys
 from touchstone.training.objective import total_loss
@@ -31,32 +31,6 @@ def process_model(classes: Literal[2, 3] = 2) -> RewardModel:
     read_every_step(model, classes, seed=3)
     assert shares_prompt(model)
     return model
-
-
-def encoded_of(model: RewardModel, groups: Sequence[Group]) -> list[EncodedGroup]:
-    items = [(group.prompt, [completion.text for completion in group.completions]) for group in groups]
-    return encode_many(model.tokenizer, model.rule, items)
-
-
-def loss_of(
-    model: RewardModel,
-    groups: Sequence[Group],
-    settings: Settings,
-    budget: int,
-    *,
-    shared: bool = True,
-    ranks: int = 1,
-) -> tuple[Tensor, float]:
-    """The summed loss of the first step over all ranks, and its divisor."""
-    encoded = encoded_of(model, groups)
-    step = make_steps(groups, settings.objective, settings.train)[0]
-    total = torch.zeros(())
-    for rank in range(ranks):
-        chunks, counts = share_of(step, encoded, rank, ranks)
-        for micro in micro_batches(chunks, encoded, budget, shared=shared, counts=counts):
-            values = torch.cat([read_token_log_odds(model.network, batch) for batch in micro.batches])
-            total = total + total_loss(settings.objective, values, micro)
-    return total, step.divisor
 
 
 def by_hand(model: RewardModel, group: Group, encoded: EncodedGroup, classes: int) -> list[Tensor]:

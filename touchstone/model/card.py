@@ -126,7 +126,25 @@ class OutcomeError(_Part):
         return np.array([[self.intercept**2, across], [across, self.slope**2]])
 
 
-class OutcomeCalibration(_Part):
+class _Platt(_Part):
+    """P = sigmoid(intercept + slope x), fitted (Platt 1999); `error` is None where the labels could be separated."""
+
+    intercept: float
+    slope: float = Field(gt=0)
+    error: OutcomeError | None
+
+    @property
+    def map(self) -> OutcomeMap:
+        """What turns x into a probability."""
+        return OutcomeMap(self.intercept, self.slope)
+
+    @property
+    def covariance(self) -> Floats | None:
+        """Of intercept and slope, shape (2, 2); None where nobody knows it."""
+        return None if self.error is None else self.error.covariance
+
+
+class OutcomeCalibration(_Platt):
     """a and b of P(correct) = sigmoid(a + b r), with r the reward; fitted on the labelled completions of the
     calibration set (Platt 1999), every family of prompts weighing the same.
 
@@ -139,26 +157,13 @@ class OutcomeCalibration(_Part):
         n_prompts: families.
     """
 
-    intercept: float
-    slope: float = Field(gt=0)
-    error: OutcomeError | None
     log_loss: float
     correct_share: float
     completions: int
     n_prompts: int
 
-    @property
-    def map(self) -> OutcomeMap:
-        """What turns a reward into a probability."""
-        return OutcomeMap(self.intercept, self.slope)
 
-    @property
-    def covariance(self) -> Floats | None:
-        """Of intercept and slope, shape (2, 2); None where nobody knows it."""
-        return None if self.error is None else self.error.covariance
-
-
-class StepCalibration(_Part):
+class StepCalibration(_Platt):
     """What a process model's values of steps mean: a and b of P(step isn't wrong) = sigmoid(a + b x), with x the log
     odds that the head gives, and where the first wrong step is found; all from the calibration set.
 
@@ -170,24 +175,11 @@ class StepCalibration(_Part):
         steps, chains, n_prompts: labelled steps, chains with a known first error or none, families.
     """
 
-    intercept: float
-    slope: float = Field(gt=0)
-    error: OutcomeError | None
     threshold: float
     f1: float
     steps: int
     chains: int
     n_prompts: int
-
-    @property
-    def map(self) -> OutcomeMap:
-        """What turns a step's log odds into a probability."""
-        return OutcomeMap(self.intercept, self.slope)
-
-    @property
-    def covariance(self) -> Floats | None:
-        """Of intercept and slope, shape (2, 2); None where nobody knows it."""
-        return None if self.error is None else self.error.covariance
 
 
 class Turn(_Part):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -47,7 +47,7 @@ class Description:
     tags: Mapping[str, str]
     text: str
     data: DataVersion | None = None
-    model_text: str = field(default="")
+    model_text: str = ""
 
 
 def dataset_input(data: DataVersion) -> DatasetInput:

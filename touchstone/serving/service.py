@@ -152,8 +152,8 @@ class Service:
         reference policy: empty within the optimisation budget, and where nobody has measured one."""
         stamps = answer.parts.values() if isinstance(answer, Answer) and answer.parts else [answer]
         budgets = {digest: budget for live in self.lives.values() for digest, budget in live.budgets.items()}
-        found = ((stamp, budgets.get(stamp.digest)) for stamp in stamps)
-        words = ((stamp, budget.warning(best_of, kl)) for stamp, budget in found if budget is not None)
+        measured = ((stamp, budgets.get(stamp.digest)) for stamp in stamps)
+        words = ((stamp, budget.warning(best_of, kl)) for stamp, budget in measured if budget is not None)
         return [f"{stamp.model}: {warning}" for stamp, warning in words if warning is not None]
 
     async def steps(self, model: str | None, items: Sequence[Item]) -> StepsAnswer:
