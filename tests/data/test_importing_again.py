@@ -296,6 +296,7 @@ def project(tmp_path: Path) -> Path:
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clean", [False, True])
 @pytest.mark.parametrize("replace", [False, True])
 def test_a_run_s_overrides_read_what_an_import_reads(

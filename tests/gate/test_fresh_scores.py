@@ -88,6 +88,7 @@ def test_a_killed_process_is_an_error_and_no_score(tmp_path: Path, generation: i
         thread.join()
 
 
+@pytest.mark.slow
 def test_who_judges_and_releases_needs_no_torch() -> None:
     code = "import sys, touchstone.gate.judge, touchstone.release; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -86,6 +86,7 @@ def test_an_error_within_the_limit_is_rarely_rejected_and_one_far_beyond_it_near
     assert rejected(0.10) >= 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "shape"),
     [

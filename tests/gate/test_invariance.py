@@ -209,6 +209,7 @@ def copied(group: Group, number: int) -> Group:
     )
 
 
+@pytest.mark.slow
 def test_copies_of_prompts_decide_nothing(tmp_path: Path, sets: dict[str, list[Group]]) -> None:
     """One prompt forty times, every prompt three times: the same verdict, counts and bounds as without the copies."""
     before = decide(tmp_path / "before", sets, half_right)

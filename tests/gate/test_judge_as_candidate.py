@@ -229,6 +229,7 @@ def test_little_data_is_judged_out_of_fold_and_by_a_person(tmp_path: Path, known
     assert decision.verdict is Verdict.INCONCLUSIVE
 
 
+@pytest.mark.slow
 def test_labels_by_a_model_are_no_evidence_about_people(tmp_path: Path, known: Path) -> None:
     write_sets(tmp_path, annotator=f"{JUDGE}0123456789abcdef")
     with judging(KNOWS.answer) as peer:

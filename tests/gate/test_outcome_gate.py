@@ -149,6 +149,7 @@ def test_without_its_evidence_every_check_of_a_classifier_is_an_error(promoted: 
     assert {results[name].status for name in OUTCOME_CHECKS} == {"error"}
 
 
+@pytest.mark.slow
 def test_overconfident_probabilities_are_rejected(tmp_path: Path) -> None:
     decision = decide(tmp_path, settings(), rule=lambda group, place: 4 * graded.gold(group, place))
     by_name = {check.name: check for check in decision.checks}

@@ -69,6 +69,7 @@ def test_the_null_band_is_wider_for_pairs_of_one_prompt_and_narrower_for_shares_
     assert floor > 1.1 * one
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "votes"), [(1, 1), (3, 1), (1, 3)], ids=["single", "prompts of three", "three votes"]
 )
@@ -129,6 +130,7 @@ def test_the_slope_and_its_error_are_those_of_a_clustered_logistic_regression() 
     assert interval == pytest.approx(tuple(fit.conf_int()[0]), rel=2e-3)
 
 
+@pytest.mark.slow
 def test_the_slope_s_interval_holds_the_truth_though_the_temperature_is_fitted() -> None:
     held, wider = 0, []
     for seed in range(200):
@@ -197,6 +199,7 @@ def test_spiegelhalters_z_by_hand() -> None:
     assert s.spiegelhalter([1.0, 2.0], [1.0, 1.0], [0, 0], PLAIN) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "votes", "fitted"), [(1, 1, False), (1, 3, False), (3, 1, False), (1, 3, True)],
     ids=["one vote", "three votes", "prompts of three", "three votes, fitted map"],

@@ -170,6 +170,7 @@ def test_every_cluster_counts_once() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("flips", "size"), [(0.0, 1), (0.0, 4), (0.2, 1)], ids=["plain", "copies", "flips"])
 def test_the_error_of_the_map_is_how_far_maps_of_other_sets_lie_apart(flips: float, size: int) -> None:
     """Copies of a pair in one prompt (every row four times) say no more than one: the error must know."""

@@ -155,6 +155,7 @@ def test_an_artifact_sealed_in_bf16_is_scored_as_sealed_where_it_is_emulated(tmp
     assert "sealed in bf16" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_training_leaves_emulated_bf16_alone(tmp_path: Path) -> None:
     code = "from benchmarks.training.__main__ import usable_precision; print(*usable_precision())"
     assert run(code, tmp_path, **OLDER) == "fp32 fp32, because this processor has no bf16\n"

@@ -411,6 +411,7 @@ def judged(project: Path, adopted: Adopted, champion: Version | None, verdict: V
     return record.load_decision(Path(shutil.copytree(made.path, kept)))
 
 
+@pytest.mark.slow
 def test_a_judged_public_model_is_registered_once_per_decision(public: Path, project: Path) -> None:
     settings, registry = tiny_settings(), open_registry(project)
     adopted = take(public, project / "build" / "splits", project / "artifact")

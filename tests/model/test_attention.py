@@ -156,6 +156,7 @@ def test_bf16_keeps_scores_in_fp32() -> None:
     assert float((low.double() - exact).abs().max().detach()) < 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")  # compiled on a GPU only
 def test_flex_attention_has_the_same_mask() -> None:
     """What a GPU runs, here uncompiled and forward: its gradient is for GPUs only."""

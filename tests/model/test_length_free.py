@@ -89,6 +89,7 @@ def test_every_way_to_a_score_subtracts(sealed: tuple[Scorer, Scorer, Path]) -> 
         assert [score.reward for score in scores] == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_stock_loaders_and_engines_refuse(sealed: tuple[Scorer, Scorer, Path]) -> None:
     _, _, folder = sealed
     command = [sys.executable, "-c", STOCK, str(folder)]

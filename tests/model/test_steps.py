@@ -177,6 +177,7 @@ def artifact(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return make_process_artifact(tmp_path_factory.mktemp("process"), classes=3)
 
 
+@pytest.mark.slow
 def test_a_trained_model_finds_the_first_wrong_step(artifact: Path) -> None:
     scorer = Scorer.load(artifact)
     assert scorer.card.process is not None

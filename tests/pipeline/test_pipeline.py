@@ -257,6 +257,7 @@ def test_following_ends_with_a_warning_where_nobody_can_take_the_rows(
 # Runs.
 
 
+@pytest.mark.slow
 def test_a_run_leaves_evidence_and_a_commit_and_nothing_else(project: Path) -> None:
     (project / "code" / "copy.py").write_text(COPY + "# edited\n")
     (project / "notes.txt").write_text("untracked\n")
@@ -364,6 +365,7 @@ def test_an_override_of_the_data_is_imported_into_the_run_alone(project: Path) -
     assert dvc.pointer_hash(run.folder / "data.dvc") != dvc.pointer_hash(project / "data.dvc")
 
 
+@pytest.mark.slow
 def test_a_second_run_of_the_same_fingerprint_is_refused_and_another_is_not(project: Path) -> None:
     with taken(project) as first:
         with pytest.raises(BusyError, match="same data, code and parameters"), taken(project):

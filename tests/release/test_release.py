@@ -47,6 +47,7 @@ def events(registry: Registry) -> list[str]:
     return [entry["event"] for entry in ledger.read(registry.ledger)]
 
 
+@pytest.mark.slow
 def test_a_judged_version_becomes_champion_once_it_is_served_as_judged(registry: Registry) -> None:
     before = set(psutil.Process().children(recursive=True))
     version = publish(registry, 0)

@@ -76,6 +76,7 @@ def test_silent_connections_keep_nobody_out_and_fill_no_log(process: Process) ->
     assert len(process.log()) < 2000
 
 
+@pytest.mark.slow
 def test_sigterm_under_load_answers_everybody_and_ends_with_zero(process: Process, tmp_path: Path) -> None:
     """Bulk that takes a few seconds, and single requests beside it."""
     bulk = {

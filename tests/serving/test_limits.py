@@ -279,6 +279,7 @@ def overload(endpoint: Running, seconds: float, clients: int) -> list[tuple[int,
     return answers
 
 
+@pytest.mark.slow
 def test_too_much_is_shed_at_once_and_what_is_taken_is_in_time(registry: Registry) -> None:
     """20 requests a second can be scored, and 30 clients ask for 200."""
     scorer = slowed(0.05)

@@ -318,6 +318,7 @@ def test_a_version_with_two_aliases_is_loaded_once(tmp_path: Path) -> None:
         assert live.served["challenger"] is live.served["champion"]
 
 
+@pytest.mark.slow
 def test_a_deleted_champion_keeps_being_served_and_is_reported(tmp_path: Path) -> None:
     registry = open_registry(tmp_path)
     publish(registry, 0)

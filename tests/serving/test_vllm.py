@@ -130,6 +130,7 @@ def test_the_script_has_every_switch_that_keeps_a_reward_raw(tmp_path: Path) -> 
     assert config["problem_type"] == "regression"  # the second lock: vLLM reads it too
 
 
+@pytest.mark.slow
 def test_the_command_prints_and_checks_the_champion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOUCHSTONE_ROOT", str(tmp_path))
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")

@@ -335,6 +335,7 @@ def test_weights_that_are_not_finite_reach_no_checkpoint(tmp_path: Path, base: P
         assert all(torch.isfinite(tensor).all() for tensor in load_file(path / "model.safetensors").values())
 
 
+@pytest.mark.slow
 def test_early_stopping_keeps_the_best_weights(tmp_path: Path, base: Path) -> None:
     groups = make_groups(60)
     build, best = (make_build(tmp_path / name, base, groups) for name in ("build", "best"))

@@ -83,6 +83,7 @@ def test_adapters_share_one_base_and_differ(tmp_path: Path, base: Path) -> None:
     assert max(abs(s.members[0] - s.members[1]) for s in scores) > 1e-3
 
 
+@pytest.mark.slow
 def test_the_head_alone_may_be_several(tmp_path: Path, base: Path) -> None:
     values: dict[str, object] = {"method": "head_only"}
     build = trained(tmp_path / "heads", base, ensemble("heads", train=values, bootstrap=True))

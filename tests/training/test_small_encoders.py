@@ -98,6 +98,7 @@ def test_the_surface_counts_characters_marks_and_pieces_of_the_completion_alone(
     assert empty == [0.0] * 8
 
 
+@pytest.mark.slow
 def test_words_and_length_stand_beside_the_encoder_in_the_share_that_was_asked(base: Path, tmp_path: Path) -> None:
     """Trained, saved, sealed and scored; the parts' spreads over training comparisons are as the share says."""
     build = make_build(tmp_path / "build", base, GROUPS)
@@ -137,6 +138,7 @@ def test_words_and_length_stand_beside_the_encoder_in_the_share_that_was_asked(b
     assert again.linear is None
 
 
+@pytest.mark.slow
 def test_an_encoder_without_a_linear_part_says_no_word_of_it(base: Path, tmp_path: Path) -> None:
     build = make_build(tmp_path / "build", base, GROUPS)
     train(settings_of(head_first=True, frozen_layers=1), build)
@@ -154,6 +156,7 @@ def test_an_encoder_without_a_linear_part_says_no_word_of_it(base: Path, tmp_pat
     assert any(name.startswith("encoder.layer.1.") for name in moved)
 
 
+@pytest.mark.slow
 def test_a_head_fitted_first_is_where_training_begins(base: Path, tmp_path: Path) -> None:
     build = make_build(tmp_path / "build", base, GROUPS)
     fitted = make_build(tmp_path / "fitted", base, GROUPS)
@@ -165,6 +168,7 @@ def test_a_head_fitted_first_is_where_training_begins(base: Path, tmp_path: Path
     torch.testing.assert_close(*weights, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_decoder_has_no_linear_part_and_more_layers_than_there_are_cant_be_frozen(
     base: Path, tmp_path: Path
 ) -> None:
