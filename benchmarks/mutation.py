@@ -5,8 +5,7 @@
     python -m benchmarks.mutation --sample 20 --result mutation.json
 
 mutmut writes every mutant of touchstone/gate/checks/ and touchstone/statistics* into a copy of the project, and runs
-for each the tests that reach its function, of tests/gate/test_gates*.py and tests/ground/test_statistics*.py alone. A
-mutant that no test reaches counts as a survivor. Mutants are drawn by a seed from all of them, sorted by name;
+for each the tests that reach its function, of those in TESTS alone. A mutant that no test reaches counts as a survivor. Mutants are drawn by a seed from all of them, sorted by name;
 survivors are listed with file, line and change. The last line has the share that was killed; below 90% the exit code
 is 1.
 """
@@ -35,7 +34,19 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "mutation.json"
 WANTED = 0.9
 MUTATED = ("touchstone/gate/checks/*", "touchstone/statistics*")
-TESTS = ("tests/gate/test_gates*.py", "tests/ground/test_statistics*.py")
+TESTS = (
+    "tests/gate/test_gates*.py",
+    "tests/gate/test_*_gate.py",
+    "tests/gate/test_looks_and_sizes.py",
+    "tests/gate/test_judging_evidence.py",
+    "tests/ground/test_statistics*.py",
+    "tests/ground/test_c[al]*.py",
+    "tests/ground/test_error_area.py",
+    "tests/ground/test_first_error.py",
+    "tests/ground/test_sequences.py",
+    "tests/evaluation/test_best_of_n.py",
+)
+"""Those that ask the gate's checks and the statistics what they say, and that don't start a program."""
 LIBRARIES = ("mutmut", "pytest", "hypothesis")
 OUTCOMES = {"killed": "killed", "timeout": "killed", "survived": "survived", "no tests": "not reached"}
 """mutmut's words and ours; an endless loop is noticed by whoever waits for the tests."""

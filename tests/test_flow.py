@@ -25,7 +25,7 @@ from tests.worlds.registered import artifact
 from touchstone.pipeline import graph, workspace
 from touchstone.runtime.processes import stopped_by_sigterm
 
-SMALL = ["data.groups=1200", "model.hidden=64", "model.layers=2", "gates.min_clusters=20"]
+SMALL = ["data.groups=1200", "model.hidden=64", "model.layers=2", "model.warmup_steps=40", "gates.min_clusters=20"]
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of prefect 3.8.8's own imports
 

@@ -14,7 +14,7 @@ import pytest
 from tests.places import ROOT
 from tests.worlds.product import copy_product
 
-SMALL = ["data.groups=1500", "model.hidden=64", "model.layers=2", "gates.min_clusters=20"]
+SMALL = ["data.groups=1000", "model.hidden=32", "model.layers=1", "model.warmup_steps=40", "gates.min_clusters=20"]
 
 
 def retrain(root: Path, *words: str) -> dict[str, Any]:
