@@ -345,10 +345,10 @@ def test_processes_that_come_first_together_make_one_sound_database(tmp_path: Pa
         "registry = Registry.open(Path(sys.argv[1]))\n"
         "print(registry.publish('reward-sandbox', sys.argv[2], Path(sys.argv[3])).version)"
     )
-    commands = [[sys.executable, "-c", code, str(tmp_path), f"f{n}", str(artifact(0))] for n in range(6)]
+    commands = [[sys.executable, "-c", code, str(tmp_path), f"f{n}", str(artifact(0))] for n in range(4)]
     processes = [subprocess.Popen(c, cwd=ROOT, stdout=subprocess.PIPE, text=True) for c in commands]
     answers = [process.communicate(timeout=120)[0] for process in processes]
-    assert sorted(int(answer) for answer in answers) == [1, 2, 3, 4, 5, 6]
+    assert sorted(int(answer) for answer in answers) == [1, 2, 3, 4]
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from touchstone.model.scoring import Scorer
 
 
 @pytest.mark.parametrize(
-    ("groups", "alone"), [(30, 3), pytest.param(150, 150, marks=pytest.mark.slow)], ids=["few", "many"]
+    ("groups", "alone"), [(30, 3), pytest.param(80, 80, marks=pytest.mark.slow)], ids=["few", "many"]
 )
 def test_every_protocol_gives_the_offline_scores_alone_and_in_random_batches(
     tmp_path: Path, groups: int, alone: int
