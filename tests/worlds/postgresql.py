@@ -183,6 +183,6 @@ def _running(command: list[str], variables: Mapping[str, str], folder: Path, hea
 
 def _healthy(url: str) -> bool:
     try:
-        return httpx.get(url, timeout=5).is_success
+        return httpx.get(url, timeout=30).is_success
     except httpx.HTTPError:
         return False
