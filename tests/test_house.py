@@ -150,6 +150,7 @@ def _closure(module: str, seen: set[Path] | None = None) -> set[Path]:
 NUMBERLESS = (
     "__init__.py",
     "errors.py",
+    "runtime/installed.py",
     "runtime/parallel.py",
     "runtime/places.py",
     "runtime/progress.py",

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -65,6 +66,23 @@ AsOf = Annotated[
         show_default=False,
     ),
 ]
+
+
+@app.command("init")
+def init_command(
+    folder: Annotated[Path, typer.Argument(help="A new or empty folder; with --update a project's own.")] = Path(),
+    update: Annotated[
+        bool, typer.Option("--update", help="Bring a project's files to the installed version; changed ones stay.")
+    ] = False,
+) -> None:
+    """Make a project from the installed package: configuration, stages, flows, and a first commit.
+
+    Example: touchstone init demo
+    """
+    from touchstone.pipeline.project import make
+    from touchstone.pipeline.project import update as bring_up_to_date
+
+    typer.echo(bring_up_to_date(folder) if update else make(folder))
 
 
 @app.command("configure")

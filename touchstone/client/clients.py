@@ -182,6 +182,11 @@ class Client(_Endpoint):
     ) -> Reply:
         """Scores of prompts with completions; large batches go as several requests at a time.
 
+        >>> with Client("http://127.0.0.1:8100") as client:
+        ...     reply = client.rewards([("What is 2+2?", ["Four.", "Five."])])
+        >>> [score.truncated for score in reply.scores[0]]
+        [False, False]
+
         Args:
             model: NAME, NAME@ALIAS or NAME@VERSION; None: the champion.
             version: the version that must answer.
@@ -205,6 +210,10 @@ class Client(_Endpoint):
     ) -> ComparisonReply:
         """Both completions' scores and the calibrated probability that A beats B.
 
+        >>> with Client("http://127.0.0.1:8100") as client:
+        ...     client.compare("What is 2+2?", "Four.", "Four.").probability
+        0.5
+
         Raises:
             RefusedError, ServingError: as for `rewards`.
         """
@@ -222,6 +231,10 @@ class Client(_Endpoint):
         best_of: int | None = None,
     ) -> RankingReply:
         """One prompt's completions, best first, with the probability of each to beat the best.
+
+        >>> with Client("http://127.0.0.1:8100") as client:
+        ...     [place.index for place in client.rank("What is 2+2?", ["Four.", "Four."], best=1).ranking]
+        [0]
 
         Args:
             best: only so many of the best; None: all.

@@ -73,6 +73,11 @@ def reward_function(
 ) -> Callable[..., Any]:
     """A function that gives completions their rewards.
 
+    >>> import asyncio
+    >>> rewards = reward_function("http://127.0.0.1:8100")
+    >>> len(asyncio.run(rewards(prompts=["2+2?", "2+2?"], completions=["Four.", "Five."])))
+    2
+
     Args:
         source: an endpoint's URL, or a loaded artifact.
         centered: rewards in standard deviations of the reference set, which keep their unit when the model is

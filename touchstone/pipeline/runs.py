@@ -27,6 +27,7 @@ from touchstone.errors import BusyError, PipelineError
 from touchstone.pipeline import data, graph, lease, overrides, workspace
 from touchstone.pipeline.fingerprint import fingerprint
 from touchstone.pipeline.graph import Stage
+from touchstone.runtime import installed
 from touchstone.runtime.files import write_atomic, write_json
 from touchstone.settings import Settings
 
@@ -180,6 +181,7 @@ def drafted(root: Path, words: list[str], *, clean: bool = False, as_of: str | N
         try:
             base = workspace.head(root) if clean else workspace.snapshot(root)
             workspace.create(root, worktree, base)
+            installed.check(worktree)
             committed = settings_module.load(worktree / "params.yaml")
             settings = overrides.apply(committed, words, worktree / "configs") if words else committed
             if as_of is not None:

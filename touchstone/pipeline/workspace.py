@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from touchstone.errors import PipelineError
@@ -113,6 +113,22 @@ def commit(folder: Path, message: str, ref: str) -> str:
     made = git(folder, "rev-parse", "HEAD")
     git(folder, "update-ref", ref, made)
     return made
+
+
+def found(folder: Path, files: Sequence[str], message: str) -> None:
+    """Commit the files in `folder`, which becomes the top of a git repository where it isn't one.
+
+    The author is whoever git knows here; Touchstone itself where it knows nobody.
+    """
+    if not (folder / ".git").exists():
+        git(folder, "init", "--quiet")
+    git(folder, "add", "--force", "--", *files)
+    try:
+        git(folder, "config", "user.email")
+        author: Mapping[str, str] = {}
+    except PipelineError:
+        author = _IDENTITY
+    git(folder, "commit", "--quiet", "-m", message, "--", *files, env=author)
 
 
 def remove(root: Path, folder: Path) -> None:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from touchstone.errors import TouchstoneError
+from touchstone.runtime import installed
 
 
 def run_stage(main: Callable[[], None]) -> None:
     """Run a stage's `main`; an expected error becomes one sentence on stderr and exit code 1.
 
-    A full disk is an expected error too: it can strike at any write, so it is worded here.
+    A full disk is an expected error too: it can strike at any write, so it is worded here. Under DVC, which names the
+    stage in DVC_STAGE, the code must be what the stage depends on: what it made would be kept under the wrong digest.
     """
     try:
+        if stage := os.environ.get("DVC_STAGE"):
+            installed.check(Path.cwd(), stage)
         main()
     except TouchstoneError as error:
         fail(str(error))

@@ -200,7 +200,10 @@ def checked_root() -> Path:
     """
     root = project_root()
     if not (root / "dvc.yaml").is_file():
-        raise SettingsError(f"{root} is no Touchstone project (no dvc.yaml); run this from the project's root")
+        raise SettingsError(
+            f"{root} is no Touchstone project (no dvc.yaml); run this from a project's root, or make one with "
+            "`touchstone init`"
+        )
     return root
 
 
