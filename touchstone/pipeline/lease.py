@@ -111,9 +111,9 @@ def _read(note: Path) -> dict[str, Any] | None:
     """Who holds a lease; None where nobody does, or it was taken or let go this moment."""
     try:
         owner: dict[str, Any] = json.loads(note.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return owner if {"pid", "host", "since"} <= owner.keys() else None
+    except (OSError, ValueError, AttributeError):
         return None
-    return owner if {"pid", "host", "since"} <= owner.keys() else None
 
 
 def _owner(note: Path) -> str:

@@ -24,7 +24,7 @@ from typing import Any
 
 from touchstone import settings as settings_module
 from touchstone.errors import BusyError, PipelineError
-from touchstone.pipeline import data, graph, lease, overrides, workspace
+from touchstone.pipeline import data, graph, lease, overrides, scratch, workspace
 from touchstone.pipeline.fingerprint import fingerprint
 from touchstone.pipeline.graph import Stage
 from touchstone.runtime.files import write_atomic, write_json
@@ -335,4 +335,5 @@ def prune(root: Path) -> None:
                 write_json(left.parent / "run.json", {**record, "status": "interrupted", "error": "killed"})
     for folder in stale:
         workspace.remove(root, folder)
+    scratch.clear(root)
     shutil.rmtree(runs / ".new", ignore_errors=True)

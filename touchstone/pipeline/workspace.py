@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from touchstone.errors import PipelineError
@@ -81,6 +81,12 @@ def snapshot(root: Path) -> str:
         if tree == git(root, "rev-parse", f"{parent}^{{tree}}"):
             return parent
         return git(root, "commit-tree", tree, "-p", parent, "-m", "The checkout as it stood", env=env)
+
+
+def commit_tree(root: Path, tree: str, parents: Sequence[str], message: str) -> str:
+    """A commit of a tree that no branch knows of yet."""
+    words = [word for parent in parents for word in ("-p", parent)]
+    return git(root, "commit-tree", git(root, "rev-parse", tree), *words, "-m", message, env=_IDENTITY)
 
 
 def create(root: Path, folder: Path, commit: str) -> None:
