@@ -19,12 +19,13 @@ from touchstone import settings as settings_module
 from touchstone.errors import GateError, PipelineError, RegistryError
 from touchstone.gate.record import Decision, load_decision
 from touchstone.model import card
-from touchstone.pipeline import dvc, graph, landing, lease, runs, scratch, steps, workspace
+from touchstone.pipeline import dvc, graph, landing, lease, notices, runs, scratch, steps, workspace
 from touchstone.pipeline.runs import Run
 from touchstone.registry import Registry, Version
 from touchstone.release import Override, Release
 from touchstone.runtime.processes import stopped_by_sigterm
 from touchstone.settings import Settings
+from touchstone.settings.loop import Ending
 
 BUILD = "build"
 """The word for the candidate in the checkout's build/."""
@@ -91,7 +92,9 @@ def _promote_run(run: Run, override: Override | None) -> Release:
     if released.promoted:
         landing.land(run.root, version, run.id)
     run.note(promoted=released.promoted, release=released.summary, scores=list(released.scores))
-    run.note(status="finished", outcome="promoted" if released.promoted else "blocked", reason=released.summary)
+    outcome: Ending = "promoted" if released.promoted else "blocked"
+    notices.owe(run, outcome, released.summary)
+    run.note(status="finished", outcome=outcome, reason=released.summary)
     if override is not None:
         run.note(override={"by": override.by, "reason": override.reason})
     return released
