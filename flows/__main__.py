@@ -8,9 +8,13 @@ Nothing to do is said before Prefect is imported, which takes longer than findin
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
+from pathlib import Path
 
 from flows.entry import exit_code
+from touchstone.errors import TouchstoneError
+from touchstone.pipeline import notices
 from touchstone.pipeline.opening import Outcome, opened
 from touchstone.pipeline.runs import Run
 from touchstone.settings import project_root
@@ -20,8 +24,14 @@ def main(overrides: list[str], as_of: str | None = None) -> int:
     """Open a run, start the flow on it, and print how it ended; returns the exit code."""
 
     def work() -> tuple[str, int]:
-        with opened(project_root(), overrides, as_of=as_of) as opening:
-            outcome = opening if isinstance(opening, Outcome) else _start(opening, overrides)
+        root = project_root()
+        try:
+            with opened(root, overrides, as_of=as_of) as opening:
+                outcome = opening if isinstance(opening, Outcome) else _start(opening, overrides)
+        except TouchstoneError:
+            _notify(root)
+            raise
+        _notify(root)
         return outcome.summary, outcome.code
 
     return exit_code(work)
@@ -31,6 +41,15 @@ def _start(run: Run, overrides: list[str]) -> Outcome:
     from flows.retrain import start
 
     return start(run, overrides)
+
+
+def _notify(root: Path) -> None:
+    """Hand over what is still owed: of a failed run, whose end comes after its flow's, or of one that was killed."""
+    with contextlib.suppress(TouchstoneError):  # it stays owed, and how the run ended is what counts
+        if notices.owed(root):
+            from flows.notify import start
+
+            start(root)
 
 
 if __name__ == "__main__":

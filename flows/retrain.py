@@ -13,6 +13,7 @@ from __future__ import annotations
 import signal
 from contextlib import ExitStack
 from contextvars import ContextVar
+from pathlib import Path
 
 from httpx import HTTPError
 from prefect import flow
@@ -23,7 +24,8 @@ from prefect.exceptions import TerminationSignal
 from prefect.states import Completed
 
 from flows.server import server
-from touchstone.errors import PipelineError
+from touchstone.errors import PipelineError, TouchstoneError
+from touchstone.pipeline import notices
 from touchstone.pipeline.opening import Outcome, ended, opened
 from touchstone.pipeline.runs import Run
 from touchstone.pipeline.side_stages import side_stages
@@ -52,6 +54,10 @@ def retrain(overrides: list[str] | None = None, clean: bool = False, as_of: str 
     except Terminated as error:
         # By this signal alone Prefect tells a cancelled run from one that crashed.
         raise TerminationSignal(signal.SIGTERM) from error
+    except TouchstoneError:
+        _notify(project_root())
+        raise
+    _notify(project_root())
     names = {"promoted": "Promoted", "blocked": "Blocked", "nothing": "NothingToDo"}
     return Completed(name=names[outcome.verdict], message=outcome.reason)
 
@@ -77,6 +83,14 @@ def _walk(run: Run) -> Outcome:
         version = register(run, decision)
         released = release(run, decision, version)
     return conclude(run, decision, version, released)
+
+
+def _notify(root: Path) -> None:
+    """Hand over notices; what can't be handed over stays owed, and is no failure of the run."""
+    from tasks.notices import notify
+
+    if notices.owed(root):
+        notify(root, return_state=True)
 
 
 def _name_flow_run(name: str) -> None:

@@ -20,7 +20,8 @@
     │   └── RefusedError     the endpoint refuses a request, now and as often as it is sent
     └── PipelineError        a stage failed, the workspace can't be made, another run holds the lease
         ├── StageError       one stage's command ended with a non-zero exit code
-        └── BusyError        a run of the same fingerprint is under way
+        ├── BusyError        a run of the same fingerprint is under way
+        └── NoticeError      nobody could be told how a run ended
 
 A message says what happened, where (file, row, setting), and what to do; never an example's text.
 """
@@ -126,3 +127,7 @@ def os_words(error: OSError) -> str:
     """An operating system's error as a sentence: which file, and what is wrong with it."""
     place = f"{error.filename}: " if error.filename else ""
     return f"{place}{error.strerror or str(error) or type(error).__name__}"
+
+
+class NoticeError(PipelineError):
+    """Nobody could be told how a run ended; a notice stays owed."""

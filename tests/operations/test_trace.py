@@ -99,6 +99,9 @@ def test_a_candidate_in_build_is_promoted_with_a_run_of_its_own_and_traced_whole
         assert candidates.promote(root, chosen(root), which, NAME, WHY).promoted
     assert registry.ledger.read_bytes() == before
     assert len(registry.versions(NAME)) == 1
+    landed = workspace.git(root, "log", "--format=%s", "touchstone/reward-sandbox").splitlines()
+    assert landed.count(f"Promote {NAME} version 1") == 1
+    assert landed[0] == f"Promote {NAME} version 1"
 
 
 def _run_folder(root: Path) -> Path:

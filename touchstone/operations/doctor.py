@@ -22,7 +22,7 @@ from touchstone.errors import TouchstoneError
 from touchstone.gate import judge
 from touchstone.operations.trace import endpoint_link
 from touchstone.operations.verify import verify_releases
-from touchstone.pipeline import dvc, lease, provenance, runs, workspace
+from touchstone.pipeline import dvc, landing, lease, provenance, runs, scratch, workspace
 from touchstone.registry import Registry, repair
 from touchstone.registry.entries import AliasesApplied, AliasesDecided
 from touchstone.runtime import ledger
@@ -94,6 +94,10 @@ def _runs(root: Path) -> Iterator[Finding]:
         yield Finding("runs", "mendable", f"{place} can't be read", partial(_set_aside, root, damaged))
     if (folder / ".new").exists() and lease.is_free(folder / "lease", runs.PREPARING):
         yield Finding("runs", "mendable", f"{folder / '.new'} is a run that was never begun", partial(_prune, root))
+    for left in scratch.left(root):
+        yield Finding(
+            "runs", "mendable", f"{left} was left by a command that was killed", partial(scratch.clear, root)
+        )
     stale = [line for line in workspace.git(root, "worktree", "prune", "--dry-run", "--verbose").splitlines() if line]
     if stale:
         what = f"git knows {len(stale)} worktrees that are gone"
@@ -157,6 +161,10 @@ def _registry(root: Path) -> Iterator[Finding]:
             yield Finding("registry", "mendable", what, partial(registry.recover, name))
         for fault in verify_releases(registry, name).faults:
             yield Finding("registry", "BROKEN", fault)
+        champion = registry.version(name, "champion")
+        if champion is not None and landing.is_owed(root, champion):
+            what = f"version {champion.version} is the champion and isn't committed to {landing.branch_of(name)}"
+            yield Finding("registry", "mendable", what, partial(landing.land_version, root, champion))
         for version in registry.versions(name):
             try:
                 registry.download(version)

@@ -10,7 +10,6 @@ comes from the run-cache. The holdout isn't opened: the verdict is computed agai
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from touchstone.errors import RegistryError
 from touchstone.gate import judge
 from touchstone.model import card
 from touchstone.operations.verify import verify_decision
-from touchstone.pipeline import data, dvc, graph, runs, workspace
+from touchstone.pipeline import data, dvc, graph, runs, scratch, workspace
 from touchstone.pipeline.retrain import say
 from touchstone.registry import Registry, Version
 from touchstone.runtime.processes import stopped_by_sigterm
@@ -93,29 +92,24 @@ def reproduce(root: Path, name: str, number: int) -> Reproduced:
     commit = registry.tags(version).get("touchstone.commit")
     if not commit or workspace.file_at(root, commit, "dvc.yaml") is None:
         raise RegistryError(f"{name} version {number} names no commit of this repository; fetch refs/touchstone/runs")
-    with stopped_by_sigterm(), tempfile.TemporaryDirectory(prefix="touchstone-reproduce-") as scratch:
-        worktree = Path(scratch) / "version"
-        try:
-            workspace.create(root, worktree, commit)
-            _build(root, worktree, Path(scratch))
-            parts = _compare(registry, version, worktree)
-        finally:
-            workspace.remove(root, worktree)
+    with stopped_by_sigterm(), scratch.worktree(root, commit) as worktree:
+        _build(root, worktree)
+        parts = _compare(registry, version, worktree)
     return Reproduced(f"{name} version {number}", tuple(parts))
 
 
-def _build(root: Path, worktree: Path, scratch: Path) -> None:
+def _build(root: Path, worktree: Path) -> None:
     """Compute every stage that the artifact and the metrics come from."""
     settings = settings_module.load(worktree / "params.yaml")
     data.bring(root, worktree, settings)
     stages = graph.read(worktree / "dvc.yaml", worktree / "params.yaml")
     wanted = {stage for output in (ARTIFACT, METRICS) for stage in graph.upstream(stages, output)}
-    checkpoints = str(scratch / "checkpoints")
+    checkpoints = str(worktree.parent / "checkpoints")
     places = {"TOUCHSTONE_ROOT": str(root), "TOUCHSTONE_CHECKPOINTS": checkpoints, "TOUCHSTONE_EVENTS": ""}
     for stage in stages:
         if stage.name in wanted:
             say(stage.name, stage.description)
-            dvc.repro(worktree, stage.name, log=scratch / f"{stage.name}.log", env=places, anew=True)
+            dvc.repro(worktree, stage.name, log=worktree.parent / f"{stage.name}.log", env=places, anew=True)
 
 
 def _compare(registry: Registry, version: Version, worktree: Path) -> list[Part]:

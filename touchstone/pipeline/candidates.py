@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,12 +19,13 @@ from touchstone import settings as settings_module
 from touchstone.errors import GateError, PipelineError, RegistryError
 from touchstone.gate.record import Decision, load_decision
 from touchstone.model import card
-from touchstone.pipeline import dvc, graph, lease, runs, steps, workspace
+from touchstone.pipeline import dvc, graph, landing, lease, notices, runs, scratch, steps, workspace
 from touchstone.pipeline.runs import Run
 from touchstone.registry import Registry, Version
 from touchstone.release import Override, Release
 from touchstone.runtime.processes import stopped_by_sigterm
 from touchstone.settings import Settings
+from touchstone.settings.loop import Ending
 
 BUILD = "build"
 """The word for the candidate in the checkout's build/."""
@@ -76,7 +76,10 @@ def _promote_version(root: Path, settings: Settings, name: str, number: int, ove
     if lock is None or not commit:
         raise PipelineError(f"{name} version {number} doesn't say what it was made from, so nobody can check it")
     with stopped_by_sigterm(), _outputs(root, commit, lock, [REFERENCE]) as worktree:
-        return releasing.release(root, settings, version, decision, worktree / REFERENCE, override)
+        released = releasing.release(root, settings, version, decision, worktree / REFERENCE, override)
+        if released.promoted:
+            landing.land_version(root, version)
+        return released
 
 
 def _promote_run(run: Run, override: Override | None) -> Release:
@@ -86,8 +89,12 @@ def _promote_run(run: Run, override: Override | None) -> Release:
         raise GateError(f"run {run.id} kept another artifact than the one that was judged; judge again")
     version = steps.register(run, decision)
     released = releasing.release(run.root, run.settings, version, decision, run.workspace / REFERENCE, override)
+    if released.promoted:
+        landing.land(run.root, version, run.id)
     run.note(promoted=released.promoted, release=released.summary, scores=list(released.scores))
-    run.note(status="finished", outcome="promoted" if released.promoted else "blocked", reason=released.summary)
+    outcome: Ending = "promoted" if released.promoted else "blocked"
+    notices.owe(run, outcome, released.summary)
+    run.note(status="finished", outcome=outcome, reason=released.summary)
     if override is not None:
         run.note(override={"by": override.by, "reason": override.reason})
     return released
@@ -149,15 +156,10 @@ def _from_build(root: Path, decision: Decision, stack: ExitStack) -> Run:
 @contextlib.contextmanager
 def _outputs(root: Path, commit: str, lock: Path, paths: Sequence[str]) -> Iterator[Path]:
     """A temporary worktree of a commit with some outputs of a dvc.lock in it."""
-    with tempfile.TemporaryDirectory(prefix="touchstone-") as scratch:
-        worktree = Path(scratch) / "version"
-        try:
-            workspace.create(root, worktree, commit)
-            shutil.copyfile(lock, worktree / "dvc.lock")
-            _bring(worktree, paths)
-            yield worktree
-        finally:
-            workspace.remove(root, worktree)
+    with scratch.worktree(root, commit) as worktree:
+        shutil.copyfile(lock, worktree / "dvc.lock")
+        _bring(worktree, paths)
+        yield worktree
 
 
 def _bring(worktree: Path, paths: Sequence[str]) -> None:

@@ -7,13 +7,12 @@ with outputs(root, "v1") as before, outputs(root, None) as now:
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from touchstone.data.difference import Difference, compare
 from touchstone.errors import PipelineError
-from touchstone.pipeline import dvc, workspace
+from touchstone.pipeline import dvc, scratch, workspace
 from touchstone.runtime.files import write_atomic
 from touchstone.runtime.processes import stopped_by_sigterm
 from touchstone.settings import Settings
@@ -74,14 +73,9 @@ def outputs(root: Path, version: str | None) -> Iterator[Path]:
     if version is None:
         raise PipelineError(f"build/{GROUPS} does not exist; run `dvc repro` first")
     commit = _commit(root, version)
-    with stopped_by_sigterm(), tempfile.TemporaryDirectory(prefix="touchstone-") as scratch:
-        worktree = Path(scratch) / "version"
-        try:
-            workspace.create(root, worktree, commit)
-            _bring(worktree, version)
-            yield worktree / "build"
-        finally:
-            workspace.remove(root, worktree)
+    with stopped_by_sigterm(), scratch.worktree(root, commit) as worktree:
+        _bring(worktree, version)
+        yield worktree / "build"
 
 
 def _commit(root: Path, version: str) -> str:

@@ -15,7 +15,6 @@ import contextlib
 import getpass
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,16 +27,13 @@ from touchstone import settings as settings_module
 from touchstone.data import importing
 from touchstone.data.difference import Difference, compare
 from touchstone.errors import DataError, SettingsError, SplitError, StageError
-from touchstone.pipeline import data, dvc, graph, lease, runs, workspace
+from touchstone.pipeline import data, dvc, graph, lease, runs, scratch, workspace
 from touchstone.pipeline.data_versions import GROUPS
 from touchstone.pipeline.graph import Stage
 from touchstone.runtime import ledger
 from touchstone.runtime.files import digest_file, digest_folder, digest_value, write_folder
 from touchstone.runtime.processes import stopped_by_sigterm
 from touchstone.settings import Settings
-
-PLACE = ".inbox"
-"""The worktree, below runs/: one at a time, so that what a killed one left is found."""
 
 REFUSING = (DataError, SplitError, StageError)
 """What a batch may be guilty of; anything else is the machine's, and stops the taking."""
@@ -147,7 +143,7 @@ def take(
     with lease.hold(runs.folder_of(root) / "lease", "inbox", "the taking of an inbox"):
         seen = {entry.batch_digest for entry in read(root) if isinstance(entry, BatchTaken) or not again}
         batches = _revision(settings, revision) if revision is not None else _files(settings, folder or root / "inbox")
-        workspace.remove(root, runs.folder_of(root) / PLACE)  # left by one that was killed
+        scratch.clear(root)
         fresh = [batch for batch in batches if batch.content not in seen]
         if not fresh:
             return Taken((), len(batches), None)
@@ -186,9 +182,10 @@ def _content(path: Path) -> str:
 def _take(root: Path, batches: Sequence[Batch]) -> tuple[list[InboxEntry], Difference | None]:
     """Read and check each batch in a worktree, and bring those that are sound into data/."""
     entries: list[InboxEntry] = []
-    with _worktree(root) as place, tempfile.TemporaryDirectory(prefix="touchstone-inbox-") as scratch:
+    with _worktree(root) as place:
         # What there is now, with what the stages make of it.
-        copies, stages = Path(scratch), graph.read(place / "dvc.yaml", place / "params.yaml")
+        copies, stages = place.parent / "copies", graph.read(place / "dvc.yaml", place / "params.yaml")
+        copies.mkdir()
         has_data = (place / "data").is_dir()
         if has_data:
             _check(place, stages, copies)
@@ -228,17 +225,12 @@ def _take(root: Path, batches: Sequence[Batch]) -> tuple[list[InboxEntry], Diffe
 @contextlib.contextmanager
 def _worktree(root: Path) -> Iterator[Path]:
     """A private worktree of the checkout as it stands, with its data where there is any."""
-    place = runs.folder_of(root) / PLACE
-    with stopped_by_sigterm():
-        try:
-            workspace.create(root, place, workspace.snapshot(root))
-            settings = settings_module.load(place / "params.yaml")
-            if (root / "data").is_dir() or dvc.pointer_hash(place / data.POINTER) is not None:
-                data.settle(root, place, settings, settings, clean=False)
-                data.bring(root, place, settings)
-            yield place
-        finally:
-            workspace.remove(root, place)
+    with stopped_by_sigterm(), scratch.worktree(root, workspace.snapshot(root)) as place:
+        settings = settings_module.load(place / "params.yaml")
+        if (root / "data").is_dir() or dvc.pointer_hash(place / data.POINTER) is not None:
+            data.settle(root, place, settings, settings, clean=False)
+            data.bring(root, place, settings)
+        yield place
 
 
 def _check(place: Path, stages: Sequence[Stage], logs: Path) -> None:

@@ -8,13 +8,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from touchstone.errors import GateError
-from touchstone.pipeline import runs
+from touchstone.errors import BusyError, GateError
+from touchstone.pipeline import lease, runs
 from touchstone.pipeline.runs import Draft, Run
 from touchstone.runtime.processes import stopped_by_sigterm
 
@@ -48,17 +50,36 @@ def opened(
 ) -> Iterator[Run | Outcome]:
     """Prepare a run: give it, or the outcome of the same run where that had ended before.
 
+    Where one of the same fingerprint is under way, `loop.when_busy` says whether that one is left alone or waited for.
     Within, SIGTERM raises `Terminated`. At the end the worktree is removed, the evidence kept, the lease given back.
 
     Raises:
-        BusyError: a run of the same fingerprint is under way.
+        BusyError: the other one hadn't ended after `loop.wait_minutes`.
         SettingsError, DataError, PipelineError: the run can't be prepared.
     """
     with stopped_by_sigterm(), ExitStack() as stack:
-        opening: Run | Outcome
+        yield _open(root.resolve(), overrides, stack, clean=clean, as_of=as_of)
+
+
+def _open(root: Path, overrides: list[str], stack: ExitStack, *, clean: bool, as_of: str | None) -> Run | Outcome:
+    leases, began = runs.folder_of(root) / "lease", time.monotonic()
+    while True:
         with runs.drafted(root, overrides, clean=clean, as_of=as_of) as draft:
-            opening = earlier(draft) or runs.take(draft, stack)
-        yield opening
+            key, loop = draft.fingerprint, draft.settings.loop
+            if lease.expire(leases, key, loop.lease_hours):
+                sys.stderr.write(f"a run of the same has hung for {loop.lease_hours:g} hours and was ended\n")
+                continue  # the next draft clears what is left of it
+            try:
+                return earlier(draft) or runs.take(draft, stack)
+            except BusyError as error:
+                busy = error
+        # The draft is gone: others may prepare meanwhile, and what the other run ends with is looked at anew.
+        if loop.when_busy == "leave":
+            reason = f"Nothing to do: {busy}"
+            return Outcome(DONE, "nothing", reason, reason, None)
+        sys.stderr.write(f"waiting: {busy}\n")
+        if not lease.wait(leases, key, 60 * loop.wait_minutes - (time.monotonic() - began)):
+            raise busy
 
 
 def earlier(draft: Draft) -> Outcome | None:

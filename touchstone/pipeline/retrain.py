@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from touchstone.pipeline import runs
+from touchstone.pipeline import notices, runs
 from touchstone.pipeline.dvc import How
 from touchstone.pipeline.opening import SUMMARY, Outcome, ended, opened, places
 from touchstone.pipeline.runs import Run
@@ -96,6 +96,7 @@ def conclude(run: Run, decision: Decision, version: Version | None, released: Re
     write_atomic(run.folder / SUMMARY, summarise(run, decision, version, released))
     promoted = released is not None and released.promoted
     reason = released.summary if released else decision.summary
+    notices.owe(run, "promoted" if promoted else "blocked", reason)
     run.note(status="finished", outcome="promoted" if promoted else "blocked", reason=reason)
     return ended(run)
 

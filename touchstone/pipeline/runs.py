@@ -24,7 +24,7 @@ from typing import Any
 
 from touchstone import settings as settings_module
 from touchstone.errors import BusyError, PipelineError
-from touchstone.pipeline import data, graph, lease, overrides, workspace
+from touchstone.pipeline import data, graph, lease, notices, overrides, scratch, workspace
 from touchstone.pipeline.fingerprint import fingerprint
 from touchstone.pipeline.graph import Stage
 from touchstone.runtime import installed
@@ -263,7 +263,10 @@ def _close(run: Run, error: BaseException | None) -> bool:
     """Keep the evidence, remove the worktree, and say in run.json how the run ended."""
     if error is not None:
         stopped = isinstance(error, KeyboardInterrupt)
-        run.note(status="interrupted" if stopped else "failed", error=str(error) or type(error).__name__)
+        words = str(error) or type(error).__name__
+        if not stopped:
+            notices.owe(run, "failed", words)
+        run.note(status="interrupted" if stopped else "failed", error=words)
     keep_evidence(run)
     run.note(ended=datetime.now(UTC).isoformat(timespec="seconds"))
     workspace.remove(run.root, run.workspace)
@@ -337,4 +340,5 @@ def prune(root: Path) -> None:
                 write_json(left.parent / "run.json", {**record, "status": "interrupted", "error": "killed"})
     for folder in stale:
         workspace.remove(root, folder)
+    scratch.clear(root)
     shutil.rmtree(runs / ".new", ignore_errors=True)

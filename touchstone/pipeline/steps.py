@@ -21,7 +21,7 @@ from touchstone.gate import record
 from touchstone.gate.case import Champion
 from touchstone.gate.checks import Verdict
 from touchstone.gate.record import Decision, Provenance
-from touchstone.pipeline import budget, data, dvc, following, workspace
+from touchstone.pipeline import budget, data, dvc, following, landing, workspace
 from touchstone.pipeline.described import describe
 from touchstone.pipeline.dvc import How
 from touchstone.pipeline.runs import Run, folder_of, keep_evidence
@@ -227,4 +227,6 @@ def release(run: Run, decision: Decision, version: Version) -> Release:
             run.root, run.settings, version, decision, run.build / "splits" / "reference.parquet"
         )
     run.note(promoted=released.promoted, release=released.summary, scores=list(released.scores))
+    if released.promoted:
+        landing.land(run.root, version, run.id)
     return released

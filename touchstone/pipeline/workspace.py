@@ -83,6 +83,12 @@ def snapshot(root: Path) -> str:
         return git(root, "commit-tree", tree, "-p", parent, "-m", "The checkout as it stood", env=env)
 
 
+def commit_tree(root: Path, tree: str, parents: Sequence[str], message: str) -> str:
+    """A commit of a tree that no branch knows of yet."""
+    words = [word for parent in parents for word in ("-p", parent)]
+    return git(root, "commit-tree", git(root, "rev-parse", tree), *words, "-m", message, env=_IDENTITY)
+
+
 def create(root: Path, folder: Path, commit: str) -> None:
     """Make `folder` a worktree of the commit, with the project's DVC cache.
 

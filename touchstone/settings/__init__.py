@@ -22,6 +22,7 @@ from touchstone.settings.data import GONE, Data
 from touchstone.settings.ensemble import Ensemble
 from touchstone.settings.gates import Gates
 from touchstone.settings.llm_judge import Engine, LlmJudge
+from touchstone.settings.loop import Loop
 from touchstone.settings.model import Model
 from touchstone.settings.monitor import Monitor
 from touchstone.settings.objective import Objective
@@ -61,6 +62,7 @@ class Settings(Section):
     gates: Gates
     serve: Serve
     monitor: Monitor
+    loop: Loop = Loop()
     llm_judge: LlmJudge | None = None
     """A language model that compares completions; None: there is none."""
 
