@@ -230,16 +230,16 @@ class Tutorials:
         shell = Shell(self.project, state)
         blocks = list(BLOCK.finditer(text))
         first = [block for block in blocks if "shared" in _marks(block)]
+        pieces, end = [], 0
         try:
             ready = self._prepare(shell, first)
-            pieces, end = [], 0
             for block in blocks:
                 results = ready.pop(0) if block in first else None
                 pieces += [text[end : block.start("body")], self._block(shell, block, results)]
                 end = block.end("body")
-            if self.update:
-                page.write_text("".join([*pieces, text[end:]]), encoding="utf-8")
         finally:
+            if self.update:  # as far as it came
+                page.write_text("".join([*pieces, text[end:]]), encoding="utf-8")
             shell.stop()
             self.seconds[page.name] = time.monotonic() - begun
 
