@@ -1,8 +1,8 @@
 """Lays the documents out for the site: build/site_source, which mkdocs.yml names.
 
-`make docs` runs it and then builds the site. The documents link to files of the project as a reader of the repository
-would (../examples/grpo.py). A site holds its own folder only, so what lies outside comes along: pages as pages, code as
-pages that show it. The notebook becomes a page with its outputs.
+`make docs` runs it and then builds the site. The documents link to files of the project as a reader of the
+repository would (../examples/grpo.py). A site holds its own folder only, so what lies outside comes along: pages as
+pages, code as pages that show it. The notebook becomes a page with its outputs.
 """
 
 from __future__ import annotations
@@ -37,13 +37,14 @@ PICTURES = {".png", ".svg", ".jpg"}
 class Site:
     """The folder that the site is built from."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path = SOURCE) -> None:
+        self.folder = folder
         self.brought: set[Path] = set()
         """Files outside docs/ that a page links to."""
 
     def lay_out(self) -> None:
         """Write every page."""
-        shutil.rmtree(SOURCE, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
         for path in sorted(DOCS.rglob("*")):
             if path.is_file() and path.suffix in PICTURES | {".css"}:
                 self._copy(path, path.relative_to(DOCS))
@@ -61,13 +62,13 @@ class Site:
                 self._bring(path)
 
     def _write(self, path: Path, page: Path, text: str) -> None:
-        target = SOURCE / page
+        target = self.folder / page
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(self._linked(path, page, text), encoding="utf-8")
 
     def _copy(self, path: Path, page: Path) -> None:
-        (SOURCE / page).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, SOURCE / page)
+        (self.folder / page).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, self.folder / page)
 
     def _linked(self, path: Path, page: Path, text: str) -> str:
         """The text with links that hold in the site; code stays as it is."""
@@ -126,7 +127,7 @@ class Site:
         for path in sorted((DOCS / "decisions").glob("[0-9]*.md")):
             title = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
             lines.append(f"* [{title}]({path.name})")
-        (SOURCE / "decisions" / "index.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        (self.folder / "decisions" / "index.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def notebook_page(path: Path) -> str:
