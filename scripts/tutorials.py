@@ -332,7 +332,9 @@ def main() -> int:
     given = parser.parse_args()
     code = 0
     with tempfile.TemporaryDirectory(prefix="tutorials-", ignore_cleanup_errors=True) as fresh:
-        tutorials = Tutorials(given.folder or Path(fresh), update=given.update, cache=given.cache)
+        tutorials = Tutorials(
+            given.folder.resolve() if given.folder else Path(fresh), update=given.update, cache=given.cache
+        )
         for page in given.pages:
             try:
                 tutorials.run(page)
