@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,9 +31,9 @@ def main() -> None:
     commands = Path(os.environ.get("TOUCHSTONE_VENV", ROOT / ".venv")) / "bin"
     os.environ["PATH"] = f"{commands}:{os.environ['PATH']}"
     notebook = nbformat.read(given.notebook, as_version=4)
-    client = NotebookClient(
-        notebook, timeout=1800, kernel_name="python3", resources={"metadata": {"path": str(given.project)}}
-    )
+    kernel = AsyncKernelManager(kernel_name="python3", transport="ipc")  # no port that others could reach
+    place = {"metadata": {"path": str(given.project)}}
+    client = NotebookClient(notebook, km=kernel, timeout=1800, resources=place)
     client.execute()
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # times of the clock

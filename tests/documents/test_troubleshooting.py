@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,7 +34,7 @@ def test_the_page_tells_of_many_mistakes() -> None:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project that nothing has run in, with files that somebody has spoilt."""
     root = tmp_path_factory.mktemp("mistakes")
-    for name in ("configs", ".dvc", "touchstone"):
+    for name in ("configs", ".dvc", "touchstone", "flows", "tasks"):
         ignored = shutil.ignore_patterns("cache", "tmp", "__pycache__", "config.local")
         shutil.copytree(ROOT / name, root / name, ignore=ignored)
     for name in ("params.yaml", "dvc.yaml", "data.dvc", ".gitignore", ".dvcignore"):
@@ -50,35 +53,16 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def _said(command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(sys, "argv", command.split())
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code in (1, 2)
-    shown = capsys.readouterr()
-    return " ".join(re.sub(r"[│╭╮╰╯─]", " ", shown.out + shown.err).split())
-
-
-def _check(
-    row: tuple[str, str, str],
-    project: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def _check(row: tuple[str, str, str], project: Path, run: Callable[[list[str], Path], str]) -> None:
     command, after, expected = row
-    monkeypatch.chdir(project)
-    monkeypatch.delenv("TOUCHSTONE_ROOT", raising=False)
-    monkeypatch.delenv("TOUCHSTONE_API_KEYS", raising=False)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    if "outside" in after:
-        monkeypatch.chdir(project.parent)
     if "broke" in after:
         (project / "params.yaml").write_text("train: [")
     try:
-        said = _said(command, capsys, monkeypatch)
+        shown = run(command.split(), project.parent if "outside" in after else project)
     finally:
         workspace.git(project, "checkout", "--quiet", "params.yaml", "data.dvc")
-    parts = [re.escape(" ".join(part.split())) for part in re.split(r"(?<![=\w])\.\.\.(?![\w])", expected)]
+    said = " ".join(re.sub(r"[│╭╮╰╯─]", " ", shown).split())
+    parts = [re.escape(" ".join(part.split())) for part in re.split(r"(?<![=\w])\.\.\.(?!\w)", expected)]
     assert re.search(".*".join(parts), said), said
 
 
@@ -88,14 +72,31 @@ def _check(
 def test_a_mistake_gets_its_sentence(
     row: tuple[str, str, str], project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _check(row, project, capsys, monkeypatch)
+    def run(words: list[str], folder: Path) -> str:
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "argv", words)
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code in (1, 2)
+        shown = capsys.readouterr()
+        return shown.out + shown.err
+
+    monkeypatch.delenv("TOUCHSTONE_ROOT", raising=False)
+    _check(row, project, run)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "row", [row for row in ROWS if not row[0].removeprefix("touchstone ").startswith(QUICK)], ids=lambda row: row[0]
 )
-def test_a_mistake_that_takes_longer_gets_its_sentence_too(
-    row: tuple[str, str, str], project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _check(row, project, capsys, monkeypatch)
+def test_a_mistake_that_takes_longer_gets_its_sentence_too(row: tuple[str, str, str], project: Path) -> None:
+    def run(words: list[str], folder: Path) -> str:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("TOUCHSTONE_", "PREFECT_"))}
+        kept.pop("MLFLOW_TRACKING_URI", None)
+        command = [sys.executable, "-m", "touchstone.cli", *words[1:]]
+        env = {**kept, "PYTHONPATH": str(project)}
+        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode in (1, 2)
+        return done.stdout + done.stderr
+
+    _check(row, project, run)
