@@ -19,7 +19,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup retrain data test test-slow check serve bench format lock
+.PHONY: help setup retrain data test test-slow check serve bench format lock docs references docs-lock
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,26 @@ serve: setup ## Serve the champion on this machine
 
 bench: setup ## Measure the pipeline end to end and print the table
 	@$(BIN)/python -m benchmarks.pipeline
+
+# The site of the documents has an environment and a lock of its own (docs/requirements.in): it never moves a version
+# that scores. It needs no .venv/.
+DOCS := .venv-docs
+$(DOCS)/.ready: docs/requirements.lock
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not on the PATH; install Python 3.11 or say make PYTHON=..." >&2; exit 1; }
+	@rm -rf $(DOCS) && $(PYTHON) -m venv $(DOCS)
+	@$(DOCS)/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r docs/requirements.lock
+	@touch $@
+
+docs: $(DOCS)/.ready ## Build the site of the documents in build/site; a link to nothing fails
+	@$(DOCS)/bin/python scripts/site.py
+	@$(DOCS)/bin/zensical build --clean --strict --config-file mkdocs.yml
+
+references: setup ## Write the reference pages of the documents from the code
+	@$(BIN)/python -m scripts.references
+
+docs-lock: setup ## Compile docs/requirements.in into docs/requirements.lock
+	@$(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-header --no-emit-index-url \
+		--output-file docs/requirements.lock docs/requirements.in
 
 # What is locked stays as long as requirements.in allows it: a package more moves no other. pip-compile writes torch as it
 # finds it (a local version, a digest of one build); the lock names the version alone.

@@ -19,6 +19,8 @@ from fastapi import FastAPI
 from tests.places import ROOT
 from tests.worlds.browser import Browser, browser
 from tests.worlds.registered import NAME, open_registry, publish, tiny_settings
+from tests.worlds.sealed import make_tiny_artifact
+from tests.worlds.served import one_version, running, serve_settings
 from touchstone.client import Client
 from touchstone.registry import Registry
 from touchstone.serving import page, temporary_endpoint
@@ -53,6 +55,21 @@ def test_nothing_of_the_page_comes_from_elsewhere_or_stands_in_line() -> None:
     html, script = get("/").text, get("/page/page.js").text
     assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?! src=\"page/page\.js\" defer></script>)", html)
     assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(|localStorage", script)
+
+
+def sandbox_registry(root: Path) -> Registry:
+    """A registry whose champion was centred on the sandbox's texts."""
+    registry = open_registry(root)
+    version = registry.publish(NAME, "sandbox", make_tiny_artifact(root / "artifact", source="sandbox"))
+    registry.set_alias(NAME, "champion", version.version, expected=None)
+    return registry
+
+
+def test_the_endpoint_says_which_models_are_of_the_sandbox(tmp_path: Path) -> None:
+    for registry, simulated in ((sandbox_registry(tmp_path / "a"), True), (one_version(tmp_path / "b"), False)):
+        with running(registry, serve_settings()) as endpoint:
+            (model,) = endpoint.get("/v1/models").json()["models"]
+        assert model.get("simulated", False) is simulated
 
 
 # --- in a browser ----------------------------------------------------------------------------------------------------
@@ -318,3 +335,20 @@ def test_a_promotion_appears_while_one_looks(opened: Browser, registry: Registry
     assert ["champion", "1"] in rows
     rank(opened)
     assert "version 2" in texts(opened, "#by")[0]
+
+
+@pytest.mark.slow
+def test_a_model_of_the_sandbox_is_called_one_and_shown_its_own_world(chromium: Browser, tmp_path: Path) -> None:
+    with running(sandbox_registry(tmp_path), serve_settings()) as endpoint:
+        chromium.open(endpoint.url)
+        chromium.wait_for("!document.querySelector('#simulated').hidden")
+        assert "tomatoes" in chromium.evaluate("document.querySelector('#prompt').value")
+        assert len(rank(chromium)) == 3
+    if PICTURES:
+        chromium.picture(Path(PICTURES) / "sandbox.png")
+
+
+@pytest.mark.slow
+def test_a_model_of_other_data_is_not_called_a_simulation(opened: Browser) -> None:
+    assert opened.evaluate("document.querySelector('#simulated').hidden")
+    assert "egg" in opened.evaluate("document.querySelector('#prompt').value")

@@ -15,7 +15,9 @@ from touchstone.model.sealing import seal
 WORDS = ("egg", "water", "minutes", "boil", "cool", "the", "soft", "yolk", "Paris", "king", "because", "why", "lived")
 
 
-def make_tiny_groups(count: int, seed: int = 0, completions: Sequence[int] = (2, 2, 3)) -> list[Group]:
+def make_tiny_groups(
+    count: int, seed: int = 0, completions: Sequence[int] = (2, 2, 3), source: str = "test"
+) -> list[Group]:
     """Groups of random words: one to three turns, some K-wise, every tenth comparison tied."""
     random = Random(seed)
 
@@ -36,7 +38,7 @@ def make_tiny_groups(count: int, seed: int = 0, completions: Sequence[int] = (2,
                     else Comparison(k, k + 1, 0.0, 0.0, ties=1.0)
                     for k in range(size - 1)
                 ],
-                source="test",
+                source=source,
             )
         )
     return found
@@ -51,13 +53,19 @@ def make_tiny_model(folder: Path, *, seed: int = 0, max_tokens: int = 128) -> Pa
 
 
 def make_tiny_artifact(
-    folder: Path, *, seed: int = 0, max_tokens: int = 128, vectors: int = 8, precision: Precision = "fp32"
+    folder: Path,
+    *,
+    seed: int = 0,
+    max_tokens: int = 128,
+    vectors: int = 8,
+    precision: Precision = "fp32",
+    source: str = "test",
 ) -> Path:
     """Seal a tiny reward model on random groups; returns the artifact's folder."""
     seal(
         make_tiny_model(folder.with_name(folder.name + "-model"), seed=seed, max_tokens=max_tokens),
         make_tiny_groups(20, seed=101),
-        make_tiny_groups(30, seed=102),
+        make_tiny_groups(30, seed=102, source=source),
         precision=precision,
         self_test_vectors=vectors,
         seeds={"train": seed},

@@ -32,6 +32,8 @@ def apply(current: Settings, overrides: list[str], configs: Path) -> Settings:
     try:
         parsed = OverridesParser.create().parse_overrides(overrides)
     except HydraException as error:
+        if bare := next((word for word in overrides if "=" not in word), None):
+            raise SettingsError(f"{bare} has no value: write group=choice or key=value") from None
         raise SettingsError(f"overrides can't be read: {str(error).strip().splitlines()[0]}") from None
     groups = {override.key_or_group for override in parsed if (configs / override.key_or_group).is_dir()}
     sections = {section for group in groups for section in _sections(configs / group)}

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from touchstone import settings as settings_module
-from touchstone.errors import BusyError, PipelineError
+from touchstone.errors import BusyError, PipelineError, SettingsError
 from touchstone.pipeline import data, graph, lease, notices, overrides, scratch, workspace
 from touchstone.pipeline.fingerprint import fingerprint
 from touchstone.pipeline.graph import Stage
@@ -182,7 +182,10 @@ def drafted(root: Path, words: list[str], *, clean: bool = False, as_of: str | N
             base = workspace.head(root) if clean else workspace.snapshot(root)
             workspace.create(root, worktree, base)
             installed.check(worktree)
-            committed = settings_module.load(worktree / "params.yaml")
+            try:
+                committed = settings_module.load(worktree / "params.yaml")
+            except SettingsError as error:  # the copy goes; the file to mend is the checkout's
+                raise SettingsError(str(error).replace(f"{worktree}/", "")) from None
             settings = overrides.apply(committed, words, worktree / "configs") if words else committed
             if as_of is not None:
                 settings = data.pin(root, worktree, settings, as_of)

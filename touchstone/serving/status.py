@@ -14,6 +14,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
+from touchstone.model.card import Card
 from touchstone.model.optimisation_budget import OptimisationBudget
 from touchstone.serving.combination import Combination
 from touchstone.serving.live import Served
@@ -94,7 +95,14 @@ def _describe(model: str, served: Served, budgets: Budgets) -> dict[str, Any]:
         "max_tokens": served.scorer.model.rule.max_tokens,
         "optimisation_budget": _describe_budget(budgets.get(served.version.digest)),
         **({"ensemble": card.rule["ensemble"]} if "ensemble" in card.rule else {}),
+        **({"simulated": True} if _simulated(card) else {}),
     }
+
+
+def _simulated(card: Card) -> bool:
+    """Whether its reference texts are all of the sandbox: it knows a small simulated world, and nothing of people."""
+    sources = card.centering.reference_source.get("sources", {})
+    return bool(sources) and all(source.startswith("sandbox") for source in sources)
 
 
 def _describe_budget(budget: OptimisationBudget | None) -> dict[str, Any] | None:

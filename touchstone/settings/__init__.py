@@ -301,13 +301,15 @@ def compose(overrides: list[str], configs: Path | None = None) -> Settings:
     from hydra import initialize_config_dir
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
+    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
     folder = (configs or project_root() / "configs").resolve()
     try:
         with initialize_config_dir(config_dir=str(folder), version_base="1.3"):
             composed = hydra_compose(config_name="config", overrides=overrides)
         values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise SettingsError(f"{error.full_key} has no default: say {error.full_key}=... as well") from None
     except (HydraException, OmegaConfBaseException) as error:
         fault = suggestions.fault_of(overrides, folder)
         raise SettingsError(fault or f"overrides can't be composed: {str(error).strip().splitlines()[0]}") from error

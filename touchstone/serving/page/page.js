@@ -3,6 +3,8 @@
 
 const byId = (id) => document.getElementById(id);
 const EXAMPLES = ["Put it into boiling water for six minutes, then cool it at once.", "Eggs are nice.", "Boil it for twenty minutes."];
+const SANDBOX_PROMPT = "How do I grow tomatoes?";
+const SANDBOX_EXAMPLES = ["You should cut the dry stems, water the roots and loosen the soil.", "You should cut the dry stems and lace the shoes.", "You should lace the shoes and slow the tempo."];
 const MOST_EARLIER = 500;
 const POLL_MILLISECONDS = 4000;
 
@@ -298,6 +300,7 @@ async function refresh() {
     const chosen = byId("model").value;
     byId("model").replaceChildren(...state.models.map((model) => make("option", model.id)));
     if (state.models.some((model) => model.id === chosen)) byId("model").value = chosen;
+    sayWhetherSimulated();
     noteVersions();
     showHistory();
     trouble(Object.entries(state.troubles || {}).map(([alias, words]) => `${alias}: ${words}`).join(" "));
@@ -305,6 +308,16 @@ async function refresh() {
     trouble(error instanceof TypeError ? "The endpoint does not answer." : error.message);
     shown = "";
   }
+}
+
+// A model of the sandbox is shown that world's own texts, as long as nobody has written others.
+function sayWhetherSimulated() {
+  const simulated = state.models.length > 0 && state.models.every((model) => model.simulated);
+  byId("simulated").hidden = !simulated;
+  const untouched = byId("prompt").value === byId("prompt").defaultValue && fields().every((field, index) => field.value === EXAMPLES[index]);
+  if (!simulated || !untouched) return;
+  byId("prompt").value = SANDBOX_PROMPT;
+  fields().forEach((field, index) => { field.value = SANDBOX_EXAMPLES[index]; });
 }
 
 function trouble(words) {
