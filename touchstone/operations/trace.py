@@ -156,7 +156,9 @@ class _Walk:
             return "BROKEN", "; ".join(cached.faults)
         if not cached.sound:
             return "not here", f"DVC's cache holds none of the {len(cached.absent)} outputs"
-        return "ok", f"{cached.sound} in DVC's cache as recorded, {len(lock)} stages linked{_without(cached.absent)}"
+        # Small ones are in no cache: git has them, in the commit of the run's results.
+        absent = tuple(path for path in cached.absent if provenance.blob(self.root, f"{results}:{path}") is None)
+        return "ok", f"{cached.sound} in DVC's cache as recorded, {len(lock)} stages linked{_without(absent)}"
 
     def artifact(self) -> tuple[State, str]:
         folder = self.registry.download(self.version)
