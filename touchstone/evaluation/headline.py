@@ -1,12 +1,13 @@
 """The few figures that everybody looks at first, and the tables behind the plots.
 
-    build/metrics.json             seven figures, in the order in which they are read
+    build/metrics.json             six figures
     build/plots/curve.csv          mean loss over the course of training
     build/plots/reliability.csv    confidence against accuracy
     build/plots/length.csv         reward against length
 
 They are small, so they stand in git: `dvc metrics diff`, `dvc plots diff` and a pull request compare them with the
-commit before. Everything else that was measured is in build/evaluation/metrics.json.
+commit before. Everything else that was measured is in build/evaluation/metrics.json. DVC shows the figures in the order
+of the alphabet, and a table of experiments holds so many of their names in 100 columns.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from touchstone.evaluation.baselines import BEST_POSSIBLE
-from touchstone.runtime.files import write_atomic
+from touchstone.runtime.files import write_atomic, write_json
 from touchstone.statistics import reliability
 
 DIGITS = 4
@@ -34,39 +35,37 @@ Table = Sequence[Mapping[str, float]]
 
 
 def headline(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The figures of a model that learned comparisons: `measure`'s, in the order in which they are read.
+    """The figures of a model that learned comparisons, out of `measure`'s.
 
-    accuracy with its 95% interval (low, high), the best baseline's accuracy, log_loss, calibration (error), and length
-    (rank correlation of reward and length inside prompts; absent where it can't be computed).
+    accuracy, at_least (the lower end of its 95% interval), baseline (the best one's accuracy), calibration (error),
+    length (rank correlation of reward and length inside prompts; absent where it can't be computed) and log_loss.
     """
     beaten = [result["accuracy"] for name, result in metrics["baselines"].items() if name != BEST_POSSIBLE]
     figures = {
         "accuracy": metrics["accuracy"],
-        "low": metrics["accuracy_low"],
-        "high": metrics["accuracy_high"],
+        "at_least": metrics["accuracy_low"],
         "baseline": max(beaten),
-        "log_loss": metrics["log_loss"],
         "calibration": metrics["calibration_error"],
         "length": metrics["length_correlation"],
+        "log_loss": metrics["log_loss"],
     }
-    return {name: round(value, DIGITS) + 0.0 for name, value in figures.items() if value is not None}
+    return {name: value for name, value in figures.items() if value is not None}
 
 
 def chain_headline(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The figures of a process model: `measure_chains`', in the order in which they are read.
+    """The figures of a process model, out of `measure_chains`'.
 
-    f1 of the first wrong step with its 95% interval (low, high), the best baseline's f1, step_auc, and calibration
-    (error) of the steps.
+    f1 of the first wrong step, at_least (the lower end of its 95% interval), baseline (the best one's f1), calibration
+    (error) of the steps, and two areas under the curve: reward_auc of chains, step_auc of steps.
     """
-    figures = {
+    return {
         "f1": metrics["f1"],
-        "low": metrics["f1_low"],
-        "high": metrics["f1_high"],
+        "at_least": metrics["f1_low"],
         "baseline": max(result["f1"] for result in metrics["baselines"].values()),
-        "step_auc": metrics["step_auc"],
         "calibration": metrics["step_calibration_error"],
+        "reward_auc": metrics["reward_auc"],
+        "step_auc": metrics["step_auc"],
     }
-    return {name: round(value, DIGITS) + 0.0 for name, value in figures.items()}
 
 
 def curve_table(lines: Sequence[str]) -> Table:
@@ -104,11 +103,15 @@ def write(build: Path, figures: Mapping[str, float], tables: Mapping[str, Table]
     Args:
         tables: rows by name; every row of a table has the same keys.
     """
-    write_atomic(build / "metrics.json", json.dumps(figures, indent=2) + "\n")
+    write_json(build / "metrics.json", {name: _rounded(value) for name, value in figures.items()})
     (build / "plots").mkdir(exist_ok=True)
     for name, rows in tables.items():
         text = io.StringIO()
         writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows({key: round(value, DIGITS) + 0 for key, value in row.items()} for row in rows)
+        writer.writerows({key: _rounded(value) for key, value in row.items()} for row in rows)
         write_atomic(build / "plots" / f"{name}.csv", text.getvalue())
+
+
+def _rounded(value: float) -> float:
+    return round(value, DIGITS) + 0  # never -0.0
