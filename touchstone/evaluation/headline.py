@@ -38,7 +38,7 @@ def headline(metrics: Mapping[str, Any]) -> dict[str, float]:
     """The figures of a model that learned comparisons, out of `measure`'s.
 
     accuracy, at_least (the lower end of its 95% interval), baseline (the best one's accuracy), calibration (error),
-    length (rank correlation of reward and length inside prompts; absent where it can't be computed) and log_loss.
+    length (rank correlation of reward and length inside prompts; absent where it can't be computed) and loss (log loss).
     """
     beaten = [result["accuracy"] for name, result in metrics["baselines"].items() if name != BEST_POSSIBLE]
     figures = {
@@ -47,7 +47,7 @@ def headline(metrics: Mapping[str, Any]) -> dict[str, float]:
         "baseline": max(beaten),
         "calibration": metrics["calibration_error"],
         "length": metrics["length_correlation"],
-        "log_loss": metrics["log_loss"],
+        "loss": metrics["log_loss"],
     }
     return {name: value for name, value in figures.items() if value is not None}
 
