@@ -6,8 +6,8 @@
     build/plots/length.csv         reward against length
 
 They are small, so they stand in git: `dvc metrics diff`, `dvc plots diff` and a pull request compare them with the
-commit before. Everything else that was measured is in build/evaluation/metrics.json. DVC shows the figures in the order
-of the alphabet, and a table of experiments holds so many of their names in 100 columns.
+commit before. Everything else that was measured is in build/evaluation/metrics.json. DVC shows the figures in
+alphabetical order, and a table of experiments holds so many of their names in 100 columns.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def headline(metrics: Mapping[str, Any]) -> dict[str, float]:
     """The figures of a model that learned comparisons, out of `measure`'s.
 
     accuracy, at_least (the lower end of its 95% interval), baseline (the best one's accuracy), calibration (error),
-    length (rank correlation of reward and length inside prompts; absent where it can't be computed) and loss (log loss).
+    length (rank correlation of reward and length inside prompts; absent where it can't be computed), and loss (log
+    loss).
     """
     beaten = [result["accuracy"] for name, result in metrics["baselines"].items() if name != BEST_POSSIBLE]
     figures = {
