@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def named(commands: list[list[str]]) -> list[str]:
         commands: the words of each process, from the nearest upwards.
     """
     experiment = next((words for words in commands if {"exp", "experiments"} & set(words) and "run" in words), [])
-    values = [after for word, after in zip(experiment, experiment[1:], strict=False) if word in _OPTIONS]
+    values = [after for word, after in pairwise(experiment) if word in _OPTIONS]
     values += [word.removeprefix("--set-param=") for word in experiment if word.startswith("--set-param=")]
     values += [word[2:] for word in experiment if word.startswith("-S") and len(word) > 2]
     keys = [value.partition("=")[0].removeprefix(f"{PARAMS}:").lstrip("+~") for value in values]

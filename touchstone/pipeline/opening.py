@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from touchstone.errors import GateError
 from touchstone.pipeline import runs
 from touchstone.pipeline.runs import Draft, Run
+from touchstone.registry import Registry, exists
 from touchstone.runtime.processes import stopped_by_sigterm
 
 DONE, BLOCKED = 0, 3
@@ -75,10 +75,8 @@ def earlier(draft: Draft) -> Outcome | None:
         folder, reason = runs.folder_of(draft.root) / ended[0]["id"], ended[0]["reason"]
         summary = f"Nothing to do: the same data, code and parameters were blocked before.\n{reason}"
         return Outcome(BLOCKED, "blocked", reason, f"{summary}\n{places(folder)}", folder)
-    if not _has_registry(draft.root):
+    if not exists(draft.root):
         return None
-    from touchstone.registry import Registry  # seconds, and only needed from here on
-
     registry = Registry.open(draft.root)
     found = [version for version in registry.versions(name) if version.fingerprint == draft.fingerprint]
     if not found or not ended:
@@ -94,16 +92,9 @@ def earlier(draft: Draft) -> Outcome | None:
 
 def champion(root: Path, name: str) -> int | None:
     """The version that a candidate is judged against; None where there is none."""
-    if not _has_registry(root):
+    if not exists(root):
         return None
-    from touchstone.registry import Registry  # seconds, and only needed from here on
-
     return Registry.open(root).aliases(name).get("champion")
-
-
-def _has_registry(root: Path) -> bool:
-    """Whether there is a database: opening one that isn't would make it, and a plan must leave nothing behind."""
-    return bool(os.environ.get("MLFLOW_TRACKING_URI")) or (root / "mlflow" / "mlflow.db").exists()
 
 
 def _answered_since(draft: Draft, run_id: str) -> bool:

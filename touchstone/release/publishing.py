@@ -19,7 +19,7 @@ from touchstone.gate.record import Decision, SetMetrics
 from touchstone.gate.summary import of_chains
 from touchstone.model import card as cards
 from touchstone.model.card import Card
-from touchstone.registry import Registry, Version
+from touchstone.registry import Registry, Version, require
 from touchstone.registry.entries import Overridden
 
 CARD = "README.md"
@@ -59,9 +59,7 @@ def publish(registry: Registry, name: str, number: int, repository: str, *, priv
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     # What is published: verified, and allowed by its verdict or by a person.
-    version = registry.version(name, number)
-    if version is None:
-        raise RegistryError(f"{name} has no version {number}")
+    version = require(registry, name, number)
     artifact = registry.download(version)
     sealed = cards.verify_digests(artifact)
     decision = _decision(registry, version)
