@@ -25,6 +25,7 @@ from touchstone.cli.options import Json, Overrides
 from touchstone.cli.refresh import refresh_command
 from touchstone.cli.score import score_command
 from touchstone.cli.serve import serve_command
+from touchstone.cli.ui import ui_command
 from touchstone.errors import TouchstoneError, os_words
 from touchstone.runtime.files import pretty_json
 
@@ -128,6 +129,7 @@ app.command("refresh")(refresh_command)
 app.command("serve")(serve_command)
 app.command("score")(score_command)
 app.command("monitor")(monitor_command)
+app.command("ui")(ui_command)
 app.registered_commands += release.app.registered_commands
 
 
