@@ -16,13 +16,13 @@ from touchstone.pipeline.runs import Run
 from touchstone.settings import project_root
 
 
-def main(overrides: list[str], as_of: str | None = None) -> int:
+def main(overrides: list[str], as_of: str | None = None, *, json: bool = False) -> int:
     """Open a run, start the flow on it, and print how it ended; returns the exit code."""
 
     def work() -> tuple[str, int]:
         with opened(project_root(), overrides, as_of=as_of) as opening:
             outcome = opening if isinstance(opening, Outcome) else _start(opening, overrides)
-        return outcome.summary, outcome.code
+        return outcome.render(json=json), outcome.code
 
     return exit_code(work)
 
@@ -36,6 +36,7 @@ def _start(run: Run, overrides: list[str]) -> Outcome:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--as-of", help="a git revision or a run's id whose data is taken")
+    parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
     parser.add_argument("overrides", nargs="*")
     arguments = parser.parse_args()
-    sys.exit(main(arguments.overrides, arguments.as_of))
+    sys.exit(main(arguments.overrides, arguments.as_of, json=arguments.json))

@@ -16,6 +16,7 @@ from touchstone.errors import GateError
 from touchstone.pipeline import runs
 from touchstone.pipeline.runs import Draft, Run
 from touchstone.registry import Registry, exists
+from touchstone.runtime.files import pretty_json
 from touchstone.runtime.processes import stopped_by_sigterm
 
 DONE, BLOCKED = 0, 3
@@ -40,6 +41,13 @@ class Outcome:
     reason: str
     summary: str
     folder: Path | None
+
+    def render(self, *, json: bool) -> str:
+        """The summary for people, or JSON for other programs."""
+        if not json:
+            return self.summary
+        facts = {"code": self.code, "verdict": self.verdict, "reason": self.reason}
+        return pretty_json({**facts, "folder": self.folder and str(self.folder)}).rstrip()
 
 
 @contextlib.contextmanager
