@@ -148,9 +148,9 @@ class Registry:
                 self._client.log_artifact(run_id, str(path), "evidence")
 
     def describe_version(self, version: Version, description: Description) -> None:
-        """Give a version and its model the run's words, figures and tags."""
+        """Give a version its model card, the run's figures and tags, and its model a description."""
         with locked(self.root), wording(f"describing {version.name} version {version.version}"):
-            self._client.update_model_version(version.name, str(version.version), description.text)
+            self._client.update_model_version(version.name, str(version.version), description.version_text)
             self._client.update_registered_model(version.name, description.model_text)
             shown = {key: f"{value:.4g}" for key, value in description.metrics.items()}
             for key, value in {**description.tags, **shown}.items():
