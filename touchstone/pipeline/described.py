@@ -63,6 +63,7 @@ def _description(
             metrics |= {f"{set_name}.{key}": value for key, value in _figures(judged).items()}
     splits = build / "splits" / "summary.json"
     sets = json.loads(splits.read_text(encoding="utf-8"))["sets"] if splits.exists() else {}
+    groups = {set_name: counts["groups"] for set_name, counts in sets.items()}
     licence = sources.about(settings.data).licence
     return Description(
         name=name,
@@ -78,9 +79,7 @@ def _description(
         text=_text(decision, origin),
         version_text=short_card(card.read(build / "artifact"), decision, licence, settings.name),
         model_text=_model_text(settings),
-        data=DataVersion(
-            settings.data.name, pointer, {set_name: counts["groups"] for set_name, counts in sets.items()}
-        ),
+        data=DataVersion(settings.data.name, pointer, groups),
     )
 
 

@@ -165,8 +165,8 @@ def short_card(sealed: Card, decision: Decision, licence: str | None, name: str)
         "How good it is": _evidence(decision),
         "What a score means": _meaning(sealed),
         "How to use it": [
-            f"`touchstone serve --model models:/{name}/VERSION` serves it; `mlflow.pyfunc.load_model` of the same name "
-            "scores a table with the columns prompt and completion."
+            f"`touchstone serve --model models:/{name}/VERSION` serves it; `mlflow.pyfunc.load_model` scores a table "
+            "with the columns prompt and completion."
         ],
         "Limits": _limits(sealed, licence),
         "Where it comes from": _origin(sealed.digest, decision),
