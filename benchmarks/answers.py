@@ -4,8 +4,8 @@
     python -m benchmarks.answers --before 015f565 --project before=../old --project now=../new   # finished ones
 
 Without `--project` each side is cloned and runs `retrain --plain` on a small sandbox first, so that `plan` finds
-nothing to do. Then every command is run by both sides in turn, so that whatever else the machine does meets both. What is
-compared is wall time and processor time (user and system), medians; only ratios travel between machines.
+nothing to do. Then every command is run by both sides in turn, so that whatever else the machine does meets both.
+What is compared is wall time and processor time (user and system), medians; only ratios travel between machines.
 """
 
 from __future__ import annotations
