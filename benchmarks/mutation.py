@@ -5,9 +5,9 @@
     python -m benchmarks.mutation --sample 20 --result mutation.json
 
 mutmut writes every mutant of touchstone/gate/checks/ and touchstone/statistics* into a copy of the project, and runs
-for each the tests that reach its function, of those in TESTS alone. A mutant that no test reaches counts as a survivor.
-Mutants are drawn by a seed from all of them, sorted by name; survivors are listed with file, line and change. The last
-line has the share that was killed; below 90% the exit code is 1.
+for each the tests that reach its function, of those in TESTS alone. A mutant that no test reaches counts as a
+survivor. Mutants are drawn by a seed from all of them, sorted by name; survivors are listed with file, line and
+change. The last line has the share that was killed; below 90% the exit code is 1.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from touchstone.pipeline.runs import Run
 from touchstone.settings import project_root
 
 
-def main(overrides: list[str], as_of: str | None = None) -> int:
+def main(overrides: list[str], as_of: str | None = None, *, json: bool = False) -> int:
     """Open a run, start the flow on it, and print how it ended; returns the exit code."""
 
     def work() -> tuple[str, int]:
@@ -32,7 +32,7 @@ def main(overrides: list[str], as_of: str | None = None) -> int:
             _notify(root)
             raise
         _notify(root)
-        return outcome.summary, outcome.code
+        return outcome.render(json=json), outcome.code
 
     return exit_code(work)
 
@@ -55,6 +55,7 @@ def _notify(root: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--as-of", help="a git revision or a run's id whose data is taken")
+    parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
     parser.add_argument("overrides", nargs="*")
     arguments = parser.parse_args()
-    sys.exit(main(arguments.overrides, arguments.as_of))
+    sys.exit(main(arguments.overrides, arguments.as_of, json=arguments.json))

@@ -23,6 +23,7 @@ from touchstone.data.difference import Difference, Leak, compare
 from touchstone.errors import DataError, PipelineError
 from touchstone.groups import Comparison, Completion, Group, Message, judged_pairs, make_group, write_parquet
 from touchstone.pipeline import data_versions, dvc, workspace
+from touchstone.runtime.files import write_json
 from touchstone.settings.checks import SETS
 
 WON, LOST, TIED = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
@@ -211,13 +212,52 @@ def test_a_revision_is_brought_from_the_cache_and_leaves_nothing_behind(tmp_path
     assert (found.groups_before, found.groups_after, found.added, found.removed) == (2, 2, 1, 1)
     assert workspace.git(root, "worktree", "list").count("\n") == 0
 
-    with pytest.raises(PipelineError, match=r"HEAD~1 has no dvc\.lock"):
+    with pytest.raises(PipelineError, match=r"HEAD~1 has neither a dvc\.lock nor a data\.dvc"):
         data_versions.differ(root, "HEAD~1")
     with pytest.raises(PipelineError, match="nowhere is no folder with"):
         data_versions.differ(root, "nowhere")
     shutil.rmtree(root / ".dvc" / "cache")
     with pytest.raises(PipelineError, match="neither in the cache nor in a remote"):
         data_versions.differ(root, "HEAD")
+    assert workspace.git(root, "worktree", "list").count("\n") == 0
+
+
+@pytest.mark.slow
+def test_a_revision_without_a_lock_is_validated_and_split_anew_and_the_newest_run_is_compared(tmp_path: Path) -> None:
+    """As after a clone and `make retrain`: no commit has a dvc.lock, and the checkout has no build/."""
+    root = tmp_path / "project"
+    shutil.copytree(ROOT / ".dvc", root / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp", "config.local"))
+    for name in (".dvcignore", "params.yaml"):
+        shutil.copy(ROOT / name, root)
+    (root / "dvc.yaml").write_text(PIPELINE)
+    (root / ".gitignore").write_text("/data/\n/build/\n/runs/\n")
+    workspace.git(root, "init", "--quiet")
+    first, second = make("first", WON), make("second", WON)
+    lay(root / "data", {"train": [first]})
+    dvc.add(root, "data")
+    commit(root, "one group")
+    with pytest.raises(PipelineError, match="no run has made one"):
+        data_versions.differ(root, "HEAD")
+
+    # A run on more data, which leaves its results in a ref of its own.
+    lay(root / "data", {"train": [first, second]})
+    dvc.add(root, "data")
+    for stage in data_versions.STAGES:
+        dvc.repro(root, stage, log=tmp_path / "log")
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b")
+    workspace.git(root, "add", "dvc.lock", "data.dvc")
+    workspace.git(root, *identity, "commit", "--quiet", "-m", "results")
+    workspace.git(root, "update-ref", f"{workspace.REFS}/20261121T000000Z-abc", "HEAD")
+    workspace.git(root, "reset", "--quiet", "--hard", "HEAD~1")
+    shutil.rmtree(root / "build")
+    record = {"id": "20261121T000000Z-abc", "fingerprint": "f", "status": "finished"}
+    (root / "runs" / record["id"]).mkdir(parents=True)
+    write_json(
+        root / "runs" / record["id"] / "run.json", {**record, "stages": dict.fromkeys(data_versions.STAGES, "ran")}
+    )
+
+    found = data_versions.differ(root, "HEAD")
+    assert (found.groups_before, found.groups_after, found.added, found.removed) == (1, 2, 1, 0)
     assert workspace.git(root, "worktree", "list").count("\n") == 0
 
 

@@ -18,7 +18,7 @@ from touchstone.errors import GateError, PipelineError, RegistryError
 from touchstone.operations.reproduce import reproduce
 from touchstone.operations.trace import Link, trace
 from touchstone.pipeline import candidates, dvc, runs, workspace
-from touchstone.pipeline.provenance import hash_file, hash_folder
+from touchstone.pipeline.hashes import hash_file, hash_folder
 from touchstone.registry import Registry
 from touchstone.release import Override
 from touchstone.runtime import ledger

@@ -23,7 +23,7 @@ def project(tmp_path: Path) -> Path:
 
 def test_what_isn_t_named_stays_as_it_was(project: Path) -> None:
     configure(project, ["data=preference", "data.path=pairs.jsonl", "data.name=mine"], reset=False)
-    words = configure(project, ["objective=davidson", "train.seed=18"], reset=False)
+    words = configure(project, ["objective=davidson", "train.seed=18"], reset=False).render()
     configured = settings.load(project / "params.yaml")
     assert (configured.data.source, configured.name) == ("preference", "reward-mine")
     assert (configured.objective.name, configured.train.seed) == ("davidson", 18)
@@ -34,14 +34,14 @@ def test_what_isn_t_named_stays_as_it_was(project: Path) -> None:
 
 def test_the_same_again_changes_nothing_and_says_so(project: Path) -> None:
     before = (project / "params.yaml").read_bytes()
-    assert "nothing has changed" in configure(project, ["objective=bradley_terry"], reset=False)
-    assert "nothing has changed" in configure(project, [], reset=False)
+    assert "nothing has changed" in configure(project, ["objective=bradley_terry"], reset=False).render()
+    assert "nothing has changed" in configure(project, [], reset=False).render()
     assert (project / "params.yaml").read_bytes() == before
 
 
 def test_reset_gives_the_defaults_and_says_what_is_undone(project: Path) -> None:
     configure(project, ["train.seed=18", "gates=small_data"], reset=False)
-    words = configure(project, ["data.seed=5"], reset=True)
+    words = configure(project, ["data.seed=5"], reset=True).render()
     assert settings.load(project / "params.yaml") == settings.compose(["data.seed=5"], project / "configs")
     assert "  train.seed: 18 -> 17" in words.splitlines()
     assert "  data.seed: 17 -> 5" in words.splitlines()

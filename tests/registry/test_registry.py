@@ -256,6 +256,7 @@ def test_a_run_and_its_version_show_what_their_reader_looks_for(registry: Regist
         {"verdict": "REJECT"},
         "**REJECT**: no",
         data,
+        "the card",
         "models",
     )
     run_id = registry.start_run(NAME, "f1", {})
@@ -280,7 +281,7 @@ def test_a_run_and_its_version_show_what_their_reader_looks_for(registry: Regist
     version = registry.publish(NAME, "f1", artifact(0))
     registry.describe_version(version, rejected)
     shown = client.get_model_version(NAME, "1")
-    assert (shown.description, client.get_registered_model(NAME).description) == ("**REJECT**: no", "models")
+    assert (shown.description, client.get_registered_model(NAME).description) == ("the card", "models")
     assert (shown.tags["verdict"], shown.tags["holdout.accuracy"]) == ("REJECT", "0.71")
     wanted = (registry.download(version).parent.parent / "requirements.txt").read_text().split()
     assert f"torch=={metadata.version('torch').partition('+')[0]}" in wanted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -19,22 +20,24 @@ SetDefault = Annotated[
 ]
 
 
-def _import(overrides: list[str], *, replace: bool = False, set_default: bool = False) -> None:
+def _import(overrides: list[str], *, replace: bool = False, set_default: bool = False, json: bool = False) -> None:
     from touchstone.pipeline.data import import_data
     from touchstone.pipeline.overrides import configure
 
     root = settings.checked_root()
     chosen = current_settings([*overrides, "importing.replace=true"] if replace else overrides)
-    typer.echo(import_data(chosen, root).render())
+    summary = import_data(chosen, root)
+    typer.echo(pretty_json(asdict(summary)) if json else summary.render(), nl=not json)
     if settings.load(root / "params.yaml").data == chosen.data:
         return
     if set_default:
-        typer.echo(configure(root, overrides, reset=False))
+        typer.echo(configure(root, overrides, reset=False).render(), err=json)
     else:
         words = shlex.join(overrides)
         typer.echo(
             f"params.yaml still names another source: `touchstone configure {words}`, or `--set-default` here, makes "
-            f"this one the default"
+            f"this one the default",
+            err=json,
         )
 
 
@@ -48,6 +51,7 @@ def import_command(
         bool, typer.Option("--replace", help="The file is the whole truth: rows that it no longer has go.")
     ] = False,
     set_default: SetDefault = False,
+    json: Json = False,
 ) -> None:
     """Read a source into data/ and write data.dvc.
 
@@ -57,16 +61,17 @@ def import_command(
     """
     if source is not None and "=" in source:
         raise typer.BadParameter(f"{source} is a setting, not a source: name the source first", param_hint="SOURCE")
-    _import([f"data={source}", *(overrides or [])] if source else [], replace=replace, set_default=set_default)
+    words = [f"data={source}", *(overrides or [])] if source else []
+    _import(words, replace=replace, set_default=set_default, json=json)
 
 
 @app.command("sandbox")
-def sandbox_command(overrides: Overrides = None, set_default: SetDefault = False) -> None:
+def sandbox_command(overrides: Overrides = None, set_default: SetDefault = False, json: Json = False) -> None:
     """Generate the sandbox into data/ and write data.dvc.
 
     Example: touchstone data sandbox data.label_noise=0.1
     """
-    _import(["data=sandbox", *(overrides or [])], set_default=set_default)
+    _import(["data=sandbox", *(overrides or [])], set_default=set_default, json=json)
 
 
 @app.command("look")

@@ -26,6 +26,7 @@ from touchstone.cli.options import Json, Overrides
 from touchstone.cli.refresh import refresh_command
 from touchstone.cli.score import score_command
 from touchstone.cli.serve import serve_command
+from touchstone.cli.ui import ui_command
 from touchstone.errors import TouchstoneError, os_words
 from touchstone.runtime.files import pretty_json
 
@@ -91,6 +92,7 @@ def configure_command(
     reset: Annotated[
         bool, typer.Option("--reset", help="Compose configs/ anew: every setting that isn't named gets its default.")
     ] = False,
+    json: Json = False,
 ) -> None:
     """Change params.yaml, the configuration that `dvc repro` and the schedule use, and say what has changed.
 
@@ -100,7 +102,8 @@ def configure_command(
     """
     from touchstone.pipeline.overrides import configure
 
-    typer.echo(configure(settings.checked_root(), overrides or [], reset=reset))
+    configured = configure(settings.checked_root(), overrides or [], reset=reset)
+    typer.echo(pretty_json(configured.to_json()) if json else configured.render(), nl=not json)
 
 
 @app.command("plan")
@@ -120,6 +123,7 @@ def retrain_command(
     overrides: Overrides = None,
     plain: Annotated[bool, typer.Option("--plain", help="Run the steps here, without Prefect.")] = False,
     as_of: AsOf = None,
+    json: Json = False,
 ) -> None:
     """Run the whole pipeline: data to a judged, registered, promoted and served reward model.
 
@@ -131,12 +135,13 @@ def retrain_command(
     if not plain:
         # The flow stands above this package, so it is started, not imported; its exit code is ours.
         past = [] if as_of is None else ["--as-of", as_of]
-        command = [sys.executable, "-m", "flows", *past, *(overrides or [])]
+        form = ["--json"] if json else []
+        command = [sys.executable, "-m", "flows", *past, *form, *(overrides or [])]
         os.chdir(root)
         os.execv(sys.executable, command)  # noqa: S606 - no shell is wanted
     from touchstone.pipeline.retrain import retrain_plain
 
-    raise typer.Exit(retrain_plain(root, overrides or [], as_of=as_of).code)
+    raise typer.Exit(retrain_plain(root, overrides or [], as_of=as_of, json=json).code)
 
 
 app.command("seal")(models.seal_command)
@@ -146,6 +151,7 @@ app.command("refresh")(refresh_command)
 app.command("serve")(serve_command)
 app.command("score")(score_command)
 app.command("monitor")(monitor_command)
+app.command("ui")(ui_command)
 app.registered_commands += release.app.registered_commands
 
 

@@ -9,10 +9,30 @@ import typer
 
 from touchstone import settings
 from touchstone.errors import SettingsError
+from touchstone.settings import suggestions
+
+
+def complete_override(context: typer.Context, incomplete: str) -> list[str]:
+    """How a half-typed override may go on, for the shell.
+
+    bash takes `=` for a word: of `data=pre` it hands us `data`, `=` and `pre`, and wants the last part alone.
+    """
+    configs = settings.project_root() / "configs"
+    if not (configs / "config.yaml").is_file():
+        return []
+    words = context.params.get("overrides") or []
+    if words[-1:] == ["="] and len(words) > 1:
+        return [choice.partition("=")[2] for choice in suggestions.completions(f"{words[-2]}=", configs)]
+    return suggestions.completions(incomplete, configs)
+
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(help="group=choice and key=value, as in configs/: data=hh_rlhf train.seed=18", show_default=False),
+    typer.Argument(
+        help="group=choice and key=value, as in configs/: data=hh_rlhf train.seed=18",
+        show_default=False,
+        autocompletion=complete_override,
+    ),
 ]
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for another program.")]

@@ -13,8 +13,9 @@ import typer
 
 from touchstone.cli.options import Json, settings_or_committed
 from touchstone.errors import ArtifactError
+from touchstone.registry import Registry, registered
 from touchstone.runtime.files import pretty_json
-from touchstone.settings import load_project
+from touchstone.settings import checked_root, load_project
 
 if TYPE_CHECKING:  # seconds of imports
     from touchstone.operations.verify import Verified
@@ -95,10 +96,12 @@ def trace_command(
 
     Example: touchstone trace 3
     """
+    root, settings = settings_or_committed()
+    name = name or settings.name
+    registered(root, name, version)
     from touchstone.operations.trace import trace
 
-    root, settings = settings_or_committed()
-    links = trace(root, settings, name or settings.name, version)
+    links = trace(root, settings, name, version)
     if json:
         typer.echo(pretty_json([asdict(link) for link in links]), nl=False)
     else:
@@ -117,10 +120,12 @@ def reproduce_command(
 
     Example: touchstone reproduce 3
     """
+    root, chosen = settings_or_committed()
+    name = name or chosen.name
+    registered(root, name, version)
     from touchstone.operations.reproduce import reproduce
 
-    root, chosen = settings_or_committed()
-    report = reproduce(root, name or chosen.name, version)
+    report = reproduce(root, name, version)
     typer.echo(pretty_json(report.to_json()) if json else report.render(), nl=not json)
     raise typer.Exit(0 if report.holds else 1)
 
@@ -179,25 +184,29 @@ def _verified_words(result: Verified) -> str:
 
 
 def _verify(what: str, everything: bool, name: str | None) -> list[Verified]:
+    folder = Path(what)
+    is_artifact, is_decision = ((folder / file).is_file() for file in ("reward.json", "decision.json"))
+    if not everything and not is_artifact:  # an artifact needs no project around it
+        root, settings = settings_or_committed()
+        if not is_decision:
+            if not what.isdigit():
+                raise ArtifactError(
+                    f"{folder} is no sealed artifact (no reward.json), no decision (no decision.json), no version's "
+                    "number"
+                )
+            registered(root, name or settings.name, int(what))
+
+    # What can't be verified is refused above: this takes seconds.
     from touchstone.gate import judge
     from touchstone.operations.verify import verify_all, verify_artifact, verify_decision, verify_version
 
-    folder = Path(what)
-    if not everything and (folder / "reward.json").is_file():
-        return [verify_artifact(folder)]
-    root, settings = settings_or_committed()
-    if not everything and (folder / "decision.json").is_file():
-        return [verify_decision(folder, judge.ledger_file(root / "runs"))]
-    if not everything and not what.isdigit():
-        raise ArtifactError(
-            f"{folder} is no sealed artifact (no reward.json), no decision (no decision.json), no version's number"
-        )
-    from touchstone.registry import Registry
-
-    registry = Registry.open(root)
     if everything:
-        return verify_all(registry, name)
-    return verify_version(registry, name or settings.name, int(what))
+        return verify_all(Registry.open(checked_root()), name)
+    if is_artifact:
+        return [verify_artifact(folder)]
+    if is_decision:
+        return [verify_decision(folder, judge.ledger_file(root / "runs"))]
+    return verify_version(Registry.open(root), name or settings.name, int(what))
 
 
 @app.command("publish")
@@ -214,10 +223,11 @@ def publish_command(
 
     Example: touchstone publish 3 my-org/reward-sandbox
     """
-    from touchstone.registry import Registry
+    root, settings = load_project()
+    name = name or settings.name
+    registered(root, name, version)
     from touchstone.release.publishing import publish
 
-    root, settings = load_project()
-    published = publish(Registry.open(root), name or settings.name, version, repository, private=private)
+    published = publish(Registry.open(root), name, version, repository, private=private)
     words = f"{published.url} holds {published.files} files with the digest {published.digest[:16]}"
     typer.echo(pretty_json(asdict(published)) if json else words, nl=not json)

@@ -1,9 +1,9 @@
 """The stage `evaluate`: held-out scores into evidence, with the baselines beside the model.
 
-    python -m touchstone.evaluation        # build/artifact + build/splits -> build/evaluation
+    python -m touchstone.evaluation        # build/artifact + build/splits -> build/evaluation, build/metrics.json
 
-Scores the validation set only: rows.parquet, metrics.json and plots/ come out. The holdout is the gate's, which
-computes the same rows and metrics.
+Scores the validation set only: rows.parquet, metrics.json and plots/ come out, and beside them the few figures and
+plots that stand in git (`headline`). The holdout is the gate's, which computes the same rows and metrics.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import special
 
 from touchstone import settings
 from touchstone import statistics as st
@@ -26,7 +27,16 @@ from touchstone.evaluation.baselines import (
     outcome_baselines,
 )
 from touchstone.evaluation.chain_report import chain_table, draw_chains, evaluate_chains
-from touchstone.evaluation.chains import write_chain_rows
+from touchstone.evaluation.chains import ChainRow, labelled_values, write_chain_rows
+from touchstone.evaluation.headline import (
+    Table,
+    chain_headline,
+    curve_table,
+    headline,
+    length_table,
+    reliability_table,
+)
+from touchstone.evaluation.headline import write as write_headline
 from touchstone.evaluation.metrics import by_annotators, measure, rounded
 from touchstone.evaluation.outcomes import labelled, measure_outcomes, of_labelled, outcome_table, rewards_of
 from touchstone.evaluation.pictures import (
@@ -38,6 +48,7 @@ from touchstone.evaluation.pictures import (
 )
 from touchstone.evaluation.rows import Row, completions, count_pairs, score_rows, told_apart, write_rows
 from touchstone.groups import Group, read_parquet
+from touchstone.model.card import StepCalibration
 from touchstone.model.processor import prepare
 from touchstone.model.scores import as_item
 from touchstone.model.scoring import Scorer
@@ -129,6 +140,27 @@ def draw(
     }
 
 
+def plot_tables(rows: Sequence[Row], calibration_map: st.CalibrationMap) -> dict[str, Table]:
+    """The tables behind two of the plots in git, by name."""
+    differences = np.array([row.difference for row in rows])
+    confidence = st.probability(np.abs(differences), calibration_map)
+    rewards, tokens, _ = zip(*completions(rows).values(), strict=True)
+    return {
+        "reliability": reliability_table(confidence, st.agreement(differences, [row.strength for row in rows])),
+        "length": length_table(tokens, rewards),
+    }
+
+
+def chain_plot_tables(rows: Sequence[ChainRow], process: StepCalibration) -> dict[str, Table]:
+    """`plot_tables` of a process model: how probable steps were called, and its chains' rewards."""
+    values, labels, _ = labelled_values(rows)
+    probabilities = special.expit(st.outcome_log_odds(values, process.map))
+    return {
+        "reliability": reliability_table(probabilities, labels),
+        "length": length_table([row.tokens for row in rows], [row.reward for row in rows]),
+    }
+
+
 def table(metrics: Mapping[str, Any]) -> str:
     """The metrics as aligned plain text, the model and its baselines first."""
     lines = [f"{'':<24}{'accuracy':>9}   95% interval"]
@@ -174,10 +206,12 @@ def main() -> None:
     if process is not None:
         chains, metrics = evaluate_chains(scorer, validation, train, calibration)
         pictures, text = draw_chains(chains, metrics, process, "validation"), chain_table(metrics)
+        figures, tables = chain_headline(metrics), chain_plot_tables(chains, process)
         write = partial(write_chain_rows, rows=chains)
     else:
         rows, metrics = evaluate_set(scorer, validation, train, calibration)
         pictures, text = draw(rows, metrics, scorer.card.calibration.map, "validation"), table(metrics)
+        figures, tables = headline(metrics), plot_tables(rows, scorer.card.calibration.map)
         write = partial(write_rows, rows=rows)
 
     def fill(folder: Path) -> None:
@@ -188,4 +222,6 @@ def main() -> None:
             write_atomic(folder / "plots" / name, picture)
 
     write_folder(build / "evaluation", fill)
+    curve = (build / "curve.jsonl").read_text(encoding="utf-8").splitlines()
+    write_headline(build, figures, {"curve": curve_table(curve), **tables})
     sys.stdout.write(text)

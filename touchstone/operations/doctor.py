@@ -11,7 +11,6 @@ move aliases that was interrupted is finished, never undone.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,8 +21,9 @@ from touchstone.errors import TouchstoneError
 from touchstone.gate import judge
 from touchstone.operations.trace import endpoint_link
 from touchstone.operations.verify import verify_releases
-from touchstone.pipeline import dvc, landing, lease, provenance, runs, scratch, workspace
-from touchstone.registry import Registry, repair
+from touchstone.pipeline import dvc, landing, lease, runs, scratch, workspace
+from touchstone.pipeline.hashes import hash_file, hash_folder
+from touchstone.registry import Registry, exists, repair
 from touchstone.registry.entries import AliasesApplied, AliasesDecided
 from touchstone.runtime import ledger
 from touchstone.settings import Settings
@@ -135,7 +135,7 @@ def _ledgers(root: Path) -> Iterator[Finding]:
 
 def _registry(root: Path) -> Iterator[Finding]:
     """MLflow's records against the ledger and the files."""
-    if not _has_registry(root):
+    if not exists(root):
         return
     registry = Registry.open(root)
     if (before := repair.elsewhere(registry)) is not None:
@@ -172,17 +172,12 @@ def _registry(root: Path) -> Iterator[Finding]:
                 yield Finding("registry", "BROKEN", str(error))
 
 
-def _has_registry(root: Path) -> bool:
-    """Whether there is a database to look at: opening it would make one."""
-    return bool(os.environ.get("MLFLOW_TRACKING_URI")) or (root / "mlflow" / "mlflow.db").exists()
-
-
 def _cache(root: Path) -> Iterator[Finding]:
     """Every object of DVC's cache against its name; what data.dvc names must be there."""
     objects = dvc.cache_folder(root) / "files" / "md5"
     for path in sorted(objects.glob("??/*")):
         name = path.parent.name + path.name
-        if len(name.removesuffix(".dir")) == 32 and provenance.hash_file(path) != name.removesuffix(".dir"):
+        if len(name.removesuffix(".dir")) == 32 and hash_file(path) != name.removesuffix(".dir"):
             what = f"{path} was changed after it was written"
             yield Finding("cache", "mendable", f"{what}: away with it, so that it is brought again", path.unlink)
     pointed = dvc.pointer_hash(root / "data.dvc")
@@ -207,7 +202,7 @@ def _lost(objects: Path, name: str) -> list[str]:
 def _lost_data(root: Path, pointed: str, lost: list[str]) -> Iterator[Finding]:
     what = f"the cache lacks {len(lost)} objects of the data that data.dvc names ({pointed[:12]})"
     folder = root / "data"
-    if folder.is_dir() and provenance.hash_folder(folder) == pointed:
+    if folder.is_dir() and hash_folder(folder) == pointed:
         yield Finding("cache", "mendable", f"{what}; data/ still holds them", lambda: dvc.add(root, "data"))
     else:
         yield Finding("cache", "not here", f"{what}; `dvc pull`, or `make data`, brings them")
@@ -215,7 +210,7 @@ def _lost_data(root: Path, pointed: str, lost: list[str]) -> Iterator[Finding]:
 
 def _endpoint(root: Path, settings: Settings) -> Iterator[Finding]:
     """Whether what is served is the champion."""
-    if not _has_registry(root):
+    if not exists(root):
         return
     registry = Registry.open(root)
     champion = registry.version(settings.name, "champion")

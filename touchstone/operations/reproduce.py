@@ -25,7 +25,7 @@ from touchstone.model import card
 from touchstone.operations.verify import verify_decision
 from touchstone.pipeline import data, dvc, graph, runs, scratch, workspace
 from touchstone.pipeline.retrain import say
-from touchstone.registry import Registry, Version
+from touchstone.registry import Registry, Version, require
 from touchstone.runtime.processes import stopped_by_sigterm
 
 ARTIFACT, METRICS = "build/artifact", "build/evaluation/metrics.json"
@@ -86,9 +86,7 @@ def reproduce(root: Path, name: str, number: int) -> Reproduced:
     """
     root = root.resolve()
     registry = Registry.open(root)
-    version = registry.version(name, number)
-    if version is None:
-        raise RegistryError(f"{name} has no version {number}")
+    version = require(registry, name, number)
     commit = registry.tags(version).get("touchstone.commit")
     if not commit or workspace.file_at(root, commit, "dvc.yaml") is None:
         raise RegistryError(f"{name} version {number} names no commit of this repository; fetch refs/touchstone/runs")

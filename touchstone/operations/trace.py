@@ -17,13 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from touchstone.errors import RegistryError, ServingError, TouchstoneError
+from touchstone.errors import ServingError, TouchstoneError
 from touchstone.gate import judge
 from touchstone.gate.record import Decision, Provenance, load_decision
 from touchstone.model import card
 from touchstone.operations.verify import verify_decision, verify_releases
 from touchstone.pipeline import dvc, provenance, runs, workspace
-from touchstone.registry import Registry, Version
+from touchstone.pipeline.hashes import hash_folder
+from touchstone.registry import Registry, Version, require
 from touchstone.registry.entries import Overridden, Refused, Released, RolledBack, VersionEvent
 from touchstone.registry.versions import facts
 from touchstone.serving import Client
@@ -54,9 +55,7 @@ def trace(root: Path, settings: Settings, name: str, number: int) -> list[Link]:
     """
     root = root.resolve()
     registry = Registry.open(root)
-    version = registry.version(name, number)
-    if version is None:
-        raise RegistryError(f"{name} has no version {number}")
+    version = require(registry, name, number)
     walk = _Walk(root, registry, version, registry.tags(version))
     steps: dict[str, Callable[[], tuple[State, str]]] = {
         "data": walk.data,
@@ -156,7 +155,9 @@ class _Walk:
             return "BROKEN", "; ".join(cached.faults)
         if not cached.sound:
             return "not here", f"DVC's cache holds none of the {len(cached.absent)} outputs"
-        return "ok", f"{cached.sound} in DVC's cache as recorded, {len(lock)} stages linked{_without(cached.absent)}"
+        # Small ones are in no cache: git has them, in the commit of the run's results.
+        absent = tuple(path for path in cached.absent if provenance.blob(self.root, f"{results}:{path}") is None)
+        return "ok", f"{cached.sound} in DVC's cache as recorded, {len(lock)} stages linked{_without(absent)}"
 
     def artifact(self) -> tuple[State, str]:
         folder = self.registry.download(self.version)
@@ -165,7 +166,7 @@ class _Walk:
             return "BROKEN", f"{folder} is {sealed.digest[:12]}, registered is {self.version.digest[:12]}"
         lock = self._lock()
         made = provenance.hash_of(lock, "build/artifact") if lock is not None else None
-        if made is not None and provenance.hash_folder(folder) != made:
+        if made is not None and hash_folder(folder) != made:
             return "BROKEN", f"{folder} is not the build/artifact that dvc.lock records"
         return "ok", f"{sealed.digest[:12]}, {len(sealed.files)} files{', as sealed by the run' if made else ''}"
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from touchstone.errors import RegistryError, TouchstoneError
+from touchstone.errors import TouchstoneError
 from touchstone.gate import holdout_ledger, judge
 from touchstone.gate.checks import Verdict
 from touchstone.gate.holdout_ledger import HoldoutEntry, HoldoutOpened, VerdictReached
@@ -20,7 +20,7 @@ from touchstone.gate.record import FILE, PAGE, Decision, check_to, key_of, load_
 from touchstone.model import card as cards
 from touchstone.model.llm_judge.artifact import read_judge
 from touchstone.model.scoring import Scorer
-from touchstone.registry import Registry, Version, all_moves, decided_moves
+from touchstone.registry import Registry, Version, all_moves, decided_moves, require
 from touchstone.registry.entries import AliasesApplied, AliasesDecided, AliasesFound, ReleaseEntry, VersionEvent
 from touchstone.runtime.files import canonical_json, digest_value
 
@@ -78,9 +78,7 @@ def verify_version(registry: Registry, name: str, number: int, known: set[str] |
     Raises:
         RegistryError: there is no such version.
     """
-    version = registry.version(name, number)
-    if version is None:
-        raise RegistryError(f"{name} has no version {number}")
+    version = require(registry, name, number)
     label = f"{name} version {number}"
     results = [_artifact_of(registry, version, label)]
     folder = registry.evidence(version, "decision")

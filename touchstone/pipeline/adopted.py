@@ -51,6 +51,7 @@ def register_artifact(root: Path, settings: Settings, artifact: Path, decision: 
     from touchstone.groups import read_parquet, set_digest
     from touchstone.model import card
     from touchstone.pipeline.budget import attach_known
+    from touchstone.pipeline.described import describe_adopted
     from touchstone.registry import Registry
 
     sealed = card.verify_digests(artifact)
@@ -72,6 +73,9 @@ def register_artifact(root: Path, settings: Settings, artifact: Path, decision: 
         [decision.path, root / "params.yaml", reference],
         {"touchstone.decision": decision.digest, "touchstone.verdict": str(decision.verdict)},
     )
+    description = describe_adopted(root, settings, artifact, decision)
+    registry.describe(version.run_id, description)
+    registry.describe_version(version, description)
     attach_known(root, registry, version)
     return version
 

@@ -16,12 +16,12 @@ from pathlib import Path
 
 from touchstone import release as releasing
 from touchstone import settings as settings_module
-from touchstone.errors import GateError, PipelineError, RegistryError
+from touchstone.errors import GateError, PipelineError
 from touchstone.gate.record import Decision, load_decision
 from touchstone.model import card
 from touchstone.pipeline import dvc, graph, landing, lease, notices, runs, scratch, steps, workspace
 from touchstone.pipeline.runs import Run
-from touchstone.registry import Registry, Version
+from touchstone.registry import Registry, Version, require
 from touchstone.release import Override, Release
 from touchstone.runtime.processes import stopped_by_sigterm
 from touchstone.settings import Settings
@@ -60,9 +60,7 @@ def promote(root: Path, settings: Settings, which: str, name: str, override: Ove
 
 def _promote_version(root: Path, settings: Settings, name: str, number: int, override: Override | None) -> Release:
     registry = Registry.open(root)
-    version = registry.version(name, number)
-    if version is None:
-        raise RegistryError(f"{name} has no version {number}; a blocked candidate is named by its run: see runs/")
+    version = require(registry, name, number, "; a blocked candidate is named by its run: see runs/")
     folder = registry.evidence(version, "decision")
     if folder is None:
         raise GateError(f"{name} version {number} has no decision among its evidence; judge it first")

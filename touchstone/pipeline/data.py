@@ -10,24 +10,31 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from touchstone.data import importing
 from touchstone.errors import DataError, PipelineError
 from touchstone.pipeline import dvc, workspace
+from touchstone.pipeline.hashes import hash_folder
 from touchstone.runtime.files import write_atomic
 from touchstone.settings import Settings
 from touchstone.settings.data import Data, SandboxData
 
+if TYPE_CHECKING:  # pyarrow comes with it, which a run whose data is there doesn't need
+    from touchstone.data.importing import ImportSummary
+
 POINTER = "data.dvc"
+QUICKLY_HASHED_BYTES = 200 * 2**20
 
 
-def import_data(settings: Settings, root: Path) -> importing.ImportSummary:
+def import_data(settings: Settings, root: Path) -> ImportSummary:
     """Read the settings' source into the checkout's data/ and write its pointer.
 
     Raises:
         DataError: the source can't be read; data/ and the pointer are as they were.
         PipelineError: DVC refused.
     """
+    from touchstone.data import importing
+
     summary = importing.import_source(settings, root, root / "data")
     dvc.add(root, "data")
     return summary
@@ -102,6 +109,8 @@ def bring(root: Path, worktree: Path, settings: Settings) -> None:
         if (root / "data").is_dir() and dvc.pointer_hash(root / POINTER) == wanted and _is_as_committed(root):
             shutil.copytree(root / "data", data)
         elif isinstance(settings.data, SandboxData):
+            from touchstone.data import importing
+
             _say("data/ is in no cache: generating the sandbox again")
             importing.import_source(settings, root, data)
         else:
@@ -121,6 +130,8 @@ def bring(root: Path, worktree: Path, settings: Settings) -> None:
 
 def _import(settings: Settings, root: Path, worktree: Path, *, clean: bool) -> None:
     """Read the source into the worktree, on top of what the checkout holds; if `clean`, of what its commit names."""
+    from touchstone.data import importing
+
     if clean and dvc.pointer_hash(worktree / POINTER) is not None:
         dvc.checkout(worktree, POINTER)  # where nothing has it, the source alone is what there is
     earlier = (worktree if clean else root) / "data"
@@ -130,8 +141,13 @@ def _import(settings: Settings, root: Path, worktree: Path, *, clean: bool) -> N
 
 
 def _is_as_committed(root: Path) -> bool:
-    if dvc.pointer_hash(root / POINTER) is None:
+    pointed = dvc.pointer_hash(root / POINTER)
+    if pointed is None:
         return False
+    # Small data is hashed here, in less time than DVC takes to start; it is asked where that differs (.dvcignore).
+    size = sum(path.stat().st_size for path in (root / "data").rglob("*") if path.is_file())
+    if size <= QUICKLY_HASHED_BYTES and hash_folder(root / "data") == pointed:
+        return True
     try:
         return not dvc.status(root, POINTER)
     except PipelineError:  # another DVC command holds the checkout; reading the data itself needs no leave

@@ -10,9 +10,10 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from touchstone import settings as settings_module
 from touchstone.data.difference import Difference, compare
 from touchstone.errors import PipelineError
-from touchstone.pipeline import dvc, scratch, workspace
+from touchstone.pipeline import data, dvc, runs, scratch, workspace
 from touchstone.runtime.files import write_atomic
 from touchstone.runtime.processes import stopped_by_sigterm
 from touchstone.settings import Settings
@@ -26,7 +27,8 @@ DIFFERENCE_PAGE = Path("build") / "data_page_difference" / "index.html"
 
 
 def differ(root: Path, previous: str, current: str | None = None) -> Difference:
-    """What has changed between two versions; `current` is the checkout's build/ unless it is given.
+    """What has changed between two versions; `current` is the checkout's build/ unless it is given, and where there is
+    none the newest run's.
 
     Raises:
         DataError: a version's groups can't be read.
@@ -61,9 +63,11 @@ def outputs(root: Path, version: str | None) -> Iterator[Path]:
 
     Args:
         version: a folder that holds them (itself or in its build/), a git revision, or a run's id; None is the
-            checkout's build/. A revision's outputs come from DVC's cache or remote into a temporary worktree.
+            checkout's build/, or the newest run. A revision's outputs come from DVC's cache or remote into a temporary
+            worktree; one without a dvc.lock is validated and split there.
 
     Raises:
+        DataError: its data is neither in the cache nor in a remote.
         PipelineError: there is no such version, or its outputs are neither in the cache nor in a remote.
     """
     for folder in (root / (version or "."), root / (version or ".") / "build"):
@@ -71,11 +75,27 @@ def outputs(root: Path, version: str | None) -> Iterator[Path]:
             yield folder
             return
     if version is None:
-        raise PipelineError(f"build/{GROUPS} does not exist; run `dvc repro` first")
+        version = _newest_run(root)
     commit = _commit(root, version)
     with stopped_by_sigterm(), scratch.worktree(root, commit) as worktree:
-        _bring(worktree, version)
+        _bring(root, worktree, version)
         yield worktree / "build"
+
+
+def _newest_run(root: Path) -> str:
+    """Id of the newest run that validated and split its data.
+
+    Raises:
+        PipelineError: there is none.
+    """
+    for record in runs.history(root):
+        if set(STAGES) <= record.get("stages", {}).keys() and workspace.file_at(
+            root, f"{workspace.REFS}/{record['id']}", "dvc.lock"
+        ):
+            return str(record["id"])
+    raise PipelineError(
+        f"build/{GROUPS} does not exist, and no run has made one; run `dvc repro` or `make retrain` first"
+    )
 
 
 def _commit(root: Path, version: str) -> str:
@@ -88,17 +108,20 @@ def _commit(root: Path, version: str) -> str:
     )
 
 
-def _bring(worktree: Path, version: str) -> None:
-    """Bring the outputs into the worktree.
+def _bring(root: Path, worktree: Path, version: str) -> None:
+    """Bring the outputs into the worktree: as its dvc.lock records them, or by running the stages on its data.
 
     Raises:
-        PipelineError: its dvc.lock doesn't record them, or they are neither in the cache nor in a remote.
+        DataError: there is no dvc.lock, and its data is neither in the cache nor in a remote.
+        PipelineError: what the dvc.lock records is neither in the cache nor in a remote, or a stage failed.
     """
     if not (worktree / "dvc.lock").is_file():
-        raise PipelineError(
-            f"{version} has no dvc.lock, so nobody knows what its data became; name a run, or a commit made after "
-            "`dvc repro` with its dvc.lock"
-        )
+        if dvc.pointer_hash(worktree / data.POINTER) is None:
+            raise PipelineError(f"{version} has neither a dvc.lock nor a {data.POINTER}, so nobody knows its data")
+        data.bring(root, worktree, settings_module.load(worktree / "params.yaml"))
+        for stage in STAGES:
+            dvc.repro(worktree, stage, log=worktree.parent / f"{stage}.log")
+        return
     brought = dvc.checkout(worktree, *STAGES) or (dvc.fetch(worktree, *STAGES) and dvc.checkout(worktree, *STAGES))
     if not brought or not (worktree / "build" / GROUPS).is_file():
         raise PipelineError(

@@ -3,27 +3,70 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from pathlib import Path
 
+from touchstone.data import sources
 from touchstone.gate.record import Decision, Metrics
+from touchstone.model import card
 from touchstone.pipeline import data, dvc
+from touchstone.pipeline.adopted import build_with
 from touchstone.pipeline.runs import Run
 from touchstone.registry.description import DataVersion, Description
+from touchstone.release.publishing import short_card
+from touchstone.settings import Settings
 
 PAGE = "evidence/decision/decision.html"
 
 
 def describe(run: Run, decision: Decision) -> Description:
     """A run's description, whatever its verdict."""
+    return _description(
+        decision,
+        run.settings,
+        run.build,
+        name=run.id,
+        pointer=dvc.pointer_hash(run.workspace / data.POINTER) or "",
+        origin=f"Run {run.id}, commit `{run.commit[:12]}`.",
+        tags={"touchstone.run": run.id, "touchstone.commit": run.commit},
+    )
+
+
+def describe_adopted(root: Path, settings: Settings, artifact: Path, decision: Decision) -> Description:
+    """The description of an artifact that no run of the project trained."""
+    with build_with(root / "build", artifact) as build:
+        return _description(
+            decision,
+            settings,
+            build,
+            name=artifact.name,
+            pointer=dvc.pointer_hash(root / data.POINTER) or "",
+            origin=f"Sealed as `{artifact.name}`; no run of this project trained it.",
+            tags={},
+        )
+
+
+def _description(
+    decision: Decision,
+    settings: Settings,
+    build: Path,
+    *,
+    name: str,
+    pointer: str,
+    origin: str,
+    tags: Mapping[str, str],
+) -> Description:
     record = decision.record
     metrics: dict[str, float] = {}
-    for name, judged in (("holdout", record.metrics.holdout), ("confirm", record.metrics.confirm)):
+    for set_name, judged in (("holdout", record.metrics.holdout), ("confirm", record.metrics.confirm)):
         if judged is not None:
-            metrics |= {f"{name}.{key}": value for key, value in _figures(judged).items()}
-    pointer = dvc.pointer_hash(run.workspace / data.POINTER) or ""
-    splits = run.build / "splits" / "summary.json"
+            metrics |= {f"{set_name}.{key}": value for key, value in _figures(judged).items()}
+    splits = build / "splits" / "summary.json"
     sets = json.loads(splits.read_text(encoding="utf-8"))["sets"] if splits.exists() else {}
+    groups = {set_name: counts["groups"] for set_name, counts in sets.items()}
+    licence = sources.about(settings.data).licence
     return Description(
-        name=run.id,
+        name=name,
         metrics=metrics,
         tags={
             "verdict": str(decision.verdict),
@@ -31,12 +74,12 @@ def describe(run: Run, decision: Decision) -> Description:
             "data": pointer,
             "artifact": decision.artifact_digest,
             "touchstone.verdict": str(decision.verdict),
-            "touchstone.run": run.id,
-            "touchstone.commit": run.commit,
+            **tags,
         },
-        text=_text(run, decision),
-        model_text=_model_text(run),
-        data=DataVersion(run.settings.data.name, pointer, {name: counts["groups"] for name, counts in sets.items()}),
+        text=_text(decision, origin),
+        version_text=short_card(card.read(build / "artifact"), decision, licence, settings.name),
+        model_text=_model_text(settings),
+        data=DataVersion(settings.data.name, pointer, groups),
     )
 
 
@@ -49,13 +92,21 @@ def _figures(judged: Metrics) -> dict[str, float]:
         "log_loss": judged.log_loss,
         "pairs": float(judged.pairs),
         "prompts": float(judged.clusters),
-        **{f"accuracy.{name}": baseline.accuracy for name, baseline in judged.baselines.items()},
+        **{
+            f"accuracy{end}.{name}": value
+            for name, baseline in judged.baselines.items()
+            for end, value in (
+                ("", baseline.accuracy),
+                ("_low", baseline.accuracy_low),
+                ("_high", baseline.accuracy_high),
+            )
+        },
         **{f"accuracy.axis.{name}": axis.accuracy for name, axis in judged.axes.items()},
     }
     return figures if judged.gap_closed is None else {**figures, "gap_closed": judged.gap_closed}
 
 
-def _text(run: Run, decision: Decision) -> str:
+def _text(decision: Decision, origin: str) -> str:
     """The verdict, the judged accuracy beside every baseline, and where the page is."""
     lines = [f"**{decision.verdict}**: {decision.summary}", ""]
     if holdout := decision.record.metrics.holdout:
@@ -65,16 +116,14 @@ def _text(run: Run, decision: Decision) -> str:
             interval = f"{row.accuracy_low:.3f} to {row.accuracy_high:.3f}"
             lines.append(f"| {name.replace('_', ' ')} | {row.accuracy:.3f} | {interval} |")
         lines.append("")
-    lines += [f"The decision page is the artifact `{PAGE}`.", "", f"Run {run.id}, commit `{run.commit[:12]}`."]
+    lines += [f"The decision page is the artifact `{PAGE}`.", "", origin]
     return "\n".join(lines)
 
 
-def _model_text(run: Run) -> str:
-    sandbox = " The sandbox is a simulated world: it says nothing about people." * (
-        run.settings.data.source == "sandbox"
-    )
+def _model_text(settings: Settings) -> str:
+    sandbox = " The sandbox is a simulated world: it says nothing about people." * (settings.data.source == "sandbox")
     return (
-        f"Reward models of data `{run.settings.data.name}` by objective `{run.settings.objective.name}`. A score "
+        f"Reward models of data `{settings.data.name}` by objective `{settings.objective.name}`. A score "
         f"compares completions of one prompt and is no grade of a single text; the alias `champion` is the version "
         f"that the gate promoted last.{sandbox}"
     )

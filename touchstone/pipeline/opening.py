@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -18,6 +17,8 @@ from pathlib import Path
 from touchstone.errors import BusyError, GateError
 from touchstone.pipeline import lease, runs
 from touchstone.pipeline.runs import Draft, Run
+from touchstone.registry import Registry, exists
+from touchstone.runtime.files import pretty_json
 from touchstone.runtime.processes import stopped_by_sigterm
 
 DONE, BLOCKED = 0, 3
@@ -42,6 +43,13 @@ class Outcome:
     reason: str
     summary: str
     folder: Path | None
+
+    def render(self, *, json: bool) -> str:
+        """The summary for people, or JSON for other programs."""
+        if not json:
+            return self.summary
+        facts = {"code": self.code, "verdict": self.verdict, "reason": self.reason}
+        return pretty_json({**facts, "folder": self.folder and str(self.folder)}).rstrip()
 
 
 @contextlib.contextmanager
@@ -96,10 +104,8 @@ def earlier(draft: Draft) -> Outcome | None:
         folder, reason = runs.folder_of(draft.root) / ended[0]["id"], ended[0]["reason"]
         summary = f"Nothing to do: the same data, code and parameters were blocked before.\n{reason}"
         return Outcome(BLOCKED, "blocked", reason, f"{summary}\n{places(folder)}", folder)
-    if not _has_registry(draft.root):
+    if not exists(draft.root):
         return None
-    from touchstone.registry import Registry  # seconds, and only needed from here on
-
     registry = Registry.open(draft.root)
     found = [version for version in registry.versions(name) if version.fingerprint == draft.fingerprint]
     if not found or not ended:
@@ -115,16 +121,9 @@ def earlier(draft: Draft) -> Outcome | None:
 
 def champion(root: Path, name: str) -> int | None:
     """The version that a candidate is judged against; None where there is none."""
-    if not _has_registry(root):
+    if not exists(root):
         return None
-    from touchstone.registry import Registry  # seconds, and only needed from here on
-
     return Registry.open(root).aliases(name).get("champion")
-
-
-def _has_registry(root: Path) -> bool:
-    """Whether there is a database: opening one that isn't would make it, and a plan must leave nothing behind."""
-    return bool(os.environ.get("MLFLOW_TRACKING_URI")) or (root / "mlflow" / "mlflow.db").exists()
 
 
 def _answered_since(draft: Draft, run_id: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,42 @@ def apply(current: Settings, overrides: list[str], configs: Path) -> Settings:
     return settings_module.parse({**values, "name": current.name.removesuffix(current.subject) + changed.subject})
 
 
-def configure(root: Path, overrides: list[str], *, reset: bool) -> str:
+@dataclass(frozen=True)
+class Change:
+    """A setting that `configure` has changed; None before or after also stands for one that isn't there."""
+
+    setting: str
+    before: Any
+    after: Any
+
+
+@dataclass(frozen=True)
+class Configured:
+    """What params.yaml is about now, and what has changed in it.
+
+    Attributes:
+        changes: None where there was nothing to compare with.
+    """
+
+    name: str
+    data: str
+    model: str
+    changes: tuple[Change, ...] | None
+
+    def to_json(self) -> dict[str, Any]:
+        """For other programs."""
+        return asdict(self)
+
+    def render(self) -> str:
+        """For people."""
+        lines = [f"params.yaml: {self.name}, data {self.data}, model {self.model}"]
+        lines += [f"  {change.setting}: {change.before} -> {change.after}" for change in self.changes or ()]
+        if self.changes == ():
+            lines.append("  nothing has changed; `touchstone configure --help` shows an example")
+        return "\n".join(lines)
+
+
+def configure(root: Path, overrides: list[str], *, reset: bool) -> Configured:
     """Write params.yaml, with overrides laid over it or over the defaults of `configs/`, and say what has changed.
 
     Args:
@@ -84,20 +120,18 @@ def configure(root: Path, overrides: list[str], *, reset: bool) -> str:
     else:
         after = apply(before, overrides, configs) if overrides else before
     write_atomic(path, settings_module.dump(after))
-    lines = [f"params.yaml: {after.name}, data {after.data.source}, model {after.model.kind}"]
-    if before is not None:
-        lines += _changes(before, after) or ["  nothing has changed; `touchstone configure --help` shows an example"]
-    return "\n".join(lines)
+    changes = None if before is None else _changes(before, after)
+    return Configured(after.name, after.data.source, after.model.kind, changes)
 
 
-def _changes(before: Settings, after: Settings) -> list[str]:
-    """A line per setting that differs."""
+def _changes(before: Settings, after: Settings) -> tuple[Change, ...]:
+    """The settings that differ."""
     old, new = (dict(_leaves(settings.model_dump(mode="json"))) for settings in (before, after))
-    return [
-        f"  {key}: {old.get(key, 'not there')} -> {new.get(key, 'no more')}"
+    return tuple(
+        Change(key, old.get(key), new.get(key))
         for key in [*new, *(key for key in old if key not in new)]
         if key not in old or key not in new or old[key] != new[key]
-    ]
+    )
 
 
 def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

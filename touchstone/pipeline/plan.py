@@ -91,19 +91,22 @@ def plan(root: Path, overrides: list[str], *, clean: bool = False, as_of: str | 
     """
     with runs.drafted(root, overrides, clean=clean, as_of=as_of) as draft:
         ended = opening.earlier(draft)
+        if ended is not None:  # nothing differs from it, so nothing needs to be compared
+            unchanged = tuple(Step(stage.name, ()) for stage in draft.stages)
+            label = None if ended.folder is None else f"run {ended.folder.name}"
+            champion = opening.champion(draft.root, draft.settings.name)
+            return Plan(draft.settings.name, draft.fingerprint, label, unchanged, ended.reason, champion)
         label, commit, lock = _nearest(draft)
         known = _seconds(draft)
         steps = [
             Step(name, reasons, known.get(name) if reasons else 0.0)
             for name, reasons in _stages(draft, commit, lock).items()
         ]
-        if ended is None:
-            steps.append(Step("judge", ("this fingerprint was not judged yet",), known.get("judge")))
-            promoted = ("if the verdict is PROMOTE",)
-            steps += [Step(name, promoted, known.get(name)) for name in ("register", "release")]
-        reason = ended.reason if ended else None
+        steps.append(Step("judge", ("this fingerprint was not judged yet",), known.get("judge")))
+        promoted = ("if the verdict is PROMOTE",)
+        steps += [Step(name, promoted, known.get(name)) for name in ("register", "release")]
         champion = opening.champion(draft.root, draft.settings.name)
-        return Plan(draft.settings.name, draft.fingerprint, label, tuple(steps), reason, champion)
+        return Plan(draft.settings.name, draft.fingerprint, label, tuple(steps), None, champion)
 
 
 def _seconds(draft: Draft) -> dict[str, float]:

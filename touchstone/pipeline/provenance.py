@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import yaml
 
 from touchstone.errors import PipelineError
 from touchstone.pipeline import dvc, runs, workspace
+from touchstone.pipeline.hashes import hash_file, hash_folder
 
 Lock = dict[str, Any]
 """Stages of a dvc.lock, by name."""
@@ -92,19 +92,6 @@ def check_copies(folder: Path, lock: Lock) -> Outputs:
         else:
             sound += 1
     return Outputs(sound, tuple(absent), tuple(faults))
-
-
-def hash_file(path: Path) -> str:
-    """MD5 of a file's bytes, which is DVC's hash of it."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
-def hash_folder(folder: Path) -> str:
-    """DVC's hash of a folder: MD5 of the list of its files with their hashes, and `.dir`."""
-    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    listed = [{"md5": hash_file(files[name]), "relpath": name} for name in sorted(files)]
-    return hashlib.md5(json.dumps(listed, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
 
 
 def blob(root: Path, where: str) -> str | None:

@@ -32,8 +32,10 @@ _HOW = {
 }
 
 
-def retrain_plain(root: Path, overrides: list[str], *, clean: bool = False, as_of: str | None = None) -> Outcome:
-    """Run every step here, in order, and print the summary on stdout.
+def retrain_plain(
+    root: Path, overrides: list[str], *, clean: bool = False, as_of: str | None = None, json: bool = False
+) -> Outcome:
+    """Run every step here, in order, and print the summary on stdout, or the outcome as JSON.
 
     Raises:
         TouchstoneError: a step failed. Finished stages are kept in DVC's cache: the same call goes on from there.
@@ -41,7 +43,7 @@ def retrain_plain(root: Path, overrides: list[str], *, clean: bool = False, as_o
     """
     with opened(root, overrides, clean=clean, as_of=as_of) as opening:
         outcome = opening if isinstance(opening, Outcome) else go(opening)
-    sys.stdout.write(outcome.summary + "\n")
+    sys.stdout.write(outcome.render(json=json) + "\n")
     return outcome
 
 

@@ -24,7 +24,18 @@ os.environ.update(
 )
 
 from touchstone.registry.entries import all_moves, decided_moves, stamp
+from touchstone.registry.existing import exists, registered, require
 from touchstone.registry.store import Registry
 from touchstone.registry.versions import Version, check_name
 
-__all__ = ["Registry", "Version", "all_moves", "check_name", "decided_moves", "stamp"]
+__all__ = [
+    "Registry",
+    "Version",
+    "all_moves",
+    "check_name",
+    "decided_moves",
+    "exists",
+    "registered",
+    "require",
+    "stamp",
+]

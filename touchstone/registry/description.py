@@ -39,7 +39,9 @@ class Description:
         name: of the run.
         metrics: judged figures by name (`holdout.accuracy`), beside which MLflow shows the training's curve.
         tags: to filter by, as `tags.verdict = 'REJECT'`.
-        text: Markdown.
+        text: Markdown, of the run.
+        version_text: of the version that comes of it: the model card.
+        model_text: of the registered model.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Description:
     tags: Mapping[str, str]
     text: str
     data: DataVersion | None = None
+    version_text: str = ""
     model_text: str = ""
 
 

@@ -19,6 +19,10 @@ _VERSION = (
     "SELECT source, run_id FROM model_versions"
     " WHERE workspace = 'default' AND name = :name AND version = :version AND current_stage != 'Deleted_Internal'"
 )
+_NUMBERS = (
+    "SELECT version FROM model_versions"
+    " WHERE workspace = 'default' AND name = :name AND current_stage != 'Deleted_Internal' ORDER BY version"
+)
 _TAGS = "SELECT key, value FROM model_version_tags WHERE workspace = 'default' AND name = :name AND version = :version"
 
 _WAIT_SECONDS = 5.0
@@ -38,6 +42,15 @@ def version(uri: str, name: str, number: int) -> dict[str, Any] | None:
     if rows is None or tags is None:
         return None
     return {"source": rows[0][0], "run_id": rows[0][1], "tags": dict(tags)} if rows else {}
+
+
+def versions(uri: str, name: str) -> dict[int, dict[str, Any]] | None:
+    """Source, run and tags of every version by its number, the oldest first; empty if there is no such model."""
+    rows = _rows(uri, _NUMBERS, {"name": name})
+    if rows is None:
+        return None
+    records = {int(number): version(uri, name, int(number)) for (number,) in rows}
+    return {number: record for number, record in records.items() if record}
 
 
 def _rows(uri: str, query: str, values: dict[str, Any]) -> list[tuple[Any, ...]] | None:

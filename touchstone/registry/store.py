@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from touchstone.errors import ArtifactError, RegistryError
-from touchstone.model import card, optimisation_budget
+from touchstone.model import optimisation_budget
 from touchstone.model.optimisation_budget import OptimisationBudget
 from touchstone.registry import aliases, database, entries, reading
 from touchstone.registry.database import locked, wording
@@ -148,9 +148,9 @@ class Registry:
                 self._client.log_artifact(run_id, str(path), "evidence")
 
     def describe_version(self, version: Version, description: Description) -> None:
-        """Give a version and its model the run's words, figures and tags."""
+        """Give a version its model card, the run's figures and tags, and its model a description."""
         with locked(self.root), wording(f"describing {version.name} version {version.version}"):
-            self._client.update_model_version(version.name, str(version.version), description.text)
+            self._client.update_model_version(version.name, str(version.version), description.version_text)
             self._client.update_registered_model(version.name, description.model_text)
             shown = {key: f"{value:.4g}" for key, value in description.metrics.items()}
             for key, value in {**description.tags, **shown}.items():
@@ -176,6 +176,8 @@ class Registry:
             ArtifactError: the artifact doesn't verify: a file, its centering statistics, ...
             RegistryError: the fingerprint is registered with another artifact, or MLflow refused.
         """
+        from touchstone.model import card  # scipy comes with it
+
         check_name(name)
         sealed = card.verify_digests(artifact)
         with locked(self.root), wording("publishing a version"):
@@ -223,6 +225,13 @@ class Registry:
     def versions(self, name: str) -> list[Version]:
         """Every version that Touchstone published under a name, oldest first."""
         check_name(name)
+        records = reading.versions(self.uri, name)
+        if records is not None:
+            return [
+                from_record(name, number, record["source"], record["run_id"], record["tags"])
+                for number, record in records.items()
+                if DIGEST in record["tags"]
+            ]
         with wording(f"listing the versions of {name}"):
             versions = self._client.search_model_versions(f"name = '{name}'", max_results=10_000)
             return sorted((from_mlflow(v) for v in versions if DIGEST in v.tags), key=lambda version: version.version)
@@ -264,6 +273,8 @@ class Registry:
             ArtifactError: there is no card in the folder.
             RegistryError: the files are gone, or are another artifact than the one registered.
         """
+        from touchstone.model import card
+
         what = f"{version.name} version {version.version}"
         folder = self._local(version.source)
         if folder is None:
@@ -442,6 +453,7 @@ class Registry:
 
     def _upload(self, run_id: str, artifact: Path, evidence: Sequence[Path]) -> None:
         """Put the model and its evidence among the run's artifacts; the same names replace what was there."""
+        from touchstone.model import card
         from touchstone.registry.tracking import pyfunc
 
         # A fixed name, safe under the lock: what a killed publisher left is cleared by the next one.

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from touchstone.errors import RegistryError
-from touchstone.model.card import Card
 
 if TYPE_CHECKING:  # seconds
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.models.signature import ModelSignature
+
+    from touchstone.model.card import Card
 
 FINGERPRINT = "touchstone.fingerprint"
 DIGEST = "touchstone.digest"

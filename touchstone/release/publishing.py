@@ -19,7 +19,7 @@ from touchstone.gate.record import Decision, SetMetrics
 from touchstone.gate.summary import of_chains
 from touchstone.model import card as cards
 from touchstone.model.card import Card
-from touchstone.registry import Registry, Version
+from touchstone.registry import Registry, Version, require
 from touchstone.registry.entries import Overridden
 
 CARD = "README.md"
@@ -59,9 +59,7 @@ def publish(registry: Registry, name: str, number: int, repository: str, *, priv
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     # What is published: verified, and allowed by its verdict or by a person.
-    version = registry.version(name, number)
-    if version is None:
-        raise RegistryError(f"{name} has no version {number}")
+    version = require(registry, name, number)
     artifact = registry.download(version)
     sealed = cards.verify_digests(artifact)
     decision = _decision(registry, version)
@@ -142,20 +140,46 @@ def model_card(
         ]
 
     # The evidence, then one part for each question that a user of the model has.
-    floor = next(check for check in decision.checks if check.name == "floor")
-    evidence = _first_errors(floor) if of_chains(floor) else _accuracies(decision.record.metrics)
-    lines += ["## How good it is", "", *evidence, ""]
+    lines += ["## How good it is", "", *_evidence(decision), ""]
     lines += ["| check | status | what was found |", "|---|---|---|"]
     lines += [f"| {check.name.replace('_', ' ')} | {check.status} | {check.reason} |" for check in decision.checks]
     parts = {
         "What a score means": _meaning(sealed),
         "How to load it": _loading(repository),
         "Limits": _limits(sealed, licence),
-        "Where it comes from": _origin(version, decision),
+        "Where it comes from": _origin(version.digest, decision),
     }
     for title, part in parts.items():
         lines += ["", f"## {title}", "", *part]
     return "\n".join(lines) + "\n"
+
+
+def short_card(sealed: Card, decision: Decision, licence: str | None, name: str) -> str:
+    """The model card for a registry's own page: without the table of checks, which is on the decision's page.
+
+    Args:
+        licence: of the data; None where it isn't known.
+        name: of the registered model.
+    """
+    parts = {
+        "How good it is": _evidence(decision),
+        "What a score means": _meaning(sealed),
+        "How to use it": [
+            f"`touchstone serve --model models:/{name}/VERSION` serves it; `mlflow.pyfunc.load_model` scores a table "
+            "with the columns prompt and completion."
+        ],
+        "Limits": _limits(sealed, licence),
+        "Where it comes from": _origin(sealed.digest, decision),
+    }
+    lines = [*_what_it_is(sealed), "", f"**Verdict: {decision.verdict}.** {decision.summary}"]
+    for title, part in parts.items():
+        lines += ["", f"## {title}", "", *part]
+    return "\n".join(lines) + "\n"
+
+
+def _evidence(decision: Decision) -> list[str]:
+    floor = next(check for check in decision.checks if check.name == "floor")
+    return _first_errors(floor) if of_chains(floor) else _accuracies(decision.record.metrics)
 
 
 def _what_it_is(sealed: Card) -> list[str]:
@@ -239,10 +263,10 @@ def _limits(sealed: Card, licence: str | None) -> list[str]:
     ]
 
 
-def _origin(version: Version, decision: Decision) -> list[str]:
+def _origin(digest: str, decision: Decision) -> list[str]:
     provenance = decision.record.provenance
     facts = {
-        "artifact": version.digest,
+        "artifact": digest,
         "decision": decision.digest,
         "data": provenance.data,
         "commit": provenance.commit,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from touchstone.errors import TouchstoneError
+from touchstone.errors import SettingsError, TouchstoneError
 from touchstone.runtime import installed
 
 
@@ -22,12 +23,24 @@ def run_stage(main: Callable[[], None]) -> None:
         if stage := os.environ.get("DVC_STAGE"):
             installed.check(Path.cwd(), stage)
         main()
+    except SettingsError as error:
+        fail(f"{error}{_undone()}")
     except TouchstoneError as error:
         fail(str(error))
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         fail(f"no space left on the disk while writing {error.filename or 'a file'}; free some and run again")
+
+
+def _undone() -> str:
+    """Take back what `dvc exp run -S` has set, if this is an experiment, and say so."""
+    if not os.environ.get("DVC_EXP_BASELINE_REV"):
+        return ""
+    # That is the pipeline's affair, which stands above this package: it is started, not imported.
+    command = [sys.executable, "-m", "touchstone.pipeline.experiment"]
+    words = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False).stdout
+    return f"; {words}" if words else ""
 
 
 def fail(message: str) -> None:

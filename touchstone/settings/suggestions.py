@@ -16,16 +16,12 @@ def fault_of(overrides: Sequence[str], configs: Path) -> str | None:
     None where all of them name something, as far as `configs/` tells: it can't list keys that a user makes up
     (`split.assign.`) and those below a setting that is null there (`serve.shadow.`).
     """
-    defaults = yaml.safe_load((configs / "config.yaml").read_text(encoding="utf-8"))["defaults"]
-    groups = sorted(group for entry in defaults if isinstance(entry, dict) for group in entry)
-    known: dict[str, bool] = {}
-    for file in configs.rglob("*.yaml"):
-        known |= dict(_dotted(yaml.safe_load(file.read_text(encoding="utf-8"))))
+    groups, known = _groups(configs), _known(configs)
     sections = {key.partition(".")[0] for key in known}
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
         if key in groups:
-            choices = sorted(file.stem for file in (configs / key).glob("*.yaml"))
+            choices = _choices(key, configs)
             if value not in choices:
                 return f"{key}={value}: no such choice{near(value, choices)}. There are {', '.join(choices)}"
         elif "." not in key and key not in sections:
@@ -34,6 +30,33 @@ def fault_of(overrides: Sequence[str], configs: Path) -> str | None:
         elif key not in known and not any(key.startswith(f"{name}.") for name, is_open in known.items() if is_open):
             return f"{key} is no setting{near(key, known)}. params.yaml holds all of them"
     return None
+
+
+def completions(word: str, configs: Path) -> list[str]:
+    """How a half-typed override may go on: groups and settings up to their `=`, and after it a group's choices."""
+    key, equals, _ = word.partition("=")
+    groups = _groups(configs)
+    if equals:
+        return [f"{key}={choice}" for choice in _choices(key, configs)] if key in groups else []
+    settings = sorted(name for name in _known(configs) if "." in name and not name.startswith("defaults"))
+    return [f"{name}=" for name in [*groups, *settings]]
+
+
+def _groups(configs: Path) -> list[str]:
+    defaults = yaml.safe_load((configs / "config.yaml").read_text(encoding="utf-8"))["defaults"]
+    return sorted(group for entry in defaults if isinstance(entry, dict) for group in entry)
+
+
+def _choices(group: str, configs: Path) -> list[str]:
+    return sorted(file.stem for file in (configs / group).glob("*.yaml"))
+
+
+def _known(configs: Path) -> dict[str, bool]:
+    """Every setting that a file names, and whether anything may stand below it."""
+    known: dict[str, bool] = {}
+    for file in configs.rglob("*.yaml"):
+        known |= dict(_dotted(yaml.safe_load(file.read_text(encoding="utf-8"))))
+    return known
 
 
 def near(word: str, words: Iterable[str]) -> str:
