@@ -1,4 +1,4 @@
-"""The recipe in docs/alerts.md: a flow that ends as Blocked calls the webhook."""
+"""The recipe in docs/how_to/alerts.md: a flow that ends as Blocked calls the webhook."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ import pytest
 
 from tests.places import ROOT
 from touchstone.runtime import processes
+
+PAGE = ROOT / "docs" / "how_to" / "alerts.md"
 
 RUN = """
 import subprocess, sys
@@ -48,17 +50,17 @@ retrain("Blocked", return_state=True)
 
 
 def _recipe() -> str:
-    page = (ROOT / "docs" / "alerts.md").read_text(encoding="utf-8")
+    page = PAGE.read_text(encoding="utf-8")
     (recipe,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     return recipe
 
 
 def test_the_recipe_is_python_and_names_states_that_the_flow_has() -> None:
-    compile(_recipe(), "docs/alerts.md", "exec")
+    compile(_recipe(), str(PAGE), "exec")
     flow = (ROOT / "flows" / "retrain.py").read_text(encoding="utf-8")
     for state in ("Promoted", "Blocked", "NothingToDo"):
         assert f'"{state}"' in flow
-        assert f"`{state}`" in (ROOT / "docs" / "alerts.md").read_text(encoding="utf-8")
+        assert f"`{state}`" in PAGE.read_text(encoding="utf-8")
 
 
 @contextlib.contextmanager
