@@ -62,21 +62,35 @@ def sealed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def test_rewards_lose_their_slope_in_length_inside_prompts(sealed: tuple[Scorer, Scorer, Path]) -> None:
     plain, scorer, _ = sealed
     slope = scorer.card.rule["length_slope"]
+    floor = scorer.card.rule["length_floor"]
     assert slope != 0
+    assert floor > 0
     assert "length_slope" not in plain.card.rule
     for before, after in zip(plain.raw(ITEMS), scorer.raw(ITEMS), strict=True):
         for old, new in zip(before, after, strict=True):
-            assert new.reward == pytest.approx(old.reward - slope * math.log1p(old.tokens), abs=1e-5)
+            lost = slope * math.log1p(max(old.tokens, floor))
+            assert new.reward == pytest.approx(old.reward - lost, abs=1e-5)
             assert (new.tokens, new.truncated) == (old.tokens, old.truncated)
     rows = scorer.raw([as_item(group) for group in CALIBRATION])
     rewards = [score.reward for row in rows for score in row]
-    lengths = [math.log1p(score.tokens) for row in rows for score in row]
+    lengths = [math.log1p(max(score.tokens, floor)) for row in rows for score in row]
     clusters = [number for number, row in enumerate(rows) for _ in row]
     assert statistics.within_slope(rewards, lengths, clusters) == pytest.approx(0, abs=1e-5 * max(1, abs(slope)))
     # Everything that gives a reward its meaning is of the rewards that are served.
     centred = [score.centered for row in scorer.score([as_item(group) for group in REFERENCE]) for score in row]
     assert np.mean(centred) == pytest.approx(0, abs=1e-4)
     assert np.std(centred, ddof=1) == pytest.approx(1, abs=1e-4)
+
+
+def test_a_text_that_is_shorter_than_any_that_was_judged_gains_nothing_by_it(
+    sealed: tuple[Scorer, Scorer, Path],
+) -> None:
+    plain, scorer, _ = sealed
+    slope, floor = scorer.card.rule["length_slope"], scorer.card.rule["length_floor"]
+    items = [(prompt, [""]) for prompt, _ in ITEMS]
+    for (old,), (new,) in zip(plain.raw(items), scorer.raw(items), strict=True):
+        assert old.tokens < floor
+        assert new.reward == pytest.approx(old.reward - slope * math.log1p(floor), abs=1e-5)
 
 
 def test_every_way_to_a_score_subtracts(sealed: tuple[Scorer, Scorer, Path]) -> None:
@@ -124,3 +138,5 @@ def test_a_rule_of_another_kind_is_refused() -> None:
     assert "length_slope" not in ScoringRule(64, "digest").to_json()
     with pytest.raises(ModelError, match="slope of length"):
         ScoringRule.from_json({**rule.to_json(), "length_slope": math.nan})
+    with pytest.raises(ModelError, match="from -1 tokens"):
+        ScoringRule.from_json({**rule.to_json(), "length_floor": -1})

@@ -363,10 +363,10 @@ def _load(
     tokenizer = load_tokenizer(base, revision=revision, trust_remote_code=trust_remote_code, needs_pad=needs_pad)
     try:
         stated = AutoConfig.from_pretrained(base, revision=revision, trust_remote_code=trust_remote_code, num_labels=1)
-        config, slope = unwrapped(stated)
+        config, slope, floor = unwrapped(stated)
         if isinstance(config, TokenwiseConfig):
             config = config.plain()
-        rule = replace(rule_of(config, tokenizer, max_tokens, text_form), length_slope=slope)
+        rule = replace(rule_of(config, tokenizer, max_tokens, text_form), length_slope=slope, length_floor=floor)
         _label(config, rule.classes)
         _prepare(config, tokenizer.pad_token_id)
         network, info = _network_class(config).from_pretrained(

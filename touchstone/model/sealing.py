@@ -54,6 +54,8 @@ from touchstone.settings.seal import Aggregation
 MIN_SPREAD = 1e-6
 """Standard deviation, as a share of the rewards' magnitude, below which they differ by rounding only: numbers of fp32
 lie 1.2e-7 of their size apart."""
+SHORTEST = 0.01
+"""Share of the calibration set's completions that lie below `length_floor`."""
 
 CHECKPOINT_NAMES = frozenset(
     {
@@ -150,9 +152,9 @@ def seal(
             for name, groups in (("calibration", calibration), ("reference", reference))
         ]
         if length == "subtract":
-            slope = _length_slope(calibration, scored[0])
-            wrap(aside, slope)
-            model.rule = replace(model.rule, length_slope=slope)
+            slope, floor = _length_slope(calibration, scored[0])
+            wrap(aside, slope, floor)
+            model.rule = replace(model.rule, length_slope=slope, length_floor=floor)
             scored = [_ruled(model, rows) for rows in scored]
         # What the labels behind the reward say of it, and of the steps.
         by_step = model.rule.unit == "step"
@@ -285,21 +287,24 @@ def _score(model: RewardModel, groups: Sequence[Group], name: str, precision: Pr
     return scores
 
 
-def _length_slope(calibration: Sequence[Group], scores: Sequence[Sequence[RawScore]]) -> float:
-    """Slope of the reward in log(1 + tokens) inside the prompts of the calibration set, by least squares.
+def _length_slope(calibration: Sequence[Group], scores: Sequence[Sequence[RawScore]]) -> tuple[float, int]:
+    """Slope of the reward in log(1 + tokens) inside the prompts of the calibration set, by least squares, and the
+    fewest tokens that it holds for: all but the shortest hundredth of the set's completions have as many.
 
     Raises:
         ArtifactError: no prompt has completions of different lengths.
     """
     rewards = [score.reward for row in scores for score in row]
-    lengths = [math.log1p(score.tokens) for row in scores for score in row]
+    tokens = [score.tokens for row in scores for score in row]
+    floor = int(np.quantile(tokens, SHORTEST, method="lower"))
+    lengths = [math.log1p(max(count, floor)) for count in tokens]
     slope = st.within_slope(rewards, lengths, [group.id for group in calibration for _ in group.completions])
     if slope is None:
         raise ArtifactError(
             "seal.length=subtract needs prompts with completions of different lengths, and the calibration set has "
             "none; give it more clusters, or set seal.length to keep"
         )
-    return keep(slope)
+    return keep(slope), floor
 
 
 def _ruled(model: RewardModel, scores: Sequence[Sequence[RawScore]]) -> list[list[RawScore]]:

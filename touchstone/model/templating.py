@@ -55,6 +55,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _UNSAID = (
     ("text_form", 0),
     ("length_slope", None),
+    ("length_floor", 0),
     ("ensemble", None),
     ("unit", "text"),
     ("aggregation", "last"),
@@ -80,6 +81,8 @@ class ScoringRule:
             reasoning written as the chat template writes it. 0: nothing; rules of before it was named.
         length_slope: what is subtracted from the network's reward for each unit of log(1 + tokens of the completion);
             None: nothing.
+        length_floor: a completion of fewer tokens loses what one of so many does: how reward goes with length below
+            the shortest ones that people judged is known to nobody, and an empty text must gain nothing by it.
         ensemble: how the rewards of several members become one; None for a single model.
         unit: what the head is read for. "text": once, as `pooling` says. "token": at every token of the completion and
             of the closing that the template writes, each the log odds that the answer is correct. "step": at the last
@@ -96,6 +99,7 @@ class ScoringRule:
     truncation: Literal["prompt_left"] = "prompt_left"
     text_form: Form = 0
     length_slope: float | None = None
+    length_floor: int = 0
     ensemble: EnsembleRule | None = None
     unit: Unit = "text"
     aggregation: Aggregation = "last"
@@ -114,7 +118,7 @@ class ScoringRule:
         """The reward, in fp32, of what the network gave a completion of so many tokens, its closing ones included."""
         if self.length_slope is None:
             return value
-        return float(np.float32(value - self.length_slope * math.log1p(tokens)))
+        return float(np.float32(value - self.length_slope * math.log1p(max(tokens, self.length_floor))))
 
     def text(self, text: str) -> str:
         """A text in the form that is tokenised."""
@@ -149,8 +153,11 @@ class ScoringRule:
                 f"the scoring rule's text form {rule.text_form} is unknown; install the version that sealed it, or "
                 "seal the model again"
             )
-        if rule.length_slope is not None and not math.isfinite(rule.length_slope):
-            raise ModelError(f"the scoring rule's slope of length is {rule.length_slope}; seal the model again")
+        if rule.length_slope is not None and not (math.isfinite(rule.length_slope) and rule.length_floor >= 0):
+            raise ModelError(
+                f"the scoring rule's slope of length is {rule.length_slope}, from {rule.length_floor} tokens on; seal "
+                "the model again"
+            )
         return rule
 
 
