@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
 
+from tests.worlds.outcomes import make_outcome_groups, outcome_artifact
 from tests.worlds.registered import artifact
 from tests.worlds.sealed import make_tiny_groups
 from touchstone.errors import DataError
@@ -75,6 +76,14 @@ def test_the_output_is_what_the_scorer_says(scorer: Scorer, tmp_path: Path) -> N
     )
     assert json.loads(unscored_file(output).read_text()) == {"row": 41, "reason": BROKEN.reason}
     assert sorted(path.name for path in output.parent.iterdir()) == ["scores.parquet", "scores.quarantine.jsonl"]
+
+
+def test_a_model_of_outcomes_says_how_likely_correct_each_answer_is(tmp_path: Path) -> None:
+    scorer, items = Scorer.load(outcome_artifact("min")), [as_item(group) for group in make_outcome_groups(9, seed=4)]
+    rows = [Row(number, item) for number, item in enumerate(items, start=1)]
+    score_rows(scorer, [*rows, Unscored(10, "no field 'prompt'")], tmp_path / "scores.parquet", JOB)
+    correct = pq.read_table(tmp_path / "scores.parquet").column("correct").to_pylist()
+    assert correct == pytest.approx([score.correct for row in scorer.score(items) for score in row], abs=1e-5)
 
 
 @pytest.mark.parametrize("kills", [[1], [20], [39], [15, 30], [10, 10, 40]])

@@ -95,6 +95,13 @@ def test_what_can_t_be_scored_is_refused(endpoint: Running, body: object, status
     assert kind is None or answer.json()["error"]["type"] == kind
 
 
+def test_values_of_steps_are_not_given_as_values_of_tokens(endpoint: Running) -> None:
+    body = {"inputs": [{"prompt": "0 egg", "completions": ["Boil it."]}], "tokens": True}
+    refused = endpoint.post(body)
+    assert (refused.status_code, refused.json()["error"]["type"]) == (422, "no_token_values")
+    assert "/v1/steps" in refused.json()["error"]["message"]
+
+
 def test_another_pinned_version_is_refused(endpoint: Running) -> None:
     with Client(endpoint.url, version=7) as client, pytest.raises(RefusedError, match="isn't in memory"):
         client.steps(INPUTS)

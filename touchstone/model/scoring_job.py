@@ -57,11 +57,10 @@ SCHEMA = pa.schema(
         ("tokens", pa.int32()),
     ]
 )
-"""One row per completion: the number of the row that it came from, its place in there from 0, and its `Score`; of an
-ensemble also SPREAD."""
+"""One row per completion: the number of the row that it came from, its place in there from 0, and its `Score`."""
 
-SPREAD = pa.field("spread", pa.float64())
-"""A column more where the model is an ensemble."""
+FURTHER = (pa.field("spread", pa.float64()), pa.field("correct", pa.float64()))
+"""Columns more where the model is an ensemble, and where it knows how likely an answer is to be correct."""
 
 VERSION, JOB, REPORT = b"touchstone_version", b"touchstone_job", b"touchstone_report"
 """Keys of the file's metadata beside `ARTIFACT`: the model in words, the job's digest, and its report as JSON."""
@@ -261,15 +260,20 @@ def _write_part(path: Path, scores: Sequence[tuple[Row, Sequence[Score]]], repor
             score.percentile,
             score.truncated,
             score.tokens,
-            score.spread,
+            *(getattr(score, field.name) for field in FURTHER),
         )
         for row, row_scores in scores
         for place, score in enumerate(row_scores)
     ]
-    columns = list(zip(*values, strict=True)) or [()] * (len(SCHEMA) + 1)
-    schema = SCHEMA if set(columns[-1]) <= {None} else SCHEMA.append(SPREAD)
-    arrays = [pa.array(column, field.type) for column, field in zip(columns[: len(schema)], schema, strict=True)]
-    table = pa.table(arrays, schema=schema.with_metadata({REPORT: canonical_json(report.to_json())}))
+    fields = [*SCHEMA, *FURTHER]
+    columns = list(zip(*values, strict=True)) or [()] * len(fields)
+    filled = [
+        (field, pa.array(column, field.type))
+        for field, column in zip(fields, columns, strict=True)
+        if field not in FURTHER or not set(column) <= {None}
+    ]
+    schema = pa.schema([field for field, _ in filled], {REPORT: canonical_json(report.to_json())})
+    table = pa.table([array for _, array in filled], schema=schema)
     buffer = pa.BufferOutputStream()
     pq.write_table(table, buffer)
     write_atomic(path, buffer.getvalue().to_pybytes())
@@ -301,8 +305,8 @@ def _put_together(folder: Path, output: Path, job: Job) -> Report:
     }
     partial = folder / "scores"
     with partial.open("wb") as file:
-        several = any(SPREAD.name in pq.read_schema(path).names for path in parts)
-        schema = SCHEMA.append(SPREAD) if several else SCHEMA
+        names = {name for path in parts for name in pq.read_schema(path).names}
+        schema = pa.schema([*SCHEMA, *(field for field in FURTHER if field.name in names)])
         with pq.ParquetWriter(file, schema.with_metadata(metadata), compression="zstd") as writer:
             for table in _tables(parts, schema):
                 writer.write_table(table)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from touchstone.model.scores import ChainScore, Ranked, Score
+from touchstone.model.templating import Unit
 from touchstone.serving.batching import Scores
 
 
@@ -29,10 +30,12 @@ class Answer(Stamp):
 
     Attributes:
         parts: what each part of a combination answered.
+        unit: what the model has a value for; a combination is of texts.
     """
 
     scores: Scores
     parts: Mapping[str, Answer] = field(default_factory=dict)
+    unit: Unit = "text"
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,10 @@ class Service:
         combined, targets = self._meant(model)
         results = await self._results(targets, partial(self._scored_items, items=items))
         _note(combined, targets, results, items)
-        answers = [Answer(*_stamp(target), result.scores) for target, result in zip(targets, results, strict=True)]
+        answers = [
+            Answer(*_stamp(target), result.scores, unit=target[1].scorer.model.rule.unit)
+            for target, result in zip(targets, results, strict=True)
+        ]
         if combined is None:
             return answers[0]
         rows = combined.rows(*(answer.scores for answer in answers))

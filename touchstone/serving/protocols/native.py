@@ -15,6 +15,7 @@ from pydantic.config import JsonDict
 
 from touchstone.client import ScoreReply
 from touchstone.model.scores import Score
+from touchstone.model.templating import Unit
 from touchstone.serving.answers import Answer, Stamp
 from touchstone.serving.protocols.bodies import REFUSALS, Prompt, messages_of, stamp
 from touchstone.serving.refusals import Refusal
@@ -165,8 +166,9 @@ def router(service: Service) -> APIRouter:
     async def rewards(request: RewardsRequest, response: Response) -> RewardsReply:
         items = [(messages_of(part.prompt), part.completions) for part in request.inputs]
         answer = await service.score(request.model, items)
-        if request.tokens and not _has_tokens(answer):
-            raise Refusal(422, "no_token_values", "this model gives one value for an answer; leave out `tokens`")
+        if request.tokens and "token" not in _units(answer):
+            values = "one value for each step (/v1/steps)" if answer.unit == "step" else "one value for an answer"
+            raise Refusal(422, "no_token_values", f"this model gives {values}; leave out `tokens`")
         stamp(response, answer)
         warnings = service.warnings(answer, request.best_of, request.kl) or None
         return _rewards(answer, tokens=request.tokens).model_copy(update={"warnings": warnings})
@@ -198,16 +200,15 @@ def router(service: Service) -> APIRouter:
     return routes
 
 
-def _has_tokens(answer: Answer) -> bool:
-    """Whether the scores, or those of a part, are aggregated from values of tokens."""
-    return any(score.values is not None for row in answer.scores for score in row) or any(
-        map(_has_tokens, answer.parts.values())
-    )
+def _units(answer: Answer) -> set[Unit]:
+    """What the answer's model, or the parts of a combination, have values for."""
+    return {answer.unit}.union(*map(_units, answer.parts.values()))
 
 
 def _rewards(answer: Answer, *, tokens: bool = False) -> RewardsReply:
     """Scores and, of a combination, its parts."""
-    results = [Scored(scores=[reply_of(score, tokens=tokens) for score in row]) for row in answer.scores]
+    shown = tokens and answer.unit == "token"
+    results = [Scored(scores=[reply_of(score, tokens=shown) for score in row]) for row in answer.scores]
     parts = {part: _rewards(each, tokens=tokens) for part, each in answer.parts.items()} or None
     return RewardsReply(**stamp_of(answer), results=results, parts=parts)
 
