@@ -14,16 +14,15 @@ import pytest
 
 from tests.places import ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 SMALL = ["data.groups=600", "gates.min_clusters=20", "model.hidden=32", "model.layers=1", "model.warmup_steps=20"]
 
 
 def run(*command: str | Path, cwd: Path, env: dict[str, str], codes: tuple[int, ...] = (0,)) -> str:
     done = subprocess.run([str(word) for word in command], cwd=cwd, env=env, capture_output=True, text=True)
-    assert done.returncode == code, (
-        f"{command} ended with {done.returncode}:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
-    )
+    output = f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    assert done.returncode in codes, f"{command} ended with {done.returncode}:\n{output}"
     return done.stdout
 
 
