@@ -102,9 +102,7 @@ def send_owed(root: Path, send: Send) -> int:
                 try:
                     send(notice.block, notice.subject, f"{notice.body}\n\nnotice {notice.key}")
                 except NoticeError as error:
-                    sys.stderr.write(
-                        f"{notice.block} wasn't told ({notice.subject}): {error}; the next run tries again\n"
-                    )
+                    sys.stderr.write(f"{notice.block} wasn't told: {error}; the next run tries again\n")
                     continue
                 now = datetime.now(UTC).isoformat(timespec="seconds")
                 ledger.append_event(ledger_file(root), _KINDS, NoticeSent(key=notice.key, block=notice.block, at=now))

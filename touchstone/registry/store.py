@@ -223,6 +223,12 @@ class Registry:
     def versions(self, name: str) -> list[Version]:
         """Every version that Touchstone published under a name, oldest first."""
         check_name(name)
+        records = reading.versions(self.uri, name)
+        if records is not None:
+            ours = {number: record for number, record in records.items() if DIGEST in record["tags"]}
+            return [
+                from_record(name, n, record["source"], record["run_id"], record["tags"]) for n, record in ours.items()
+            ]
         with wording(f"listing the versions of {name}"):
             versions = self._client.search_model_versions(f"name = '{name}'", max_results=10_000)
             return sorted((from_mlflow(v) for v in versions if DIGEST in v.tags), key=lambda version: version.version)
