@@ -175,6 +175,8 @@ SCENARIOS: dict[str, Callable[[Path], None]] = {
 }
 BEGINS = {"register": "touchstone.registry.store:Registry.start_run", "release": "touchstone.pipeline.steps:release"}
 """Scenarios whose world is that of `run`, killed before the call of this function: what came before stands."""
+PORT = Path(".prefect") / "port"
+"""Where the webhook of a project's block listens."""
 FLOW = """
 import json, os, sys
 from benchmarks.crashes import Point, arm
@@ -320,7 +322,7 @@ def trial(
     """Kill, run again, look."""
     root = copy(world, folder)
     began = time.monotonic()
-    receiver = connect(scenario, root)
+    receiver = connect(root)
     codes = [start(scenario, root, point)]
     left = orphans(root)
     if twice:
@@ -347,18 +349,25 @@ def trial(
     }
 
 
-def connect(scenario: str, root: Path) -> Webhook:
+def connect(root: Path) -> Webhook:
     """Let a project's notices come to a server of ours."""
-    receiver = Webhook()
+    known = root / PORT
+    receiver = Webhook(int(known.read_text()) if known.exists() else 0)
     (root.parent / "webhook").write_text(receiver.url, encoding="utf-8")
-    if scenario == "flow":
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_HOME": str(root / ".prefect")}
-        words = [sys.executable, "-c", BLOCK_MADE, receiver.url]
-        subprocess.run(words, cwd=root, env=environment, check=True, capture_output=True)
     return receiver
 
 
-def prepare(folder: Path) -> dict[str, Path]:
+def make_block(root: Path) -> None:
+    """Give a project a database of Prefect's with a block whose webhook listens at the same port every time."""
+    receiver = Webhook()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_HOME": str(root / ".prefect")}
+    words = [sys.executable, "-c", BLOCK_MADE, receiver.url]
+    subprocess.run(words, cwd=root, env=environment, check=True, capture_output=True)
+    receiver.close()
+    (root / PORT).write_text(str(receiver.port))
+
+
+def prepare(folder: Path, scenarios: Sequence[str]) -> dict[str, Path]:
     """A world for each scenario."""
     promoted = make_judged_project(folder / "judged" / "project")
     taking = Path(shutil.copytree(promoted, folder / "taking" / "project", symlinks=True))
@@ -375,10 +384,15 @@ def prepare(folder: Path) -> dict[str, Path]:
     identity = ("-c", "user.name=a", "-c", "user.email=a@b")
     workspace.git(taking, *identity, "commit", "--quiet", "-m", "an inbox")
     running = make_promotable_project(folder / "running" / "project")
-    worlds = {"promote": promoted, "inbox": taking, "run": running, "flow": running}
+    worlds = {"promote": promoted, "inbox": taking, "run": running}
+    if "flow" in scenarios:
+        worlds["flow"] = copy(running, folder / "flow")
+        make_block(worlds["flow"])
     for scenario, where in BEGINS.items():
+        if scenario not in scenarios:
+            continue
         worlds[scenario] = copy(running, folder / f"before-{scenario}")
-        connect(scenario, worlds[scenario]).close()
+        connect(worlds[scenario]).close()
         code = start(scenario, worlds[scenario], Point(where, 1, "before"))
         assert code == -signal.SIGKILL, (worlds[scenario].parent / "log").read_text()
     return worlds
@@ -440,18 +454,18 @@ def matrix(
         done: cells that aren't run again.
     """
     load_libraries()
-    worlds = prepare(scratch)
+    worlds = prepare(scratch, scenarios)
     known = {(made["scenario"], Point(made["where"], made["call"], made["when"])) for made in done}
     for scenario in scenarios:
         if known.issuperset((scenario, point) for point in cells(scenario)[::every]):
             continue
         whole = copy(worlds[scenario], scratch / f"{scenario}-whole")
-        receiver = connect(scenario, whole)
+        receiver = connect(whole)
         code = start(scenario, whole, None)
         assert code == 0, (whole.parent / "log").read_text()
         expected = {**state_of(whole), "told": len(receiver.keys)}
-        for number, point in enumerate(cells(scenario)[::every]):
-            if (scenario, point) in known:
+        for number, point in enumerate(cells(scenario)):
+            if number % every or (scenario, point) in known:
                 continue
             folder = scratch / f"{scenario}-{number}"
             twice = scenario != "flow" and number % TWICE == TWICE - 1

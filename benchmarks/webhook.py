@@ -11,9 +11,13 @@ import httpx
 
 
 class Webhook:
-    """A server that remembers what it was told."""
+    """A server that remembers what it was told.
 
-    def __init__(self) -> None:
+    Args:
+        port: where it listens; 0: where there is room.
+    """
+
+    def __init__(self, port: int = 0) -> None:
         self.bodies: list[str] = []
         bodies = self.bodies
 
@@ -27,9 +31,10 @@ class Webhook:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/"
+        self.port = int(self._server.server_address[1])
+        self.url = f"http://127.0.0.1:{self.port}/"
 
     @property
     def keys(self) -> list[str]:
