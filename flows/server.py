@@ -16,6 +16,7 @@ from pathlib import Path
 
 import httpx
 from prefect.client.orchestration import get_client
+from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, get_current_settings, temporary_settings
 
 from touchstone.errors import PipelineError
@@ -23,6 +24,9 @@ from touchstone.runtime import processes
 
 START_SECONDS = 120.0
 """The first start migrates a fresh database: 75 seconds were seen on a busy machine."""
+
+LOG_SECONDS = 5.0
+"""How long logs may take to reach the server at the end."""
 
 
 @contextlib.contextmanager
@@ -60,7 +64,10 @@ def server(root: Path) -> Iterator[None]:
                 raise PipelineError(f"Prefect's server doesn't start, see {log}; `--plain` runs without it")
             time.sleep(0.1)
         with temporary_settings({PREFECT_API_URL: url}):
-            yield
+            try:
+                yield
+            finally:
+                APILogWorker.drain_all(timeout=LOG_SECONDS)  # what was logged last comes before the server's end
 
 
 def _healthy(url: str) -> bool:
