@@ -24,14 +24,14 @@ from touchstone.settings import load_project
 def inbox() -> State[None]:
     """Take what lies in the settings' inbox."""
     root, settings = load_project()
-    taken = take_inbox(root, [])
-    if taken is None:
+    intake = take_inbox(root, [])
+    if intake is None:
         return Completed(name="NothingToDo", message="loop.inbox names no folder")
-    batches = [entry.batch for entry in taken.entries if isinstance(entry, BatchTaken)]
+    batches = [entry.batch for entry in intake.entries if isinstance(entry, BatchTaken)]
     if batches:
         emit(DATA_TAKEN, settings.name, batches=batches)
-    name = "Taken" if batches else "Refused" if taken.entries else "NothingToDo"
-    return Completed(name=name, message=taken.render().splitlines()[0])
+    name = "Taken" if batches else "Refused" if intake.entries else "NothingToDo"
+    return Completed(name=name, message=intake.render().splitlines()[0])
 
 
 def main() -> int:

@@ -26,7 +26,7 @@ from prefect.states import Completed
 from flows.server import server
 from flows.zombies import bury
 from touchstone.errors import PipelineError, TouchstoneError
-from touchstone.pipeline import notices
+from touchstone.pipeline import incoming, notices
 from touchstone.pipeline.opening import Outcome, ended, opened
 from touchstone.pipeline.runs import Run
 from touchstone.pipeline.side_stages import side_stages
@@ -86,9 +86,10 @@ def _outcome(overrides: list[str], clean: bool, as_of: str | None) -> Outcome:
 
 
 def _take_inbox(overrides: list[str]) -> None:
-    from tasks.inbox import take_inbox
+    if incoming.folder_of(project_root(), overrides) is not None:
+        from tasks.inbox import take_inbox
 
-    take_inbox(project_root(), overrides)
+        take_inbox(project_root(), overrides)
 
 
 def _walk(run: Run) -> Outcome:

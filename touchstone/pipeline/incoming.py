@@ -6,10 +6,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from touchstone import settings as settings_module
+from touchstone.errors import BusyError
 from touchstone.pipeline import overrides
+from touchstone.settings import Settings
 
 if TYPE_CHECKING:
     from touchstone.pipeline.inbox import Taken
+
+
+def folder_of(root: Path, words: list[str]) -> Path | None:
+    """The inbox that the settings name; None where they name none, or nobody can read them, as the run will say.
+
+    Args:
+        words: overrides, as of a run.
+    """
+    settings = _settings(root, words) if (root / "params.yaml").is_file() else None
+    return None if settings is None or settings.loop.inbox is None else (root / settings.loop.inbox).resolve()
 
 
 def take(root: Path, words: list[str]) -> Taken | None:
@@ -23,10 +35,19 @@ def take(root: Path, words: list[str]) -> Taken | None:
         BusyError: another process is at it.
         PipelineError: DVC or git refused; what was taken until then stays.
     """
-    committed = settings_module.load(root / "params.yaml")
-    settings = overrides.apply(committed, words, root / "configs") if words else committed
-    if settings.loop.inbox is None:
+    folder = folder_of(root, words)
+    if folder is None:
         return None
     from touchstone.pipeline import inbox  # "nothing to do" must not wait for what reads comparisons
 
-    return inbox.take(root, settings, (root / settings.loop.inbox).resolve())
+    return inbox.take(root, _settings(root, words), folder)
+
+
+def is_busy(error: object) -> bool:
+    """Whether another process is at it, and will have done soon."""
+    return isinstance(error, BusyError)
+
+
+def _settings(root: Path, words: list[str]) -> Settings:
+    committed = settings_module.load(root / "params.yaml")
+    return overrides.apply(committed, words, root / "configs") if words else committed
