@@ -1,12 +1,13 @@
-"""kill -9 before and after every step that changes the world outside, then the same command again.
+"""kill -9 at every step that changes something, then the same command again.
 
     python -m benchmarks.crashes                       # every cell; benchmarks/results/crashes.json, docs/crashes.md
     python -m benchmarks.crashes --only inbox --every 4
 
 A cell kills a process at one point: the first, second ... call of one function, before or after it. The rerun must
-leave what a run that nobody touched leaves: one version, one champion, the same lines in the ledgers, no process, no
-worktree, and a doctor that finds nothing. Some cells are killed twice in a row. Processes are forked from one that
-has loaded the libraries, which saves their loading and nothing else.
+leave what a run that nobody touched leaves: one version, one champion, the same lines in the ledgers, one commit on
+the branch of promotions, one notice, no process, no worktree, and a doctor that finds nothing. Some cells are killed
+twice in a row. Processes are forked from one that has loaded the libraries, which saves their loading and nothing
+else; the cells of `flow` are whole flows on Prefect's server, by the command itself.
 """
 
 from __future__ import annotations
@@ -17,23 +18,31 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
+from mlflow.utils import requirements_utils
 
+from benchmarks import webhook
+from benchmarks.forking import forked_commands
 from benchmarks.machine import hardware
+from benchmarks.webhook import Webhook
 from tests.worlds.judged_project import make_judged_project
+from tests.worlds.promotable_project import make_promotable_project
 from tests.worlds.registered import NAME
 from touchstone import settings as settings_module
 from touchstone.operations.doctor import examine, is_clean, render
-from touchstone.pipeline import candidates, inbox, runs, workspace
+from touchstone.pipeline import candidates, inbox, landing, notices, runs, workspace
+from touchstone.pipeline.retrain import retrain_plain
 from touchstone.registry import Registry, repair
 from touchstone.release import Override
 from touchstone.runtime import ledger
@@ -43,6 +52,14 @@ RESULT, PAGE = ROOT / "benchmarks" / "results" / "crashes.json", ROOT / "docs" /
 WHY = Override("Ada L.", "nothing better is at hand")
 SECONDS = 600
 """A cell that takes longer hangs."""
+MOMENT = 20.0
+"""Seconds that supervisors have to end what a killed process had started."""
+FORKED = ("dvc", "touchstone.serving", "touchstone.model.golden", "touchstone.model.score_files")
+LIBRARIES = (
+    *("dvc.cli", "dvc.repo", "dvc.commands.repro", "dvc.commands.checkout", "dvc.commands.add", "dvc.stage"),
+    *("touchstone.serving.server", "touchstone.model.golden", "touchstone.model.score_files", "mlflow.pyfunc"),
+    *("touchstone.pipeline.steps", "touchstone.registry.tracking"),
+)
 TWICE = 7
 """Every so many-th cell is killed twice in a row."""
 
@@ -59,47 +76,77 @@ class Point:
         return f"{self.when} {self.where.removeprefix('touchstone.')}, call {self.call}"
 
 
-POINTS: dict[str, dict[str, int]] = {
-    "promote": {
-        # A run is made.
-        "touchstone.pipeline.workspace:create": 1,
-        "touchstone.pipeline.workspace:move": 1,
-        "touchstone.pipeline.workspace:commit": 2,
-        "touchstone.pipeline.runs:write_json": 4,
-        "touchstone.pipeline.dvc:checkout": 1,
-        # Registered.
-        "touchstone.registry.store:Registry._upload": 1,
-        "mlflow:MlflowClient.create_model_version": 1,
-        "mlflow:MlflowClient.set_terminated": 1,
-        # Released and promoted: four lines of the ledger, each with its head.
-        "touchstone.release.parity:temporary_endpoint": 1,
-        "touchstone.runtime.ledger:_write": 4,
-        "touchstone.runtime.ledger:write_atomic": 4,
-        "mlflow:MlflowClient.set_registered_model_alias": 1,
-        # Ended.
-        "touchstone.pipeline.workspace:remove": 1,
-    },
+BOTH, AFTER = ("before", "after"), ("after",)
+POINTS: dict[str, dict[str, tuple[Sequence[int], Sequence[str]]]] = {
     "inbox": {
-        "touchstone.pipeline.workspace:create": 1,
-        "touchstone.data.importing:import_source": 1,
-        "touchstone.pipeline.dvc:add": 2,
-        "touchstone.pipeline.dvc:repro": 2,
-        "touchstone.pipeline.inbox:write_folder": 1,
-        "touchstone.pipeline.inbox:_enter": 1,
-        "touchstone.runtime.ledger:_write": 1,
-        "touchstone.runtime.ledger:write_atomic": 1,
+        "touchstone.pipeline.workspace:create": ([1], BOTH),
+        "touchstone.data.importing:import_source": ([1], AFTER),
+        "touchstone.pipeline.dvc:add": ([1, 2], AFTER),
+        "touchstone.pipeline.dvc:repro": ([1, 2], AFTER),
+        "touchstone.pipeline.inbox:write_folder": ([1], AFTER),
+        "touchstone.runtime.ledger:_write": ([1], BOTH),
+        "touchstone.pipeline.workspace:remove": ([1], BOTH),
+    },
+    "run": {
+        # Prepared.
+        "touchstone.pipeline.workspace:create": ([1], BOTH),
+        "touchstone.pipeline.workspace:move": ([1], BOTH),
+        "touchstone.pipeline.workspace:commit": ([1], AFTER),
+        # Its data, its stages.
+        "touchstone.pipeline.data:bring": ([1], AFTER),
+        "touchstone.pipeline.dvc:repro": ([1, 2], AFTER),
+        # Judged: the holdout opened, the decision kept, the verdict entered.
+        "touchstone.runtime.ledger:_write": ([1, 2], AFTER),
+        "touchstone.gate.judge:write_folder": ([1, 2], AFTER),
+    },
+    "register": {
+        "touchstone.pipeline.steps:judge": ([1], BOTH),
+        "mlflow:MlflowClient.create_run": ([1], AFTER),
+        "touchstone.registry.store:Registry._upload": ([1], BOTH),
+        "mlflow:MlflowClient.create_model_version": ([1], BOTH),
+        "mlflow:MlflowClient.set_terminated": ([1], AFTER),
+    },
+    "release": {
+        "touchstone.pipeline.steps:release": ([1], BOTH),
+        # While the endpoint is up.
+        "touchstone.release.parity:parity": ([1], ("before",)),
+        "touchstone.release.champion:promote": ([1], BOTH),
+        "mlflow:MlflowClient.set_registered_model_alias": ([1, 2], BOTH),
+        "mlflow:MlflowClient.delete_registered_model_alias": ([1], BOTH),
+        # Every line of the ledgers: written, its head not yet noted.
+        "touchstone.runtime.ledger:_write": (range(1, 8), AFTER),
+        # Landed, concluded, told.
+        "touchstone.pipeline.landing:_make": ([1], AFTER),
+        "touchstone.pipeline.landing:land": ([1], AFTER),
+        "touchstone.pipeline.retrain:write_atomic": ([1], AFTER),
+        "benchmarks.webhook:post": ([1], BOTH),
+        "touchstone.pipeline.workspace:remove": ([2], BOTH),
+    },
+    "promote": {
+        "touchstone.pipeline.workspace:move": ([1], AFTER),
+        "touchstone.registry.store:Registry._upload": ([1], AFTER),
+        "mlflow:MlflowClient.create_model_version": ([1], AFTER),
+        "touchstone.release.parity:parity": ([1], ("before",)),
+        "touchstone.runtime.ledger:_write": ([1, 4, 6], AFTER),
+    },
+    "flow": {
+        "touchstone.pipeline.dvc:repro": ([2], AFTER),
+        "touchstone.gate.judge:write_folder": ([1], AFTER),
+        "mlflow:MlflowClient.create_model_version": ([1], AFTER),
+        "touchstone.release.champion:promote": ([1], AFTER),
+        "tasks.notices:send": ([1], AFTER),
     },
 }
-"""Functions by scenario, and how many of their calls are cells, each before and after it."""
+"""Functions by scenario, which of their calls are cells, and when: before the call, after it."""
 
 
 def cells(scenario: str) -> list[Point]:
     """Every moment of a scenario."""
     return [
         Point(where, call, when)
-        for where, calls in POINTS[scenario].items()
-        for call in range(1, calls + 1)
-        for when in ("before", "after")
+        for where, (calls, moments) in POINTS[scenario].items()
+        for call in calls
+        for when in moments
     ]
 
 
@@ -113,7 +160,40 @@ def take(root: Path) -> None:
     inbox.take(root, settings_module.load(root / "params.yaml"))
 
 
-SCENARIOS: dict[str, Callable[[Path], None]] = {"promote": promote, "inbox": take}
+def retrain(root: Path) -> None:
+    """A run from its preparation to the notice of its end."""
+    assert retrain_plain(root, []).code == 0
+    notices.send_owed(root, lambda *notice: webhook.post(*notice))
+
+
+SCENARIOS: dict[str, Callable[[Path], None]] = {
+    "promote": promote,
+    "inbox": take,
+    "run": retrain,
+    "register": retrain,
+    "release": retrain,
+}
+BEGINS = {"register": "touchstone.registry.store:Registry.start_run", "release": "touchstone.pipeline.steps:release"}
+"""Scenarios whose world is that of `run`, killed before the call of this function: what came before stands."""
+PORT = Path(".prefect") / "port"
+"""Where the webhook of a project's block listens."""
+FLOW = """
+import json, os, sys
+from benchmarks.crashes import Point, arm
+if point := json.loads(sys.argv[1]):
+    arm(Point(**point))
+from flows.__main__ import main
+sys.exit(main([]))
+"""
+BLOCK_MADE = """
+import sys
+from flows.server import server
+from pathlib import Path
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
+with server(Path.cwd()):
+    body = {"block": "{{name}}", "subject": "{{subject}}", "body": "{{body}}"}
+    CustomWebhookNotificationBlock(name="night", url=sys.argv[1], json_data=body).save("night")
+"""
 
 
 def arm(point: Point) -> None:
@@ -140,6 +220,8 @@ def arm(point: Point) -> None:
 
 def start(scenario: str, root: Path, point: Point | None) -> int:
     """Run a scenario in a process of its own; returns its exit code, negative for a signal."""
+    if scenario == "flow":
+        return _start_flow(root, point)
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
@@ -151,8 +233,11 @@ def start(scenario: str, root: Path, point: Point | None) -> int:
             os.chdir(root)
             if point is not None:
                 arm(point)
-            SCENARIOS[scenario](root)
+            with forked_commands(*FORKED):
+                SCENARIOS[scenario](root)
             code = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             sys.stderr.flush()
             os._exit(code)
@@ -161,10 +246,21 @@ def start(scenario: str, root: Path, point: Point | None) -> int:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
             return os.waitstatus_to_exitcode(status)
-        time.sleep(0.05)
+        time.sleep(0.02)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     return -signal.SIGALRM
+
+
+def _start_flow(root: Path, point: Point | None) -> int:
+    """The command itself, with Prefect's server, in a session of its own."""
+    words = [sys.executable, "-c", FLOW, json.dumps(asdict(point) if point else None)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_HOME": str(root / ".prefect")}
+    with (root.parent / "log").open("ab") as log:
+        done = subprocess.run(
+            words, cwd=root, env=environment, stdout=log, stderr=log, timeout=SECONDS, start_new_session=True
+        )
+    return done.returncode
 
 
 def state_of(root: Path) -> dict[str, Any]:
@@ -172,13 +268,19 @@ def state_of(root: Path) -> dict[str, Any]:
     registry = Registry.open(root)
     events = Counter(entry["event"] for entry in ledger.read(root / "runs" / "ledger" / "release.jsonl"))
     batches = Counter(entry["event"] for entry in ledger.read(root / "runs" / "ledger" / "inbox.jsonl"))
-    openings = len(ledger.read(root / "runs" / "ledger" / "holdout_use.jsonl"))
+    told = Counter(entry["event"] for entry in ledger.read(notices.ledger_file(root)))
+    openings = Counter(entry["kind"] for entry in ledger.read(root / "runs" / "ledger" / "holdout_use.jsonl"))
+    branch = f"refs/heads/{landing.branch_of(NAME)}"
+    has_branch = bool(workspace.git(root, "for-each-ref", branch))
+    subjects = workspace.git(root, "log", "--format=%s", branch).splitlines() if has_branch else []
     return {
         "versions": [version.digest for version in registry.versions(NAME)],
         "aliases": registry.aliases(NAME),
         "release": dict(events),
         "inbox": dict(batches),
-        "holdout": openings,
+        "holdout": dict(openings),
+        "notices": dict(told),
+        "landed": sum(subject.startswith("Promote ") for subject in subjects),
         "data": (root / "data.dvc").read_text(),
         "worktrees": len(workspace.git(root, "worktree", "list").splitlines()),
         "running": [record["id"] for record in runs.history(root) if record["status"] == "running"],
@@ -186,19 +288,25 @@ def state_of(root: Path) -> dict[str, Any]:
 
 
 def orphans(root: Path) -> list[str]:
-    """Processes that still work in the project."""
+    """Processes that still work in the project; whoever is being ended gets a moment."""
+    end = time.monotonic() + MOMENT
+    while (found := _working(root)) and time.monotonic() < end:
+        time.sleep(0.1)
+    return found
+
+
+def _working(root: Path) -> list[str]:
     found = []
     for process in psutil.process_iter(["pid", "cmdline", "cwd"]):
         words = " ".join(process.info["cmdline"] or [])
-        if process.info["pid"] != os.getpid() and (
-            str(root) in words or str(process.info["cwd"]).startswith(str(root))
-        ):
+        there = f"{process.info['cwd']}/".startswith(f"{root}/")
+        if process.info["pid"] != os.getpid() and (str(root) in words or there):
             found.append(words[:100])
     return found
 
 
 def copy(world: Path, folder: Path) -> Path:
-    """The prebuilt world as a project of its own."""
+    """The prebuilt world as a project of its own, with a webhook that it can reach."""
     root = Path(shutil.copytree(world, folder / "project", symlinks=True))
     workspace.git(root, "worktree", "prune")
     registry = Registry.open(root)
@@ -214,30 +322,52 @@ def trial(
     """Kill, run again, look."""
     root = copy(world, folder)
     began = time.monotonic()
+    receiver = connect(root)
     codes = [start(scenario, root, point)]
+    left = orphans(root)
     if twice:
         codes.append(start(scenario, root, point))
     again = start(scenario, root, None)
-    left = orphans(root)
-    state = state_of(root) if again == 0 else {}
+    left += orphans(root)
+    state = {**state_of(root), "told": len(receiver.keys)} if again == 0 else {}
     findings = examine(root, settings_module.load(root / "params.yaml"))
     wrong = [key for key, value in expected.items() if state.get(key) != value]
-    wrong += [] if codes[0] == -signal.SIGKILL else ["the point was never reached"]
+    wrong += [] if codes[0] == -signal.SIGKILL else [f"the point was never reached ({codes[0]})"]
     wrong += [] if again == 0 else [f"the rerun ended with {again}"]
     wrong += [] if is_clean(findings) else ["doctor"]
+    receiver.close()
     return {
         **asdict(point),
         "scenario": scenario,
-        "killed": codes[0] == -signal.SIGKILL,
-        "twice": twice,
+        "killed": codes.count(-signal.SIGKILL),
         "wrong": wrong,
         "orphans": left,
         "doctor": "" if is_clean(findings) else render(findings),
+        "log": (folder / "log").read_text(errors="replace")[-4000:] if wrong else "",
+        "deliveries": len(receiver.bodies),
         "seconds": round(time.monotonic() - began, 1),
     }
 
 
-def prepare(folder: Path) -> dict[str, Path]:
+def connect(root: Path) -> Webhook:
+    """Let a project's notices come to a server of ours."""
+    known = root / PORT
+    receiver = Webhook(int(known.read_text()) if known.exists() else 0)
+    (root.parent / "webhook").write_text(receiver.url, encoding="utf-8")
+    return receiver
+
+
+def make_block(root: Path) -> None:
+    """Give a project a database of Prefect's with a block whose webhook listens at the same port every time."""
+    receiver = Webhook()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_HOME": str(root / ".prefect")}
+    words = [sys.executable, "-c", BLOCK_MADE, receiver.url]
+    subprocess.run(words, cwd=root, env=environment, check=True, capture_output=True)
+    receiver.close()
+    (root / PORT).write_text(str(receiver.port))
+
+
+def prepare(folder: Path, scenarios: Sequence[str]) -> dict[str, Path]:
     """A world for each scenario."""
     promoted = make_judged_project(folder / "judged" / "project")
     taking = Path(shutil.copytree(promoted, folder / "taking" / "project", symlinks=True))
@@ -253,7 +383,19 @@ def prepare(folder: Path) -> dict[str, Path]:
     workspace.git(taking, "add", "--all")
     identity = ("-c", "user.name=a", "-c", "user.email=a@b")
     workspace.git(taking, *identity, "commit", "--quiet", "-m", "an inbox")
-    return {"promote": promoted, "inbox": taking}
+    running = make_promotable_project(folder / "running" / "project")
+    worlds = {"promote": promoted, "inbox": taking, "run": running}
+    if "flow" in scenarios:
+        worlds["flow"] = copy(running, folder / "flow")
+        make_block(worlds["flow"])
+    for scenario, where in BEGINS.items():
+        if scenario not in scenarios:
+            continue
+        worlds[scenario] = copy(running, folder / f"before-{scenario}")
+        connect(worlds[scenario]).close()
+        code = start(scenario, worlds[scenario], Point(where, 1, "before"))
+        assert code == -signal.SIGKILL, (worlds[scenario].parent / "log").read_text()
+    return worlds
 
 
 STAGES = """
@@ -271,22 +413,87 @@ stages:
 """
 
 
-def page(trials: list[dict[str, Any]]) -> str:
+def page(trials: Sequence[dict[str, Any]], processor: str) -> str:
     """The table, for docs/."""
+    right, all_cells = sum(map(is_right, trials)), sum(len(cells(scenario)) for scenario in POINTS)
     lines = [
         "# The crash matrix",
         "",
-        "`python -m benchmarks.crashes`: kill -9 at each of these moments, then the same command again. *Right*: one",
-        "version, one champion, the same ledger lines as without the kill, no process, no worktree, a clean doctor.",
+        f"Written by `python -m benchmarks.crashes` ({processor}): {right} of {len(trials)} cells are right, of "
+        f"{all_cells} that there are.",
         "",
-        "| scenario | killed | twice | right |",
+        "A process is killed (`kill -9`) at one moment, some twice in a row at the same one; then the same command",
+        "runs again. *Right* is what a run that nobody touched leaves: one version, one champion, the same lines in",
+        "every ledger, one commit on the branch of promotions, one notice by its key, no process, no worktree, and a",
+        "`touchstone doctor` that finds nothing. `inbox` takes a batch; `run` goes from the preparation of a run to",
+        "the notice of its promotion, and so do `register` and `release`, in a project where a run was killed right",
+        "before; `promote` is a person's override; `flow` is `touchstone retrain` whole, on Prefect's server. Call",
+        "*n* is the n-th call of that function in its process.",
+        "",
+        "| scenario | killed | times | right |",
         "|---|---|---|---|",
     ]
     for made in trials:
         point = Point(made["where"], made["call"], made["when"])
-        right = "yes" if not made["wrong"] and not made["orphans"] else ", ".join([*made["wrong"], *made["orphans"]])
-        lines.append(f"| {made['scenario']} | {point} | {'yes' if made['twice'] else ''} | {right} |")
+        answer = "yes" if is_right(made) else "**no**: " + ", ".join([*made["wrong"], *made["orphans"]])
+        lines.append(f"| {made['scenario']} | {point} | {made['killed']} | {answer} |")
     return "\n".join(lines) + "\n"
+
+
+def is_right(made: dict[str, Any]) -> bool:
+    """Whether a cell ended as it should."""
+    return not made["wrong"] and not made["orphans"]
+
+
+def matrix(
+    scenarios: Sequence[str], every: int, scratch: Path, done: Sequence[dict[str, Any]] = ()
+) -> Iterator[dict[str, Any]]:
+    """One cell after the other.
+
+    Args:
+        done: cells that aren't run again.
+    """
+    load_libraries()
+    worlds = prepare(scratch, scenarios)
+    known = {(made["scenario"], Point(made["where"], made["call"], made["when"])) for made in done}
+    for scenario in scenarios:
+        if known.issuperset((scenario, point) for point in cells(scenario)[::every]):
+            continue
+        whole = copy(worlds[scenario], scratch / f"{scenario}-whole")
+        receiver = connect(whole)
+        code = start(scenario, whole, None)
+        assert code == 0, (whole.parent / "log").read_text()
+        expected = {**state_of(whole), "told": len(receiver.keys)}
+        for number, point in enumerate(cells(scenario)):
+            if number % every or (scenario, point) in known:
+                continue
+            folder = scratch / f"{scenario}-{number}"
+            twice = scenario != "flow" and number % TWICE == TWICE - 1
+            yield trial(scenario, worlds[scenario], folder, point, expected, twice)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def load_libraries() -> None:
+    """Load what the forks would load each for itself."""
+    for name in LIBRARIES:
+        importlib.import_module(name)
+    requirements_utils._init_modules_to_packages_map()  # looks at every package that is installed
+
+
+def _write(trials: Sequence[dict[str, Any]], result: Path, place: Path) -> None:
+    """Write what there is so far: the result, and the page."""
+    machine = hardware()
+    summary = {
+        "trials": trials,
+        "hardware": machine,
+        "cells": len(trials),
+        "right": sum(map(is_right, trials)),
+        "orphans": sum(len(made["orphans"]) for made in trials),
+        "seconds": round(sum(made["seconds"] for made in trials), 1),
+    }
+    result.parent.mkdir(exist_ok=True)
+    result.write_text(json.dumps(summary, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    place.write_text(page(trials, machine["processor"]), encoding="utf-8")
 
 
 def main() -> None:
@@ -296,27 +503,19 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="each so many-th cell only")
     parser.add_argument("--result", type=Path, default=RESULT)
     parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--resume", action="store_true", help="keep the cells that the result holds already")
     arguments = parser.parse_args()
     trials: list[dict[str, Any]] = []
+    if arguments.resume and arguments.result.exists():
+        trials = json.loads(arguments.result.read_text(encoding="utf-8"))["trials"]
     with tempfile.TemporaryDirectory(prefix="touchstone-crashes-") as scratch:
-        worlds = prepare(Path(scratch))
-        for scenario in [arguments.only] if arguments.only else list(POINTS):
-            whole = copy(worlds[scenario], Path(scratch) / f"{scenario}-whole")
-            code = start(scenario, whole, None)
-            assert code == 0, (whole.parent / "log").read_text()
-            expected = state_of(whole)
-            for number, point in enumerate(cells(scenario)[:: arguments.every]):
-                folder = Path(scratch) / f"{scenario}-{number}"
-                made = trial(scenario, worlds[scenario], folder, point, expected, number % TWICE == TWICE - 1)
-                trials.append(made)
-                print(json.dumps({**made, "point": str(point)}), flush=True)
-                shutil.rmtree(folder, ignore_errors=True)
-    right = sum(not made["wrong"] and not made["orphans"] for made in trials)
+        scenarios = [arguments.only] if arguments.only else list(POINTS)
+        for made in matrix(scenarios, arguments.every, Path(scratch), list(trials)):
+            trials.append(made)
+            print(json.dumps(made), flush=True)
+            _write(trials, arguments.result, arguments.page)
+    right = sum(map(is_right, trials))
     left = sum(len(made["orphans"]) for made in trials)
-    result = {"trials": trials, "hardware": hardware(), "cells": len(trials), "right": right, "orphans": left}
-    arguments.result.parent.mkdir(exist_ok=True)
-    arguments.result.write_text(json.dumps(result, indent=2, sort_keys=True) + "\n")
-    arguments.page.write_text(page(trials))
     print(f"RESULT cells={len(trials)} right={right} orphans={left}")
     if right < len(trials):
         sys.exit(1)

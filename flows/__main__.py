@@ -14,7 +14,7 @@ from pathlib import Path
 
 from flows.entry import exit_code
 from touchstone.errors import TouchstoneError
-from touchstone.pipeline import notices
+from touchstone.pipeline import incoming, notices
 from touchstone.pipeline.opening import Outcome, opened
 from touchstone.pipeline.runs import Run
 from touchstone.settings import project_root
@@ -26,6 +26,8 @@ def main(overrides: list[str], as_of: str | None = None, *, json: bool = False) 
     def work() -> tuple[str, int]:
         root = project_root()
         try:
+            if as_of is None:
+                incoming.take(root, overrides)
             with opened(root, overrides, as_of=as_of) as opening:
                 outcome = opening if isinstance(opening, Outcome) else _start(opening, overrides)
         except TouchstoneError:

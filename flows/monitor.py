@@ -16,28 +16,35 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from flows.entry import exit_code
-from flows.retrain import retrain
+from flows.events import CHAMPION_DRIFTED, emit
+from flows.retrain import NAMES, retrain
 from flows.server import server
 from touchstone.settings import load_project
 
-OUTCOMES = {"Promoted": "promoted", "Blocked": "blocked", "NothingToDo": "nothing"}
+OUTCOMES = {state: outcome for outcome, state in NAMES.items()}
 
 
 @flow(name="monitor")
-def monitor(look: bool = True, clean: bool = True) -> State[None]:
+def monitor(look: bool = True, clean: bool = True, hand_over: bool = False) -> State[None]:
     """Look at the champion; run the retrain that is due, or was begun and killed.
 
     Args:
         look: False: only what an earlier look asked for.
         clean: train HEAD; False: the checkout as it stands.
+        hand_over: say by an event that a retrain is due, and leave it to the deployment that waits for that.
     """
-    from tasks.monitoring import due_retrain, look_at_champion
+    from tasks.monitoring import due_retrain, is_due, look_at_champion
 
     state, reason = "Looked", "no look was wanted"
     if look:
         window = look_at_champion()
         state, reason = window.state, "; ".join(window.reasons) or "nothing to report"
     root, settings = load_project()
+    if hand_over:
+        if is_due(root, settings.name):
+            emit(CHAMPION_DRIFTED, settings.name, reason=reason)
+            return Completed(name=state, message=f"{reason}; a retrain is due")
+        return Completed(name=state, message=reason)
     with due_retrain(root, settings.name) as note:
         if note is not None:
             ended = retrain(clean=clean, return_state=True)

@@ -24,32 +24,56 @@ from prefect.exceptions import TerminationSignal
 from prefect.states import Completed
 
 from flows.server import server
+from flows.zombies import bury
 from touchstone.errors import PipelineError, TouchstoneError
-from touchstone.pipeline import notices
+from touchstone.pipeline import incoming, notices
 from touchstone.pipeline.opening import Outcome, ended, opened
 from touchstone.pipeline.runs import Run
 from touchstone.pipeline.side_stages import side_stages
 from touchstone.runtime.processes import Terminated
-from touchstone.settings import project_root
+from touchstone.settings import load_project, project_root
 
 _held: ContextVar[Run | None] = ContextVar("held", default=None)
 """The run that a command has opened for the flow that `start` runs."""
 
 
+NAMES = {"promoted": "Promoted", "blocked": "Blocked", "nothing": "NothingToDo"}
+"""States by outcome."""
+
+
 @flow(name="retrain")
-def retrain(overrides: list[str] | None = None, clean: bool = False, as_of: str | None = None) -> State[None]:
-    """Run every step that the evidence allows.
+def retrain(
+    overrides: list[str] | None = None, clean: bool = False, as_of: str | None = None, asked: bool = False
+) -> State[None]:
+    """Run every step that the evidence allows; before that, take what lies in the inbox that the settings name.
 
     Args:
         overrides: `group=choice` and `key=value`, for this run only.
-        clean: run HEAD; default: the checkout as it stands.
+        clean: run HEAD, with the inbox's data; default: the checkout as it stands.
         as_of: a git revision or a run's id whose data is taken, away from the champion.
+        asked: only what a look of monitoring has asked for; how it ended is entered there.
     """
+    bury(project_root())
+    if not asked:
+        outcome = _outcome(overrides or [], clean, as_of)
+        return Completed(name=NAMES[outcome.verdict], message=outcome.reason)
+    from tasks.monitoring import due_retrain
+
+    root, settings = load_project()
+    with due_retrain(root, settings.name) as note:
+        if note is None:
+            return Completed(name="NothingToDo", message="No look of monitoring asks for a retrain.")
+        outcome = _outcome(overrides or [], clean, as_of)
+        note(outcome.verdict)
+    return Completed(name=NAMES[outcome.verdict], message=outcome.reason)
+
+
+def _outcome(overrides: list[str], clean: bool, as_of: str | None) -> Outcome:
     try:
+        if _held.get() is None and as_of is None:
+            _take_inbox(overrides)
         with ExitStack() as stack:
-            opening = _held.get() or stack.enter_context(
-                opened(project_root(), overrides or [], clean=clean, as_of=as_of)
-            )
+            opening = _held.get() or stack.enter_context(opened(project_root(), overrides, clean=clean, as_of=as_of))
             outcome = opening if isinstance(opening, Outcome) else _walk(opening)
     except Terminated as error:
         # By this signal alone Prefect tells a cancelled run from one that crashed.
@@ -58,8 +82,14 @@ def retrain(overrides: list[str] | None = None, clean: bool = False, as_of: str 
         _notify(project_root())
         raise
     _notify(project_root())
-    names = {"promoted": "Promoted", "blocked": "Blocked", "nothing": "NothingToDo"}
-    return Completed(name=names[outcome.verdict], message=outcome.reason)
+    return outcome
+
+
+def _take_inbox(overrides: list[str]) -> None:
+    if incoming.folder_of(project_root(), overrides) is not None:
+        from tasks.inbox import take_inbox
+
+        take_inbox(project_root(), overrides)
 
 
 def _walk(run: Run) -> Outcome:

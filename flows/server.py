@@ -25,7 +25,8 @@ from touchstone.runtime import processes
 START_SECONDS = 120.0
 """The first start migrates a fresh database: 75 seconds were seen on a busy machine."""
 
-DRAIN_SECONDS = 5.0
+LOG_SECONDS = 5.0
+"""How long logs may take to reach the server at the end."""
 
 
 @contextlib.contextmanager
@@ -66,8 +67,7 @@ def server(root: Path) -> Iterator[None]:
             try:
                 yield
             finally:
-                # What stages said is sent in the background: while there is somebody to take it.
-                APILogWorker.drain_all(timeout=DRAIN_SECONDS)
+                APILogWorker.drain_all(timeout=LOG_SECONDS)  # what was logged last comes before the server's end
 
 
 def _healthy(url: str) -> bool:

@@ -13,7 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from touchstone.operations.monitoring import history
 from touchstone.operations.monitoring.history import Window
 from touchstone.operations.monitoring.look import look_at_project
-from touchstone.operations.monitoring.retraining import asked
+from touchstone.operations.monitoring.retraining import asked, due
 from touchstone.pipeline.retrain import say
 
 
@@ -33,3 +33,8 @@ def look_at_champion() -> Window:
 def due_retrain(root: Path, name: str) -> AbstractContextManager[Callable[[str], None] | None]:
     """The retrain that is due, to be carried out within; see `touchstone.operations.monitoring.retraining.asked`."""
     return asked(root, name)
+
+
+def is_due(root: Path, name: str) -> bool:
+    """Whether a look has asked for a retrain that hasn't ended."""
+    return due(root, name)

@@ -9,7 +9,6 @@ from prefect.blocks.abstract import NotificationBlock
 from prefect.blocks.core import Block
 from prefect.cache_policies import NO_CACHE
 
-from touchstone.errors import NoticeError
 from touchstone.pipeline import notices
 
 
@@ -20,24 +19,22 @@ def notify(root: Path) -> None:
     Tried again: what was handed over isn't owed any more, and a receiver that restarts answers a minute later.
     """
     notices.send_owed(root, send)
-    if left := notices.owed(root):
-        raise NoticeError(f"{len(left)} notices are still owed")
 
 
-def send(block: str, subject: str, body: str) -> None:
-    """Hand a notice over to a block, TYPE/NAME.
+def send(block: str, subject: str, body: str) -> str | None:
+    """Hand a notice over to a block, TYPE/NAME; gives why that couldn't be done.
 
-    Raises:
-        NoticeError: there is no such block, or it failed; never in its own words, which may hold its secret address.
+    Never in the block's own words: they may hold its address, which is a secret.
     """
     try:
         loaded = Block.load(block)
     except ValueError as error:
-        raise NoticeError(f"Prefect has no such block ({type(error).__name__})") from None
+        return f"Prefect has no such block ({type(error).__name__})"
     if not isinstance(loaded, NotificationBlock):
-        raise NoticeError("it is no notification block")
+        return "it is no notification block"
     try:
         with loaded.raise_on_failure():
             loaded.notify(body, subject)
     except Exception as error:
-        raise NoticeError(f"it failed ({type(error).__name__})") from None
+        return f"it failed ({type(error).__name__})"
+    return None

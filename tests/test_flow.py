@@ -45,7 +45,11 @@ def _deployment(name: str = "retrain") -> dict[str, object]:
 
 @pytest.mark.parametrize(
     ("name", "parameters"),
-    [("retrain", {"overrides": [], "clean": True, "as_of": None}), ("monitor", {"look": True, "clean": True})],
+    [
+        ("retrain", {"overrides": [], "clean": True, "as_of": None, "asked": False}),
+        ("monitor", {"look": True, "clean": True, "hand_over": False}),
+        ("inbox", {}),
+    ],
 )
 def test_the_deployment_names_a_flow_that_takes_its_parameters(name: str, parameters: dict[str, object]) -> None:
     from prefect.client.schemas.schedules import CronSchedule
@@ -61,8 +65,8 @@ def test_the_deployment_names_a_flow_that_takes_its_parameters(name: str, parame
 
 def test_readme_and_prefect_yaml_deploy_the_same_deployment() -> None:
     names = {
-        "README.md": ("retrain", "monitor"),
-        "prefect.yaml": ("retrain", "monitor"),
+        "README.md": ("retrain", "monitor", "inbox"),
+        "prefect.yaml": ("retrain", "monitor", "inbox"),
         "flows/retrain.py": ("retrain",),
     }
     for file, deployed in names.items():

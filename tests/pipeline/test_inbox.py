@@ -12,7 +12,7 @@ from tests.places import ROOT
 from tests.worlds.projects import commit
 from touchstone import settings as settings_module
 from touchstone.errors import PipelineError, SettingsError
-from touchstone.pipeline import dvc, inbox, runs, workspace
+from touchstone.pipeline import dvc, inbox, incoming, runs, workspace
 from touchstone.pipeline.inbox import BatchRefused, BatchTaken
 from touchstone.settings import Settings
 
@@ -148,6 +148,24 @@ def test_past_data_is_run_under_a_name_of_its_own(project: Path) -> None:
         assert chosen(draft.workspace).name == draft.settings.name
     with pytest.raises(PipelineError, match=r"v9 is no git revision and no run's id with a data\.dvc"):
         runs.drafted(project, [], as_of="v9").__enter__()
+
+
+@pytest.mark.slow
+def test_a_run_takes_the_inbox_first_and_a_run_of_head_follows_it(project: Path) -> None:
+    lay(project / "inbox" / "second.jsonl", range(8, 15))
+    taken = incoming.take(project, ["loop.inbox=inbox"])
+    assert taken is not None
+    assert [type(entry) for entry in taken.entries] == [BatchTaken]
+    assert incoming.take(project, []) is None, "the settings name no inbox"
+    after = dvc.pointer_hash(project / "data.dvc")
+    (project / "code" / "check.py").write_text("an edit that isn't committed")
+    for words, data in (([], workspace.git(project, "show", "HEAD:data.dvc")), (["loop.inbox=inbox"], None)):
+        with runs.drafted(project, words, clean=True) as draft:
+            assert (draft.workspace / "code" / "check.py").read_text() == CHECK
+            if data is None:
+                assert dvc.pointer_hash(draft.workspace / "data.dvc") == after
+            else:
+                assert (draft.workspace / "data.dvc").read_text().strip() == data
 
 
 def test_an_inbox_needs_a_source_of_files(tmp_path: Path) -> None:

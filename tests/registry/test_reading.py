@@ -14,6 +14,7 @@ from tests.places import ROOT
 from tests.worlds.registered import NAME, artifact, open_registry, publish
 from touchstone.errors import RegistryError
 from touchstone.registry import Registry, reading
+from touchstone.registry.versions import from_mlflow
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +31,7 @@ def test_aliases_and_versions_are_those_of_mlflow(registry: Registry) -> None:
         theirs = client.get_model_version(NAME, str(number))
         ours = reading.version(registry.uri, NAME, number)
         assert ours == {"source": theirs.source, "run_id": theirs.run_id, "tags": theirs.tags}
+    assert registry.versions(NAME) == [from_mlflow(client.get_model_version(NAME, number)) for number in ("1", "2")]
     aliases = client.get_registered_model(NAME).aliases
     assert reading.aliases(registry.uri, NAME) == {alias: int(number) for alias, number in aliases.items()}
     assert registry.aliases(NAME) == {"champion": 1, "challenger": 2}
@@ -38,6 +40,8 @@ def test_aliases_and_versions_are_those_of_mlflow(registry: Registry) -> None:
     assert registry.aliases("reward-other") == {}
     client.delete_model_version(NAME, "2")
     assert registry.version(NAME, 2) is None
+    assert [version.version for version in registry.versions(NAME)] == [1]
+    assert registry.versions("reward-other") == []
 
 
 def test_another_schema_is_left_to_mlflow(registry: Registry, tmp_path: Path) -> None:
@@ -50,6 +54,7 @@ def test_another_schema_is_left_to_mlflow(registry: Registry, tmp_path: Path) ->
     connection.close()
     assert reading.aliases(uri, NAME) is None
     assert reading.version(uri, NAME, 1) is None
+    assert reading.versions(uri, NAME) is None
     assert reading.aliases("http://127.0.0.1:5000", NAME) is None
     assert reading.aliases(f"sqlite:///{tmp_path}/none.db", NAME) is None
 

@@ -32,7 +32,7 @@ def make_judged_project(root: Path) -> Path:
     shutil.copytree(ROOT / ".dvc", root / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp", "config.local"))
     for name in (".gitignore", ".dvcignore"):
         shutil.copy(ROOT / name, root / name)
-    (root / "params.yaml").write_text(settings_module.dump(tiny_settings(port=_free_port())))
+    (root / "params.yaml").write_text(settings_module.dump(tiny_settings(port=free_port())))
     (root / "dvc.yaml").write_text(PIPELINE)
     write_sets(root / "data" / "splits")
     shutil.copytree(artifact(0), root / "data" / "artifact")
@@ -51,7 +51,8 @@ def make_judged_project(root: Path) -> Path:
     return root
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listened at this moment."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])

@@ -75,9 +75,10 @@ def _promote_version(root: Path, settings: Settings, name: str, number: int, ove
         raise PipelineError(f"{name} version {number} doesn't say what it was made from, so nobody can check it")
     with stopped_by_sigterm(), _outputs(root, commit, lock, [REFERENCE]) as worktree:
         released = releasing.release(root, settings, version, decision, worktree / REFERENCE, override)
-        if released.promoted:
-            landing.land_version(root, version)
-        return released
+    run_id = registry.tags(version).get("touchstone.run", "")
+    if released.promoted and (runs.folder_of(root) / run_id / "run.json").is_file():  # not where another clone made it
+        _conclude(Run(root, run_id, version.fingerprint, commit, settings, []), version, released, override)
+    return released
 
 
 def _promote_run(run: Run, override: Override | None) -> Release:
@@ -87,15 +88,19 @@ def _promote_run(run: Run, override: Override | None) -> Release:
         raise GateError(f"run {run.id} kept another artifact than the one that was judged; judge again")
     version = steps.register(run, decision)
     released = releasing.release(run.root, run.settings, version, decision, run.workspace / REFERENCE, override)
+    _conclude(run, version, released, override)
+    return released
+
+
+def _conclude(run: Run, version: Version, released: Release, override: Override | None) -> None:
+    """Write down what became of a run's candidate; the same again changes nothing."""
     if released.promoted:
         landing.land(run.root, version, run.id)
-    run.note(promoted=released.promoted, release=released.summary, scores=list(released.scores))
     outcome: Ending = "promoted" if released.promoted else "blocked"
     notices.owe(run, outcome, released.summary)
-    run.note(status="finished", outcome=outcome, reason=released.summary)
-    if override is not None:
-        run.note(override={"by": override.by, "reason": override.reason})
-    return released
+    by = {} if override is None else {"override": {"by": override.by, "reason": override.reason}}
+    run.note(promoted=released.promoted, release=released.summary, scores=list(released.scores), **by)
+    run.note(version=version.version, status="finished", outcome=outcome, reason=released.summary)
 
 
 def _registered(root: Path, decision: Decision, override: Override | None) -> Version | None:

@@ -27,8 +27,8 @@ from touchstone.settings.loop import Ending
 if TYPE_CHECKING:
     from touchstone.pipeline.runs import Run
 
-Send = Callable[[str, str, str], None]
-"""Hands a notice over to a block: TYPE/NAME, subject, body. Raises NoticeError."""
+Send = Callable[[str, str, str], str | None]
+"""Hands a notice over to a block: TYPE/NAME, subject, body. Gives None, or why that couldn't be done."""
 
 
 class NoticeOwed(ledger.Event):
@@ -94,23 +94,27 @@ def owed(root: Path) -> list[NoticeOwed]:
 
 
 def send_owed(root: Path, send: Send) -> int:
-    """Hand over what is owed; returns how many. What can't be handed over stays owed, and is said on stderr."""
-    count = 0
+    """Hand over what is owed; returns how many were. Nothing where another process is at it.
+
+    Raises:
+        NoticeError: some couldn't be handed over, and stay owed; each is said on stderr.
+    """
+    count, left = 0, 0
     try:
         with lease.hold(root / "runs" / "lease", "notices", "the sending of notices"):
             for notice in owed(root):
-                try:
-                    send(notice.block, notice.subject, f"{notice.body}\n\nnotice {notice.key}")
-                except NoticeError as error:
-                    sys.stderr.write(
-                        f"{notice.block} wasn't told ({notice.subject}): {error}; the next run tries again\n"
-                    )
+                fault = send(notice.block, notice.subject, f"{notice.body}\n\nnotice {notice.key}")
+                if fault is not None:
+                    sys.stderr.write(f"{notice.block} wasn't told: {fault}; the next run tries again\n")
+                    left += 1
                     continue
                 now = datetime.now(UTC).isoformat(timespec="seconds")
                 ledger.append_event(ledger_file(root), _KINDS, NoticeSent(key=notice.key, block=notice.block, at=now))
                 count += 1
     except BusyError:
-        pass  # the other one sends them
+        return 0
+    if left:
+        raise NoticeError(f"{left} notices couldn't be handed over; they stay owed, and the next run tries again")
     return count
 
 

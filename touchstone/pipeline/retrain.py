@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from touchstone.pipeline import notices, runs
+from touchstone.pipeline import incoming, notices, runs
 from touchstone.pipeline.dvc import How
 from touchstone.pipeline.opening import SUMMARY, Outcome, ended, opened, places
 from touchstone.pipeline.runs import Run
@@ -41,6 +41,8 @@ def retrain_plain(
         TouchstoneError: a step failed. Finished stages are kept in DVC's cache: the same call goes on from there.
         KeyboardInterrupt: Ctrl-C or (`Terminated`) SIGTERM; no process is left.
     """
+    if as_of is None:
+        incoming.take(root, overrides)
     with opened(root, overrides, clean=clean, as_of=as_of) as opening:
         outcome = opening if isinstance(opening, Outcome) else go(opening)
     sys.stdout.write(outcome.render(json=json) + "\n")

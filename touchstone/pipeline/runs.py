@@ -191,6 +191,8 @@ def drafted(root: Path, words: list[str], *, clean: bool = False, as_of: str | N
                 settings = data.pin(root, worktree, settings, as_of)
             if settings != committed:
                 write_atomic(worktree / "params.yaml", settings_module.dump(settings))
+            if as_of is None and clean and settings.loop.inbox is not None:
+                data.follow(root, worktree)
             if as_of is None:
                 data.settle(root, worktree, settings, committed, clean=clean, named=overrides.name_data(words))
             stages = graph.read(worktree / "dvc.yaml", worktree / "params.yaml")

@@ -40,9 +40,10 @@ def worktree(root: Path, commit: str) -> Iterator[Path]:
 
 
 def left(root: Path) -> list[Path]:
-    """Folders of commands that were killed."""
-    folders = sorted((root / "runs" / FOLDER).glob("*"))
-    return [folder for folder in folders if lease.is_free(_leases(root), _lease(folder.name))]
+    """Folders of commands that were killed; where it was before they made one, it is missing."""
+    notes = {path.stem.removeprefix(_lease("")) for path in _leases(root).glob(f"{_lease('')}*.json")}
+    keys = notes | {path.name for path in (root / "runs" / FOLDER).glob("*")}
+    return [root / "runs" / FOLDER / key for key in sorted(keys) if lease.is_free(_leases(root), _lease(key))]
 
 
 def clear(root: Path) -> None:

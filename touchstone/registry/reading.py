@@ -19,10 +19,11 @@ _VERSION = (
     "SELECT source, run_id FROM model_versions"
     " WHERE workspace = 'default' AND name = :name AND version = :version AND current_stage != 'Deleted_Internal'"
 )
-_NUMBERS = (
-    "SELECT version FROM model_versions"
+_VERSIONS = (
+    "SELECT version, source, run_id FROM model_versions"
     " WHERE workspace = 'default' AND name = :name AND current_stage != 'Deleted_Internal' ORDER BY version"
 )
+_ALL_TAGS = "SELECT version, key, value FROM model_version_tags WHERE workspace = 'default' AND name = :name"
 _TAGS = "SELECT key, value FROM model_version_tags WHERE workspace = 'default' AND name = :name AND version = :version"
 
 _WAIT_SECONDS = 5.0
@@ -45,12 +46,15 @@ def version(uri: str, name: str, number: int) -> dict[str, Any] | None:
 
 
 def versions(uri: str, name: str) -> dict[int, dict[str, Any]] | None:
-    """Source, run and tags of every version by its number, the oldest first; empty if there is no such model."""
-    rows = _rows(uri, _NUMBERS, {"name": name})
-    if rows is None:
+    """Source, run and tags by version, oldest first."""
+    rows, tags = _rows(uri, _VERSIONS, {"name": name}), _rows(uri, _ALL_TAGS, {"name": name})
+    if rows is None or tags is None:
         return None
-    records = {int(number): version(uri, name, int(number)) for (number,) in rows}
-    return {number: record for number, record in records.items() if record}
+    records = {int(number): {"source": source, "run_id": run_id, "tags": {}} for number, source, run_id in rows}
+    for number, key, value in tags:
+        if int(number) in records:
+            records[int(number)]["tags"][key] = value
+    return records
 
 
 def _rows(uri: str, query: str, values: dict[str, Any]) -> list[tuple[Any, ...]] | None:

@@ -1,0 +1,21 @@
+"""A handful of cells of the crash matrix (`python -m benchmarks.crashes` runs them all)."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.places import ROOT
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("scenario", "every", "count"), [("release", 6, 5), ("inbox", 6, 2)])
+def test_a_rerun_makes_good_what_a_kill_left(tmp_path: Path, scenario: str, every: int, count: int) -> None:
+    words = ["--only", scenario, "--every", str(every), "--result", str(tmp_path / "r"), "--page", str(tmp_path / "p")]
+    command = [sys.executable, "-m", "benchmarks.crashes", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    answer = done.stdout.splitlines()[-1] if done.stdout else done.stderr
+    assert answer == f"RESULT cells={count} right={count} orphans=0", done.stdout + done.stderr[-3000:]
