@@ -65,6 +65,7 @@ def servers(root: Path, *, mlflow_port: int, prefect_port: int) -> tuple[list[_S
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(prefect_port)]
     env = {
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{prefect_port}/api",  # where the page in the browser asks
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(home / "ui"),  # its own default lies among the installed packages
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO",

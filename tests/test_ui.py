@@ -83,6 +83,8 @@ def test_both_screens_answer_without_telemetry_and_end_with_ctrl_c(project: Path
     assert "Prefect" in httpx.get(told[1].split()[1], follow_redirects=True).text
     settings = httpx.get(f"http://127.0.0.1:{ports['prefect']}/api/admin/settings").json()
     assert settings["server"]["analytics_enabled"] is False
+    asked = httpx.get(f"http://127.0.0.1:{ports['prefect']}/ui-settings").json()["api_url"]
+    assert asked == f"http://127.0.0.1:{ports['prefect']}/api", "the page in the browser asks the same server"
     listening = {
         connection.laddr.ip
         for process in psutil.Process(program.pid).children(recursive=True)
