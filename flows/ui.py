@@ -26,19 +26,29 @@ from touchstone.registry import screen
 from touchstone.runtime import processes
 from touchstone.settings import checked_root
 
+MODELS = "/#/experiments?workflowType=machine_learning"
+"""MLflow's own start is about language models and their traces."""
+
 START_SECONDS = 180.0
 """Prefect migrates a fresh database: more than a minute was seen on a busy machine."""
 
 
 @dataclass(frozen=True)
 class _Server:
-    """A server to start: its command, what to add to its environment, and the path that answers once it is up."""
+    """A server to start.
+
+    Attributes:
+        env: what to add to its environment.
+        health: the path that answers once it is up.
+        page: the path that a person wants.
+    """
 
     name: str
     port: int
     command: list[str]
     env: dict[str, str]
     health: str
+    page: str = ""
 
     @property
     def url(self) -> str:
@@ -57,7 +67,7 @@ def servers(root: Path, *, mlflow_port: int, prefect_port: int) -> tuple[list[_S
         elsewhere["MLflow"] = mlflow
     else:
         command, env = screen.server(root, mlflow_port)
-        wanted.append(_Server("MLflow", mlflow_port, command, env, "/health"))
+        wanted.append(_Server("MLflow", mlflow_port, command, env, "/health", MODELS))
     if prefect := os.environ.get("PREFECT_API_URL"):
         elsewhere["Prefect"] = prefect.removesuffix("/").removesuffix("/api")
         return wanted, elsewhere
@@ -90,7 +100,7 @@ def show(root: Path, *, mlflow_port: int, prefect_port: int, say: Callable[[str]
         running = [(server, stack.enter_context(_started(server, root, _log(logs, server)))) for server in wanted]
         for server, code in running:
             _wait(server, code, _log(logs, server))
-            addresses[server.name] = server.url
+            addresses[server.name] = server.url + server.page
         for name in ("MLflow", "Prefect"):
             say(f"{name:<9}{addresses[name]}")
         if "PREFECT_API_URL" not in os.environ:
