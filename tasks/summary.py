@@ -36,10 +36,10 @@ def conclude(run: Run, decision: Decision, version: Version | None, released: Re
     rows = [
         {
             "check": check.name.replace("_", " "),
-            "asks": escaped(CHECKS[check.name].question),
             "status": check.status.replace("_", " "),
             "required": "yes" if check.required else "no",
-            "finding": escaped(check.reason),
+            "finding": escaped(check.reason),  # long, and cut at the table's edge: before what is known anyway
+            "asks": escaped(CHECKS[check.name].question),
         }
         for check in decision.checks
     ]

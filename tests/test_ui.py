@@ -76,13 +76,16 @@ def test_both_screens_answer_without_telemetry_and_end_with_ctrl_c(project: Path
     )
     assert program.stdout is not None
     told = [program.stdout.readline().strip() for _ in range(4)]
-    assert told[0] == f"MLflow   http://127.0.0.1:{ports['mlflow']}"
+    told = [*told[1:], told[0]]
+    assert told[0] == f"MLflow   http://127.0.0.1:{ports['mlflow']}/#/experiments?workflowType=machine_learning"
     assert told[1] == f"Prefect  http://127.0.0.1:{ports['prefect']}"
-    assert told[2].endswith(f"export PREFECT_API_URL=http://127.0.0.1:{ports['prefect']}/api")
+    assert told[3].endswith(f"export PREFECT_API_URL=http://127.0.0.1:{ports['prefect']}/api")
     assert "<title>MLflow</title>" in httpx.get(told[0].split()[1]).text
     assert "Prefect" in httpx.get(told[1].split()[1], follow_redirects=True).text
     settings = httpx.get(f"http://127.0.0.1:{ports['prefect']}/api/admin/settings").json()
     assert settings["server"]["analytics_enabled"] is False
+    asked = httpx.get(f"http://127.0.0.1:{ports['prefect']}/ui-settings").json()["api_url"]
+    assert asked == f"http://127.0.0.1:{ports['prefect']}/api", "the page in the browser asks the same server"
     listening = {
         connection.laddr.ip
         for process in psutil.Process(program.pid).children(recursive=True)

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from touchstone import settings
-from touchstone.cli.options import Json
+from touchstone.cli.options import Json, settings_or_committed
 from touchstone.runtime.files import pretty_json
 
 
@@ -43,7 +43,7 @@ def monitor_command(
     """
     from touchstone.operations.monitoring import history as past
 
-    root, chosen = settings.load_project()
+    root, chosen = settings_or_committed() if history else settings.load_project()
     if history:
         entries = past.read(root, chosen.name)
         typer.echo(

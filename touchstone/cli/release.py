@@ -186,15 +186,13 @@ def _verified_words(result: Verified) -> str:
 def _verify(what: str, everything: bool, name: str | None) -> list[Verified]:
     folder = Path(what)
     is_artifact, is_decision = ((folder / file).is_file() for file in ("reward.json", "decision.json"))
-    if not everything and not is_artifact:  # an artifact needs no project around it
+    if not (everything or is_artifact or is_decision):
+        if not what.isdigit():
+            raise ArtifactError(
+                f"{folder} is no sealed artifact (no reward.json), no decision (no decision.json), no version's number"
+            )
         root, settings = settings_or_committed()
-        if not is_decision:
-            if not what.isdigit():
-                raise ArtifactError(
-                    f"{folder} is no sealed artifact (no reward.json), no decision (no decision.json), no version's "
-                    "number"
-                )
-            registered(root, name or settings.name, int(what))
+        registered(root, name or settings.name, int(what))
 
     # What can't be verified is refused above: this takes seconds.
     from touchstone.gate import judge
@@ -205,7 +203,7 @@ def _verify(what: str, everything: bool, name: str | None) -> list[Verified]:
     if is_artifact:
         return [verify_artifact(folder)]
     if is_decision:
-        return [verify_decision(folder, judge.ledger_file(root / "runs"))]
+        return [verify_decision(folder, judge.ledger_file(checked_root() / "runs"))]
     return verify_version(Registry.open(root), name or settings.name, int(what))
 
 

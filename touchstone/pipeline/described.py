@@ -28,7 +28,7 @@ def describe(run: Run, decision: Decision) -> Description:
         name=run.id,
         pointer=dvc.pointer_hash(run.workspace / data.POINTER) or "",
         origin=f"Run {run.id}, commit `{run.commit[:12]}`.",
-        tags={"touchstone.run": run.id, "touchstone.commit": run.commit},
+        tags={"touchstone.run": run.id, "touchstone.commit": run.commit, "mlflow.source.git.commit": run.commit},
     )
 
 

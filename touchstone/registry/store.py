@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
@@ -431,7 +432,7 @@ class Registry:
         return runs[0] if runs else None
 
     def _create_run(self, name: str, fingerprint: str) -> Run:
-        tags = {FINGERPRINT: fingerprint}
+        tags = {FINGERPRINT: fingerprint, "mlflow.user": getpass.getuser(), "mlflow.source.name": "touchstone"}
         return self._client.create_run(self._experiment(name), tags=tags, run_name=fingerprint[:12])
 
     def _find_version(self, name: str, fingerprint: str) -> Version | None:
