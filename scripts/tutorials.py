@@ -89,7 +89,7 @@ class Shell:
             start_new_session=True,
         )
         self.background.append(process)
-        url, end = self._with_ports(url), time.monotonic() + 300
+        url, end = self.with_ports(url), time.monotonic() + 300
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         while True:
             try:
@@ -116,7 +116,7 @@ class Shell:
         exports, folder = self.state / "exports", self.state / "folder"
         return (
             f'[ ! -f {exports} ] || {{ . {exports}; cd "$(cat {folder})"; }}\n'
-            f"{self._with_ports(command)}\ncode=$?\n"
+            f"{self.with_ports(command)}\ncode=$?\n"
             f"declare -px > {exports}; pwd > {folder}; exit $code"
         )
 
@@ -139,7 +139,8 @@ class Shell:
             "GIT_COMMITTER_EMAIL": "ada@example.org",
         }
 
-    def _with_ports(self, text: str) -> str:
+    def with_ports(self, text: str) -> str:
+        """The text with free ports for those that pages name."""
         for port, free in self.ports.items():
             text = re.sub(rf"(?<!\d){port}(?!\d)", free, text)
         return text
@@ -279,7 +280,7 @@ class Tutorials:
         """A block's body as it should stand in the page."""
         marks = _marks(block)
         if name := re.search(r"file (\S+)", marks):
-            (shell.project / name[1]).write_text(block["body"], encoding="utf-8")
+            (shell.project / name[1]).write_text(shell.with_ports(block["body"]), encoding="utf-8")
         if block["language"] != "console":
             return block["body"]
         steps = steps_of(block["body"])

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from scripts.site import Site, notebook_page
-from tests.documents.test_links import PAGES
 from tests.places import ROOT
 from tests.worlds.browser import browser
+from tests.worlds.documents import PAGES
 
 BUILT = ROOT / "build" / "site"
 NOTEBOOK = ROOT / "examples" / "pairs_to_decision.ipynb"
