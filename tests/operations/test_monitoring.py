@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,6 +20,7 @@ from tests.worlds.served import one_version, running, serve_settings
 from touchstone import settings as settings_module
 from touchstone.client import Client
 from touchstone.errors import BusyError, LedgerError, PipelineError, ServingError
+from touchstone.gate.record import Accuracy
 from touchstone.groups import Completion, Message, make_group, write_parquet
 from touchstone.operations.monitoring import canary, history, page
 from touchstone.operations.monitoring import look as looking
@@ -172,12 +174,28 @@ def test_a_prompt_counts_once_however_often_it_is_sent() -> None:
 def test_a_fall_of_accuracy_is_breached_and_chance_is_not() -> None:
     base = Base(0.82, 0.012)
     generator = np.random.default_rng(8)
-    same, fallen = ((generator.random(1500) < mean).astype(float) for mean in (0.82, 0.74))
+    same, fallen = ([(generator.random(50) < mean).tolist() for _ in range(30)] for mean in (0.82, 0.74))
     assert canary.accuracy(same, base, MONITOR).state == "ok"
     assert canary.accuracy(fallen, base, MONITOR).state == "breached"
-    assert canary.accuracy(fallen[:400], base, MONITOR).state == "not enough data"
+    assert canary.accuracy(fallen[:8], base, MONITOR).state == "not enough data"
     assert canary.accuracy(fallen, None, MONITOR).what == "no decision to compare with"
-    assert canary.accuracy(fallen, base, MONITOR, fresh=False).what == "none new"
+    assert canary.accuracy([*fallen, []], base, MONITOR).what == "none new"
+    late = canary.accuracy([*same, *fallen], base, MONITOR)
+    assert late.state == "breached"
+    assert late.value is not None
+    assert late.limit is not None
+    assert late.value <= late.limit < 0.85
+    assert re.search(r"in the last 1,\d\d0 of 3,000 prompts, 8\d\.\d% before", late.what)
+
+
+def test_what_a_champion_was_judged_with_is_that_of_all_its_sets() -> None:
+    holdout = Accuracy(accuracy=0.80, accuracy_low=0.78, accuracy_high=0.82)
+    confirm = Accuracy(accuracy=0.86, accuracy_low=0.82, accuracy_high=0.90)
+    both = Base.of([holdout, confirm])
+    assert both is not None
+    assert both.accuracy == pytest.approx(0.8 * 0.80 + 0.2 * 0.86)  # half the error is four times the precision
+    assert both.error == pytest.approx(0.02 / 1.959964 * np.sqrt(0.8))
+    assert Base.of([]) is None
 
 
 def test_a_model_that_is_too_sure_is_breached() -> None:

@@ -17,7 +17,7 @@ class Monitor(Section):
     Attributes:
         url: of the endpoint; None: where the section `serve` says that it listens.
         alarm_rate: chance that accuracy or calibration is ever alarmed of an unchanged champion, each.
-        planned_prompts: labelled prompts at which their sequences are sharpest.
+        planned_prompts: labelled prompts at which calibration's sequence is sharpest.
         first_prompts: before so many nothing is said of either.
         calibration_tolerance: by how much confidence may differ from accuracy.
         window_samples: least prompts of served traffic in a window that drift is looked for in.

@@ -18,7 +18,7 @@ the first ones as they were.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
@@ -258,8 +258,8 @@ def as_helpful(completion: Completion) -> Completion:
     return replace(completion, outcome=float(not refused), ratings={"gold": gold})
 
 
-def make(settings: SandboxData, index: int) -> Group:
-    """Group number `index` of the world with this seed."""
+def make(settings: SandboxData, index: int, policies: Sequence[Policy] = POLICIES) -> Group:
+    """Group number `index` of the world with this seed, as these policies answer it."""
     generator = Random(f"{settings.seed}:{index}")  # noqa: S311 - a simulation, not a secret
     # The order of the draws is part of the world: another order makes other groups of the same seed.
     safety = generator.random() < settings.safety_share
@@ -274,7 +274,7 @@ def make(settings: SandboxData, index: int) -> Group:
         task = world.lookup(generator, turns)
     count = RANKED if generator.random() < settings.ranked_share else 2
     completions: list[Completion] = []
-    for policy in draw(generator, POLICIES, count):
+    for policy in draw(generator, policies, count):
         written = answer(generator, task, policy, by_steps=by_steps)
         # Equal texts can't be compared.
         while any(written.text == earlier.text for earlier in completions):

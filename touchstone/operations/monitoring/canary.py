@@ -1,7 +1,7 @@
-"""The canary set through the endpoint: accuracy and calibration of what is served, by confidence sequences.
+"""The canary set through the endpoint: accuracy and calibration of what is served, however often one looks.
 
-    judged = score(client, read_parquet(find(root)), calibration_map)
-    accuracy(credits, base, settings.monitor), calibration(residuals, settings.monitor)
+    judged = judge(groups, ask(client, groups), calibration_map)
+    accuracy(credits_by_look, base, settings.monitor), calibration(residuals, settings.monitor)
 
 The set grows with the data: labelled prompts that fall into it by the split's rule are the stream. A prompt counts
 once, at its first look; looking again at the same ones would make them seem more than they are.
@@ -9,33 +9,46 @@ once, at its first look; looking again at the same ones would make them seem mor
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
-from scipy import stats
 
 from touchstone.errors import DataError
+from touchstone.gate.record import Accuracy
 from touchstone.groups import Group, judged_pairs
-from touchstone.operations.monitoring.drift import Signal, State
+from touchstone.operations.monitoring.drift import Signal
 from touchstone.pipeline import dvc, runs
 from touchstone.runtime.files import digest_text
 from touchstone.serving import Client, Reply
 from touchstone.settings.monitor import Monitor
 from touchstone.statistics import CalibrationMap, credit, probability
+from touchstone.statistics.falls import find_fall
 from touchstone.statistics.sequences import asymptotic_sequence
+
+NORMAL_95 = 1.959964
+"""A 95% interval reaches so many standard errors to either side."""
 
 SET = "build/splits/canary.parquet"
 
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """The accuracy that the champion was promoted with, and its standard error."""
+    """The accuracy that the champion was promoted with, on all sets that judged it, and its standard error."""
 
     accuracy: float
     error: float
+
+    @classmethod
+    def of(cls, judged: Sequence[Accuracy]) -> Self | None:
+        """From the accuracies on sets that share no prompt, weighted by their precision; None without any."""
+        if not judged:
+            return None
+        precisions = [(2 * NORMAL_95 / (found.accuracy_high - found.accuracy_low)) ** 2 for found in judged]
+        mean = sum(p * found.accuracy for p, found in zip(precisions, judged, strict=True)) / sum(precisions)
+        return cls(mean, sum(precisions) ** -0.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,31 +111,28 @@ def judge(groups: Sequence[Group], reply: Reply, calibration_map: CalibrationMap
     ]
 
 
-def accuracy(credits: Iterable[float], base: Base | None, settings: Monitor, *, fresh: bool = True) -> Signal:
-    """Whether accuracy has fallen below the one that the champion was promoted with.
-
-    The two errors are independent: breached where the fall is more than the root of the sum of their squares.
+def accuracy(looks: Sequence[Sequence[float]], base: Base | None, settings: Monitor) -> Signal:
+    """Whether accuracy has fallen below the one that the champion was promoted with, at any look since then.
 
     Args:
-        credits: of every prompt seen under this champion, oldest first.
-        fresh: whether some of them are new; the same ones again are no window.
+        looks: credits of the prompts that each look under this champion saw for the first time, oldest first; the last
+            one's are those of now. Without any the same ones again are no window.
     """
-    values = np.fromiter(credits, dtype=np.float64)
-    if base is None or len(values) < settings.first_prompts or not fresh:
-        return _absent("accuracy", len(values), settings, "no decision to compare with" if base is None else "")
-    mean, width = _sequence(values, settings)
-    error = float(stats.norm.ppf(1 - settings.alarm_rate / 2)) * base.error
-    limit = base.accuracy - math.hypot(width, error)
-    state: State = "breached" if mean < limit else "ok"
-    words = f"{mean:.1%} of {len(values):,} prompts, judged with {base.accuracy:.1%}"
-    return Signal("accuracy", state, round(mean, 4), round(limit, 4), words)
+    count = sum(len(look) for look in looks)
+    if base is None or count < settings.first_prompts or not len(looks[-1]):
+        return _absent("accuracy", count, settings, "no decision to compare with" if base is None else "")
+    fall = find_fall(looks, base.accuracy, base.error, settings.alarm_rate)
+    which = "" if fall.count == count else f"the last {fall.count:,} of "
+    words = f"{fall.after:.1%} in {which}{count:,} prompts, {fall.before:.1%} before"
+    return Signal("accuracy", "breached" if fall.alarmed else "ok", round(fall.after, 4), round(fall.limit, 4), words)
 
 
 def calibration(residuals: Iterable[float], settings: Monitor, *, fresh: bool = True) -> Signal:
     """Whether confidence still is what it was fitted to: outcome minus confidence, within the tolerance.
 
     Args:
-        residuals, fresh: as for `accuracy`.
+        residuals: of every prompt seen under this champion, oldest first.
+        fresh: whether some of them are new; the same ones again are no window.
     """
     values = np.fromiter(residuals, dtype=np.float64)
     if len(values) < settings.first_prompts or not fresh:

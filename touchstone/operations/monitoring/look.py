@@ -86,9 +86,10 @@ def _look(root: Path, settings: Settings, canary_file: Path, traffic: Path | Non
     prompts = canary.judge(groups, reply, card.read(folder).calibration.map)
     fresh = [Judged(id=p.id, credit=p.credit, residual=p.residual) for p in prompts if p.id not in known]
     stream = [*seen, *fresh]
+    credits = [[judged.credit for judged in look] for look in (*(window.judged for window in earlier), fresh)]
     chosen = settings.monitor
     signals: list[Signal] = [
-        canary.accuracy([p.credit for p in stream], base_of(registry, version), chosen, fresh=bool(fresh)),
+        canary.accuracy(credits, base_of(registry, version), chosen),
         canary.calibration([p.residual for p in stream], chosen, fresh=bool(fresh)),
     ]
 
@@ -134,12 +135,12 @@ def url_of(settings: Settings) -> str:
 
 
 def base_of(registry: Registry, version: Version) -> Base | None:
-    """The accuracy that a version was judged with on the holdout; None where it was not."""
+    """The accuracy that a version was judged with on holdout and confirm together; None where it was not."""
     folder = registry.evidence(version, "decision")
-    holdout = load_decision(folder).record.metrics.holdout if folder is not None else None
-    if holdout is None:
+    if folder is None:
         return None
-    return Base(holdout.accuracy, (holdout.accuracy_high - holdout.accuracy_low) / (2 * 1.959964))
+    metrics = load_decision(folder).record.metrics
+    return Base.of([judged for judged in (metrics.holdout, metrics.confirm) if judged is not None])
 
 
 def _served(registry: Registry, name: str, reply: Reply) -> Version:

@@ -67,7 +67,10 @@ def accuracy_picture(windows: Sequence[Window]) -> Picture | None:
     axis.set_ylabel("accuracy")
     axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     alt = f"Accuracy after {len(credits):,} labelled prompts: {means[-1]:.1%} ({low[-1]:.1%} to {high[-1]:.1%})."
-    caption = "The band holds at every moment at once. Dashed: below it accuracy has fallen."
+    caption = (
+        "The band holds at every moment at once. Dashed: the limit for the prompts since the likeliest moment of a "
+        "fall, which the table names."
+    )
     return Picture(svg(drawn, "accuracy"), alt, caption)
 
 
