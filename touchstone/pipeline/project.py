@@ -16,7 +16,6 @@ from pathlib import Path
 
 import yaml
 
-import touchstone
 from touchstone.errors import PipelineError
 from touchstone.pipeline import workspace
 from touchstone.runtime import installed
@@ -46,15 +45,15 @@ def make(folder: Path) -> str:
         PipelineError: a file is already there, or git failed.
     """
     files = _files()
-    if taken := sorted(name for name in files if (folder / name).exists()):
-        more = f" and {len(taken) - 1} more files of a project" if len(taken) > 1 else ""
+    if present := sorted(name for name in files if (folder / name).exists()):
+        more = f" and {len(present) - 1} more files of a project" if len(present) > 1 else ""
         raise PipelineError(
-            f"{folder} already holds {taken[0]}{more}; name another folder, or say `touchstone init --update` to "
+            f"{folder} already holds {present[0]}{more}; name another folder, or say `touchstone init --update` to "
             "bring a project up to date"
         )
     for name, text in files.items():
         write_atomic(folder / name, text)
-    what = f"a project for touchstone {touchstone.__version__}"
+    what = f"a project for touchstone {installed.INSTALLED}"
     workspace.found(folder, sorted(files), what.capitalize())
     return f"{folder}: {what}, committed; next: cd {folder} && touchstone retrain"
 
@@ -74,7 +73,7 @@ def update(folder: Path) -> str:
     )
     before = (folder / installed.VERSION).read_text(encoding="utf-8").strip()
     files = _files()
-    written, kept = [], []
+    written, conflicts = [], []
     for name, text in files.items():
         path = folder / name
         if name in OWN or (name in earlier and not path.exists()):
@@ -86,7 +85,7 @@ def update(folder: Path) -> str:
             write_atomic(path, text)
             written.append(name)
         elif earlier.get(name) != digest_text(text):
-            kept.append(name)
+            conflicts.append(name)
     gone = [
         name
         for name, digest in earlier.items()
@@ -94,10 +93,10 @@ def update(folder: Path) -> str:
     ]
     for name in gone:
         (folder / name).unlink()
-    lines = [f"{folder}: from touchstone {before} to {touchstone.__version__}; look at `git diff`, and commit"]
+    lines = [f"{folder}: from touchstone {before} to {installed.INSTALLED}; look at `git diff`, and commit"]
     lines += [f"  {name}: the new version's" for name in written]
     lines += [f"  {name}: removed" for name in gone]
-    lines += [f"  {name}: changed by you and by the new version; yours is kept" for name in kept]
+    lines += [f"  {name}: changed by you and by the new version; yours is kept" for name in conflicts]
     return "\n".join(lines)
 
 
@@ -108,7 +107,7 @@ def _files() -> dict[str, str]:
     stages = yaml.safe_load(files["dvc.yaml"])["stages"]
     files["dvc.yaml"] = _graph(files["dvc.yaml"])
     files["README.md"] = (PACKAGE / "pipeline" / "project.md").read_text(encoding="utf-8")
-    files[installed.VERSION] = touchstone.__version__ + "\n"
+    files[installed.VERSION] = installed.INSTALLED + "\n"
     for name, stage in stages.items():
         code = [dep for dep in stage["deps"] if dep.startswith("touchstone/")]
         files[installed.list_of(name)] = installed.digests(code)
