@@ -61,7 +61,8 @@ def test_the_installed_package_makes_a_project_and_takes_it_to_a_verdict(env: di
 
     # What ran is the installed package, and it is on record.
     code = "import touchstone; print(touchstone.__file__)"
-    assert str(ROOT) not in run("python", "-c", code, cwd=demo, env=env)
+    package = Path(run("python", "-c", code, cwd=demo, env=env).strip()).parent
+    assert not package.is_relative_to(ROOT)
     lock = (demo / "runs" / record["id"] / "dvc.lock").read_text()
     assert "installed/train.sha256" in lock
     assert " touchstone/" not in lock
@@ -70,7 +71,6 @@ def test_the_installed_package_makes_a_project_and_takes_it_to_a_verdict(env: di
     assert "Nothing to do" in run("touchstone", "retrain", *SMALL, cwd=demo, env=env, codes=(0, 3))
     listing = demo / "installed" / "seal.sha256"
     sealing = next(line.split("  ")[1] for line in listing.read_text().splitlines() if line.endswith("/sealing.py"))
-    package = Path(run("python", "-c", code, cwd=demo, env=env).strip()).parent
     with (package.parent / sealing).open("a") as file:
         file.write("# another version\n")
     refusal = subprocess.run(["touchstone", "plan"], cwd=demo, env=env, capture_output=True, text=True)

@@ -145,7 +145,8 @@ def prefect_server(postgres: Postgres, folder: Path) -> Iterator[dict[str, str]]
         {"POSTGRES_PASSWORD": PASSWORD, "PREFECT_AUTH": f"ada:{PASSWORD}"},
         {"database:5432": f"127.0.0.1:{postgres.port}"},
     )
-    variables |= {"HOME": str(folder), "PREFECT_HOME": str(folder / "prefect")}
+    folders = {"HOME": ".", "PREFECT_HOME": "prefect", "PREFECT_UI_STATIC_DIRECTORY": "pages"}
+    variables |= {name: str(folder / inside) for name, inside in folders.items()}
     command = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())["services"]["prefect"]["command"]
     changed = {EVERYWHERE: "127.0.0.1", "4200": str(port)}
     url = f"http://127.0.0.1:{port}/api"

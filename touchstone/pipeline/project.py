@@ -53,7 +53,7 @@ def make(folder: Path) -> str:
         )
     for name, text in files.items():
         write_atomic(folder / name, text)
-    what = f"a project for touchstone {installed.PACKAGE_VERSION}"
+    what = f"a project for touchstone {installed.INSTALLED}"
     workspace.found(folder, sorted(files), what.capitalize())
     return f"{folder}: {what}, committed; next: cd {folder} && touchstone retrain"
 
@@ -73,19 +73,19 @@ def update(folder: Path) -> str:
     )
     before = (folder / installed.VERSION).read_text(encoding="utf-8").strip()
     files = _files()
-    written, edited = [], []
+    written, conflicts = [], []
     for name, text in files.items():
         path = folder / name
         if name in OWN or (name in earlier and not path.exists()):
             continue
-        digest = digest_file(path) if path.exists() else None
-        if digest == digest_text(text):
+        present = digest_file(path) if path.exists() else None
+        if present == digest_text(text):
             continue
-        if digest is None or digest == earlier.get(name) or name.startswith(f"{installed.FOLDER}/"):
+        if present is None or present == earlier.get(name) or name.startswith(f"{installed.FOLDER}/"):
             write_atomic(path, text)
             written.append(name)
         elif earlier.get(name) != digest_text(text):
-            edited.append(name)
+            conflicts.append(name)
     gone = [
         name
         for name, digest in earlier.items()
@@ -93,10 +93,10 @@ def update(folder: Path) -> str:
     ]
     for name in gone:
         (folder / name).unlink()
-    lines = [f"{folder}: from touchstone {before} to {installed.PACKAGE_VERSION}; look at `git diff`, and commit"]
+    lines = [f"{folder}: from touchstone {before} to {installed.INSTALLED}; look at `git diff`, and commit"]
     lines += [f"  {name}: the new version's" for name in written]
     lines += [f"  {name}: removed" for name in gone]
-    lines += [f"  {name}: changed by you and by the new version; yours is kept" for name in edited]
+    lines += [f"  {name}: changed by you and by the new version; yours is kept" for name in conflicts]
     return "\n".join(lines)
 
 
@@ -107,7 +107,7 @@ def _files() -> dict[str, str]:
     stages = yaml.safe_load(files["dvc.yaml"])["stages"]
     files["dvc.yaml"] = _graph(files["dvc.yaml"])
     files["README.md"] = (PACKAGE / "pipeline" / "project.md").read_text(encoding="utf-8")
-    files[installed.VERSION] = installed.PACKAGE_VERSION + "\n"
+    files[installed.VERSION] = installed.INSTALLED + "\n"
     for name, stage in stages.items():
         code = [dep for dep in stage["deps"] if dep.startswith("touchstone/")]
         files[installed.list_of(name)] = installed.digests(code)

@@ -17,9 +17,9 @@ from touchstone.runtime.files import digest_file
 from touchstone.runtime.places import PACKAGE
 
 FOLDER = "installed"
+INSTALLED = touchstone.__version__
+"""The installed version."""
 VERSION = f"{FOLDER}/version"
-PACKAGE_VERSION = touchstone.__version__
-"""The installed one."""
 
 
 def list_of(stage: str) -> str:
@@ -47,9 +47,9 @@ def check(project: Path, stage: str | None = None) -> None:
     made_for = version.read_text(encoding="utf-8").strip()
     lists = sorted((project / FOLDER).glob("*.sha256")) if stage is None else [project / list_of(stage)]
     different = next((name for path in lists for name in _different(path)), None)
-    if different is None and (stage is not None or made_for == PACKAGE_VERSION):
+    if different is None and (stage is not None or made_for == INSTALLED):
         return
-    what = f"its {different} is another" if different else f"the installed one is {PACKAGE_VERSION}"
+    what = f"its {different} is another" if different else f"the installed one is {INSTALLED}"
     raise PipelineError(
         f"this project is made for touchstone {made_for}, and {what}: install touchstone-rm=={made_for}, or bring the "
         "project up to date by `touchstone init --update` in its folder, and commit that"
