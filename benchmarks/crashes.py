@@ -117,7 +117,7 @@ POINTS: dict[str, dict[str, tuple[Sequence[int], Sequence[str]]]] = {
         "touchstone.runtime.ledger:_write": (range(1, 8), AFTER),
         # Landed, concluded, told.
         "touchstone.pipeline.landing:_make": ([1], AFTER),
-        "touchstone.pipeline.landing:land": ([1], AFTER),
+        "touchstone.pipeline.landing:land_version": ([1], AFTER),
         "touchstone.pipeline.retrain:write_atomic": ([1], AFTER),
         "benchmarks.webhook:post": ([1], BOTH),
         "touchstone.pipeline.workspace:remove": ([2], BOTH),

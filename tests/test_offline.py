@@ -69,7 +69,7 @@ def test_a_whole_run_opens_no_socket_beyond_loopback(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert not log.exists(), log.read_text()
-    assert len((tmp_path / "log.loaded").read_text()) > 10, "flow, server, stages, scorers and endpoint are guarded"
+    assert len((tmp_path / "log.loaded").read_text()) > 5, "flow, server, stages, scorers and endpoint are guarded"
     assert Registry.open(root).aliases(NAME) == {"champion": 1}
     (record,) = runs.history(root)
     assert (record["status"], record["outcome"]) == ("finished", "promoted")
