@@ -117,7 +117,7 @@ POINTS: dict[str, dict[str, tuple[Sequence[int], Sequence[str]]]] = {
         "touchstone.runtime.ledger:_write": (range(1, 8), AFTER),
         # Landed, concluded, told.
         "touchstone.pipeline.landing:_make": ([1], AFTER),
-        "touchstone.pipeline.landing:land": ([1], AFTER),
+        "touchstone.pipeline.landing:land_version": ([1], AFTER),
         "touchstone.pipeline.retrain:write_atomic": ([1], AFTER),
         "benchmarks.webhook:post": ([1], BOTH),
         "touchstone.pipeline.workspace:remove": ([2], BOTH),
@@ -266,7 +266,11 @@ def _start_flow(root: Path, point: Point | None) -> int:
 def state_of(root: Path) -> dict[str, Any]:
     """What a run leaves for the world outside: comparable between runs."""
     registry = Registry.open(root)
-    events = Counter(entry["event"] for entry in ledger.read(root / "runs" / "ledger" / "release.jsonl"))
+    history = ledger.read(root / "runs" / "ledger" / "release.jsonl")
+    # A version whose comparison was cut short is shown as challenger again; it is made the champion once.
+    moved = [entry for entry in history if entry["event"] == "aliases" and "champion" in entry["moves"]]
+    events = Counter(entry["event"] for entry in history)
+    steady = {event: count for event, count in events.items() if event not in ("aliases", "applied")}
     batches = Counter(entry["event"] for entry in ledger.read(root / "runs" / "ledger" / "inbox.jsonl"))
     told = Counter(entry["event"] for entry in ledger.read(notices.ledger_file(root)))
     openings = Counter(entry["kind"] for entry in ledger.read(root / "runs" / "ledger" / "holdout_use.jsonl"))
@@ -276,7 +280,7 @@ def state_of(root: Path) -> dict[str, Any]:
     return {
         "versions": [version.digest for version in registry.versions(NAME)],
         "aliases": registry.aliases(NAME),
-        "release": dict(events),
+        "release": {**steady, "champion": len(moved), "not applied": events["aliases"] - events["applied"]},
         "inbox": dict(batches),
         "holdout": dict(openings),
         "notices": dict(told),
@@ -423,8 +427,9 @@ def page(trials: Sequence[dict[str, Any]], processor: str) -> str:
         f"{all_cells} that there are.",
         "",
         "A process is killed (`kill -9`) at one moment, some twice in a row at the same one; then the same command",
-        "runs again. *Right* is what a run that nobody touched leaves: one version, one champion, the same lines in",
-        "every ledger, one commit on the branch of promotions, one notice by its key, no process, no worktree, and a",
+        "runs again. *Right* is what a run that nobody touched leaves: one version, one champion that was made so",
+        "once, the same lines in every ledger (one whose comparison was cut short is shown as challenger again),",
+        "one commit on the branch of promotions, one notice by its key, no process, no worktree, and a",
         "`touchstone doctor` that finds nothing. `inbox` takes a batch; `run` goes from the preparation of a run to",
         "the notice of its promotion, and so do `register` and `release`, in a project where a run was killed right",
         "before; `promote` is a person's override; `flow` is `touchstone retrain` whole, on Prefect's server. Call",

@@ -95,7 +95,7 @@ def _promote_run(run: Run, override: Override | None) -> Release:
 def _conclude(run: Run, version: Version, released: Release, override: Override | None) -> None:
     """Write down what became of a run's candidate; the same again changes nothing."""
     if released.promoted:
-        landing.land(run.root, version, run.id)
+        landing.land_version(run.root, version)
     outcome: Ending = "promoted" if released.promoted else "blocked"
     notices.owe(run, outcome, released.summary)
     by = {} if override is None else {"override": {"by": override.by, "reason": override.reason}}

@@ -61,7 +61,7 @@ def land(root: Path, version: Version, run_id: str) -> str | None:
 
 
 def land_version(root: Path, version: Version) -> str | None:
-    """`land` for a version that a run of this project made; None for any other."""
+    """`land` with the run that registered a version, whichever run promotes it; None where no run of ours did."""
     run_id = Registry.open(root).tags(version).get(_RUN)
     return land(root, version, run_id) if run_id else None
 

@@ -228,5 +228,5 @@ def release(run: Run, decision: Decision, version: Version) -> Release:
         )
     run.note(promoted=released.promoted, release=released.summary, scores=list(released.scores))
     if released.promoted:
-        landing.land(run.root, version, run.id)
+        landing.land_version(run.root, version)
     return released
