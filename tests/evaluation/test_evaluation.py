@@ -23,7 +23,7 @@ from touchstone.groups import Comparison, Completion, Group, Message, make_group
 from touchstone.model import sealing
 from touchstone.model.scores import RawScore
 from touchstone.model.scoring import Scorer
-from touchstone.runtime.files import canonical_json, digest_folder
+from touchstone.runtime.files import canonical_json, digest_file, digest_folder
 from touchstone.statistics import CalibrationMap, Floats
 
 
@@ -258,18 +258,24 @@ def test_the_stages_seal_and_evaluate_give_the_same_bytes_twice(
     options = (ROOT / "params.yaml").read_text()
     Path("params.yaml").write_text(options.replace("threads: auto", "threads: 1"))
     make_tiny_model(Path("build/model"))
+    Path("build/curve.jsonl").write_text('{"step": 1, "loss": 0.7}\n{"step": 2, "loss": 0.6}\n')
     for seed, name in enumerate(("train", "calibration", "reference", "validation")):
         write_parquet(Path(f"build/splits/{name}.parquet"), make_tiny_groups(25, seed=seed))
     digests = []
     for _ in range(2):
         sealing.main()
         report.main()
-        digests.append(digest_folder(Path("build/artifact")) | digest_folder(Path("build/evaluation")))
+        plots = {f"shown/{name}": digest for name, digest in digest_folder(Path("build/plots")).items()}
+        figures = {"headline": digest_file(Path("build/metrics.json"))}
+        digests.append(
+            digest_folder(Path("build/artifact")) | digest_folder(Path("build/evaluation")) | plots | figures
+        )
         # The second round must not read anything of the first.
         shutil.move("build/artifact", f"artifact-{len(digests)}")
         shutil.move("build/evaluation", f"evaluation-{len(digests)}")
     assert digests[0] == digests[1]
     assert {"metrics.json", "rows.parquet", "plots/accuracy.png", "reward.json"} <= set(digests[0])
+    assert {"shown/curve.csv", "shown/length.csv", "shown/reliability.csv"} <= set(digests[0])
     metrics = json.loads(Path("evaluation-1/metrics.json").read_text())
     rows = read_rows(Path("evaluation-1/rows.parquet"))
     assert metrics["pairs"] + metrics["labelled_ties"] == len(rows)

@@ -422,6 +422,13 @@ def test_a_judged_public_model_is_registered_once_per_decision(public: Path, pro
     assert registry.tags(version)["touchstone.verdict"] == "INCONCLUSIVE"
     for name in ("decision/decision.json", "params.yaml", "reference.parquet"):
         assert registry.evidence(version, name) is not None
+    # MLflow shows it like one of ours.
+    run, shown = registry.client.get_run(version.run_id), registry.client.get_model_version(NAME, "1")
+    assert (run.info.run_name, run.data.tags["verdict"]) == ("artifact", "INCONCLUSIVE")
+    assert "no run of this project trained it" in run.data.tags["mlflow.note.content"]
+    assert shown.description.startswith("A reward model: it scores a completion of a prompt")
+    assert all(part in shown.description for part in ("## How good it is", "## Limits", adopted.digest))
+    assert len(shown.description) < 5000, "MLflow keeps so much"
     with pytest.raises(GateError, match="the verdict is INCONCLUSIVE"):
         candidates.promote(project, settings, str(version.version), NAME)
     # Judged again with other thresholds, it is another version with that decision.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ from tests.places import ROOT
 from tests.worlds.projects import commit
 from touchstone.pipeline import dvc, workspace
 from touchstone.pipeline.experiment import named, undo
+from touchstone.settings import parse
 
 STAGE = """
 stages:
@@ -90,6 +93,19 @@ def test_a_setting_that_was_not_there_goes_again(project: Path) -> None:
     _edit(project, "train", learning_rat=1)
     assert undo(project, "HEAD", ["train.learning_rat"])
     assert workspace.git(project, "status", "--porcelain") == ""
+
+
+def test_the_experiment_in_the_readme_changes_something_and_what_it_shows_is_the_committed_baseline() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    ((name, value),) = re.findall(r"dvc exp run -n \S+ -S ([\w.]+)=(\S+)", readme)
+    section, setting = name.split(".")
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    assert str(params[section][setting]) != value
+    assert parse({**params, section: {**params[section], setting: value}})
+    shown = dict(re.findall(r"^build/metrics\.json  (\w+) +(\S+)", readme, re.MULTILINE))
+    figures = json.loads((ROOT / "build" / "metrics.json").read_text(encoding="utf-8"))
+    assert {name: float(figure) for name, figure in shown.items()} == {name: figures[name] for name in shown}
+    assert len(shown) >= 5
 
 
 @pytest.mark.slow

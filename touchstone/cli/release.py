@@ -13,7 +13,6 @@ import typer
 
 from touchstone.cli.options import Json, settings_or_committed
 from touchstone.errors import ArtifactError
-from touchstone.registry import Registry, registered
 from touchstone.runtime.files import pretty_json
 from touchstone.settings import checked_root, load_project
 
@@ -96,6 +95,8 @@ def trace_command(
 
     Example: touchstone trace 3
     """
+    from touchstone.registry import registered
+
     root, settings = settings_or_committed()
     name = name or settings.name
     registered(root, name, version)
@@ -120,6 +121,8 @@ def reproduce_command(
 
     Example: touchstone reproduce 3
     """
+    from touchstone.registry import registered
+
     root, chosen = settings_or_committed()
     name = name or chosen.name
     registered(root, name, version)
@@ -184,6 +187,8 @@ def _verified_words(result: Verified) -> str:
 
 
 def _verify(what: str, everything: bool, name: str | None) -> list[Verified]:
+    from touchstone.registry import Registry, registered
+
     folder = Path(what)
     is_artifact, is_decision = ((folder / file).is_file() for file in ("reward.json", "decision.json"))
     if not (everything or is_artifact or is_decision):
@@ -221,6 +226,8 @@ def publish_command(
 
     Example: touchstone publish 3 my-org/reward-sandbox
     """
+    from touchstone.registry import Registry, registered
+
     root, settings = load_project()
     name = name or settings.name
     registered(root, name, version)
