@@ -150,7 +150,9 @@ class Shell:
         for port, free in self.ports.items():
             text = text.replace(free, port)
         lines = text.replace(str(self.project), SHOWN).replace("\r", "\n").splitlines()
-        return "\n".join(line.rstrip() for line in lines if "━" not in line).strip("\n")
+        return "\n".join(
+            line.rstrip() for line in lines if "━" not in line or line.lstrip().startswith(("┏", "┡"))
+        ).strip("\n")
 
 
 def _free_port() -> str:
