@@ -85,7 +85,7 @@ def main() -> None:
         f"bad_promotions={summary['bad_promotions']} delay5={summary['delay5']} "
         f"false_retrain_upper={summary['false_retrain_upper']:.4f}"
     )
-    if summary["bad_promotions"] or healthy.code:
+    if summary["bad_promotions"] or summary["orphans"] or healthy.code:
         sys.exit(1)
 
 
@@ -129,6 +129,7 @@ def summarise(nights: list[dict[str, Any]], drawn: dict[str, Any]) -> dict[str, 
         "gains": [round(gain, 4) for gain in gains],
         "kills": len(killed),
         "double_triggers": sum(night["trouble"] == "double" for night in nights),
+        "orphans": sum(len(night["strays"]) for night in nights),
         "rotations": sum(night["rotated"] for night in nights),
         "smallest_holdout": min((r["holdout_prompts"] for r in retrains if r.get("holdout_prompts")), default=None),
         "delay5": drawn["delays"]["large, at once"]["0.05"]["median"],

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import yaml
 
 from benchmarks.year.world import TABLE, Plan
@@ -146,6 +147,18 @@ def wait_for(client: Client, version: int, seconds: float = 600.0) -> None:
                 return
         time.sleep(0.5)
     raise ServingError(f"version {version} was promoted, and is not served after {seconds:g} seconds")
+
+
+def strays(root: Path) -> list[str]:
+    """Processes that work in the project and descend from nobody here: what a kill has left."""
+    ours = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
+    found = []
+    for process in psutil.process_iter(["pid", "cmdline", "cwd"]):
+        words = " ".join(process.info["cmdline"] or [])
+        here = str(root) in words or str(process.info["cwd"]).startswith(str(root))
+        if here and process.info["pid"] not in ours:
+            found.append(words[:100])
+    return found
 
 
 def rotate(root: Path) -> bool:
