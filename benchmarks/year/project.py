@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 SECONDS = 7200
 """A command that takes longer hangs."""
 SHARES = {
-    "train": 0.30, "validation": 0.02, "calibration": 0.06, "holdout": 0.26, "confirm": 0.05, "reference": 0.25,
+    "train": 0.42, "validation": 0.02, "calibration": 0.05, "holdout": 0.20, "confirm": 0.05, "reference": 0.20,
     "canary": 0.06,
 }  # fmt: skip
 """Holdout and reference are of one size, so that one can take the other's place."""
