@@ -1,7 +1,7 @@
 """A year in an hour: 60 nights of one project on the sandbox, with all that goes wrong in a year.
 
     python -m benchmarks.year --folder ../year         # the same again goes on where it was stopped
-    python -m benchmarks.year --nights 6 --groups 1500 --nightly 200 --week 2 --folder ../week --result week.json
+    python -m benchmarks.year --nights 6 --groups 10000 --week 2 --folder ../week --result week.json
 
 A clone of this repository is the project. Each night a batch of comparisons comes in (policies that learn from night
 to night; a spiteful annotator, flipped labels, a holiday), is taken by `touchstone inbox take`, the endpoint serves
@@ -43,13 +43,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="where the year is lived, and goes on")
     parser.add_argument("--nights", type=int, default=60)
-    parser.add_argument("--groups", type=int, default=13_000, help="of the first night: a holdout of 3,000 prompts")
+    parser.add_argument("--groups", type=int, default=17_500, help="of the first night: a holdout of 3,000 prompts")
     parser.add_argument("--nightly", type=int, default=400, help="groups of each later night")
     parser.add_argument("--week", type=int, default=7, help="nights from one scheduled retrain to the next")
     parser.add_argument("--gold-groups", type=int, default=4000)
     parser.add_argument("--traffic", type=int, default=600)
     parser.add_argument("--holdout-uses", type=int, default=8)
-    parser.add_argument("--warmup-steps", type=int, default=200)
+    parser.add_argument("--warmup-steps", type=int, default=400)
     parser.add_argument("--periods", type=int, default=1000, help="quiet periods at the level of scores")
     parser.add_argument("--falls", type=int, default=60)
     parser.add_argument("--seed", type=int, default=17)
@@ -85,7 +85,7 @@ def main() -> None:
         f"bad_promotions={summary['bad_promotions']} delay5={summary['delay5']} "
         f"false_retrain_upper={summary['false_retrain_upper']:.4f}"
     )
-    if summary["bad_promotions"] or healthy.code:
+    if summary["bad_promotions"] or summary["orphans"] or healthy.code:
         sys.exit(1)
 
 
@@ -129,6 +129,7 @@ def summarise(nights: list[dict[str, Any]], drawn: dict[str, Any]) -> dict[str, 
         "gains": [round(gain, 4) for gain in gains],
         "kills": len(killed),
         "double_triggers": sum(night["trouble"] == "double" for night in nights),
+        "orphans": sum(len(night["strays"]) for night in nights),
         "rotations": sum(night["rotated"] for night in nights),
         "smallest_holdout": min((r["holdout_prompts"] for r in retrains if r.get("holdout_prompts")), default=None),
         "delay5": drawn["delays"]["large, at once"]["0.05"]["median"],

@@ -51,6 +51,7 @@ def live(root: Path, plan: Plan, night: Night, client: Client | None) -> dict[st
     if record["rotated"]:
         say(night, "the holdout is spent: other prompts take its place")
         record["retrains"].append(_retrain(root, plan, night, "rotation", champion(root)))
+    record["strays"] = project.strays(root)
     record["champion"] = champion(root)
     measured = bool(record["retrains"]) or night.number % GOLD_EVERY == 0 or night.number == plan.nights
     record["gold"] = champion_gold(root, plan, night) if measured and record["champion"] is not None else None
