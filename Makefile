@@ -19,7 +19,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup retrain data test test-slow check serve bench format lock docs references docs-lock
+.PHONY: help setup retrain data test test-slow test-long check serve bench format lock docs references docs-lock
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,7 +44,10 @@ test: setup ## Run the tests that take seconds (under 5 minutes in all)
 	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 test-slow: setup ## Run the tests that take minutes
-	@$(BIN)/python -m pytest -m slow --timeout 900 --numprocesses 2 --dist worksteal
+	@$(BIN)/python -m pytest -m "slow and not long" --timeout 900 --numprocesses 2 --dist worksteal
+
+test-long: setup ## Run the tests that install whole environments or train several models
+	@$(BIN)/python -m pytest -m long --timeout 3600
 
 check: setup ## Lint, format and type checks
 	@$(BIN)/ruff check .

@@ -62,6 +62,7 @@ def test_what_cannot_be_installed_is_said_and_made_anew(tmp_path: Path, monkeypa
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_benchmark_runs(tmp_path: Path) -> None:
     command = [
         sys.executable,

@@ -34,8 +34,8 @@ def _commands(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple
 COMMANDS = dict(_commands(typer.main.get_command(app)))
 STARTED_BY_HAND = {("serve",), ("ui",)}
 """They run until somebody stops them."""
-OTHERWISE = {("bench", name) for name in ("train", "data", "serve")} | {("data", "page"), ("data", "look")}
-"""Their result is a file or a page, or a program of its own with options of its own."""
+OTHERWISE = {("bench", name) for name in ("train", "data", "serve")} | {("data", "page"), ("data", "look"), ("init",)}
+"""Their result is a file, a folder or a page, or a program of its own with options of its own."""
 MEANS_ANOTHER = {("labels", "pool"), ("refresh",)}
 """They end with what to do next; what they have written is JSON itself."""
 

@@ -91,6 +91,7 @@ def test_no_page_is_wider_than_the_window(site: Path, width: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_the_notebook_runs_from_its_first_cell_to_its_last(site: Path, tmp_path: Path) -> None:
     copy = tmp_path / NOTEBOOK.name

@@ -332,6 +332,7 @@ def test_shuffled_labels_don_t_pass_however_well_they_are_learnt_by_heart(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_another_artifact_of_the_recipe_is_judged_by_its_folds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

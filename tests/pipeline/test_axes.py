@@ -31,6 +31,7 @@ def retrain(root: Path, *words: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_each_axis_is_a_model_with_a_name_and_gates_of_its_own(tmp_path: Path) -> None:
     root = copy_product(tmp_path / "product")
     decided = {axis: retrain(root, f"axis={axis}", "data.safety_share=0.5") for axis in ("helpfulness", "safety")}

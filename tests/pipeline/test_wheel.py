@@ -14,7 +14,7 @@ import pytest
 
 from tests.places import ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(1800)]
 
 SMALL = ["data.groups=600", "gates.min_clusters=20", "model.hidden=32", "model.layers=1", "model.warmup_steps=20"]
 

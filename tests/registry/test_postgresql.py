@@ -19,7 +19,7 @@ from touchstone.pipeline import project
 from touchstone.registry import Registry
 from touchstone.registry.entries import all_moves
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(1800)]
 
 SMALL = ["data.groups=600", "gates.min_clusters=20", "model.hidden=32", "model.layers=1", "model.warmup_steps=20"]
 ATONCE = 4

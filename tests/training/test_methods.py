@@ -61,6 +61,7 @@ def test_an_adapter_gets_the_gradient_of_the_weights_that_it_stands_for(base: Pa
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
 @pytest.mark.parametrize("values", [{}, {"method": "lora", "activation_checkpointing": True}], ids=str)
