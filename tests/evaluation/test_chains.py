@@ -56,6 +56,7 @@ def scorer() -> Scorer:
     return Scorer.load(process_artifact())
 
 
+@pytest.mark.slow
 def test_a_process_model_is_measured_beside_its_baselines(scorer: Scorer, tmp_path: Path) -> None:
     rows, metrics = evaluate_chains(scorer, GROUPS, TRAIN, CALIBRATION)
     assert metrics["f1"] > 0.8

@@ -57,6 +57,7 @@ def test_a_job_that_fails_says_why_and_the_next_ones_are_scored(score: Scoring, 
     assert len(score({"good": job(0)}, tmp_path)["good"]) == len(GROUPS)
 
 
+@pytest.mark.slow
 def test_an_artifact_that_changed_meanwhile_gives_no_scores(score: Scoring, tmp_path: Path) -> None:
     changed = Job(artifact(0), read(artifact(1)).digest, GROUPS, 1)
     with pytest.raises(GateError, match="changed while it was judged"):

@@ -246,6 +246,7 @@ def test_labels_by_a_model_are_no_evidence_about_people(tmp_path: Path, known: P
     assert refused.record.facts.model_labelled == (201, 201)
 
 
+@pytest.mark.slow
 def test_a_judge_meets_a_champion_that_is_a_reward_model_on_the_same_rows(tmp_path: Path, known: Path) -> None:
     write_sets(tmp_path)
     champion = Champion("1", make_artifact(tmp_path / "champion"), None)

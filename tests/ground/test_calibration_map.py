@@ -110,7 +110,7 @@ def test_no_other_map_is_better(pairs: list[tuple[float, float]], log_factor: fl
     assert loss(fitted.map) <= loss(near) + 1e-7
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from([0.0, 0.1, 0.2]), st.floats(1e-3, 1e3), st.booleans())
 def test_a_reward_s_unit_changes_the_temperature_and_nothing_else(
     seed: int, flips: float, factor: float, turn: bool

@@ -54,7 +54,7 @@ SLOW = [
 
 @pytest.mark.parametrize(
     "command",
-    [stage("base"), *(pytest.param(command, marks=pytest.mark.slow) for command in SLOW)],
+    [pytest.param(command, marks=pytest.mark.slow) for command in (stage("base"), *SLOW)],
     ids=lambda command: command.split(" -m ")[1],
 )
 def test_threads_sleep_while_they_wait(command: str, tmp_path: Path) -> None:

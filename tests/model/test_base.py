@@ -194,10 +194,8 @@ def test_a_name_that_is_neither_folder_nor_hub_id_is_refused(tmp_path: Path, mon
         pin(make_pretrained("./nowhere"), tmp_path / "base")
 
 
-@pytest.mark.parametrize(
-    "closed",
-    [{"HF_HUB_OFFLINE": "1"}, pytest.param({"HF_ENDPOINT": "http://127.0.0.1:9"}, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("closed", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}])
 def test_an_unreachable_hub_is_one_sentence_soon(tmp_path: Path, closed: dict[str, str]) -> None:
     """In a process of its own: the hub's library reads its environment once, on import."""
     code = (

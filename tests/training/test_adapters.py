@@ -145,6 +145,7 @@ def test_under_bf16_only_the_adapted_layers_are_narrow_and_nothing_moves(base: P
     assert {weight.dtype for weight in model.network.parameters()} == {torch.float32}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_training_with_adapters_writes_a_reward_model(precision: str, tmp_path: Path, base: Path) -> None:
     build = make_build(tmp_path / "build", base, make_groups(20))

@@ -247,7 +247,8 @@ def outputs(build: Path) -> tuple[dict[str, str], bytes]:
     return digest_folder(build / "model"), (build / "curve.jsonl").read_bytes()
 
 
-@pytest.mark.parametrize("early_stopping_steps", [0, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("early_stopping_steps", [0, 4])
 def test_interrupted_training_ends_as_if_it_had_not_been(
     tmp_path: Path, base: Path, caplog: pytest.LogCaptureFixture, early_stopping_steps: int
 ) -> None:

@@ -203,6 +203,7 @@ def test_training_adds_decoys_to_its_groups_and_counts_them_in_nothing_else(
     assert rows[1]["loss"] != rows[0]["loss"]
 
 
+@pytest.mark.slow
 def test_comparisons_that_are_equal_once_cut_are_named_and_left_out(
     tmp_path: Path, base: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
