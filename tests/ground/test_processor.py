@@ -46,17 +46,14 @@ def stage(name: str) -> str:
     return command.replace("${train.accelerate}", "cpu").replace("configs/", f"{ROOT}/configs/")
 
 
-SLOW = [
-    *map(stage, ("train", "seal", "audit")),
+COMPUTE = [
+    *map(stage, ("base", "train", "seal", "audit")),
     *("python -m touchstone.model.scoring a b c", "python -m benchmarks.training.worker --help"),
 ]
 
 
-@pytest.mark.parametrize(
-    "command",
-    [pytest.param(command, marks=pytest.mark.slow) for command in (stage("base"), *SLOW)],
-    ids=lambda command: command.split(" -m ")[1],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMPUTE, ids=lambda command: command.split(" -m ")[1])
 def test_threads_sleep_while_they_wait(command: str, tmp_path: Path) -> None:
     """Under plain `dvc repro`, and asked of OpenMP; that the command then finds nothing to work on doesn't matter."""
     (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"stage": {"cmd": command}}}))
