@@ -114,11 +114,15 @@ def retrain_killed(root: Path, seconds: float, *command: str) -> Ended:
 
 
 def retrain_twice(root: Path, *command: str) -> tuple[Ended, int]:
-    """Start the same retrain twice at once; how the one that worked ended, and the exit code of the other."""
+    """Start the same retrain twice at once; how the one that worked ended, and the exit code of the other, which leaves
+    it to that one at once (`loop.when_busy`)."""
     began = time.monotonic()
-    first, second = start(root, *command), start(root, *command)
-    codes = sorted((first.wait(SECONDS), second.wait(SECONDS)), key=lambda code: code == 1)
-    return Ended(codes[0], round(time.monotonic() - began, 1), _last_line(root)), codes[1]
+    pair = [start(root, *command) for _ in range(2)]
+    while all(process.poll() is None for process in pair):
+        time.sleep(0.1)
+    other, worker = sorted(pair, key=lambda process: process.poll() is None)
+    code = worker.wait(SECONDS)
+    return Ended(code, round(time.monotonic() - began, 1), _last_line(root)), other.wait()
 
 
 @contextlib.contextmanager
