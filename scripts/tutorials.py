@@ -128,6 +128,7 @@ class Shell:
             **kept,
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PYTHONPATH": str(self.project),
+            "PREFECT_HOME": str(self.state / "prefect"),  # not the reader's own server's
             "PWD": str(self.project),
             "COLUMNS": "120",
             "NO_COLOR": "1",

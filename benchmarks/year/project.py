@@ -114,8 +114,8 @@ def retrain_killed(root: Path, seconds: float, *command: str) -> Ended:
 
 
 def retrain_twice(root: Path, *command: str) -> tuple[Ended, int]:
-    """Start the same retrain twice at once; how the one that worked ended, and the exit code of the other, which leaves
-    it to that one at once (`loop.when_busy`)."""
+    """Start the same retrain twice at once; how the one that worked ended, and the exit code of the other, which left
+    the work to it (`loop.when_busy`)."""
     began = time.monotonic()
     pair = [start(root, *command) for _ in range(2)]
     while all(process.poll() is None for process in pair):
