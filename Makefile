@@ -40,7 +40,7 @@ retrain: setup ## Run the whole pipeline: data to a promoted champion; OVERRIDES
 data: setup ## Recreate data/ from the committed pointer data.dvc
 	@$(BIN)/touchstone data import
 
-test: setup ## Run the tests that take seconds (under 5 minutes in all)
+test: setup ## Run the tests that take seconds (about 5 minutes in all)
 	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 test-slow: setup ## Run the tests that take minutes
