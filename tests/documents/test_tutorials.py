@@ -56,6 +56,7 @@ def test_what_differs_is_seen_and_figures_may_vary_where_a_page_says_so() -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_the_tutorials_run_word_for_word_from_a_fresh_clone() -> None:
     command = [sys.executable, str(ROOT / "scripts" / "tutorials.py"), *map(str, PAGES)]

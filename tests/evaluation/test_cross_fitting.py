@@ -272,6 +272,7 @@ cross_fit(Path("build"), load(), Path("work"), 3)
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_folds_are_trained_once_though_the_run_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = make_tiny_base(tmp_path / "pretrained")
@@ -315,6 +316,7 @@ def test_folds_are_trained_once_though_the_run_is_stopped(tmp_path: Path, monkey
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_shuffled_labels_don_t_pass_however_well_they_are_learnt_by_heart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
