@@ -347,7 +347,7 @@ def trial(
         "wrong": wrong,
         "orphans": left,
         "doctor": "" if is_clean(findings) else render(findings),
-        "log": (folder / "log").read_text(errors="replace")[-4000:] if wrong else "",
+        "log": (folder / "log").read_text(errors="replace").replace(f"{folder}/", "")[-4000:] if wrong else "",
         "deliveries": len(receiver.bodies),
         "seconds": round(time.monotonic() - began, 1),
     }

@@ -25,7 +25,7 @@ def bury(root: Path) -> int:
 
     A run's flow is called what its folder is called, and its lease died with its process: no heartbeat is waited for.
     """
-    leases = runs.folder_of(root) / "lease"
+    leases = lease.folder_of(root)
     over = [record["id"] for record in runs.history(root) if lease.is_free(leases, record["fingerprint"])]
     if not over:
         return 0

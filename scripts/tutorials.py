@@ -15,7 +15,7 @@ What a comment before the block says about it:
 
 A line "..." of the page stands for any lines, "[...]" within one for any words. Progress bars are left out. The ports
 8100 and 4200 are exchanged for free ones, .venv/ is the one that runs this, and the project's folder is shown as
-/home/ada/touchstone.
+~/touchstone.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SHOWN = "/home/ada/touchstone"
+SHOWN = "~/touchstone"
 BLOCK = re.compile(r"(?:^<!-- (?P<marks>[^>]*) -->\n)?^```(?P<language>\w*)\n(?P<body>.*?)^```$", re.M | re.S)
 PORTS = ("8100", "4200")
 COMMAND_SECONDS = 2400

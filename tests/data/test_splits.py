@@ -28,7 +28,7 @@ from touchstone.groups import (
     set_digest,
     write_parquet,
 )
-from touchstone.settings import compose
+from touchstone.settings import compose, dump
 from touchstone.settings.checks import SETS, Split
 
 SHARES = dict.fromkeys(SETS, 0.1) | {"train": 0.4}
@@ -310,6 +310,18 @@ def test_data_of_copies_alone_leave_sets_empty_and_the_error_says_why() -> None:
         for n, item in enumerate(groups)
     ]
     assert split(whole)[1]["groups_set_aside"] == 0
+
+
+def test_a_policy_that_was_chosen_is_not_advised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text(dump(compose(["gates=small_data"], ROOT / "configs")))
+    write_parquet(Path("build/groups.parquet"), [group(number, prompt=sentence(number)) for number in range(300)])
+    main()
+    warning = capsys.readouterr().err
+    assert "gates.min_clusters" in warning
+    assert "gates=small_data" not in warning
 
 
 def test_the_stage_writes_the_same_files_twice(

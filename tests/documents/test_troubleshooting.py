@@ -76,7 +76,7 @@ def test_a_mistake_gets_its_sentence(
 ) -> None:
     def run(words: list[str], folder: Path) -> str:
         monkeypatch.chdir(folder)
-        monkeypatch.setattr(sys, "argv", words)
+        monkeypatch.setattr(sys, "argv", words)  # the command's own entry reads it; a process would cost its imports
         with pytest.raises(SystemExit) as ended:
             main()
         assert ended.value.code in (1, 2)

@@ -486,11 +486,15 @@ def _too_few_for(summary: Mapping[str, Any], gates: Gates) -> str | None:
     if families >= gates.min_clusters:
         return None
     wanted = math.ceil(summary["sets"]["holdout"]["groups"] * (gates.min_clusters / max(families, 1) - 1))
+    fewer = (
+        ", or choose `touchstone configure gates=small_data`, which asks for fewer and leaves the decision to a person"
+        if gates.policy != "small_data"
+        else ""
+    )
     return (
         f"warning: the holdout has {families:,} independent prompts, and gates.min_clusters asks for "
         f"{gates.min_clusters:,}: nothing can be promoted on it. It lacks about {wanted:,} groups: bring more data, "
-        f"raise split.shares.holdout, or choose `touchstone configure gates=small_data`, which asks for fewer and "
-        f"leaves the decision to a person."
+        f"or raise split.shares.holdout{fewer}."
     )
 
 

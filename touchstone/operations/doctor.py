@@ -86,13 +86,13 @@ def _runs(root: Path) -> Iterator[Finding]:
         left = folder / record["id"] / "workspace"
         if record["status"] != "running" and not left.exists():
             continue
-        if lease.is_free(folder / "lease", record["fingerprint"]):
+        if lease.is_free(lease.folder_of(root), record["fingerprint"]):
             what = f"{record['id']} was killed{' and left its worktree' if left.exists() else ''}"
             yield Finding("runs", "mendable", what, partial(_prune, root))
     for damaged in runs.damaged(root):
         place = damaged / "run.json"
         yield Finding("runs", "mendable", f"{place} can't be read", partial(_set_aside, root, damaged))
-    if (folder / ".new").exists() and lease.is_free(folder / "lease", runs.PREPARING):
+    if (folder / ".new").exists() and lease.is_free(lease.folder_of(root), runs.PREPARING):
         yield Finding("runs", "mendable", f"{folder / '.new'} is a run that was never begun", partial(_prune, root))
     for left in scratch.left(root):
         yield Finding(
@@ -105,7 +105,7 @@ def _runs(root: Path) -> Iterator[Finding]:
 
 
 def _prune(root: Path) -> None:
-    with lease.hold(runs.folder_of(root) / "lease", runs.PREPARING, "the preparation of another run"):
+    with lease.hold(lease.folder_of(root), runs.PREPARING, "the preparation of another run"):
         runs.prune(root)
 
 
@@ -117,7 +117,7 @@ def _set_aside(root: Path, damaged: Path) -> None:
 
 def _leases(root: Path) -> Iterator[Finding]:
     """Notes of owners that are gone: the lock itself dies with its process."""
-    for note in sorted((runs.folder_of(root) / "lease").glob("*.json")):
+    for note in sorted(lease.folder_of(root).glob("*.json")):
         if lease.is_free(note.parent, note.stem):
             yield Finding("leases", "mendable", f"{note.name} names an owner that is gone", note.unlink)
 
@@ -144,7 +144,7 @@ def _registry(root: Path) -> Iterator[Finding]:
     if (upload := repair.partial_upload(root)) is not None:
         what = f"{upload} is an upload that was interrupted"
         yield Finding("registry", "mendable", what, lambda: repair.remove_partial_upload(root))
-    leases = runs.folder_of(root) / "lease"
+    leases = lease.folder_of(root)
     for run in repair.open_runs(registry):
         if lease.is_free(leases, run.fingerprint):
             what = f"MLflow run {run.id[:12]} is marked as running, and its process is gone"

@@ -124,7 +124,7 @@ def _reopened(root: Path, name: str, stack: ExitStack) -> Run:
         raise PipelineError(f"{name} is neither a version's number, nor a run in {folder.parent}, nor the word build")
     record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     what = f"run {name}, or another one of the same data, code and parameters,"
-    stack.enter_context(lease.hold(runs.folder_of(root) / "lease", record["fingerprint"], what))
+    stack.enter_context(lease.hold(lease.folder_of(root), record["fingerprint"], what))
     worktree = folder / "workspace"
     workspace.remove(root, worktree)  # left by one that was killed
     stack.callback(workspace.remove, root, worktree)

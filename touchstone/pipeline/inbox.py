@@ -140,7 +140,7 @@ def take(
         PipelineError: DVC or git refused; what was taken until then stays.
     """
     root = root.resolve()
-    with lease.hold(runs.folder_of(root) / "lease", "inbox", "the taking of an inbox"):
+    with lease.hold(lease.folder_of(root), "inbox", "the taking of an inbox"):
         seen = {entry.batch_digest for entry in read(root) if isinstance(entry, BatchTaken) or not again}
         batches = _revision(settings, revision) if revision is not None else _files(settings, folder or root / "inbox")
         scratch.clear(root)

@@ -20,8 +20,7 @@ def folder_of(root: Path, words: list[str]) -> Path | None:
     Args:
         words: overrides, as of a run.
     """
-    settings = _settings(root, words) if (root / "params.yaml").is_file() else None
-    return None if settings is None or settings.loop.inbox is None else (root / settings.loop.inbox).resolve()
+    return _folder(root, _settings(root, words))
 
 
 def take(root: Path, words: list[str]) -> Taken | None:
@@ -35,12 +34,13 @@ def take(root: Path, words: list[str]) -> Taken | None:
         BusyError: another process is at it.
         PipelineError: DVC or git refused; what was taken until then stays.
     """
-    folder = folder_of(root, words)
-    if folder is None:
+    settings = _settings(root, words)
+    folder = _folder(root, settings)
+    if settings is None or folder is None:
         return None
     from touchstone.pipeline import inbox  # "nothing to do" must not wait for what reads comparisons
 
-    return inbox.take(root, _settings(root, words), folder)
+    return inbox.take(root, settings, folder)
 
 
 def is_busy(error: object) -> bool:
@@ -48,6 +48,12 @@ def is_busy(error: object) -> bool:
     return isinstance(error, BusyError)
 
 
-def _settings(root: Path, words: list[str]) -> Settings:
+def _folder(root: Path, settings: Settings | None) -> Path | None:
+    return None if settings is None or settings.loop.inbox is None else (root / settings.loop.inbox).resolve()
+
+
+def _settings(root: Path, words: list[str]) -> Settings | None:
+    if not (root / "params.yaml").is_file():
+        return None
     committed = settings_module.load(root / "params.yaml")
     return overrides.apply(committed, words, root / "configs") if words else committed

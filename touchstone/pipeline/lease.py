@@ -30,6 +30,11 @@ _LATE = 1.0
 """Seconds: a process that began later than its note's time isn't the owner; the note has whole seconds."""
 
 
+def folder_of(root: Path) -> Path:
+    """Where a project's leases lie."""
+    return root / "runs" / "lease"
+
+
 @contextlib.contextmanager
 def hold(folder: Path, key: str, what: str) -> Iterator[None]:
     """Hold the lease `folder`/`key`.lock.

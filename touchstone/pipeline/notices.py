@@ -101,7 +101,7 @@ def send_owed(root: Path, send: Send) -> int:
     """
     count, left = 0, 0
     try:
-        with lease.hold(root / "runs" / "lease", "notices", "the sending of notices"):
+        with lease.hold(lease.folder_of(root), "notices", "the sending of notices"):
             for notice in owed(root):
                 fault = send(notice.block, notice.subject, f"{notice.body}\n\nnotice {notice.key}")
                 if fault is not None:

@@ -70,7 +70,7 @@ def opened(
 
 
 def _open(root: Path, overrides: list[str], stack: ExitStack, *, clean: bool, as_of: str | None) -> Run | Outcome:
-    leases, began = runs.folder_of(root) / "lease", time.monotonic()
+    leases, began = lease.folder_of(root), time.monotonic()
     while True:
         with runs.drafted(root, overrides, clean=clean, as_of=as_of) as draft:
             key, loop = draft.fingerprint, draft.settings.loop

@@ -31,7 +31,7 @@ def worktree(root: Path, commit: str) -> Iterator[Path]:
     key = uuid4().hex[:12]
     folder = root / "runs" / FOLDER / key
     # The lease before the folder: one without a lease is nobody's.
-    with lease.hold(_leases(root), _lease(key), "another command's worktree"):
+    with lease.hold(lease.folder_of(root), _lease(key), "another command's worktree"):
         try:
             workspace.create(root, folder / WORKTREE, commit)
             yield folder / WORKTREE
@@ -41,9 +41,9 @@ def worktree(root: Path, commit: str) -> Iterator[Path]:
 
 def left(root: Path) -> list[Path]:
     """Folders of commands that were killed; where it was before they made one, it is missing."""
-    notes = {path.stem.removeprefix(_lease("")) for path in _leases(root).glob(f"{_lease('')}*.json")}
+    notes = {path.stem.removeprefix(_lease("")) for path in lease.folder_of(root).glob(f"{_lease('')}*.json")}
     keys = notes | {path.name for path in (root / "runs" / FOLDER).glob("*")}
-    return [root / "runs" / FOLDER / key for key in sorted(keys) if lease.is_free(_leases(root), _lease(key))]
+    return [root / "runs" / FOLDER / key for key in sorted(keys) if lease.is_free(lease.folder_of(root), _lease(key))]
 
 
 def clear(root: Path) -> None:
@@ -55,12 +55,8 @@ def clear(root: Path) -> None:
 def _remove(root: Path, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     workspace.remove(root, folder / WORKTREE)
-    for path in _leases(root).glob(f"{_lease(folder.name)}.*"):
+    for path in lease.folder_of(root).glob(f"{_lease(folder.name)}.*"):
         path.unlink(missing_ok=True)
-
-
-def _leases(root: Path) -> Path:
-    return root / "runs" / "lease"
 
 
 def _lease(key: str) -> str:

@@ -26,7 +26,6 @@ from touchstone.operations.monitoring.drift import Signal, Traffic, drift, warni
 from touchstone.operations.monitoring.history import Judged, Window
 from touchstone.operations.monitoring.page import write_page
 from touchstone.pipeline import lease
-from touchstone.pipeline.runs import folder_of
 from touchstone.registry import Registry, Version
 from touchstone.runtime.files import write_json
 from touchstone.serving import Client, Reply, samples
@@ -53,7 +52,7 @@ def look(root: Path, settings: Settings, *, canary_file: Path | None = None, tra
         LedgerError: the history is damaged.
     """
     name = settings.name
-    with lease.hold(folder_of(root) / "lease", f"monitor-{name}", f"a look at {name}"):
+    with lease.hold(lease.folder_of(root), f"monitor-{name}", f"a look at {name}"):
         return _look(root, settings, canary_file or canary.find(root), traffic)
 
 

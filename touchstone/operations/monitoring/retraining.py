@@ -15,7 +15,6 @@ from touchstone.errors import TouchstoneError
 from touchstone.operations.monitoring import history
 from touchstone.operations.monitoring.history import MonitorEntry, RetrainBegun, RetrainEnded, Window
 from touchstone.pipeline import lease
-from touchstone.pipeline.runs import folder_of
 
 
 @contextlib.contextmanager
@@ -28,7 +27,7 @@ def asked(root: Path, name: str) -> Iterator[Callable[[str], None] | None]:
     Raises:
         BusyError: another process is at it.
     """
-    with lease.hold(folder_of(root) / "lease", f"monitor-retrain-{name}", f"a retrain of {name} after monitoring"):
+    with lease.hold(lease.folder_of(root), f"monitor-retrain-{name}", f"a retrain of {name} after monitoring"):
         entries = history.read(root, name)
         begun = history.unfinished(entries) or _begin(root, name, entries)
         if begun is None:
