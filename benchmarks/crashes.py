@@ -2,6 +2,7 @@
 
     python -m benchmarks.crashes                       # every cell; benchmarks/results/crashes.json, docs/crashes.md
     python -m benchmarks.crashes --only inbox --every 4
+    python -m benchmarks.crashes --only release --at land_version
 
 A cell kills a process at one point: the first, second ... call of one function, before or after it. The rerun must
 leave what a run that nobody touched leaves: one version, one champion, the same lines in the ledgers, one commit on
@@ -451,26 +452,29 @@ def is_right(made: dict[str, Any]) -> bool:
 
 
 def matrix(
-    scenarios: Sequence[str], every: int, scratch: Path, done: Sequence[dict[str, Any]] = ()
+    scenarios: Sequence[str], every: int, at: str, scratch: Path, done: Sequence[dict[str, Any]] = ()
 ) -> Iterator[dict[str, Any]]:
     """One cell after the other.
 
     Args:
+        every: each so many-th cell of a scenario.
+        at: what the name of a cell's function must hold.
         done: cells that aren't run again.
     """
     load_libraries()
     worlds = prepare(scratch, scenarios)
     known = {(made["scenario"], Point(made["where"], made["call"], made["when"])) for made in done}
     for scenario in scenarios:
-        if known.issuperset((scenario, point) for point in cells(scenario)[::every]):
+        chosen = {number: p for number, p in enumerate(cells(scenario)) if number % every == 0 and at in p.where}
+        if known.issuperset((scenario, point) for point in chosen.values()):
             continue
         whole = copy(worlds[scenario], scratch / f"{scenario}-whole")
         receiver = connect(whole)
         code = start(scenario, whole, None)
         assert code == 0, (whole.parent / "log").read_text()
         expected = {**state_of(whole), "told": len(receiver.keys)}
-        for number, point in enumerate(cells(scenario)):
-            if number % every or (scenario, point) in known:
+        for number, point in chosen.items():
+            if (scenario, point) in known:
                 continue
             folder = scratch / f"{scenario}-{number}"
             twice = scenario != "flow" and number % TWICE == TWICE - 1
@@ -506,6 +510,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=list(POINTS), help="one scenario")
     parser.add_argument("--every", type=int, default=1, help="each so many-th cell only")
+    parser.add_argument("--at", default="", help="cells only whose function's name holds this")
     parser.add_argument("--result", type=Path, default=RESULT)
     parser.add_argument("--page", type=Path, default=PAGE)
     parser.add_argument("--resume", action="store_true", help="keep the cells that the result holds already")
@@ -515,7 +520,7 @@ def main() -> None:
         trials = json.loads(arguments.result.read_text(encoding="utf-8"))["trials"]
     with tempfile.TemporaryDirectory(prefix="touchstone-crashes-") as scratch:
         scenarios = [arguments.only] if arguments.only else list(POINTS)
-        for made in matrix(scenarios, arguments.every, Path(scratch), list(trials)):
+        for made in matrix(scenarios, arguments.every, arguments.at, Path(scratch), list(trials)):
             trials.append(made)
             print(json.dumps(made), flush=True)
             _write(trials, arguments.result, arguments.page)

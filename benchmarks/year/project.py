@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -22,7 +21,6 @@ import yaml
 from benchmarks.year.world import TABLE, Plan
 from touchstone import settings as settings_module
 from touchstone.client import Client
-from touchstone.data.splits import assign
 from touchstone.errors import ServingError
 from touchstone.pipeline import dvc, runs
 from touchstone.runtime.files import write_atomic
@@ -166,21 +164,12 @@ def strays(root: Path) -> list[str]:
 
 
 def rotate(root: Path) -> bool:
-    """Put other prompts in the holdout's place: the reference set's, which taught no model and judged none.
-
-    The old holdout becomes the reference set. Another salt would not do: the champion was trained on a part of any
-    other split, and can't be compared on it. False where it was done before: then the reference set is spent too.
-    """
+    """Let the reference set's prompts take the holdout's place; False where they have: then both are spent."""
     path = root / "params.yaml"
     settings = settings_module.load(path)
-    if settings.split.assign:
+    if settings.split.rotated:
         return False
-    turned = {"holdout": "reference", "reference": "holdout"}
-    with (root / "data" / "groups.jsonl").open(encoding="utf-8") as lines:
-        clusters = {json.loads(line)["cluster_id"] for line in lines}
-    places = {cluster: assign(cluster, settings.split) for cluster in sorted(clusters)}
-    changed = {cluster: turned[place] for cluster, place in places.items() if place in turned}
-    split = settings.split.model_copy(update={"assign": changed})
+    split = settings.split.model_copy(update={"rotated": True})
     write_atomic(path, settings_module.dump(settings.model_copy(update={"split": split})))
     return True
 

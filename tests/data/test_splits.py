@@ -170,6 +170,19 @@ def test_hands_come_before_hashes() -> None:
     assert assign("a", SPLIT.model_copy(update={"assign": {"a": "confirm"}})) == "confirm"
 
 
+def test_a_rotated_holdout_is_the_reference_set_and_nothing_else_moves() -> None:
+    """Also of near duplicates: what nearly stood in the old holdout isn't fresh, and stays set aside."""
+    texts = [near(number // 2, f"ending {number}") for number in range(1_000)]
+    groups = [group(number, f"cluster {number}", text) for number, text in enumerate(texts)]
+    by_hand = SPLIT.model_copy(update={"assign": {groups[0].cluster_id: "holdout"}})
+    before, _, aside = split(groups, by_hand)
+    after, _, rotated_aside = split(groups, by_hand.model_copy(update={"rotated": True}))
+    assert before["holdout"]
+    assert (after["holdout"], after["reference"]) == (before["reference"], before["holdout"])
+    assert all(after[name] == before[name] for name in SETS if name not in ("holdout", "reference"))
+    assert len(aside) == len(rotated_aside) > 0
+
+
 def test_clusters_stay_whole_and_nothing_is_lost() -> None:
     groups = [group(number, prompt=sentence(number)) for number in range(1_000)]
     sets, summary, aside = split(groups)

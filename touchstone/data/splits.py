@@ -67,10 +67,11 @@ from touchstone.settings.gates import Gates
 
 GROUPS = Path("build/groups.parquet")
 FOLDER = Path("build/splits")
+_ROTATED = {"holdout": "reference", "reference": "holdout"}
 
 
 def assign(cluster_id: str, split: Split) -> str:
-    """A cluster's set: what `split.assign` says, else where its hash falls among the cumulative shares."""
+    """A cluster's set before `split.rotated`: what `split.assign` says, else where its hash falls among the shares."""
     if cluster_id in split.assign:
         return split.assign[cluster_id]
     position = _position(cluster_id, split)
@@ -259,9 +260,11 @@ def place(prompts: Prompts, groups: Path, split: Split) -> Placement:
                 f"split.assign puts cluster {name} into {SETS[homes[cluster]]}, but its prompts are near duplicates "
                 f"of those of {_twin(prompts, near, homes, cluster)} in {SETS[claims[cluster]]}; place both in one set"
             )
+    # Rotated at last: a prompt that nearly stands in a spent holdout isn't fresh, and stays set aside.
+    names = [_ROTATED.get(name, name) for name in SETS] if split.rotated else SETS
     return Placement(
-        homes=[SETS[number] for number in homes],
-        claims=[SETS[number] for number in claims],
+        homes=[names[number] for number in homes],
+        claims=[names[number] for number in claims],
         families=families(prompts, near, claims == homes),
     )
 

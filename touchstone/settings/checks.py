@@ -92,6 +92,9 @@ class Split(Section):
     shares: dict[str, Share]
     assign: dict[str, str] = Field(default_factory=dict)
     """Clusters placed by hand: cluster id -> set. For sources with fewer than some hundred clusters."""
+    rotated: bool = False
+    """Holdout and reference set have changed places, clusters placed by hand among them: for a holdout that is spent.
+    The reference set's prompts taught no model and judged none."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

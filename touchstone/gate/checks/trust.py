@@ -212,7 +212,10 @@ def holdout_use(uses: int, limits: Gates) -> Check:
     limit = limits.max_holdout_uses
     reason = f"This is use {uses} of at most {limit} of this holdout."
     if uses > limit:
-        reason += " It is spent: choosing by it flatters every model; put other prompts in its place."
+        reason += (
+            " It is spent: choosing by it flatters every model. split.rotated=true puts the reference set's prompts, "
+            "which judged none yet, in its place."
+        )
     status: Status = "pass" if uses <= limit else "undecided"
     return Check("holdout_use", status, reason, float(uses), None, float(limit), uses)
 
