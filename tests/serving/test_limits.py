@@ -428,6 +428,26 @@ def test_what_is_accepted_is_finished_and_nothing_more_is_accepted(registry: Reg
     assert b"connection: close" in replies[-1].lower()
 
 
+def test_who_has_connected_before_the_end_is_told_so(registry: Registry) -> None:
+    """Also where the loop is so late that it hasn't accepted them, or hasn't read what they ask."""
+    with running(registry, serve_settings()) as endpoint:
+        known = [endpoint.connect() for _ in range(20)]
+        for connection in known:
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        for connection in known:
+            assert b" 200 " in connection.recv(65536)
+        endpoint.stop()
+        until(lambda: endpoint.server._service.draining)
+        endpoint.server._loop.call_soon_threadsafe(time.sleep, 1.0)
+        time.sleep(0.1)
+        late = [endpoint.connect() for _ in range(100)]
+        for connection in (*known, *late):
+            connection.sendall(request_bytes(rewards_body("4")))
+        replies = replies_of([*known, *late])
+        endpoint.thread.join(10)
+    assert [b" 503 " in reply for reply in replies] == [True] * 120
+
+
 def test_more_work_than_the_grace_allows_is_told_to_come_back(
     registry: Registry, caplog: pytest.LogCaptureFixture
 ) -> None:

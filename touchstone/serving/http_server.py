@@ -8,10 +8,12 @@ way: first those that never asked anything.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import math
 import resource
+import select
 import signal
 import socket
 import time
@@ -117,6 +119,12 @@ def connection_class(most: int, head_seconds: float, shedding: Shedding) -> type
             else:
                 self._limit_head()  # a head has begun, or the rest of a body that isn't wanted
 
+        def shutdown(self) -> None:
+            """The server ends: close what nothing is asked on. A request that has come and wasn't read yet is
+            answered, and that closes its connection."""
+            if self._answering() or not (self.conn.trailing_data[0] or _is_readable(self.transport)):
+                super().shutdown()
+
         def on_response_complete(self) -> None:
             super().on_response_complete()
             if not self._answering() and not self.transport.is_closing():
@@ -182,6 +190,13 @@ def connection_class(most: int, head_seconds: float, shedding: Shedding) -> type
     return Connection
 
 
+def _is_readable(transport: asyncio.Transport) -> bool:
+    """Whether a connection has sent what the loop hasn't read yet."""
+    poll = select.poll()
+    poll.register(transport.get_extra_info("socket"), select.POLLIN)
+    return bool(poll.poll(0))
+
+
 def complain_briefly(loop: asyncio.AbstractEventLoop) -> None:
     """Let a loop that finds no file for a connection say so in one line, now and then: its own way is a traceback each
     time."""
@@ -240,7 +255,29 @@ class Server(uvicorn.Server):
         asyncio.get_running_loop().call_later(self._grace, self._service.abandon)
         if self.server_state.connections:
             await asyncio.sleep(FAREWELL_SECONDS)
+        for listener in sockets or ():
+            await self._accept_last(listener)
         await super().shutdown(sockets)
+
+    async def _accept_last(self, listener: socket.socket) -> None:
+        """Let in who has connected, and close the door at once: what the system still holds then, it would reset."""
+        accepted: list[socket.socket] = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                accepted.append(listener.accept()[0])
+        for server in self.servers:
+            server.close()
+        loop = asyncio.get_running_loop()
+        for connection in accepted:
+            connection.setblocking(False)
+            with contextlib.suppress(OSError):
+                await loop.connect_accepted_socket(self._connection, connection)
+
+    def _connection(self) -> H11Protocol:
+        """As uvicorn makes them for its own."""
+        return self.config.http_protocol_class(  # type: ignore[call-arg,return-value]  # `connection_class`'s
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal has come."""
