@@ -330,10 +330,11 @@ def main() -> None:
     """Measure, print, write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--draws", type=int, default=4_000, help="for each cell; fewer for power and coverage")
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--result", type=Path, default=RESULT)
     arguments = parser.parse_args()
-    draws, fewer, worlds = (20, 10, 1) if arguments.quick else (4_000, 1_000, 10)
+    draws, fewer, worlds = (20, 10, 1) if arguments.quick else (arguments.draws, arguments.draws // 4, 10)
     began = time.monotonic()
     # One thread each: these arrays are too small to share.
     with ProcessPoolExecutor(arguments.processes, initializer=threadpool_limits, initargs=(1,)) as pool:
