@@ -42,6 +42,7 @@ TESTS = (
     "tests/ground/test_statistics*.py",
     "tests/ground/test_c[al]*.py",
     "tests/ground/test_error_area.py",
+    "tests/ground/test_falls.py",
     "tests/ground/test_first_error.py",
     "tests/ground/test_sequences.py",
     "tests/evaluation/test_best_of_n.py",

@@ -7,8 +7,6 @@ anew with `TOUCHSTONE_WRITE_RECORD=1 pytest tests/gate/test_gates_record.py`.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +16,7 @@ import numpy as np
 import pytest
 
 from tests.worlds.evidence import LIMITS, good, pairs
+from tests.worlds.records import assert_recorded, said
 from touchstone.gate import checks
 from touchstone.gate.checks import Check, Completions, Pairs
 from touchstone.model.card import Centering
@@ -25,7 +24,6 @@ from touchstone.model.scores import Score
 from touchstone.statistics import CalibrationMap, MapError
 
 FILE = Path(__file__).with_name("gates_record.json")
-DIGITS = 7
 CENTERING = Centering(
     mean=0.5,
     sd=2.0,
@@ -144,6 +142,9 @@ def cases() -> dict[str, Callable[[], Check]]:
         "champion, refresh": lambda: checks.champion(three, worse(three, 40), refresh),
         "champion, refresh worse": lambda: checks.champion(worse(three, 80), three, refresh),
         "champion, refresh undecided": lambda: checks.champion(worse(three, 4), three, refresh),
+        "champion, refresh without a margin": lambda: checks.champion(
+            three, three, refresh.model_copy(update={"refresh_margin": 0.0})
+        ),
         "confirm, pass": lambda: checks.confirm(three, worse(three, 20), 0.6, FEW),
         "confirm, first": lambda: checks.confirm(three, None, 0.99, FEW),
         "calibration, three pairs each": lambda: checks.calibration(three, FEW),
@@ -254,39 +255,9 @@ def cases() -> dict[str, Callable[[], Check]]:
     }
 
 
-def plain(value: Any) -> Any:
-    """A check's values as JSON has them, floats to DIGITS significant digits: machines differ below."""
-    if isinstance(value, float):
-        return float(f"{value:.{DIGITS}g}")
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def record(check: Check) -> dict[str, Any]:
-    fields = (
-        "name",
-        "status",
-        "reason",
-        "value",
-        "interval",
-        "threshold",
-        "n",
-        "needed",
-        "required",
-        "details",
-        "table",
-    )
-    return {field: plain(getattr(check, field)) for field in fields}
-
-
 CASES = cases()
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_check_says_what_it_said(name: str) -> None:
-    found = json.loads(json.dumps(record(CASES[name]())))
-    if os.environ.get("TOUCHSTONE_WRITE_RECORD"):
-        known = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
-        FILE.write_text(json.dumps({**known, name: found}, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    assert found == json.loads(FILE.read_text(encoding="utf-8"))[name]
+    assert_recorded(FILE, name, said(CASES[name]()))
