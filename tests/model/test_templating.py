@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.worlds.tiny import CHATML, make_tiny_tokenizer
 from touchstone.errors import ModelError
 from touchstone.groups import Message
-from touchstone.model import templating
+from touchstone.model import template_layout
 from touchstone.model.templating import ScoringRule, encode, encode_many, scoring_rule
 from touchstone.runtime.texts import cleaned
 
@@ -211,7 +211,7 @@ def test_an_unknown_text_form_is_refused() -> None:
 
 def test_what_prompts_of_many_turns_leave_in_memory_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the template writes around a sequence of roles is kept, and a stranger chooses the sequences."""
-    monkeypatch.setattr(templating, "_LAYOUT_BYTES", 2**18)
+    monkeypatch.setattr(template_layout, "LAYOUT_BYTES", 2**18)
     tokenizer = make_tiny_tokenizer()
     encode(tokenizer, RULE, [Message("user", "2+2?")], ["4"])
     gc.collect()

@@ -30,7 +30,7 @@ from touchstone import settings as settings_module
 from touchstone.data.sources.rows import Unusable, check_turns
 from touchstone.errors import ServingError
 from touchstone.groups import Message, read_parquet
-from touchstone.model import templating
+from touchstone.model import template_layout
 from touchstone.model.scores import as_item
 from touchstone.model.scoring import Scorer
 from touchstone.registry import Registry
@@ -266,14 +266,14 @@ def opened(registry: Registry) -> Live:
 
 def test_each_text_is_tokenised_once(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     texts: list[str] = []
-    content_ids = templating._Pieces.content_ids
+    content_ids = template_layout.Pieces.content_ids
 
-    def counted(pieces: templating._Pieces, batch: list[str]) -> list[list[int]]:
+    def counted(pieces: template_layout.Pieces, batch: list[str]) -> list[list[int]]:
         texts.extend(batch)
         return content_ids(pieces, batch)
 
     with served(opened(registry)) as endpoint:
-        monkeypatch.setattr(templating._Pieces, "content_ids", counted)
+        monkeypatch.setattr(template_layout.Pieces, "content_ids", counted)
         assert endpoint.ask("/v1/rewards", body()).status_code == 200
     assert sorted(texts) == sorted([SECRET, "4", "5"])
 

@@ -24,17 +24,8 @@ from transformers import PreTrainedTokenizerBase
 from touchstone.errors import ModelError
 from touchstone.groups import Message
 from touchstone.model.network import RewardModel
-
-# Private names, and they stay so: an edit of templating runs every training again, and this module concerns none.
-from touchstone.model.templating import (
-    _MARKER,
-    _SURROGATE,
-    EncodedGroup,
-    ScoringRule,
-    _pieces,
-    _render,
-    encode_many,
-)
+from touchstone.model.template_layout import MARKER, SURROGATE, pieces_of, render
+from touchstone.model.templating import EncodedGroup, ScoringRule, encode_many
 from touchstone.runtime.files import digest_value
 
 MOST_ROUNDS = 64
@@ -152,7 +143,7 @@ def _read(models: Sequence[RewardModel], rendered: Rendered) -> tuple[Conversati
 
 def _front(model: RewardModel) -> list[int]:
     """What the tokenizer writes in front of a text."""
-    return _around(_pieces(model.tokenizer)._literals.encode("a"))[0]
+    return _around(pieces_of(model.tokenizer).literals.encode("a"))[0]
 
 
 def _holds_ids(rendered: Rendered) -> bool:
@@ -248,8 +239,8 @@ def _literals(tokenizer: PreTrainedTokenizerBase, rule: ScoringRule, roles: tupl
 
 def _read_literals(tokenizer: PreTrainedTokenizerBase, rule: ScoringRule, roles: tuple[str, ...]) -> _Literals | None:
     try:
-        layout = _pieces(tokenizer).layout(tokenizer, roles, "last", rule.text_form, frozenset())
-        parts = _MARKER.split(_render(tokenizer, roles))
+        layout = pieces_of(tokenizer).layout(tokenizer, roles, "last", rule.text_form, frozenset())
+        parts = MARKER.split(render(tokenizer, roles))
     except ModelError:
         return None
     if [int(place) for place in parts[1::2]] != list(range(len(roles))):
@@ -325,7 +316,7 @@ def _as_it_stands(model: RewardModel, rendered: Rendered) -> EncodedGroup:
             "this model reads every token of an answer, and the text doesn't say where one begins: it isn't as the "
             "model's own template writes it; send prompt and completion apart (/v1/rewards, /score or /rerank)"
         )
-    backend = _pieces(model.tokenizer)._literals
+    backend = pieces_of(model.tokenizer).literals
     if isinstance(text, str) and isinstance(completion, str | None):
         prompt, answer = _text_ids(model, backend, text, completion, ends=rendered.ends)
     else:
@@ -369,7 +360,7 @@ def _text_ids(
         rendering = rendering[start:end] + eos
     else:
         rendering = rendering[start:end]
-    encoding: Encoding = backend.encode(_SURROGATE.sub("\ufffd", rendering), add_special_tokens=False)
+    encoding: Encoding = backend.encode(SURROGATE.sub("\ufffd", rendering), add_special_tokens=False)
     ids = list(encoding.ids)
     if completion is None:
         return [], ids
@@ -381,7 +372,7 @@ def _text_ids(
 def _ids(model: RewardModel, backend: Tokenizer, part: str | Sequence[int]) -> list[int]:
     """Ids that a client sent, without padding at either end, or of a text beside such."""
     if isinstance(part, str):
-        encoding: Encoding = backend.encode(_SURROGATE.sub("\ufffd", model.rule.text(part)), add_special_tokens=False)
+        encoding: Encoding = backend.encode(SURROGATE.sub("\ufffd", model.rule.text(part)), add_special_tokens=False)
         return list(encoding.ids)
     size = int(model.network.config.vocab_size)
     if not all(0 <= number < size for number in part):
