@@ -241,6 +241,16 @@ def test_an_area_below_the_champions_fails() -> None:
     assert (same.status, same.details["gain"]) == ("pass", 0.0)
 
 
+def test_an_area_that_is_surely_but_hardly_lower_is_left_to_the_pairs() -> None:
+    good = outcomes(4000, signal=0.8)
+    hardly = checks.auc(replace(outcomes(4000, signal=0.77), champion=good.rewards), LIMITS)
+    low, high = hardly.details["gain_low"], hardly.details["gain_high"]
+    assert isinstance(low, float)
+    assert isinstance(high, float)
+    assert -LIMITS.refresh_margin < low < high < 0
+    assert hardly.status == "pass"
+
+
 def test_a_reward_that_is_not_finite_is_an_error() -> None:
     broken = outcomes(600, signal=1.0)
     broken.rewards[3] = math.nan

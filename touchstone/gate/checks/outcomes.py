@@ -87,9 +87,9 @@ def auc(outcomes: Outcomes, limits: Gates) -> Check:
             "gain_high": around.high,
         }
         reason += f" The champion's is {champion.value:.3f}; the difference is {gain:+.3f} ({_bounds(around)})."
-        if gain < -limits.refresh_margin or around.high < 0:
+        if gain < -limits.refresh_margin:
             status, more = "fail", None
-            reason += " It is lower."
+            reason += f" It is lower by more than {limits.refresh_margin:g}."
         elif around.low <= -limits.refresh_margin and status == "pass":
             status = "undecided"
             reason += f" That it isn't lower by more than {limits.refresh_margin:g} is not sure yet."
