@@ -10,7 +10,7 @@ import typer
 from touchstone import settings
 from touchstone.cli.options import current_settings
 
-Engine = Literal["touchstone", "vllm"]
+Engine = Literal["touchstone", "ray", "vllm"]
 
 
 def serve_command(
@@ -26,7 +26,12 @@ def serve_command(
     new_key: Annotated[
         str | None, typer.Option(metavar="NAME", help="Make an API key, print it once, and serve nothing.")
     ] = None,
-    engine: Annotated[Engine, typer.Option(help="vllm: print how to serve with it.")] = "touchstone",
+    engine: Annotated[
+        Engine, typer.Option(help="ray: replicas of Ray Serve; vllm: print how to serve with it.")
+    ] = "touchstone",
+    replicas: Annotated[
+        int | None, typer.Option(min=1, help="For ray; default: as many as have cores.", show_default=False)
+    ] = None,
     artifact: Annotated[
         Path | None, typer.Option(help="For vllm, a sealed artifact; default: the champion.", show_default=False)
     ] = None,
@@ -39,6 +44,8 @@ def serve_command(
     Example: touchstone serve --port 8200
 
     Example: touchstone serve --model build/artifact
+
+    Example: touchstone serve --engine ray --replicas 4
     """
     root, chosen = settings.checked_root(), current_settings(None)
     if new_key is not None:
@@ -47,6 +54,21 @@ def serve_command(
         _vllm(artifact or _champion(root, name or chosen.name), name or chosen.name, check)
     elif artifact is not None or check is not None:
         raise typer.BadParameter("--artifact and --check are for --engine vllm")
+    elif engine == "ray":
+        from touchstone.runtime.parallel import cores
+        from touchstone.serving.engines import ray
+
+        ray.serve(
+            root,
+            chosen,
+            name=name,
+            model=model,
+            host=host or chosen.serve.host,
+            port=port or chosen.serve.port,
+            replicas=replicas or max(1, cores() // chosen.serving_threads),
+        )
+    elif replicas is not None:
+        raise typer.BadParameter("--replicas is for --engine ray")
     else:
         from touchstone.serving import serve
 
