@@ -112,7 +112,7 @@ def of_clusters() -> dict[str, Callable[[], Any]]:
     means = st.cluster_means(credits, clusters)
     few, flat = means[:4], np.full(40, 0.25)
     gains = means - np.roll(means, 1)
-    dice = np.random.default_rng(15)
+    noise = np.random.default_rng(15).random(240)
     design = np.column_stack([np.ones(240), rows])
     right = (labels > 0.7).astype(float)
     return {
@@ -144,7 +144,7 @@ def of_clusters() -> dict[str, Callable[[], Any]]:
         "logit, separated": lambda: [*st.clustered_logit(design, (rows > 0).astype(float), clusters)][:2],
         "correlation inside": lambda: [
             st.intraclass_correlation(values, names)
-            for values, names in ((credits, clusters), (dice.random(240), clusters), (rows[:3], ["a", "b", "c"]),
+            for values, names in ((credits, clusters), (noise, clusters), (rows[:3], ["a", "b", "c"]),
                                   (rows[:6], ["a", "a", "b", "b", "c", "c"]), (np.ones(6), clusters[:6]))
         ],
         "effects": lambda: [
