@@ -6,12 +6,13 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.worlds.registered import artifact
 from touchstone.model.scoring import Scorer
 from touchstone.model.templating import EncodedGroup
-from touchstone.serving.cost import Coefficients, Cost, Rate, Size, measure
+from touchstone.serving.cost import MOST_LATE, Coefficients, Cost, Lateness, Rate, Size, measure
 
 TRUE = Coefficients(call=0.004, completion=0.0005, token=1e-4, attention=1e-7)
 
@@ -71,3 +72,24 @@ def test_a_rate_forgets() -> None:
     for _ in range(200):
         rate.observe(2.0, 10.0)
     assert rate.value == pytest.approx(5.0, rel=0.01)
+
+
+@pytest.mark.parametrize("spread", [0.1, 0.3])
+def test_one_job_in_a_hundred_comes_later_than_promised(spread: float) -> None:
+    """Waits that are as predicted on average, and scatter: the factor comes to their 99th percentile."""
+    dice, lateness = np.random.default_rng(3), Lateness()
+    actual = np.exp(dice.normal(0, spread, 20_000))
+    late = 0
+    for number, seconds in enumerate(actual):
+        late += number >= 10_000 and seconds > lateness.factor
+        lateness.observe(1.0, seconds)
+    assert late / 10_000 == pytest.approx(0.01, abs=0.004)
+
+
+def test_punctual_work_is_not_promised_earlier_than_predicted_and_a_stall_has_a_limit() -> None:
+    punctual, stalled = Lateness(), Lateness()
+    for _ in range(2_000):
+        punctual.observe(1.0, 0.2)
+        stalled.observe(1.0, 90.0)
+    assert punctual.factor == 1.0
+    assert stalled.factor == MOST_LATE

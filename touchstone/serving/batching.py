@@ -28,7 +28,7 @@ from touchstone.errors import ModelError
 from touchstone.model.scores import Score
 from touchstone.model.scoring import Scorer
 from touchstone.model.templating import EncodedGroup
-from touchstone.serving.cost import LONGEST, Cost, Rate, Size, costs_alike, measure
+from touchstone.serving.cost import LONGEST, Cost, Lateness, Rate, Size, costs_alike, measure
 from touchstone.serving.exchange import Exchange, current, done
 from touchstone.serving.gaps import Gaps, Value
 from touchstone.serving.health import Health
@@ -98,6 +98,8 @@ class _Job:
     seconds: float  # predicted, of what is left
     groups: list[Any]  # EncodedGroup, or None where there is none yet
     missing: int  # items without ids, later pieces without scores
+    wait: float  # predicted, from `begun` on
+    begun: float = field(default_factory=time.perf_counter)
     length: int = 0
     scores: list[list[Any]] = field(default_factory=list)
     future: Future[Result] = field(default_factory=Future)
@@ -156,6 +158,7 @@ class Batcher:
         # What it costs.
         self._costs: WeakKeyDictionary[Scorer, Cost] = WeakKeyDictionary()
         self._latest = Cost()
+        self._lateness = Lateness()
         self._tokens = Rate(0.3, amount=1e4)  # per character
         self._tokenising = Rate(1e-6, amount=1e5)  # seconds per character
 
@@ -257,8 +260,8 @@ class Batcher:
         """
         with self._lock:
             seconds = self._predicted(scorer, sizes)
-            self._claim(client, seconds)
-            job = _Job(scorer, client, items, encode, seconds, [None] * len(items), len(items))
+            wait = self._claim(client, seconds)
+            job = _Job(scorer, client, items, encode, seconds, [None] * len(items), len(items), wait)
             if not any(size.completions for size in sizes):
                 job.future.set_result(Result([], [[] for _ in items]))
                 return job.future
@@ -274,12 +277,14 @@ class Batcher:
 
     # --- under the lock ----------------------------------------------------------------------------------------------
 
-    def _claim(self, client: str, seconds: float) -> None:
+    def _claim(self, client: str, seconds: float) -> float:
+        """The predicted wait of a job that there is room for."""
         if self._stopping:
             raise StoppingError
         wait = self._backlog.wait(client, seconds)
-        if wait > self._max_wait:
+        if wait * self._lateness.factor > self._max_wait:
             raise QueueFullError(wait)
+        return wait
 
     def _cost(self, scorer: Scorer) -> Cost:
         if scorer not in self._costs:
@@ -443,6 +448,8 @@ class Batcher:
                 job.missing -= 1
                 if not job.missing:
                     finished.append(job)
+                    if job.wait > self._batch_seconds:
+                        self._lateness.observe(job.wait, time.perf_counter() - job.begun - self._batch_seconds)
         for piece, _ in batch:
             done("forward", piece.job.exchange)
         for job in finished:

@@ -8,6 +8,7 @@ cost.observe(sizes, seconds)                # what a batch really took corrects 
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -52,6 +53,11 @@ class Size:
         return self.prompt + sum(self.completions)
 
 
+LATE_STEP = 0.05
+MOST_LATE = 3.0
+"""Beyond it something else is wrong than a prediction, and refusing everybody would not help."""
+
+
 class Rate:
     """What one unit of something comes to, as a ratio of sums that forget: recent observations count most."""
 
@@ -69,6 +75,21 @@ class Rate:
         """So much of one came to so much of the other."""
         self._amount = FORGET * self._amount + amount
         self._result = FORGET * self._result + result
+
+
+class Lateness:
+    """By what factor work comes later than predicted at most, but for one job in a hundred.
+
+    A running quantile (Robbins and Monro 1951): a late job raises it by 99 times what a punctual one takes off.
+    """
+
+    def __init__(self) -> None:
+        self.factor = 1.25
+
+    def observe(self, predicted: float, actual: float) -> None:
+        """A job was to wait for so many seconds, and did for so many."""
+        late = actual > predicted * self.factor
+        self.factor = min(MOST_LATE, max(1.0, self.factor * math.exp(LATE_STEP * (0.99 if late else -0.01))))
 
 
 @dataclass(frozen=True, slots=True)
