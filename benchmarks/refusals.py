@@ -166,9 +166,10 @@ def look(build: Path, settings: Settings, baselines: dict[str, Any]) -> dict[str
     table = probes.to_table(questions, raw_scores(model, [as_item(question.group) for question in questions]))
     wins, losses = probes.of_all_axes(probes.wins(table)), probes.losses(table)
     by_axis = {axis: counts for (_, axis), counts in losses.items()}
+    unwanted = {axis: counts for (_, axis), counts in probes.unwanted(table).items()}
     judged = [
         checks.probes(wins, limits, probes.VARIANTS.keys(), probes.wins(table), [probes.REFUSAL]),
-        checks.refusals(by_axis, limits, on_safety_axes=True),
+        checks.refusals(by_axis, limits, unwanted, on_safety_axes=True),
     ]
     # Refusals beside compliances.
     groups = kinds_of_requests(holdout)

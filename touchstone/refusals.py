@@ -114,12 +114,25 @@ def beaten_by_refusal(group: Group) -> list[int]:
 
     Where one of them was also found better than another refusal, people are at odds, and it is left out.
     """
+    net, won, lost = _against_refusals(group)
+    return sorted(lost - won, key=lambda place: (-net[place], place))
+
+
+def preferred_to_refusal(group: Group) -> list[int]:
+    """Completions that are no refusal and that people found better than one, the best of them first; as
+    `beaten_by_refusal`."""
+    net, won, lost = _against_refusals(group)
+    return sorted(won - lost, key=lambda place: (-net[place], place))
+
+
+def _against_refusals(group: Group) -> tuple[list[int], set[int], set[int]]:
+    """Wins less losses of each completion, and which of those that don't refuse won and lost against one that does."""
     refusals = {place for place, completion in enumerate(group.completions) if is_refusal(completion.text)}
-    if not refusals:
-        return []
     net = [0] * len(group.completions)
-    lost: set[int] = set()
     won: set[int] = set()
+    lost: set[int] = set()
+    if not refusals:
+        return net, won, lost
     for pair in judged_pairs(group):
         if pair.chosen is None or pair.rejected is None:
             continue
@@ -129,4 +142,4 @@ def beaten_by_refusal(group: Group) -> list[int]:
             lost.add(pair.rejected)
         if pair.rejected in refusals:
             won.add(pair.chosen)
-    return sorted(lost - won - refusals, key=lambda place: (-net[place], place))
+    return net, won - refusals, lost - refusals

@@ -465,6 +465,24 @@ def test_a_plain_refusal_must_not_lose(lost: int, prompts: int, status: str, nee
     assert_finite(check)
 
 
+def test_nor_may_it_win_where_people_preferred_an_answer_and_the_worse_side_decides() -> None:
+    fussy = checks.refusals({"safety": (0, 60)}, QUARTER, {"safety": (30, 43)}, on_safety_axes=True)
+    assert (fussy.status, fussy.value, fussy.n) == ("fail", 30 / 43, 43)
+    assert "loses" in fussy.reason
+    assert "learns to refuse" in fussy.reason
+    lax = checks.refusals({"safety": (50, 60)}, QUARTER, {"safety": (0, 43)}, on_safety_axes=True)
+    assert (lax.status, lax.value) == ("fail", 50 / 60)
+    open_side = checks.refusals({"safety": (0, 60)}, QUARTER, {"safety": (8, 43)}, on_safety_axes=True)
+    assert (open_side.status, open_side.n) == ("undecided", 43)
+    both = checks.refusals({"safety": (0, 60)}, QUARTER, {"safety": (1, 43)}, on_safety_axes=True)
+    assert both.status == "pass"
+    assert [row.get("wins", row.get("losses")) for row in both.table] == [0, 1]
+    only_answers = checks.refusals({}, QUARTER, {"safety": (0, 43)}, on_safety_axes=True)
+    assert (only_answers.status, "Nothing was asked" in only_answers.reason) == ("warn", True)
+    with pytest.raises(ValueError, match="more often"):
+        checks.refusals({}, QUARTER, {"safety": (3, 2)}, on_safety_axes=True)
+
+
 def test_axes_are_added_up_and_stand_in_the_table() -> None:
     check = refusals(safety=(1, 30), toxicity=(2, 20))
     assert (check.value, check.n) == (3 / 50, 50)

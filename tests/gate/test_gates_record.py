@@ -169,6 +169,9 @@ def cases() -> dict[str, Callable[[], Check]]:
         "slices, few prompts": lambda: checks.slices(
             three, None, masks(three, ("axis=safety", 0.3), ("axis=privacy", 0.2)), [], two
         ),
+        "slices, two absent": lambda: checks.slices(
+            three, None, masks(three, ("turns=one", 0.9)), ["a=b", "c=d"], two
+        ),
         "slices, worse": lambda: checks.slices(
             worse(three, 250),
             three,
@@ -200,6 +203,14 @@ def cases() -> dict[str, Callable[[], Check]]:
         "refusals, fail": lambda: checks.refusals(
             {"safety": (50, 60), "toxicity": (7, 9)}, LIMITS, on_safety_axes=True
         ),
+        "refusals, both sides": lambda: checks.refusals(
+            {"safety": (1, 60)}, LIMITS, {"safety": (2, 43)}, on_safety_axes=True
+        ),
+        "refusals, too many": lambda: checks.refusals(
+            {"safety": (1, 60)}, LIMITS, {"safety": (30, 43)}, on_safety_axes=True
+        ),
+        "refusals, answers alone": lambda: checks.refusals({}, LIMITS, {"safety": (9, 9)}, on_safety_axes=True),
+        "refusals, answers elsewhere": lambda: checks.refusals({}, LIMITS, {"help": (0, 40)}, on_safety_axes=False),
         "refusals, none preferred": lambda: checks.refusals({}, LIMITS, on_safety_axes=True),
         "refusals, no such axis": lambda: checks.refusals({}, LIMITS, on_safety_axes=False),
         "noise ceiling": lambda: checks.noise_ceiling(three, votes, none, FEW),
@@ -245,6 +256,12 @@ def cases() -> dict[str, Callable[[], Check]]:
         ),
         "champion, no first model": lambda: checks.run(
             "champion", lambda: checks.champion(three, three, FEW.model_copy(update={"policy": "first_model"}))
+        ),
+        "floor, no baseline": lambda: checks.run(
+            "floor", lambda: checks.floor(three, {"longer_wins": float("nan"), "linear": 0.5}, FEW)
+        ),
+        "centering, at the border": lambda: checks.centering(
+            CENTERING.model_copy(update={"mean": 0.0, "sd": 0.0}), LIMITS.model_copy(update={"min_spread": 0.0})
         ),
         "floor, nothing decided": lambda: checks.run(
             "floor",

@@ -168,6 +168,10 @@ def champions() -> dict[str, Any]:
         "champion, refresh same": lambda: steps.chain_champion(model, model.found, REFRESH),
         "champion, refresh worse": lambda: steps.chain_champion(replace(model, found=other), model.found, REFRESH),
         "champion, refresh unsure": lambda: steps.chain_champion(*torn(4, 4), REFRESH),
+        "champion, but the policy is for the first": lambda: checks.run(
+            "champion",
+            lambda: steps.chain_champion(model, other, FEW.model_copy(update={"policy": "first_model"})),
+        ),
         "champion, excluded": lambda: steps.chain_champion(
             model, close, FEW.model_copy(update={"smallest_effect": 0.2})
         ),
@@ -193,6 +197,7 @@ def of_steps() -> dict[str, Any]:
     bad[:130] = np.where(bad[:130] == NO_ERROR, 0, NO_ERROR)
     odds, labels, clusters = step_odds()
     calm = OutcomeMap(0.0, 1.0)
+    ten = model.correct | (np.cumsum(~model.correct) <= 10)
 
     def calibrated(sharpness: float, covariance: np.ndarray | None = None, level: float = 0.0) -> Check:
         values = step_odds(sharpness)[0]
@@ -216,6 +221,9 @@ def of_steps() -> dict[str, Any]:
         "calibration, too sure": lambda: calibrated(4.0),
         "calibration, too modest": lambda: calibrated(0.2),
         "calibration, too high": lambda: calibrated(1.0, None, 1.5),
+        "calibration, a slope alone": lambda: steps.step_calibration(
+            0.62 * odds, labels, clusters, calm, None, FEW.model_copy(update={"max_calibration_error": 0.2})
+        ),
         "calibration, few": lambda: steps.step_calibration(odds[:30], labels[:30], clusters[:30], calm, None, FEW),
         "calibration, separated": lambda: steps.step_calibration(
             odds, (odds > 0).astype(float), clusters, calm, None, FEW
@@ -227,6 +235,7 @@ def of_steps() -> dict[str, Any]:
             model, model.where(third | True).found[::-1].copy()[::-1], {"axis=sums": np.arange(400) < 80},
             FEW.model_copy(update={"slice_margin": 0.0}),
         ),
+        "slices, ten errors": lambda: steps.chain_slices(model, other, {"axis=ten": ten}, FEW),
         "length, free": lambda: steps.chain_length(model, FEW),
         "length, by steps": lambda: steps.chain_length(chains(400, skill=0.8, slope=-1.0), FEW),
         "length, a little": lambda: steps.chain_length(chains(120, skill=1.0, slope=0.13), FEW),
@@ -272,6 +281,7 @@ def of_outcomes() -> dict[str, Any]:
         "best of n, pass": lambda: checks.best_of_n(model, FEW),
         "best of n, beside the champion": lambda: checks.best_of_n(beside(model, weak), FEW),
         "best of n, sixteen answers": lambda: checks.best_of_n(outcomes(60, answers=16), FEW),
+        "best of n, just enough": lambda: checks.best_of_n(few, FEW.model_copy(update={"min_clusters": 60})),
         "best of n, few": lambda: checks.best_of_n(few, LIMITS),
         "best of n, nothing gained": lambda: checks.best_of_n(
             replace(model, rewards=-model.rewards), FEW

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 from touchstone.data.sources import sandbox_world
 from touchstone.groups import Comparison, Completion, Group, Message, make_group
-from touchstone.refusals import OPENING, beaten_by_refusal, clusters_to_refuse, is_refusal, refusal_may_be_right
+from touchstone.refusals import (
+    OPENING,
+    beaten_by_refusal,
+    clusters_to_refuse,
+    is_refusal,
+    preferred_to_refusal,
+    refusal_may_be_right,
+)
 
 AXES = ["safety", "harmlessness"]
 
@@ -148,6 +155,15 @@ def test_what_people_found_worse_than_a_refusal_comes_best_first() -> None:
     assert beaten_by_refusal(group(YES, NO, edges=(Comparison(0, 1, 1, 0),))) == []
     assert beaten_by_refusal(group(YES, NO, edges=(Comparison(0, 1, 0, 0, 1),))) == []
     assert beaten_by_refusal(group(YES, ALSO, edges=(Comparison(0, 1, 1, 0),))) == []
+
+
+def test_what_people_preferred_to_a_refusal() -> None:
+    assert preferred_to_refusal(group(YES, NO, edges=(Comparison(0, 1, 1, 0),))) == [0]
+    assert preferred_to_refusal(group(YES, NO, edges=(Comparison(1, 0, 1, 0),))) == []
+    assert preferred_to_refusal(group(YES, NO, edges=(Comparison(0, 1, 0, 0, 1),))) == []
+    assert preferred_to_refusal(group(YES, ALSO, edges=(Comparison(0, 1, 1, 0),))) == []
+    edges = (Comparison(0, 1, 1, 0), Comparison(2, 1, 1, 0), Comparison(2, 0, 1, 0))
+    assert preferred_to_refusal(group(YES, NO, ALSO, edges=edges)) == [2, 0]
 
 
 def test_where_people_are_at_odds_over_refusals_nothing_is_worse_than_one() -> None:

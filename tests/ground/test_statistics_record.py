@@ -171,6 +171,7 @@ def of_clusters() -> dict[str, Callable[[], Any]]:
             st.median_deviation(rows), st.relative_spread(100.0, 0.5), st.relative_spread(0.0, 0.0),
             st.relative_spread(-3.0, 1e-12), whitening.whitened(rows[:9]), whitening.whitened([2.0, 2.0, 2.0]),
             whitening.whitened([]), whitening.whitened([1, 2]),
+            whitening.whitened([1e-200, 3e-200]), whitening.whitened([1e200, 3e200]),
         ],
     }  # fmt: skip
 
@@ -234,6 +235,9 @@ def of_the_rest() -> dict[str, Callable[[], Any]]:
             first_error.best_threshold(values, truth),
             first_error.best_threshold([[1.0, -1.0], [2.0, 3.0], [0.5]], [1, NO_ERROR, NO_ERROR]),
             first_error.best_threshold([[-5.0, 1.0], [-6.0]], [1, NO_ERROR]),
+            first_error.best_threshold([[3.0], [4.0], [9.0, 1.0]], [NO_ERROR, NO_ERROR, 1]),
+            first_error.best_threshold([[2.0, 2.0], [3.0], [4.0]], [1, NO_ERROR, NO_ERROR]),
+            first_error.best_threshold([[5.0, 6.0], [1.0]], [1, NO_ERROR]),
         ],
         "betting": lambda: [ends[::40] for ends in sequences.betting_sequence(bits, 0.9, 200)],
         "bernstein": lambda: [ends[::40] for ends in sequences.empirical_bernstein_sequence(bits, 0.9)],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import assume, example, given
@@ -24,6 +25,7 @@ from touchstone.training.decoys import (
     PREFERRED_REFUSAL,
     REFUSALS,
     REPEATED,
+    UNWANTED_REFUSAL,
     WEIGHTS,
     WITHOUT_ANSWER,
     count_decoys,
@@ -114,7 +116,7 @@ def test_no_refusal_loses_where_one_may_be_right() -> None:
     losers = Counter(
         (group.axis, is_refusal(text.text))
         for group, text in decoys_of(found)
-        if text.policy not in (POLICY + PREFERRED_REFUSAL, POLICY + REPEATED)
+        if text.policy not in (POLICY + PREFERRED_REFUSAL, POLICY + UNWANTED_REFUSAL, POLICY + REPEATED)
     )
     assert losers["safety", True] == 0
     assert losers["helpfulness", True] > 60
@@ -158,12 +160,29 @@ def test_where_people_preferred_a_refusal_plain_ones_beat_what_they_preferred_it
     assert all(map(is_refusal, REFUSALS))
 
 
-def test_no_lesson_is_invented_where_people_found_the_refusal_worse_or_said_nothing_of_one() -> None:
+def test_where_people_preferred_an_answer_to_a_refusal_plain_ones_lose_to_it_as_often() -> None:
+    """Also where both were said of one prompt: better than a refusal, worse than one."""
     harmless = asked("Use the door.", "I will not help with the door.", axis="safety")
+    both = replace(
+        asked("Use the door.", "Take a crowbar.", "I will not help.", axis="safety"),
+        comparisons=(Comparison(0, 2, 1.0, 0.0), Comparison(2, 1, 1.0, 0.0)),
+    )
+    for seed in range(50):
+        found = with_decoys([harmless, both], 1.0, seed, AXES)
+        for group in found:
+            plain = [k for k, text in enumerate(group.completions) if is_decoy(text) and text.text in REFUSALS]
+            assert len(plain) == LESSONS
+            lost = {pair.rejected: pair.chosen for pair in judged_pairs(group) if pair.rejected in plain}
+            assert lost == dict.fromkeys(plain, 0)
+        won = [pair.rejected for pair in judged_pairs(found[1]) if is_decoy(found[1].completions[pair.chosen or 0])]
+        assert won == [1] * LESSONS
+    assert not any(PREFERRED_REFUSAL in text.policy for _, text in decoys_of(found[:1]) if text.policy)
+
+
+def test_no_lesson_is_invented_where_people_said_nothing_of_a_refusal() -> None:
     lesser_evil = asked("Use the door.", "Take a crowbar.", axis="safety")
     for seed in range(100):
-        found = with_decoys([harmless, lesser_evil], 3.0, seed, AXES)
-        assert not any(PREFERRED_REFUSAL in text.policy or is_refusal(text.text) for _, text in decoys_of(found))
+        assert not decoys_of(with_decoys([lesser_evil], 3.0, seed, AXES))
 
 
 def test_nothing_loses_to_a_compliance_of_which_nobody_said_that_it_is_harmless() -> None:

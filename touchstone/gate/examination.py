@@ -245,10 +245,13 @@ def examine_probes(asked: pa.Table, limits: Gates) -> Check:
 
 
 def examine_refusals(asked: pa.Table, limits: Gates) -> Check:
-    losses = {axis: counts for (_, axis), counts in probes.losses(asked).items()}
+    losses, unwanted = (
+        {axis: counts for (_, axis), counts in found.items()}
+        for found in (probes.losses(asked), probes.unwanted(asked))
+    )
     safety = {axis.casefold() for axis in limits.safety_axes}
     axes = {axis.casefold() for axis in asked["axis"].to_pylist()}
-    return checks.refusals(losses, limits, on_safety_axes=bool(safety & axes))
+    return checks.refusals(losses, limits, unwanted, on_safety_axes=bool(safety & axes))
 
 
 def _outcomes(folder: Path, facts: Facts, limits: Gates) -> list[Check]:

@@ -6,7 +6,8 @@ openings as negatives). So each group's best completion beats some of them.
 
 A refusal is such a text only where it answers nothing. Where it may be the right answer (`touchstone.refusals`) no
 decoy that refuses loses, except to the refusal that it repeats; and where people preferred a refusal to a compliance,
-plain refusals in the very same wordings beat that compliance: what a refusal is worth then follows from the prompt.
+plain refusals in the very same wordings beat that compliance, and lose to the answer where they preferred one: what a
+refusal is worth then follows from the prompt.
 
 The gate probes with other texts than the ones here, for every group: what it measures is whether the lesson carries
 over.
@@ -20,16 +21,25 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from touchstone.groups import Comparison, Completion, Group, best_answer
-from touchstone.refusals import beaten_by_refusal, clusters_to_refuse, is_refusal, silence_may_be_right
+from touchstone.refusals import (
+    beaten_by_refusal,
+    clusters_to_refuse,
+    is_refusal,
+    preferred_to_refusal,
+    silence_may_be_right,
+)
 
 POLICY = "touchstone decoy: "
 """What a decoy's policy begins with; its kind follows."""
 
 PREFERRED_REFUSAL = "preferred refusal"
 """The only kind that wins: against a compliance that people found worse than a refusal."""
+UNWANTED_REFUSAL = "unwanted refusal"
+"""Loses to an answer that people found better than a refusal, where another prompt of its kind may ask for one."""
 LESSONS = 4
-"""Preferred refusals for each decoy of a group. The groups that have them are few (7% of the sandbox's), and refusals
-lose as decoys in most others: with one, whether a plain refusal held was up to the seed."""
+"""Preferred and unwanted refusals for each decoy of a group. The groups that have them are few (7% of the sandbox's
+each), and refusals lose as decoys in most others: with one, whether a plain refusal held was up to the seed. Without
+as many of the other kind, some seeds learnt to refuse on a whole axis."""
 
 CUT = "cut"
 """The kind that gives a part of the answer."""
@@ -144,7 +154,8 @@ def is_decoy(completion: Completion) -> bool:
 
 
 def with_decoys(groups: Sequence[Group], rate: float, seed: int, safety_axes: Collection[str]) -> list[Group]:
-    """Groups with decoys: their best completion beats each once, and a preferred refusal beats a compliance once.
+    """Groups with decoys: their best completion beats each once, and a preferred refusal beats a compliance once, an
+    unwanted one loses to an answer.
 
     The best one has won most pairs; a group without a preference, or whose best completion may be worse than silence,
     stays as it is. A group's decoys follow from the
@@ -152,7 +163,7 @@ def with_decoys(groups: Sequence[Group], rate: float, seed: int, safety_axes: Co
 
     Args:
         rate: decoys per group on average, twice as many where a refusal may be right, and LESSONS times as many
-            preferred refusals where people preferred one.
+            plain refusals where people preferred one to an answer there, or an answer to one.
         safety_axes: axes on which a refusal may be right.
     """
     refusing = clusters_to_refuse(groups, safety_axes) if rate else frozenset()
@@ -197,12 +208,17 @@ def _with_decoys(group: Group, rate: float, generator: random.Random, *, may_ref
                 completions.append(Completion(text, POLICY + kind, outcome=0.0))
                 break
 
-    # Winners, where people preferred a refusal: the wordings that lose elsewhere.
-    worse = beaten_by_refusal(group)
+    # What a refusal is worth here, where people said so: the wordings that lose elsewhere.
+    worse, better = beaten_by_refusal(group), preferred_to_refusal(group) if may_refuse else []
     refusals = [text for text in REFUSALS if _words(text) not in known]
-    for text in generator.sample(refusals, min(LESSONS * count, len(refusals))) if worse else ():
-        comparisons.append(Comparison(len(completions), generator.choice(worse), 1.0, 0.0))
-        completions.append(Completion(text, POLICY + PREFERRED_REFUSAL, outcome=1.0))
+    for text in generator.sample(refusals, min(LESSONS * count, len(refusals))) if worse or better else ():
+        place = len(completions)
+        if worse:
+            comparisons.append(Comparison(place, generator.choice(worse), 1.0, 0.0))
+        if better:
+            comparisons.append(Comparison(better[0], place, 1.0, 0.0))
+        kind, outcome = (PREFERRED_REFUSAL, 1.0) if worse else (UNWANTED_REFUSAL, 0.0)
+        completions.append(Completion(text, POLICY + kind, outcome=outcome))
     return replace(group, completions=tuple(completions), comparisons=tuple(comparisons))
 
 
