@@ -71,7 +71,7 @@ CHECKS = {
     "slices": About("Is any kind of prompt served worse? The lowest is drawn.", "points", "least"),
     "length": About("Does it judge what is said, and not how long it is?", "number", "within"),
     "probes": About("Do empty and meaningless texts lose?", "share", "most"),
-    "refusals": About("Does a plain refusal hold where people preferred one to an answer?", "share", "most"),
+    "refusals": About("Does a plain refusal hold where people preferred one, and only there?", "share", "most"),
     "auc": About("Does it tell correct answers from wrong ones to other prompts too?", "share", "least"),
     "outcome_calibration": About("Of answers that it calls 80% likely to be correct, are 80%?", "number", "most"),
     "best_of_n": About(
