@@ -11,6 +11,7 @@ import asyncio
 import logging
 import traceback
 from contextlib import suppress
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -205,6 +206,7 @@ class Limits:
             limit.reschedule(now)
 
 
+@lru_cache(maxsize=256)
 def _hostname(value: str, header: str) -> str:
     """The host's name in a header, in small letters without its port; empty where there is none."""
     with suppress(ValueError):

@@ -34,7 +34,7 @@ def set_up(form: Format) -> None:
     """Log to stderr: our own from INFO on, libraries' from WARNING on."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonLines() if form == "json" else _Text("%(asctime)s %(message)s"))
-    handler.addFilter(Limited())
+    handler.addFilter(_limited)
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("touchstone").setLevel(logging.INFO)
     logging.getLogger("uvicorn").setLevel(logging.ERROR)  # else a line for everything that is sent and is no HTTP
@@ -48,7 +48,8 @@ def log_exchange(form: Format, exchange: Exchange) -> None:
     # A 503 tells a client to come back; a 500 is a fault of ours, a 504 a promise that wasn't kept.
     failed = exchange.status in (500, 504)
     level = logging.ERROR if failed else logging.WARNING if refused else logging.INFO
-    if not requests.isEnabledFor(level):
+    kind = f"{exchange.status} {exchange.refusal}" if refused else None
+    if not requests.isEnabledFor(level) or (kind is not None and _limited.is_full(kind)):
         return
     about = _about(exchange)
     if form == "json":
@@ -59,7 +60,6 @@ def log_exchange(form: Format, exchange: Exchange) -> None:
             f"{exchange.method} {exchange.route} {exchange.status}{reason}, {1000 * exchange.seconds:.1f} ms, "
             f"from {exchange.client or 'nowhere'}, request {exchange.id}"
         )
-    kind = f"{exchange.status} {exchange.refusal}" if refused else None
     requests.log(level, "%s", words, extra={"fields": about, "kind": kind})
 
 
@@ -99,6 +99,14 @@ class Limited(logging.Filter):
         super().__init__()
         self._seen: dict[str, tuple[float, int]] = {}
 
+    def is_full(self, kind: str) -> bool:
+        """Whether another record of a kind wouldn't pass; it is counted then, and need not be made."""
+        begun, count = self._seen.get(kind, (0.0, 0))
+        if count < MOST_OF_A_KIND or time.monotonic() - begun >= WINDOW_SECONDS:
+            return False
+        self._seen[kind] = begun, count + 1
+        return True
+
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether to write a record."""
         if record.levelno < logging.WARNING:
@@ -115,6 +123,9 @@ class Limited(logging.Filter):
             self._seen.clear()
         self._seen[kind] = begun, count + 1
         return count < MOST_OF_A_KIND
+
+
+_limited = Limited()
 
 
 class _Text(logging.Formatter):

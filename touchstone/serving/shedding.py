@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 from starlette.datastructures import Headers
 from starlette.types import Scope
@@ -142,11 +143,18 @@ class Shedding:
         exchange = open_exchange(scope)
         exchange.route, exchange.status, exchange.refusal = path, refusal.status_code, refusal.kind
         exchange.key = scope["state"].get("client")
-        answer = reply(refusal)
+        retry_after = (refusal.headers or {}).get("Retry-After")
+        head, body = _written(refusal.status_code, refusal.kind, refusal.detail, retry_after)
         done("answer", exchange)
         for observe in self._observers:
             observe(exchange)
-        phrase = {429: b"Too Many Requests", 503: b"Service Unavailable"}[refusal.status_code]
-        fields = [*answer.raw_headers, (b"x-request-id", exchange.id.encode())]
-        lines = b"".join(name + b": " + value + b"\r\n" for name, value in fields)
-        return b"HTTP/1.1 %d %s\r\n%s\r\n%s" % (refusal.status_code, phrase, lines, bytes(answer.body))
+        return b"%sx-request-id: %s\r\n\r\n%s" % (head, exchange.id.encode(), body)
+
+
+@lru_cache(maxsize=256)
+def _written(status: int, kind: str, message: str, retry_after: str | None) -> tuple[bytes, bytes]:
+    """Head, but for what each request has of its own, and body of a refusal: most of a second's are the same."""
+    answer = reply(Refusal(status, kind, message, retry_after=None if retry_after is None else int(retry_after)))
+    phrase = {429: b"Too Many Requests", 503: b"Service Unavailable"}[status]
+    lines = b"".join(name + b": " + value + b"\r\n" for name, value in answer.raw_headers)
+    return b"HTTP/1.1 %d %s\r\n%s" % (status, phrase, lines), bytes(answer.body)
