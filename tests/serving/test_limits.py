@@ -448,6 +448,28 @@ def test_who_has_connected_before_the_end_is_told_so(registry: Registry) -> None
     assert [b" 503 " in reply for reply in replies] == [True] * 120
 
 
+def test_clients_that_go_while_it_ends_don_t_end_it_early(registry: Registry) -> None:
+    """Hundreds of idle connections are closed by either side at once, and what is under way is answered."""
+    scorer = slowed(0.05)
+    with running(registry, serve_settings(batch_seconds=0.1), scorer) as endpoint:
+        known = [endpoint.connect() for _ in range(300)]
+        for connection in known:
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        for connection in known:
+            assert b" 200 " in connection.recv(65536)
+        until(lambda: not endpoint.server.server_state.tasks)
+        accepted = ask_all(endpoint, 20)
+        endpoint.stop()
+        until(lambda: endpoint.server._service.draining)
+        for connection in known:
+            connection.close()
+            time.sleep(0.002)
+        replies = replies_of(accepted)
+        endpoint.thread.join(10)
+        assert not endpoint.thread.is_alive()
+    assert [b" 200 " in reply for reply in replies] == [True] * 20
+
+
 def test_more_work_than_the_grace_allows_is_told_to_come_back(
     registry: Registry, caplog: pytest.LogCaptureFixture
 ) -> None:

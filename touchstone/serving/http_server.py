@@ -125,7 +125,8 @@ def connection_class(most: int, head_seconds: float, shedding: Shedding) -> type
         def shutdown(self) -> None:
             """The server ends: close what nothing is asked on. A request that has come and wasn't read yet is
             answered, and that closes its connection."""
-            if self._answering() or not (self.conn.trailing_data[0] or _is_readable(self.transport)):
+            unread = self.transport.is_closing() or self.conn.trailing_data[0] or _is_readable(self.transport)
+            if self._answering() or not unread:
                 super().shutdown()
 
         def on_response_complete(self) -> None:
