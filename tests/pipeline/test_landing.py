@@ -61,8 +61,15 @@ def test_the_next_promotion_lands_on_the_one_before(project: Path, template: tup
     second = landing.land(project, version(2), template[1][1])
     assert workspace.git(project, "rev-parse", f"{BRANCH}^1") == first
     assert workspace.git(project, "rev-parse", BRANCH) == second
-    assert landing.landed_at(project, NAME, template[1][0]) == first
-    assert landing.landed_at(project, NAME, template[1][2]) is None
+    assert landing.landed_at(project, version(1)) == first
+    assert landing.landed_at(project, version(3)) is None
+
+
+def test_a_version_lands_once_whichever_runs_finish_it(project: Path, template: tuple[Path, list[str]]) -> None:
+    first = landing.land(project, version(1), template[1][0])
+    assert landing.land(project, version(1), template[1][1]) == first
+    subjects = workspace.git(project, "log", "--first-parent", "--format=%s", BRANCH).splitlines()
+    assert sum(subject.startswith("Promote") for subject in subjects) == 1
 
 
 def test_a_branch_that_is_checked_out_is_not_moved_underneath(

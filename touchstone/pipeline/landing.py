@@ -17,7 +17,7 @@ from touchstone.pipeline import workspace
 from touchstone.registry import Registry, Version
 
 _RUN = "touchstone.run"
-_TRAILER = "Touchstone-Run"
+_TRAILER, _ARTIFACT = "Touchstone-Run", "Touchstone-Artifact"
 _TRIES = 20
 """Promotions that land at once each move the branch from where they saw it."""
 
@@ -40,7 +40,7 @@ def land(root: Path, version: Version, run_id: str) -> str | None:
     if results is None:
         return None
     for _ in range(_TRIES):
-        if (landed := landed_at(root, version.name, run_id)) is not None:
+        if (landed := landed_at(root, version)) is not None:
             return landed
         if place := _checked_out(root, branch):
             sys.stderr.write(
@@ -66,14 +66,16 @@ def land_version(root: Path, version: Version) -> str | None:
     return land(root, version, run_id) if run_id else None
 
 
-def landed_at(root: Path, name: str, run_id: str) -> str | None:
-    """The commit with which a run's results landed; None where they haven't."""
-    branch = f"refs/heads/{branch_of(name)}"
+def landed_at(root: Path, version: Version) -> str | None:
+    """The commit with which a version landed, whichever run's results it holds; None where it hasn't."""
+    branch = f"refs/heads/{branch_of(version.name)}"
     if _commit(root, branch) is None:
         return None
-    shown = workspace.git(root, "log", "--first-parent", f"--format=%H %(trailers:key={_TRAILER},valueonly)", branch)
-    pairs = [line.split() for line in shown.splitlines() if line.strip()]
-    return next((pair[0] for pair in pairs if pair[1:] == [run_id]), None)
+    trailer = f"%(trailers:key={_ARTIFACT},valueonly,separator=%x20)"
+    shown = workspace.git(root, "log", "--first-parent", f"--format=%H%x09%s%x09{trailer}", branch)
+    wanted = [_subject(version), version.digest]
+    rows = (line.split("\t") for line in shown.splitlines())
+    return next((row[0] for row in rows if row[1:] == wanted), None)
 
 
 def is_owed(root: Path, version: Version) -> bool:
@@ -81,16 +83,17 @@ def is_owed(root: Path, version: Version) -> bool:
     run_id = Registry.open(root).tags(version).get(_RUN)
     if run_id is None or _commit(root, f"{workspace.REFS}/{run_id}") is None:
         return False
-    return landed_at(root, version.name, run_id) is None and not _checked_out(root, branch_of(version.name))
+    return landed_at(root, version) is None and not _checked_out(root, branch_of(version.name))
 
 
 def _make(root: Path, version: Version, run_id: str, results: str, tip: str | None) -> str:
     """A commit of the run's results on the branch's tip and on the run's own commits."""
-    message = (
-        f"Promote {version.name} version {version.version}\n\n"
-        f"{_TRAILER}: {run_id}\nTouchstone-Artifact: {version.digest}"
-    )
+    message = f"{_subject(version)}\n\n{_TRAILER}: {run_id}\n{_ARTIFACT}: {version.digest}"
     return workspace.commit_tree(root, f"{results}^{{tree}}", [tip, results] if tip else [results], message)
+
+
+def _subject(version: Version) -> str:
+    return f"Promote {version.name} version {version.version}"
 
 
 def _commit(root: Path, name: str) -> str | None:

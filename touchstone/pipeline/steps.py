@@ -96,7 +96,7 @@ def judge(run: Run) -> Decision:
     with run.timed("judge"):
         output = run.folder / "decision"
         registry = Registry.open(run.root)
-        champion = registry.version(run.settings.name, "champion")
+        champion = releasing.present_champion(registry, run.settings.name)
         made_by = registry.evidence(champion, "decision") if champion else None
         if champion is not None and champion.fingerprint == run.fingerprint and made_by is not None:
             shutil.copytree(made_by, output)

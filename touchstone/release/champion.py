@@ -173,14 +173,14 @@ def present_champion(registry: Registry, name: str) -> Version | None:
     Raises:
         RegistryError: there was one, and its alias was taken away.
     """
+    moves = all_moves(registry.history(name))
+    if moves:
+        registry.recover(name)  # the last move may have been decided and then interrupted
     champion = registry.version(name, "champion")
-    if champion is None and all_moves(registry.history(name)):
-        registry.recover(name)  # its first move may have been decided and then interrupted
-        champion = registry.version(name, "champion")
-        if champion is None:
-            raise RegistryError(
-                f"{name} had a champion and its alias was taken away; restore it with `touchstone rollback --to N`"
-            )
+    if champion is None and moves:
+        raise RegistryError(
+            f"{name} had a champion and its alias was taken away; restore it with `touchstone rollback --to N`"
+        )
     return champion
 
 
