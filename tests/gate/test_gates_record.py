@@ -257,6 +257,12 @@ def cases() -> dict[str, Callable[[], Check]]:
         "champion, no first model": lambda: checks.run(
             "champion", lambda: checks.champion(three, three, FEW.model_copy(update={"policy": "first_model"}))
         ),
+        "slices, none declared": lambda: checks.slices(
+            three, None, {}, [], FEW.model_copy(update={"critical_slices": [], "slices": []})
+        ),
+        "floor, no other baseline": lambda: checks.run(
+            "floor", lambda: checks.floor(three, {"longer_wins": 0.5, "linear": float("nan")}, FEW)
+        ),
         "floor, no baseline": lambda: checks.run(
             "floor", lambda: checks.floor(three, {"longer_wins": float("nan"), "linear": 0.5}, FEW)
         ),

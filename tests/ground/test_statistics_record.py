@@ -141,6 +141,7 @@ def of_clusters() -> dict[str, Callable[[], Any]]:
             st.standard_error(means), st.standard_error(few), st.clustered_standard_error(credits, clusters),
         ],
         "logit": lambda: [*st.clustered_logit(design, right, clusters)][:2],
+        "logit, two clusters": lambda: [*st.clustered_logit(design, right, ["a", "b"] * 120)][:2],
         "logit, separated": lambda: [*st.clustered_logit(design, (rows > 0).astype(float), clusters)][:2],
         "correlation inside": lambda: [
             st.intraclass_correlation(values, names)

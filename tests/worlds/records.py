@@ -33,7 +33,20 @@ def plain(value: Any) -> Any:
 def said(check: Check) -> dict[str, Any]:
     """Everything that a check says."""
     fields = (
-        *("name", "status", "reason", "value", "interval", "threshold", "n", "needed", "required", "details", "table"),
+        *(
+            "name",
+            "status",
+            "reason",
+            "value",
+            "interval",
+            "threshold",
+            "n",
+            "needed",
+            "required",
+            "details",
+            "table",
+            "sizes",
+        ),
     )
     return {field: getattr(check, field) for field in fields}
 

@@ -59,7 +59,7 @@ def floor(pairs: Pairs, baselines: Mapping[str, float], limits: Gates) -> Check:
     }
     source = max(thresholds, key=lambda name: thresholds[name])
     threshold = thresholds[source]
-    if not math.isfinite(threshold):
+    if not all(map(math.isfinite, thresholds.values())):  # the largest would be another one
         raise ValueError("a baseline's accuracy is not finite")
     credits, clusters = pairs.credits()
     value = statistics.accuracy(credits, clusters)
