@@ -18,7 +18,11 @@ from tests.places import ROOT
         (["release", "--every", "6"], 5),
         (["inbox", "--every", "6"], 2),
         # Landed, and killed before anything says so: the run that finishes it is another than the one that landed.
-        (["release", "--at", "land_version"], 1),
+        (["release", "--at", "steps:release"], 2),
+        # A move of the champion that was decided, and not made.
+        (["release", "--at", "set_registered_model_alias"], 4),
+        # A command of a person, who gives it again.
+        (["promote", "--at", "parity"], 1),
     ],
 )
 def test_a_rerun_makes_good_what_a_kill_left(tmp_path: Path, cells: list[str], count: int) -> None:

@@ -51,7 +51,8 @@ def promote(root: Path, settings: Settings, which: str, name: str, override: Ove
     if which == BUILD:
         decision = load_decision(root / BUILD / "decision")
         version = _registered(root, decision, override)
-        if version is not None:  # by an earlier call
+        if version is not None:  # by an earlier call, which may have been killed
+            runs.prune_alone(root)
             return _promote_version(root, settings, version.name, version.version, override)
     with stopped_by_sigterm(), ExitStack() as stack:
         run = _from_build(root, decision, stack) if which == BUILD else _reopened(root, which, stack)

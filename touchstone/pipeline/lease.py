@@ -70,6 +70,11 @@ def is_free(folder: Path, key: str) -> bool:
         return False
 
 
+def forget(folder: Path, key: str) -> None:
+    """Remove the note of an owner that is gone; the lock itself died with its process."""
+    (folder / f"{key}.json").unlink(missing_ok=True)
+
+
 def wait(folder: Path, key: str, seconds: float) -> bool:
     """Wait until no living process holds the lease, at most so long; whether that came."""
     end = time.monotonic() + seconds

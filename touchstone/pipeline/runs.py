@@ -331,6 +331,12 @@ def damaged(root: Path) -> list[Path]:
     return sorted(path.parent for path in folder_of(root).glob("*/run.json") if read_record(path.parent) is None)
 
 
+def prune_alone(root: Path) -> None:
+    """`prune`, waiting for whoever prepares a run."""
+    with _preparing(folder_of(root) / "lease"):
+        prune(root)
+
+
 def prune(root: Path) -> None:
     """Remove what killed runs left: their worktrees, and a draft. The caller holds the right to prepare."""
     runs = folder_of(root)
@@ -341,6 +347,7 @@ def prune(root: Path) -> None:
             continue
         if lease.is_free(runs / "lease", record["fingerprint"]):
             stale.append(left)
+            lease.forget(runs / "lease", record["fingerprint"])
             if record["status"] == "running":
                 write_json(left.parent / "run.json", {**record, "status": "interrupted", "error": "killed"})
     for folder in stale:
