@@ -53,6 +53,7 @@ def promote(root: Path, settings: Settings, which: str, name: str, override: Ove
         version = _registered(root, decision, override)
         if version is not None:  # by an earlier call, which may have been killed
             runs.prune_alone(root)
+            Registry.open(root).finish_run(version.run_id, "FINISHED")
             return _promote_version(root, settings, version.name, version.version, override)
     with stopped_by_sigterm(), ExitStack() as stack:
         run = _from_build(root, decision, stack) if which == BUILD else _reopened(root, which, stack)
