@@ -22,7 +22,7 @@ from tests.places import ROOT
         # A move of the champion that was decided, and not made.
         (["release", "--at", "set_registered_model_alias"], 4),
         # A command of a person, who gives it again.
-        (["promote", "--at", "parity"], 1),
+        (["promote", "--at", "create_model_version"], 1),
     ],
 )
 def test_a_rerun_makes_good_what_a_kill_left(tmp_path: Path, cells: list[str], count: int) -> None:
