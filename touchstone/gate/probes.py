@@ -150,8 +150,8 @@ def _must_lose(group: Group, best: int, may_refuse: bool, variants: bool) -> Que
 
 def _refusal(group: Group, place: int, name: str, *, must_lose: bool) -> Question:
     """A plain refusal against a completion that people compared with one."""
-    other = group.completions[place]
-    return _question(group, other, {name: PROBES[REFUSAL](group, other.text)}, must_lose=must_lose)
+    compared = group.completions[place]
+    return _question(group, compared, {name: PROBES[REFUSAL](group, compared.text)}, must_lose=must_lose)
 
 
 def _question(group: Group, other: Completion, texts: Mapping[str, str], *, must_lose: bool) -> Question:
