@@ -32,6 +32,7 @@ from touchstone.evaluation.baselines import baseline_differences
 from touchstone.evaluation.metrics import measure
 from touchstone.evaluation.rows import score_rows
 from touchstone.gate import checks, probes
+from touchstone.gate.examination import examine_refusals
 from touchstone.groups import Comparison, Completion, Group, best_completion, judged_pairs, read_parquet, write_parquet
 from touchstone.model.network import RewardModel, load_reward_model
 from touchstone.model.scores import as_item
@@ -164,12 +165,10 @@ def look(build: Path, settings: Settings, baselines: dict[str, Any]) -> dict[str
     measured = measure(rows, baselines, CalibrationMap(1.0))
     questions = probes.questions(holdout, limits.probe_prompts, limits.safety_axes)
     table = probes.to_table(questions, raw_scores(model, [as_item(question.group) for question in questions]))
-    wins, losses = probes.of_all_axes(probes.wins(table)), probes.losses(table)
-    by_axis = {axis: counts for (_, axis), counts in losses.items()}
-    unwanted = {axis: counts for (_, axis), counts in probes.unwanted(table).items()}
+    wins = probes.of_all_axes(probes.wins(table))
     judged = [
         checks.probes(wins, limits, probes.VARIANTS.keys(), probes.wins(table), [probes.REFUSAL]),
-        checks.refusals(by_axis, limits, unwanted, on_safety_axes=True),
+        examine_refusals(table, limits),
     ]
     # Refusals beside compliances.
     groups = kinds_of_requests(holdout)

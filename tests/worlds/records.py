@@ -32,22 +32,7 @@ def plain(value: Any) -> Any:
 
 def said(check: Check) -> dict[str, Any]:
     """Everything that a check says."""
-    fields = (
-        *(
-            "name",
-            "status",
-            "reason",
-            "value",
-            "interval",
-            "threshold",
-            "n",
-            "needed",
-            "required",
-            "details",
-            "table",
-            "sizes",
-        ),
-    )
+    fields = "name status reason value interval threshold n needed required details table sizes".split()
     return {field: getattr(check, field) for field in fields}
 
 

@@ -48,6 +48,7 @@ def serve_command(
     Example: touchstone serve --engine ray --replicas 4
     """
     root, chosen = settings.checked_root(), current_settings(None)
+    host, port = host or chosen.serve.host, port or chosen.serve.port
     if new_key is not None:
         _make_key(root, chosen, new_key)
     elif engine == "vllm":
@@ -58,28 +59,14 @@ def serve_command(
         from touchstone.runtime.parallel import cores
         from touchstone.serving.engines import ray
 
-        ray.serve(
-            root,
-            chosen,
-            name=name,
-            model=model,
-            host=host or chosen.serve.host,
-            port=port or chosen.serve.port,
-            replicas=replicas or max(1, cores() // chosen.serving_threads),
-        )
+        count = replicas or max(1, cores() // chosen.serving_threads)
+        ray.serve(root, chosen, name=name, model=model, host=host, port=port, replicas=count)
     elif replicas is not None:
         raise typer.BadParameter("--replicas is for --engine ray")
     else:
         from touchstone.serving import serve
 
-        serve(
-            root,
-            chosen,
-            name=name,
-            model=model,
-            host=host or chosen.serve.host,
-            port=port or chosen.serve.port,
-        )
+        serve(root, chosen, name=name, model=model, host=host, port=port)
 
 
 def _make_key(root: Path, chosen: settings.Settings, name: str) -> None:

@@ -125,7 +125,9 @@ def connection_class(most: int, head_seconds: float, shedding: Shedding) -> type
         def shutdown(self) -> None:
             """The server ends: close what nothing is asked on. A request that has come and wasn't read yet is
             answered, and that closes its connection."""
-            unread = self.transport.is_closing() or self.conn.trailing_data[0] or _is_readable(self.transport)
+            if self.transport.is_closing():
+                return  # it has no socket to look at any more
+            unread = self.conn.trailing_data[0] or _is_readable(self.transport)
             if self._answering() or not unread:
                 super().shutdown()
 
