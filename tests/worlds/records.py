@@ -32,7 +32,10 @@ def plain(value: Any) -> Any:
 
 def said(check: Check) -> dict[str, Any]:
     """Everything that a check says."""
-    fields = "name status reason value interval threshold n needed required details table sizes".split()
+    fields = [
+        *("name", "status", "reason", "value", "interval", "threshold"),
+        *("n", "needed", "required", "details", "table", "sizes"),
+    ]
     return {field: getattr(check, field) for field in fields}
 
 
