@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, Future
@@ -20,7 +22,7 @@ from touchstone.model.scores import Item
 from touchstone.model.scoring import Scorer
 from touchstone.model.templating import EncodedGroup
 from touchstone.serving.batching import Batcher, EngineError, QueueFullError, Result, StoppingError
-from touchstone.serving.cost import Coefficients, Cost, Size
+from touchstone.serving.cost import Coefficients, Cost, Lateness, Size
 
 ASK = (Message("user", "2+2?"),)
 KNOWN = Coefficients(call=0.0, completion=0.01, token=1e-6, attention=0.0)
@@ -28,8 +30,8 @@ KNOWN = Coefficients(call=0.0, completion=0.01, token=1e-6, attention=0.0)
 
 
 @contextmanager
-def working(scorer: Scorer, *, start: bool = True, **settings: object) -> Iterator[Batcher]:
-    batcher = Batcher(serve_settings(**settings))
+def working(scorer: Scorer, *, start: bool = True, at_once: int = 1, **settings: object) -> Iterator[Batcher]:
+    batcher = Batcher(serve_settings(**settings), at_once)
     batcher.prepare(scorer, Cost(KNOWN))
     if start:
         batcher.start()
@@ -275,3 +277,91 @@ def test_an_item_without_completions_has_no_scores() -> None:
     with working(scorer) as batcher:
         assert submit(batcher, scorer, (ASK, [])).result(5).scores == [[]]
         assert [len(row) for row in submit(batcher, scorer, (ASK, []), (ASK, ["4"])).result(60).scores] == [0, 1]
+
+
+# --- several batches at once -----------------------------------------------------------------------------------------
+
+
+def test_two_batches_at_once_share_what_waits_and_score_the_same() -> None:
+    scorer = slowed(0.05)
+    items = texts(24)
+    with working(scorer, start=False, at_once=2, batch_seconds=5.0) as batcher:
+        futures = [submit(batcher, scorer, item, client=str(number % 3)) for number, item in enumerate(items)]
+        assert batcher.queued_seconds == pytest.approx(24 * 0.01 / 2, rel=0.5)
+        began = time.perf_counter()
+        batcher.start()
+        results = [future.result(60) for future in futures]
+        assert time.perf_counter() - began < 0.75 * 24 * 0.05
+        assert batcher.queued_seconds == pytest.approx(0, abs=1e-9)
+    assert max(scorer.batches) <= 20
+    expected = Scorer.load(artifact(0)).score(items)
+    for result, rows in zip(results, expected, strict=True):
+        assert result.scores[0][0].reward == pytest.approx(rows[0].reward, abs=1e-5)
+
+
+def test_a_group_is_divided_among_idle_threads_and_stays_whole_while_they_work() -> None:
+    scorer = slowed(0.2)
+    many = [f"egg {number}" for number in range(16)]
+    with working(scorer, at_once=2, batch_seconds=0.1) as batcher:
+        row = submit(batcher, scorer, (ASK, many)).result(60).scores[0]
+        assert scorer.batches == [1, 1]
+        assert scorer.completions == 16
+
+        others = [submit(batcher, scorer, item) for item in texts(2, "king")]
+        until(lambda: len(scorer.batches) == 4)
+        again = submit(batcher, scorer, (ASK, many))
+        again.result(60)
+        for future in others:
+            future.result(60)
+        assert len(scorer.batches) == 5
+    expected = scorer.score([(ASK, many)])[0]
+    for scores in (row, again.result().scores[0]):
+        assert [score.reward for score in scores] == pytest.approx([score.reward for score in expected], abs=1e-5)
+
+
+def test_a_group_that_would_not_be_done_much_sooner_is_not_divided() -> None:
+    scorer = slowed(0.0)
+    dear = Cost(Coefficients(call=0.0, completion=0.0, token=0.01, attention=0.0))
+    with working(scorer, at_once=2) as batcher:
+        batcher.prepare(scorer, dear)
+        submit(batcher, scorer, ((Message("user", "egg " * 40),), ["Yes.", "No."])).result(60)
+    assert scorer.batches == [1]
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_so_much_is_taken_as_all_threads_together_do_in_time(at_once: int) -> None:
+    scorer = slowed(0.0)
+    with working(scorer, start=False, at_once=at_once, max_wait_seconds=1.0) as batcher:
+        batcher.prepare(scorer, Cost(Coefficients(call=0.0, completion=0.1, token=0.0, attention=0.0)))
+        accepted: list[Future[Result]] = []
+
+        def fill() -> None:
+            for item in texts(1000):
+                accepted.append(submit(batcher, scorer, item))
+
+        with pytest.raises(QueueFullError):
+            fill()
+        assert len(accepted) == pytest.approx(at_once * 1.0 / 0.1 / Lateness().factor, abs=1.5)
+        batcher.start()
+
+
+def test_work_beside_requests_is_done_although_one_thread_always_scores() -> None:
+    scorer = slowed(0.02)
+    with working(scorer, at_once=2, batch_seconds=0.01) as batcher:
+        done = threading.Event()
+
+        def ask_always() -> None:
+            for number in itertools.count():
+                if done.is_set():
+                    return
+                submit(batcher, scorer, (ASK, [f"egg {number}"])).result(60)
+
+        client = threading.Thread(target=ask_always)
+        client.start()
+        try:
+            began = time.perf_counter()
+            assert [batcher.in_gap(lambda: 7) for _ in range(5)] == [7] * 5
+            assert time.perf_counter() - began < 10
+        finally:
+            done.set()
+            client.join(60)

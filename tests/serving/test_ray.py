@@ -28,6 +28,7 @@ from touchstone.client import Client
 from touchstone.groups import read_parquet
 from touchstone.model.scores import as_item
 from touchstone.model.scoring import Scorer
+from touchstone.serving.samples import part_files
 
 WITH_RAY = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="Ray Serve isn't installed: pip install 'touchstone-rm[ray]'"
@@ -39,13 +40,15 @@ REPLICAS = 2
 class Replicated:
     url: str
     process: psutil.Popen
+    samples: Path
 
 
 def project(root: Path) -> Path:
     root.mkdir(exist_ok=True)
     for name in ("configs", "dvc.yaml"):
         (root / name).symlink_to(ROOT / name)
-    (root / "params.yaml").write_text(settings_module.dump(tiny_settings(grace_seconds=5.0)))
+    samples = tiny_settings().serve.samples.model_copy(update={"folder": "samples", "share": 1.0})
+    (root / "params.yaml").write_text(settings_module.dump(tiny_settings(grace_seconds=5.0, samples=samples)))
     return root
 
 
@@ -69,7 +72,7 @@ def replicated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replicated]
             lines = iter(process.stdout.readline, "")
             said = next((line for line in lines if "http://" in line and "Ctrl-C" in line), "")
             assert said.startswith(f"Serving {REPLICAS} replicas"), (root / "log").read_text()[-3000:]
-            yield Replicated(f"http://127.0.0.1:{port}", process)
+            yield Replicated(f"http://127.0.0.1:{port}", process, root / "samples")
             with contextlib.suppress(psutil.NoSuchProcess):  # it has ended, as it should
                 process.kill()
 
@@ -108,6 +111,10 @@ def test_replicas_score_as_the_artifact_does_on_loopback_and_end_with_zero(repli
     assert replicated.process.wait(60) == 0
     _, alive = psutil.wait_procs(family, timeout=20)
     assert alive == []
+
+    # What each of them had still to write is there.
+    kept = [line for part in part_files(replicated.samples) for line in part.read_text().splitlines()]
+    assert len(kept) == len(items)
 
 
 def test_without_ray_it_says_what_to_install(

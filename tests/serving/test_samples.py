@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import time
@@ -21,6 +22,8 @@ from touchstone.groups import Message
 from touchstone.model.scores import Score
 from touchstone.registry import Version
 from touchstone.serving import samples as samples_module
+from touchstone.serving.app import make_app
+from touchstone.serving.batching import Batcher
 from touchstone.serving.exchange import Exchange, Scored
 from touchstone.serving.live import Live
 from touchstone.serving.operating import Operation
@@ -108,6 +111,19 @@ def test_a_line_says_who_scored_it_and_how(live: Live, tmp_path: Path) -> None:
     scores = reply["results"][0]["scores"]
     assert [text["centered"] for text in line["completions"]] == [round(score["centered"], 4) for score in scores]
     assert [text["truncated"] for text in line["completions"]] == [False, True]
+
+
+def test_what_was_taken_is_written_when_the_application_ends(live: Live, tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    settings = tiny_settings().serve
+    app = make_app(live, Batcher(settings), settings, Operation(samples=store))
+
+    async def live_once() -> None:
+        async with app.router.lifespan_context(app):
+            store.offer(exchange("Why?", "So."))
+
+    asyncio.run(live_once())
+    assert len(lines(tmp_path)) == 1
 
 
 def test_personal_data_and_keys_never_reach_the_disk(samples: Samples) -> None:

@@ -7,8 +7,10 @@ import platform
 
 import torch
 
-from touchstone.runtime.parallel import Threads, threads_of
+from touchstone.runtime.parallel import Threads, cores, threads_of
 from touchstone.settings import NARROW
+
+MOST_BATCHES = 4
 
 
 def prepare(threads: int) -> None:
@@ -30,6 +32,17 @@ def threads_for(hidden: int, setting: Threads) -> int:
         hidden: its hidden size: where it is below NARROW, "auto" is one thread, else the process's cores.
     """
     return 1 if setting == "auto" and hidden < NARROW else threads_of(setting)
+
+
+def batches_at_once(setting: Threads, threads: int) -> int:
+    """How many batches are scored at once, each by `threads` CPU threads.
+
+    "auto" is one on a GPU, else as many as there are cores for, MOST_BATCHES at most: each passes Python's lock on at
+    every operation.
+    """
+    if setting != "auto":
+        return setting
+    return 1 if torch.cuda.is_available() else max(1, min(MOST_BATCHES, cores() // threads))
 
 
 def has_bf16(device: torch.device) -> bool:

@@ -46,19 +46,21 @@ def make_app(
     *,
     combination: Combination | None = None,
 ) -> FastAPI:
-    """The application over loaded versions; it starts and stops the batcher. Its service is `app.state.service`, what
-    refuses for its connections `app.state.shedding`.
+    """The application over loaded versions; it starts and stops the batcher, and closes the operation at its end. Its
+    service is `app.state.service`, what refuses for its connections `app.state.shedding`.
 
     Args:
         operation: keys, log, traces and samples; default: none of them.
         combination: a model made of two, served beside them.
     """
+    operation = operation or Operation()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         batcher.start()
         yield
         await asyncio.to_thread(batcher.stop)
+        await asyncio.to_thread(operation.close)
 
     app = FastAPI(
         title="Touchstone",
@@ -80,7 +82,7 @@ def make_app(
     async def docs() -> HTMLResponse:
         return await asyncio.to_thread(_docs, app)
 
-    hosts, operation = Hosts(settings), operation or Operation()
+    hosts = Hosts(settings)
     app.add_middleware(Limits, service=service, settings=settings, hosts=hosts)
     observers = operation.surround(app, [*service.lives.values()], batcher)
     app.state.shedding = Shedding(service, hosts, _posted(app), operation.keys, observers, settings.max_wait_seconds)

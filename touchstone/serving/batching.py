@@ -1,10 +1,11 @@
-"""Batches across requests: one queue by predicted cost, a few threads that tokenise, one that scores.
+"""Batches across requests: one queue by predicted cost, a few threads that tokenise, one or more that score.
 
 RL trainers send one sample per request. Whatever waits for the same version while a batch runs is scored together
 next, in fair turns between clients (`turns`), up to a number of predicted seconds (`cost`); nothing waits for company.
-A text's score doesn't depend on its neighbours.
+A text's score doesn't depend on its neighbours. A small model's products are too short to be divided between cores:
+there several batches are scored at once, each by a thread of its own (docs/threads.md).
 
-    batcher = Batcher(settings.serve)
+    batcher = Batcher(settings.serve, at_once=2)
     batcher.prepare(scorer)                 # what its forwards cost
     batcher.start()
     future = batcher.submit(scorer, items, sizes, scorer.encode, client="10.0.0.7")
@@ -61,8 +62,14 @@ CHUNK_CHARACTERS = 32_768
 TEXT_CHARACTERS = 50
 """What the template around a text costs, in characters."""
 
+GAP_SECONDS = 0.02
+"""How often a thread without requests looks whether it is time for work beside those of the others."""
+
 PIECE_SECONDS = 0.5
 """A group that would keep the others waiting for longer is scored in pieces, as long as that isn't much dearer."""
+
+DIVIDED_SECONDS, DIVIDED_SHARE = 0.02, 0.75
+"""Where threads are idle, a group of at least so many seconds is divided among them if it is done in such a share."""
 
 
 class QueueFullError(Exception):
@@ -140,7 +147,11 @@ class Batcher:
         health: whether the engine still computes.
     """
 
-    def __init__(self, settings: Serve) -> None:
+    def __init__(self, settings: Serve, at_once: int = 1) -> None:
+        """
+        Args:
+            at_once: batches that are scored at the same time.
+        """
         self.on_batch: Callable[[int, int, float], None] = lambda texts, tokens, seconds: None
         self.health = Health()
         self._batch_seconds = settings.batch_seconds
@@ -152,6 +163,7 @@ class Batcher:
         self._texts: Turns[_Text] = Turns()
         self._lanes: dict[Scorer, Turns[_Piece]] = {}
         self._gaps = Gaps()
+        self._scoring_now = 0
         self.queued_tokens = 0
         self._stopping = False
 
@@ -166,8 +178,11 @@ class Batcher:
         self._lock = threading.Lock()
         self._to_encode = threading.Condition(self._lock)
         self._to_score = threading.Condition(self._lock)
-        self._scoring = threading.Thread(target=self._score_always, name="scoring", daemon=True)
-        self._threads = [self._scoring] + [
+        self._scoring = [
+            threading.Thread(target=self._score_always, name=f"scoring-{number}", daemon=True)
+            for number in range(at_once)
+        ]
+        self._threads = self._scoring + [
             threading.Thread(target=self._encode_always, name=f"tokenising-{number}", daemon=True)
             for number in range(TOKENISING_THREADS)
         ]
@@ -181,7 +196,7 @@ class Batcher:
     def queued_seconds(self) -> float:
         """Predicted seconds until all of them are."""
         with self._lock:
-            return self._backlog.seconds
+            return self._backlog.seconds / len(self._scoring)
 
     def prepare(self, scorer: Scorer, cost: Cost | None = None) -> None:
         """Know what this scorer's forwards cost: as those of one that is known and costs the same, or by timing some.
@@ -201,10 +216,10 @@ class Batcher:
             return any(costs_alike(priced, scorer) for priced in self._costs)
 
     def in_gap(self, work: Callable[[], Value]) -> Value:
-        """Do something short in the scoring thread, when no request waits for it; see `gaps`. At once where that
-        thread doesn't run. Returns and raises what the work does."""
+        """Do something short in a scoring thread, when no request waits for it; see `gaps`. At once where these
+        threads don't run. Returns and raises what the work does."""
         with self._lock:
-            running = self._scoring.is_alive() and not self._stopping
+            running = self._scoring[0].is_alive() and not self._stopping
             if running:
                 future = self._gaps.put(work)
                 self._to_score.notify()
@@ -281,7 +296,7 @@ class Batcher:
         """The predicted wait of a job that there is room for."""
         if self._stopping:
             raise StoppingError
-        wait = self._backlog.wait(client, seconds)
+        wait = self._backlog.wait(client, seconds) / len(self._scoring)
         if wait * self._lateness.factor > self._max_wait:
             raise QueueFullError(wait)
         return wait
@@ -321,7 +336,8 @@ class Batcher:
     def _queue_pieces(self, job: _Job) -> None:
         """Queue a job, all of whose items are tokenised, for scoring, at its real cost."""
         done("tokenise", job.exchange)
-        pieces = list(_pieces(job, self._cost(job.scorer)))
+        idle = 0 if self._lanes else len(self._scoring) - self._scoring_now
+        pieces = list(_pieces(job, self._cost(job.scorer), idle // len(job.groups)))
         self.queued_tokens += sum(piece.size.total for piece in pieces)
         self._backlog.remove(job.client, job.length, job.seconds)
         job.seconds = sum(piece.seconds for piece in pieces)
@@ -329,17 +345,21 @@ class Batcher:
         job.missing = len(pieces)
         turns = self._lanes.setdefault(job.scorer, Turns(self._batch_seconds))
         turns.put(job.client, ((piece.seconds, piece) for piece in pieces))
-        self._to_score.notify()
+        self._to_score.notify(len(pieces))
 
     def _take_batch(self) -> tuple[Scorer, list[tuple[_Piece, EncodedGroup]]]:
-        """The next pieces of one version, cut where they would take too long together; each with its ids."""
+        """The next pieces of one version, cut where they would take too long together; each with its ids.
+
+        A thread that is idle too gets its share of them.
+        """
         scorer = next(iter(self._lanes))
         turns = self._lanes.pop(scorer)
         batch: list[tuple[_Piece, EncodedGroup]] = []
-        total = self._cost(scorer).call
+        call = total = self._cost(scorer).call
+        share = turns.cost / (len(self._scoring) - self._scoring_now) * (1 - 1e-6)  # sums of costs are rounded
         while turns:
             seconds, piece = turns.peek()
-            if batch and total + seconds > self._batch_seconds:
+            if batch and (total + seconds > self._batch_seconds or total - call >= share):
                 break
             turns.take()
             self.queued_tokens -= piece.size.total
@@ -369,16 +389,21 @@ class Batcher:
     def _score_always(self) -> None:
         while True:
             with self._lock:
-                self._to_score.wait_for(lambda: self._lanes or self._gaps or self._ended())
-                if not self._lanes and not self._gaps:
+                while not (self._lanes or self._ended() or self._gaps.due(busy=self._scoring_now > 0)):
+                    self._to_score.wait(GAP_SECONDS if self._gaps else None)
+                busy = bool(self._lanes) or self._scoring_now > 0
+                piece = self._gaps.take(busy=busy and not self._ended())
+                if piece is None and not self._lanes:
                     return
-                piece = self._gaps.take(busy=bool(self._lanes))
                 if piece is None:
                     scorer, batch = self._take_batch()
+                self._scoring_now += 1
             if piece is not None:
                 self._gaps.do(*piece)
             elif batch:
                 self._score(scorer, batch)
+            with self._lock:
+                self._scoring_now -= 1
 
     def _ended(self) -> bool:
         return self._stopping and not self._jobs
@@ -467,15 +492,24 @@ class Batcher:
                 self._wake_all()
 
 
-def _pieces(job: _Job, cost: Cost) -> Iterable[_Piece]:
-    """A job's groups, those that take long divided among their completions; lays out room for the scores."""
+def _pieces(job: _Job, cost: Cost, idle: int) -> Iterable[_Piece]:
+    """A job's groups, those that take long divided among their completions; lays out room for the scores.
+
+    Args:
+        idle: threads that have nothing else to do than each of the groups.
+    """
     for number, group in enumerate(job.groups):
         size = Size.of(group)
         count = len(size.completions)
         job.scores.append([None] * count)
         # The prompt is computed again for each piece.
         room = max(PIECE_SECONDS, 4 * cost.seconds(Size(size.prompt, ())))
-        step = max(1, int(count * min(1.0, room / max(cost.seconds(size), 1e-9))))
+        whole = cost.seconds(size)
+        step = max(1, int(count * min(1.0, room / max(whole, 1e-9))))
+        if idle > 1 and whole >= DIVIDED_SECONDS:
+            share = math.ceil(count / idle)
+            if cost.seconds(Size(size.prompt, size.completions[:share])) <= DIVIDED_SHARE * whole:
+                step = min(step, share)
         for start in range(0, count, step):
             completions = range(start, min(start + step, count))
             part = Size(size.prompt, size.completions[start : start + step])

@@ -1,8 +1,8 @@
-"""Work beside the requests, such as a new version's self-test: done by the thread that scores, in its gaps.
+"""Work beside the requests, such as a new version's self-test: done by the threads that score, in their gaps.
 
-A second thread that computes meanwhile would cost more than its share: both pass Python's lock to and fro at every
-operation, and each of a model's hundreds of operations waits. Measured beside a self-test in a thread of its own, a
-forward pass took twice as long for as long as the test ran; on a machine that is half busy this is an overload.
+A thread more that computes short texts meanwhile would cost more than its share: both pass Python's lock to and fro at
+every operation, and each of a model's hundreds of operations waits. Measured beside a self-test in a thread of its
+own, a forward pass took twice as long for as long as the test ran; on a machine that is half busy this is an overload.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 Value = TypeVar("Value")
 
 SHARE = 0.1
-"""Of the scoring thread's time, where requests are always waiting."""
+"""Of a scoring thread's time, where there are always requests."""
 
 
 class Gaps:
@@ -24,7 +24,7 @@ class Gaps:
 
     def __init__(self) -> None:
         self._waiting: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
-        self._not_before = 0.0  # on the clock of `time.monotonic`, while requests wait
+        self._not_before = 0.0  # on the clock of `time.monotonic`, while there are requests
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
@@ -35,11 +35,13 @@ class Gaps:
         self._waiting.append((work, future))
         return future
 
+    def due(self, *, busy: bool) -> bool:
+        """Whether it is a piece's turn: beside requests, after nine times as long as the last one took."""
+        return bool(self._waiting) and not (busy and time.monotonic() < self._not_before)
+
     def take(self, *, busy: bool) -> tuple[Callable[[], Any], Future[Any]] | None:
-        """The next piece, if it is its turn: while requests wait, after nine times as long as the last one took."""
-        if not self._waiting or (busy and time.monotonic() < self._not_before):
-            return None
-        return self._waiting.popleft()
+        """The next piece, if it is its turn."""
+        return self._waiting.popleft() if self.due(busy=busy) else None
 
     def do(self, work: Callable[[], Any], future: Future[Any]) -> None:
         """Do a piece."""

@@ -132,7 +132,7 @@ class Samples:
                 self._waiting.put(_Sample((prompt, completions), about, scores, size))
 
     def close(self) -> None:
-        """Write what was taken and end the thread."""
+        """Write what was taken and end the thread; nothing happens where it has ended."""
         self._waiting.put(None)
         self._thread.join()
 

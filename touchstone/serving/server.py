@@ -45,7 +45,7 @@ def serve(root: Path, settings: Settings, *, name: str | None, host: str, port: 
     listener = listen(host, port)
 
     # Load. Seconds of imports, so after the port is ours.
-    from touchstone.model.processor import prepare
+    from touchstone.model.processor import batches_at_once, prepare
     from touchstone.serving.app import make_app
     from touchstone.serving.batching import Batcher
     from touchstone.serving.http_server import Server
@@ -58,7 +58,7 @@ def serve(root: Path, settings: Settings, *, name: str | None, host: str, port: 
     gc.freeze()
     chosen = settings.serve.model_copy(update={"host": host})
     prepare(settings.serving_threads)
-    batcher = Batcher(chosen)
+    batcher = Batcher(chosen, batches_at_once(chosen.parallel_batches, settings.serving_threads))
     live, combination = open_models(root, settings, batcher, name=name, model=model)
     app = make_app(live, batcher, chosen, operation, combination=combination)
     server = Server(app, app.state.service, chosen)

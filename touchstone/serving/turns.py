@@ -41,9 +41,13 @@ class Turns(Generic[Part]):
 
     Args:
         quantum: what a part counts for at least among those of its client.
+
+    Attributes:
+        cost: of all that waits.
     """
 
     def __init__(self, quantum: float = 0.0) -> None:
+        self.cost = 0.0
         self._quantum = quantum
         self._lines: dict[str, _Line[Part]] = {}
         self._order: list[tuple[float, int, str]] = []  # heap: a client's share once its next part is done
@@ -63,6 +67,7 @@ class Turns(Generic[Part]):
         for cost, part in parts:
             share += max(cost, self._quantum)
             heapq.heappush(line.parts, (share, next(self._numbers), cost, part))
+            self.cost += cost
         if line.parts[0] is not first:
             self._enter(client, line)
 
@@ -77,6 +82,7 @@ class Turns(Generic[Part]):
         line = self._lines[client]
         line.clock, _, cost, part = heapq.heappop(line.parts)
         self._clock = line.had = line.had + cost
+        self.cost -= cost
         if line.parts:
             self._enter(client, line)
         else:

@@ -68,6 +68,7 @@ class Serve(Section):
         allowed_hosts: names that requests may be sent to beside loopback's and the address that it listens on.
         poll_seconds: how soon a moved alias is noticed.
         threads: of a forward pass.
+        parallel_batches: how many forward passes run at once, each of so many threads.
         tokens_per_batch: most tokens of one forward pass, padding included.
         batch_seconds: requests are scored together up to so many predicted seconds.
         max_wait_seconds: a request that would be kept from its work for longer, as predicted, is refused.
@@ -88,6 +89,7 @@ class Serve(Section):
     allowed_hosts: list[str]
     poll_seconds: PositiveFloat
     threads: PositiveInt | Literal["auto"]
+    parallel_batches: PositiveInt | Literal["auto"] = "auto"
     ask_for_keys: Literal["auto", "never"]
     api_keys_file: str | None
     log_format: Literal["text", "json"]
