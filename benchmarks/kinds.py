@@ -161,13 +161,12 @@ def _results(metrics: Mapping[str, Any], measure: str) -> dict[str, Any]:
 
 def table(runs: Mapping[str, Mapping[str, Any]]) -> str:
     """The lines of docs/kinds.md."""
-    lines = [
-        "| kind and data | measure | model | majority | length | words, length | best possible | verdict | open or failed | minutes |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    head = ("kind and data", "measure", "model", "majority", "length", "words, length", "best possible", "verdict")
+    head = (*head, "open or failed", "minutes")
+    lines = [_line(head), _line(["---"] * len(head))]
     for run in runs.values():
         if "verdict" not in run:
-            lines.append(f"| {run['what']} | | | | | | | none: exit {run['exit']} | {run['last']} | |")
+            lines.append(_line([run["what"], *[""] * 6, f"none: exit {run['exit']}", run["last"], ""]))
             continue
         measures = [(run["measure"], run)] + ([("AUC of answers", run["auc"])] if "auc" in run else [])
         for number, (measure, results) in enumerate(measures):
@@ -175,10 +174,15 @@ def table(runs: Mapping[str, Mapping[str, Any]]) -> str:
                 _cell(results["baselines"].get(column) or results["baselines"].get(name))
                 for column, name in BASELINES.items()
             ]
-            end = [run["verdict"], ", ".join(run["open_or_failed"]), f"{run['minutes']:.0f}"] if number == 0 else [""] * 3
-            start = run["what"] if number == 0 else ""
-            lines.append(f"| {start} | " + " | ".join([str(measure), _cell(results["model"]), *baselines, *end]) + " |")
+            start, end = [run["what"]], [run["verdict"], ", ".join(run["open_or_failed"]), f"{run['minutes']:.0f}"]
+            if number:
+                start, end = [""], ["", "", ""]
+            lines.append(_line([*start, str(measure), _cell(results["model"]), *baselines, *end]))
     return "\n".join(lines)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _cell(result: Mapping[str, float] | None) -> str:
@@ -190,7 +194,8 @@ def measure(names: Sequence[str], data: Path, folder: Path, at_once: int) -> dic
     record: dict[str, Any] = json.loads(RESULT.read_text()) if RESULT.exists() else {"runs": {}}
     with ThreadPoolExecutor(at_once) as pool:
         for name, run in zip(names, pool.map(lambda name: run_kind(name, data, folder), names), strict=True):
-            record["runs"] = {key: {**record["runs"], name: run}[key] for key in KINDS if key in {*record["runs"], name}}
+            done = {**record["runs"], name: run}
+            record["runs"] = {key: done[key] for key in KINDS if key in done}
             print(f"{name}: {run.get('verdict', 'no verdict')} in {run.get('minutes', 'nan')} minutes", flush=True)
             libraries = {library: version(library) for library in LIBRARIES}
             write_json(RESULT, {"hardware": hardware(), "libraries": libraries, "at_once": at_once, **record})

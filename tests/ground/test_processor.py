@@ -16,7 +16,7 @@ from tests.places import ROOT
 from tests.worlds.sealed import make_tiny_artifact
 from tests.worlds.tiny import make_tiny_base
 from tests.worlds.trained import configure, make_build, make_groups
-from touchstone.model.processor import threads_for
+from touchstone.model.processor import batches_at_once, threads_for
 from touchstone.runtime import parallel
 from touchstone.runtime.parallel import cores, threads_of
 from touchstone.settings import compose
@@ -97,6 +97,16 @@ def test_auto_is_one_thread_for_a_narrow_model(monkeypatch: pytest.MonkeyPatch) 
     assert (wide.training_threads, wide.serving_threads) == (6, 6)
     assert (read.training_threads, read.serving_threads) == (6, 6)
     assert (asked.training_threads, asked.serving_threads) == (3, 2)
+
+
+def test_batches_at_once_leave_each_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)))
+    monkeypatch.setattr(parallel, "QUOTA", Path("/nonexistent"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert [batches_at_once("auto", threads) for threads in (1, 2, 4, 6, 8)] == [4, 3, 1, 1, 1]
+    assert batches_at_once(7, 2) == 7
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert (batches_at_once("auto", 1), batches_at_once(2, 1)) == (1, 2)
 
 
 def test_auto_goes_by_the_width_of_a_sealed_model(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,11 +39,10 @@ Factors = Mapping[str, tuple[Tensor, Tensor]]
 """By layer a low-rank adapter's factors: down [rank, in], up [out, rank]; their product is added to the weight."""
 
 
-class Switch:
-    """Which member's adapters are in use; all layers of a network look at the same one."""
+class Switch(threading.local):
+    """Which member's adapters are in use; all layers of a network look at the same one, each thread for itself."""
 
-    def __init__(self) -> None:
-        self.member = 0
+    member = 0
 
     @contextmanager
     def on(self, member: int) -> Iterator[None]:

@@ -9,6 +9,7 @@ random one; weights are read from safetensors only.
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -64,15 +65,17 @@ Quantization = dict[str, Any]
 
 @dataclass
 class Work:
-    """What a network has computed for scores so far, in tokens; counted by the thread that scores."""
+    """What a network has computed for scores so far, in tokens; counted by the threads that score."""
 
     tokens: int = 0
     padding: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def add(self, tokens: int, cells: int) -> None:
         """Count a batch of so many cells, of which so many hold tokens."""
-        self.tokens += tokens
-        self.padding += cells - tokens
+        with self._lock:
+            self.tokens += tokens
+            self.padding += cells - tokens
 
 
 @dataclass
