@@ -161,8 +161,8 @@ def _results(metrics: Mapping[str, Any], measure: str) -> dict[str, Any]:
 
 def table(runs: Mapping[str, Mapping[str, Any]]) -> str:
     """The lines of docs/kinds.md."""
-    head = ("kind and data", "measure", "model", "majority", "length", "words, length", "best possible", "verdict")
-    head = (*head, "open or failed", "minutes")
+    head = ["kind and data", "measure", "model", "majority", "length", "words, length", "best possible"]
+    head += ["verdict", "open or failed", "minutes"]
     lines = [_line(head), _line(["---"] * len(head))]
     for run in runs.values():
         if "verdict" not in run:

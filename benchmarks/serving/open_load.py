@@ -178,7 +178,16 @@ class OpenLoad:
         self._open += 1
         task = asyncio.create_task(self._connect())
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._connected)
+
+    def _connected(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._start_for_waiting()
+
+    def _start_for_waiting(self) -> None:
+        """What waits for a connection gets one, unless one is being made."""
+        if self._waiting and not self._tasks and self._open < self._most:
+            self._start_connection()
 
     async def _connect(self) -> None:
         try:
@@ -222,5 +231,4 @@ class OpenLoad:
         self._open -= 1
         if connection in self._idle:
             self._idle.remove(connection)
-        if self._waiting and not self._tasks:
-            self._start_connection()
+        self._start_for_waiting()
