@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from pathlib import Path
 from random import Random
 
+import numpy as np
 import pytest
 
 from tests.places import ROOT
-from touchstone.data.sources import sandbox, sandbox_policies
+from touchstone import statistics
+from touchstone.data.sources import read_source, sandbox, sandbox_policies
 from touchstone.data.sources.sandbox_gold import gold, read_prompt
+from touchstone.data.splits import place, read_prompts
 from touchstone.errors import DataError
-from touchstone.groups import Message
-from touchstone.settings import load
+from touchstone.gate.checks import Pairs, calibration
+from touchstone.groups import Group, Message, judged_pairs, write_parquet
+from touchstone.settings import compose, load
 
 DATA = load(ROOT / "params.yaml").data
 SOUP = (Message("user", "How do I make a soup?"),)
@@ -106,3 +112,24 @@ def test_what_is_asked_is_read_back() -> None:
     assert read_prompt(STEAL).harmful
     assert not read_prompt(SELL).harmful
     assert (read_prompt(MEETING).kind, read_prompt(MEETING).value) == ("lookup", "Monday")
+
+
+@pytest.mark.slow
+def test_the_known_reward_is_judged_calibrated_on_the_sets_of_the_default(tmp_path: Path) -> None:
+    """An unlucky split would hold back every candidate, however good."""
+    settings = compose([], ROOT / "configs")
+    groups = [row for row in read_source(settings.data, tmp_path) if isinstance(row, Group)]
+    write_parquet(tmp_path / "groups.parquet", groups)
+    prompts = read_prompts(tmp_path / "groups.parquet")
+    sets = place(prompts, tmp_path / "groups.parquet", settings.split).sets
+    judged: dict[str | None, list[tuple[float, float, str]]] = defaultdict(list)
+    for group, cluster in zip(groups, prompts.cluster_of, strict=True):
+        rewards = [gold(group.prompt, completion.text) for completion in group.completions]
+        for pair in judged_pairs(group):
+            lead = rewards[pair.first] - rewards[pair.second]
+            lead = -lead if pair.chosen == pair.second else lead
+            judged[sets[cluster]].append((lead, pair.strength, group.cluster_id))
+    fitted = statistics.fit_calibration_map(*zip(*judged["calibration"], strict=True))
+    leads, strengths, clusters = zip(*judged["holdout"], strict=True)
+    pairs = Pairs(list(clusters), np.array(leads), np.array(strengths), fitted.map, fitted.error)
+    assert calibration(pairs, settings.gates).status == "pass"
