@@ -47,3 +47,9 @@ def test_threads_don_t_meet(kind: str) -> None:
         list(pool.map(score, range(THREADS)))
     if scorer.prefixes is None:
         assert scorer.model.work.tokens == before + once * (1 + THREADS * ROUNDS)
+
+    # And batches of one call: the very bits of one after another.
+    scorer.prefixes, scorer.token_budget = None, 64
+    one_by_one = scorer.raw(items)
+    scorer.at_once = THREADS
+    assert scorer.raw(items) == one_by_one

@@ -32,10 +32,10 @@ from touchstone.model.layout import (
 )
 from touchstone.model.network import RewardModel, head_of, load_reward_model
 from touchstone.model.prefix_cache import PrefixCache, digest_ids, open_cache
-from touchstone.model.processor import has_bf16, threads_for
+from touchstone.model.processor import batches_at_once, has_bf16, threads_for
 from touchstone.model.scores import ChainScore, Item, Ranked, RawScore, Score, centered, centered_rows, rank, tolerance
 from touchstone.model.templating import EncodedGroup, ScoringRule, encode_many
-from touchstone.runtime.parallel import Threads
+from touchstone.runtime.parallel import Threads, map_threads
 from touchstone.runtime.progress import progress
 from touchstone.statistics.first_error import NO_ERROR, found_errors
 
@@ -86,6 +86,7 @@ def raw_scores_encoded(
     description: str | None = None,
     cache: PrefixCache | None = None,
     values: bool = False,
+    at_once: int = 1,
 ) -> list[list[RawScore]]:
     """`raw_scores` of what `encode_many` made of the items. Equal texts are computed once and score the same bits.
 
@@ -94,6 +95,7 @@ def raw_scores_encoded(
             processes that divide them give the very rewards that one would.
         cache: of this model; prompts that it knows are not computed again.
         values: also what each unit of a completion says, where the reward is aggregated from several.
+        at_once: how many batches are computed at the same time, each in a thread; the scores are the same bits.
     """
     if token_budget is None:
         token_budget = TOKENS_ON_CPU if model.device.type == "cpu" else TOKENS_ON_GPU
@@ -101,9 +103,10 @@ def raw_scores_encoded(
     shared = shares_prompt(model)
     prefixes = None if cache is None else cache.look_up(merged)
     plan = plan_batches(merged, token_budget, shared=shared, prefixes=prefixes)[share]
-    # Laid out one at a time: an earlier batch may have computed the prompt of a later one.
+    # Laid out one at a time, and computed so where prompts are remembered: an earlier batch may hold a later one's.
+    at_once = at_once if prefixes is None else 1
     batches = (lay_out(merged, rows, shared=shared, prefixes=prefixes) for rows in plan)
-    scores = _run(model, merged, batches, len(plan), precision, description, values=values)
+    scores = _run(model, merged, batches, len(plan), precision, description, values=values, at_once=at_once)
     if cache is not None and prefixes is not None:
         cache.keep(merged, prefixes)
     return [
@@ -189,14 +192,19 @@ def _run(
     description: str | None,
     *,
     values: bool = False,
+    at_once: int = 1,
 ) -> list[list[RawScore]]:
-    by_owner: dict[tuple[int, int], _Read] = {}
-    for batch in batches if description is None else progress(batches, description, count):
+    def compute(batch: Batch) -> dict[tuple[int, int], _Read]:
         with torch.inference_mode():
             read = _rewards(model, batch, precision, values=values)
         for _ in range(1 if model.ensemble is None else model.ensemble.passes):
             model.work.add(batch.tokens, batch.input_ids.numel())
-        by_owner.update(zip(batch.owners, read, strict=True))
+        return dict(zip(batch.owners, read, strict=True))
+
+    by_owner: dict[tuple[int, int], _Read] = {}
+    computed = map_threads(compute, batches, at_once)
+    for part in computed if description is None else progress(computed, description, count):
+        by_owner |= part
     unscored: _Read = (math.nan, (), None)
     return [
         [
@@ -243,6 +251,7 @@ class Scorer:
         token_budget: most tokens of a batch; None: what suits the device.
         self_tested: when the self-test passed, in seconds since 1970; NaN before.
         prefixes: keys and values of prompts that may come back; None: none are remembered.
+        at_once: batches of one call that are computed at the same time.
     """
 
     def __init__(
@@ -254,6 +263,7 @@ class Scorer:
         self.token_budget = token_budget
         self.self_tested = math.nan
         self.prefixes = prefixes
+        self.at_once = 1
 
     @classmethod
     def load(
@@ -268,7 +278,8 @@ class Scorer:
         """Verify every digest, load the model (onto a GPU where there is one) and compute the self-test again.
 
         Args:
-            threads: CPU threads of this process from now on; "auto": what suits the model; None leaves them.
+            threads: CPU threads of a forward pass from now on; "auto": what suits the model, and several batches at
+                once where that is one; None leaves them.
             token_budget: most tokens of a batch; None: what suits the device.
             prefix_cache_mib: memory for prompts that come back, where the model can use it; 0 remembers none.
             run: does what is computed, in pieces of one text; None: all at once.
@@ -288,12 +299,15 @@ class Scorer:
             model = load_reward_model(folder, rule=ScoringRule.from_json(card.rule))
         except ModelError as error:
             raise ArtifactError(f"{folder} can't be loaded as it was sealed: {error}") from error
-        if threads is not None:
-            torch.set_num_threads(threads_for(head_of(model.network).in_features, threads))
+        count = None if threads is None else threads_for(head_of(model.network).in_features, threads)
+        if count is not None:
+            torch.set_num_threads(count)
         to_device(model)
         if card.centering.score_dtype == "bf16" and not has_bf16(model.device):
             log.warning("%s was sealed in bf16, which is emulated here: slow; seal it in fp32", folder)
         scorer = cls(model, card, token_budget)
+        if threads == "auto" and count is not None:
+            scorer.at_once = batches_at_once("auto", count)
         scorer.self_test(run)
         if prefix_cache_mib:
             probe = partial(open_cache, model, prefix_cache_mib * 2**20)
@@ -357,6 +371,7 @@ class Scorer:
             description=description,
             cache=self.prefixes,
             values=values,
+            at_once=self.at_once,
         )
 
     def score(self, items: Sequence[Item]) -> list[list[Score]]:
