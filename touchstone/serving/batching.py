@@ -504,11 +504,11 @@ def _pieces(job: _Job, cost: Cost, idle: int) -> Iterable[_Piece]:
         job.scores.append([None] * count)
         # The prompt is computed again for each piece.
         room = max(PIECE_SECONDS, 4 * cost.seconds(Size(size.prompt, ())))
-        whole = cost.seconds(size)
-        step = max(1, int(count * min(1.0, room / max(whole, 1e-9))))
-        if idle > 1 and whole >= DIVIDED_SECONDS:
+        seconds = cost.seconds(size)
+        step = max(1, int(count * min(1.0, room / max(seconds, 1e-9))))
+        if idle > 1 and seconds >= DIVIDED_SECONDS:
             share = math.ceil(count / idle)
-            if cost.seconds(Size(size.prompt, size.completions[:share])) <= DIVIDED_SHARE * whole:
+            if cost.seconds(Size(size.prompt, size.completions[:share])) <= DIVIDED_SHARE * seconds:
                 step = min(step, share)
         for start in range(0, count, step):
             completions = range(start, min(start + step, count))
