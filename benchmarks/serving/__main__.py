@@ -17,6 +17,7 @@ import argparse
 import json
 import math
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -56,21 +57,33 @@ SAME = 1e-3
 
 
 class Loop:
-    """The plain transformers loop in a process of its own, with one setting of threads."""
+    """The plain transformers loop in a process of its own, with one setting of threads.
+
+    Stopped by SIGSTOP while it isn't its turn: threads that spin while they wait would take a core from the others.
+    """
 
     def __init__(self, process: processes.Dialogue) -> None:
         self._process = process
-        if self._process.receive(120) is None:
+        line = self._process.receive(120)
+        if line is None:
             sys.exit(f"the plain loop did not start: {self._process.finish(1).complaint}")
+        self._pid = int(line)
+        os.kill(self._pid, signal.SIGSTOP)
 
     def run(self, texts: Sequence[str], batch: int) -> dict[str, Any]:
         """Rewards of texts, and the seconds of each batch."""
+        os.kill(self._pid, signal.SIGCONT)
         self._process.send(json.dumps({"texts": list(texts), "batch": batch}))
         line = self._process.receive(1800)
+        os.kill(self._pid, signal.SIGSTOP)
         if line is None:
             sys.exit(f"the plain loop ended: {self._process.finish(1).complaint}")
         answer: dict[str, Any] = json.loads(line)
         return answer
+
+    def resume(self) -> None:
+        """Let it go on, to its end."""
+        os.kill(self._pid, signal.SIGCONT)
 
 
 @contextmanager
@@ -79,7 +92,11 @@ def loop(checkpoint: Path, threads: str) -> Iterator[Loop]:
     environment = {**os.environ, **THREADS[threads], "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "benchmarks.serving.servers.plain", str(checkpoint)]
     with processes.dialogue(command, cwd=ROOT, env=environment) as process:
-        yield Loop(process)
+        running = Loop(process)
+        try:
+            yield running
+        finally:
+            running.resume()
 
 
 # --- one turn of one contestant --------------------------------------------------------------------------------------
@@ -334,12 +351,13 @@ def main() -> None:
     parser.add_argument("--only", choices=[rival.name for rival in RIVALS], action="append", help="these rivals")
     parser.add_argument("--threads", choices=THREADS, action="append", help="these settings of threads; default: all")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--singles", type=int, default=Sizes.singles, help="requests of workload a")
     parser.add_argument("--quick", action="store_true", help="small workloads, two rounds: to see that it runs")
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
     if given.data is not None and not (given.data / "hh-rlhf").is_dir():
         parser.error(f"{given.data}/hh-rlhf does not exist; leave --data out for the sandbox's texts")
-    sizes, repeats = (QUICK, min(2, given.repeats)) if given.quick else (Sizes(), given.repeats)
+    sizes, repeats = (QUICK, min(2, given.repeats)) if given.quick else (Sizes(singles=given.singles), given.repeats)
     texts = Texts(given.data.resolve() if given.data else None)
     rivals = [rival for rival in RIVALS if given.only is None or rival.name in given.only]
     settings = given.threads or list(THREADS)

@@ -2,8 +2,8 @@
 
     python -m benchmarks.serving.servers.plain CHECKPOINT
 
-Each line on stdin is {"texts": [...], "batch": 16}; each line on stdout the texts' rewards, and the seconds of every
-batch, tokenising included.
+Its first line is its process id. Each line on stdin is {"texts": [...], "batch": 16}; each line on stdout the texts'
+rewards, and the seconds of every batch, tokenising included.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     sys.stdout = sys.stderr  # the libraries' own words
     model = Padded(sys.argv[1])
-    answers.write("ready\n")
+    answers.write(f"{os.getpid()}\n")
     answers.flush()
     for line in sys.stdin:
         asked = json.loads(line)
