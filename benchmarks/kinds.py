@@ -7,7 +7,7 @@ Every run is `touchstone retrain` in a clone of its own, on one thread. Sets wit
 `gates=small_data`, whose verdict is INCONCLUSIVE at best: where it is, `touchstone promote --override` registers the
 version as a person would. Beside the model stand the baselines of its own decision, on the same holdout: the majority,
 length, words with length (TF-IDF), and the best possible where the world is known. Intervals are 95% over prompts.
-Writes results/kinds.json after every run, and prints the table of docs/kinds.md.
+Writes results/kinds.json after every run, and prints the table.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import hardware
+from benchmarks.pipeline import timed
 from touchstone.runtime.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -87,9 +87,7 @@ def run_kind(name: str, data: Path, folder: Path) -> dict[str, Any]:
     kind, clone = KINDS[name], folder / name
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
     overrides = [override.format(data=data) for override in kind.overrides]
-    began = time.monotonic()
-    code = touchstone(clone, "retrain", *overrides, "train.threads=1")
-    minutes = (time.monotonic() - began) / 60
+    seconds, code = touchstone(clone, "retrain", *overrides, "train.threads=1")
     decisions = list((clone / "runs").glob("*/decision/decision.json"))
     if not decisions:
         return {"what": kind.words, "overrides": list(kind.overrides), "exit": code, "last": last_line(clone)}
@@ -100,13 +98,13 @@ def run_kind(name: str, data: Path, folder: Path) -> dict[str, Any]:
     if decision["verdict"] == "INCONCLUSIVE" and SMALL in kind.overrides:
         reason = "what the override of a small set's verdict registers"
         override = ("--override", "--by", "benchmarks.kinds", "--reason", reason)
-        registered = touchstone(clone, "promote", run.name, *override) == 0
+        registered = touchstone(clone, "promote", run.name, *override)[1] == 0
     steps = json.loads((run / "run.json").read_text(encoding="utf-8"))["seconds"]
     return {
         "what": kind.words,
         "overrides": list(kind.overrides),
         "exit": code,
-        "minutes": round(minutes, 1),
+        "minutes": round(seconds / 60, 1),
         "train_seconds": round(steps["train"]),
         "verdict": decision["verdict"],
         "registered": registered,
@@ -120,12 +118,10 @@ def run_kind(name: str, data: Path, folder: Path) -> dict[str, Any]:
     }
 
 
-def touchstone(clone: Path, *command: str) -> int:
-    """Run a command of a clone, with the code of the clone; what it says goes to a file beside it."""
+def touchstone(clone: Path, *command: str) -> tuple[float, int]:
+    """Seconds and exit code of a command of a clone, by the code of the clone."""
     environment = {**os.environ, "PYTHONPATH": str(clone), "OMP_NUM_THREADS": "1"}
-    with clone.with_suffix(".log").open("ab") as log:
-        command = (sys.executable, "-m", "touchstone.cli", *command)
-        return subprocess.run(command, cwd=clone, env=environment, stdout=log, stderr=log, check=False).returncode
+    return timed([sys.executable, "-m", "touchstone.cli", *command], clone, environment)
 
 
 def last_line(clone: Path) -> str:
@@ -160,7 +156,7 @@ def _results(metrics: Mapping[str, Any], measure: str) -> dict[str, Any]:
 
 
 def table(runs: Mapping[str, Mapping[str, Any]]) -> str:
-    """The lines of docs/kinds.md."""
+    """A line for each run, two where answers are classified too."""
     head = ["kind and data", "measure", "model", "majority", "length", "words, length", "best possible"]
     head += ["verdict", "open or failed", "minutes"]
     lines = [_line(head), _line(["---"] * len(head))]

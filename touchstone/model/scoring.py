@@ -299,15 +299,16 @@ class Scorer:
             model = load_reward_model(folder, rule=ScoringRule.from_json(card.rule))
         except ModelError as error:
             raise ArtifactError(f"{folder} can't be loaded as it was sealed: {error}") from error
-        count = None if threads is None else threads_for(head_of(model.network).in_features, threads)
-        if count is not None:
+        at_once = 1
+        if threads is not None:
+            count = threads_for(head_of(model.network).in_features, threads)
             torch.set_num_threads(count)
+            at_once = batches_at_once("auto", count) if threads == "auto" else 1
         to_device(model)
         if card.centering.score_dtype == "bf16" and not has_bf16(model.device):
             log.warning("%s was sealed in bf16, which is emulated here: slow; seal it in fp32", folder)
         scorer = cls(model, card, token_budget)
-        if threads == "auto" and count is not None:
-            scorer.at_once = batches_at_once("auto", count)
+        scorer.at_once = at_once
         scorer.self_test(run)
         if prefix_cache_mib:
             probe = partial(open_cache, model, prefix_cache_mib * 2**20)
