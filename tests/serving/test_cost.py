@@ -74,6 +74,25 @@ def test_a_rate_forgets() -> None:
     assert rate.value == pytest.approx(5.0, rel=0.01)
 
 
+def test_one_stall_hardly_changes_a_rate() -> None:
+    """A process that was stopped for minutes, a page that came from the disk: the next forward is as fast as before."""
+    rate, cost, size = Rate(1.0, amount=20.0), Cost(TRUE), Size(40, (10, 10))
+    rate.observe(1.0, 1000.0)
+    assert rate.value < 1.3
+    fitted = cost.call + cost.seconds(size)
+    for _ in range(100):
+        cost.observe([size], fitted)
+    cost.observe([size], 600.0)
+    assert cost.call + cost.seconds(size) < 1.3 * fitted
+
+
+def test_a_guess_far_off_is_corrected() -> None:
+    rate = Rate(1.0, amount=1.0)
+    for _ in range(200):
+        rate.observe(1.0, 1000.0)
+    assert rate.value == pytest.approx(1000.0, rel=0.01)
+
+
 @pytest.mark.parametrize("spread", [0.1, 0.3])
 def test_one_job_in_a_hundred_comes_later_than_promised(spread: float) -> None:
     """Waits that are as predicted on average, and scatter: the factor comes to their 99th percentile."""
@@ -82,14 +101,22 @@ def test_one_job_in_a_hundred_comes_later_than_promised(spread: float) -> None:
     late = 0
     for number, seconds in enumerate(actual):
         late += number >= 10_000 and seconds > lateness.factor
-        lateness.observe(1.0, seconds)
+        lateness.observe(1.0, begun=number - seconds, ended=number)
     assert late / 10_000 == pytest.approx(0.01, abs=0.004)
 
 
-def test_punctual_work_is_not_promised_earlier_than_predicted_and_a_stall_has_a_limit() -> None:
-    punctual, stalled = Lateness(), Lateness()
-    for _ in range(2_000):
-        punctual.observe(1.0, 0.2)
-        stalled.observe(1.0, 90.0)
+def test_punctual_work_is_not_promised_earlier_than_predicted_and_lateness_has_a_limit() -> None:
+    punctual, late = Lateness(), Lateness()
+    for number in range(2_000):
+        punctual.observe(1.0, begun=number, ended=number + 0.2)
+        late.observe(1.0, begun=100 * number, ended=100 * number + 90)
     assert punctual.factor == 1.0
-    assert stalled.factor == MOST_LATE
+    assert late.factor == MOST_LATE
+
+
+def test_all_that_waited_in_one_stall_is_late_once() -> None:
+    before = Lateness().factor
+    stalled = Lateness()
+    for number in range(300):
+        stalled.observe(1.0, begun=number / 300, ended=90 + number / 300)
+    assert before < stalled.factor < 1.06 * before

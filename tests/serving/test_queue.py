@@ -345,6 +345,22 @@ def test_so_much_is_taken_as_all_threads_together_do_in_time(at_once: int) -> No
         batcher.start()
 
 
+def test_after_a_stall_as_much_is_taken_as_before() -> None:
+    """A process that was stopped, a model that came back from the disk: whoever comes next has nothing to do with it."""
+    scorer = slowed(0.0)
+    with working(scorer, max_wait_seconds=1.0) as batcher:
+        for item in texts(40):
+            submit(batcher, scorer, item).result(60)
+        scorer.seconds = 3.0
+        waiting = [submit(batcher, scorer, item) for item in texts(8, "king")]
+        until(lambda: len(scorer.batches) == 41)
+        scorer.seconds = 0.0
+        for future in waiting:
+            future.result(60)
+        for future in [submit(batcher, scorer, item) for item in texts(30, "water")]:
+            future.result(60)
+
+
 def test_work_beside_requests_is_done_although_one_thread_always_scores() -> None:
     scorer = slowed(0.02)
     with working(scorer, at_once=2, batch_seconds=0.01) as batcher:

@@ -474,7 +474,7 @@ class Batcher:
                 if not job.missing:
                     finished.append(job)
                     if job.wait > self._batch_seconds:
-                        self._lateness.observe(job.wait, time.perf_counter() - job.begun - self._batch_seconds)
+                        self._lateness.observe(job.wait, job.begun, time.perf_counter() - self._batch_seconds)
         for piece, _ in batch:
             done("forward", piece.job.exchange)
         for job in finished:

@@ -33,6 +33,10 @@ CONFIGURATION = "config.json"
 FORGET = 0.95
 """What an observation's weight is multiplied by at the next one."""
 
+SURPRISE = 4.0
+"""An observation counts as so many times the present value at most: of a process that was stopped, or a page that came
+from the disk, the next batch knows nothing; a speed that has really changed is followed in some twenty batches."""
+
 
 @dataclass(frozen=True, slots=True)
 class Size:
@@ -73,6 +77,7 @@ class Rate:
 
     def observe(self, amount: float, result: float) -> None:
         """So much of one came to so much of the other."""
+        result = min(result, SURPRISE * self.value * amount)
         self._amount = FORGET * self._amount + amount
         self._result = FORGET * self._result + result
 
@@ -80,14 +85,21 @@ class Rate:
 class Lateness:
     """By what factor work comes later than predicted at most, but for one job in a hundred.
 
-    A running quantile (Robbins and Monro 1951): a late job raises it by 99 times what a punctual one takes off.
+    A running quantile (Robbins and Monro 1951): a late job raises it by 99 times what a punctual one takes off. Jobs
+    later than the factor can ever say met a stall; all that waited in it are late once.
     """
 
     def __init__(self) -> None:
         self.factor = 1.25
+        self._stalled = -math.inf
 
-    def observe(self, predicted: float, actual: float) -> None:
-        """A job was to wait for so many seconds, and did for so many."""
+    def observe(self, predicted: float, begun: float, ended: float) -> None:
+        """A job was to wait for so many seconds; when it came, and when it was done, by the same clock."""
+        actual = ended - begun
+        if actual > predicted * MOST_LATE:
+            known, self._stalled = begun < self._stalled, ended
+            if known:
+                return
         late = actual > predicted * self.factor
         self.factor = min(MOST_LATE, max(1.0, self.factor * math.exp(LATE_STEP * (0.99 if late else -0.01))))
 
