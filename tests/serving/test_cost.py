@@ -75,7 +75,7 @@ def test_a_rate_forgets() -> None:
 
 
 def test_one_stall_hardly_changes_a_rate() -> None:
-    """A process that was stopped for minutes, a page that came from the disk: the next forward is as fast as before."""
+    """A process that was stopped for minutes, a page from the disk: the next forward is as fast as before."""
     rate, cost, size = Rate(1.0, amount=20.0), Cost(TRUE), Size(40, (10, 10))
     rate.observe(1.0, 1000.0)
     assert rate.value < 1.3

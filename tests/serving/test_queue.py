@@ -346,7 +346,7 @@ def test_so_much_is_taken_as_all_threads_together_do_in_time(at_once: int) -> No
 
 
 def test_after_a_stall_as_much_is_taken_as_before() -> None:
-    """A process that was stopped, a model that came back from the disk: whoever comes next has nothing to do with it."""
+    """A process that was stopped, a model read from the disk again: whoever comes next has no part in it."""
     scorer = slowed(0.0)
     with working(scorer, max_wait_seconds=1.0) as batcher:
         for item in texts(40):
