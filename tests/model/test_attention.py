@@ -57,15 +57,17 @@ def dense(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
 
 
 def compare(packing: Packing, window: int | None = None) -> float:
-    """Largest difference of output and gradients, float64."""
+    """Largest difference of output, with and without gradients, and of gradients; float64."""
     inputs = states(packing)
     mask = visible(packing, window)
     weights = torch.randn(
         inputs[0].transpose(1, 2).shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
     )
     found, _ = attend(LAYER, *inputs, None, packing=packing, sliding_window=window)
+    with torch.no_grad():
+        alone, _ = attend(LAYER, *inputs, None, packing=packing, sliding_window=window)
     expected = dense(*inputs, mask)
-    pairs = [(found, expected)]
+    pairs = [(found, expected), (alone, expected)]
     pairs += zip(
         torch.autograd.grad((found * weights).sum(), inputs),
         torch.autograd.grad((expected * weights).sum(), inputs),

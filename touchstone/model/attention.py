@@ -13,7 +13,8 @@ head dimension.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -105,6 +106,11 @@ class _Tile:
     def queries(self) -> slice:
         """The queries among the computed tokens."""
         return slice(self.start - self.skipped, self.end - self.skipped)
+
+    @property
+    def large(self) -> bool:
+        """Whether writing its scores down costs more than further calls."""
+        return self.end - self.first > TILE
 
 
 @dataclass(eq=False)
@@ -306,19 +312,26 @@ class _Tiled(torch.autograd.Function):
     """softmax(scale q k' + mask) v tile by tile, and its gradient: q is [H, T, D], k and v are [H, L, D].
 
     Scores are computed in fp32 at least; what is multiplied with them has the inputs' dtype. Plain matrix products,
-    because the CPU's fused kernel needs about five times as long for its backward pass on rows of this size in bf16.
+    because the CPU's fused kernel needs about five times as long for its backward pass on rows of this size in bf16;
+    where no gradient is wanted, large tiles by that kernel, which writes no scores down.
     """
 
     @staticmethod
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: float, window: int | None
     ) -> Tensor:
-        heads, tokens, _ = query.shape
+        heads, tokens, size = query.shape
+        wants_gradient = any(ctx.needs_input_grad)
+        fusible = not wants_gradient and window is None and query.device.type == "cpu" and size == value.shape[-1]
         # Memory as the layer wants it next: heads of one token side by side.
         out = value.new_empty((tokens, heads, value.shape[-1])).transpose(0, 1)
+        if fusible:
+            for tile, mask in zip(packing.tiles, packing.masks(None, _wide(query)), strict=True):
+                if tile.large:
+                    out[:, tile.queries] = _fused(query[:, tile.queries], key, value, tile, mask, scale)
         remembered: list[Tensor] = []
-        wants_gradient = any(ctx.needs_input_grad)
-        for tile, probabilities in _probabilities(query, key, packing, scale, window):
+        chosen = [not (fusible and tile.large) for tile in packing.tiles]
+        for tile, probabilities in _probabilities(query, key, packing, scale, window, chosen):
             shares = probabilities.to(value.dtype)
             if tile.before == tile.after:
                 out[:, tile.queries] = torch.bmm(shares, value[:, tile.first : tile.end])
@@ -338,12 +351,13 @@ class _Tiled(torch.autograd.Function):
         (gradient,) = gradients
         query, key, value, *saved = ctx.saved_tensors
         packing, scale, window = ctx.packing, ctx.scale, ctx.window
-        wide = torch.promote_types(value.dtype, torch.float32)
+        wide = _wide(value)
         of_query = torch.empty_like(query)
         # Many tiles add to a prompt's keys, so their sum is kept in fp32.
         of_key, of_value = (torch.zeros_like(part, dtype=wide) for part in (key, value))
         remembered = iter(saved)
-        recomputed = _probabilities(query, key, packing, scale, window, only_forgotten=True)
+        forgotten = [not tile.keep for tile in packing.tiles]
+        recomputed = _probabilities(query, key, packing, scale, window, forgotten)
         for tile in packing.tiles:
             shares = next(remembered) if tile.keep else next(recomputed)[1].to(value.dtype)
             queries, width = tile.queries, tile.before - tile.first
@@ -369,15 +383,20 @@ class _Tiled(torch.autograd.Function):
         return of_query, of_key.to(key.dtype), of_value.to(value.dtype), None, None, None
 
 
+def _wide(part: Tensor) -> torch.dtype:
+    """What scores and sums are computed in."""
+    return torch.promote_types(part.dtype, torch.float32)
+
+
 def _probabilities(
-    query: Tensor, key: Tensor, packing: Packing, scale: float, window: int | None, *, only_forgotten: bool = False
+    query: Tensor, key: Tensor, packing: Packing, scale: float, window: int | None, chosen: Sequence[bool]
 ) -> Iterator[tuple[_Tile, Tensor]]:
-    """(tile, its probabilities [H, queries, keys] in fp32 at least), tile by tile."""
-    wide = torch.promote_types(query.dtype, torch.float32)
+    """(tile, its probabilities [H, queries, keys] in fp32 at least), tile by tile of those that are chosen."""
+    if not any(chosen):
+        return
+    wide = _wide(query)
     scaled, wide_key = query.to(wide) * scale, key.to(wide).transpose(1, 2)
-    for tile, mask in zip(packing.tiles, packing.masks(window, wide), strict=True):
-        if only_forgotten and tile.keep:
-            continue
+    for tile, mask in itertools.compress(zip(packing.tiles, packing.masks(window, wide), strict=True), chosen):
         queries = scaled[:, tile.queries]
         if tile.before == tile.after:
             keys = wide_key[:, :, tile.first : tile.end]
@@ -389,6 +408,28 @@ def _probabilities(
             scores = torch.bmm(queries, keys)
             scores[:, :, -mask.shape[-1] :] += mask
         yield tile, torch.softmax(scores, -1)
+
+
+def _fused(query: Tensor, key: Tensor, value: Tensor, tile: _Tile, mask: Tensor, scale: float) -> Tensor:
+    """Attention of a tile's queries, [H, queries, D], without a window: to the columns that need a mask and to those
+    that need none one after the other, joined by the logarithms of their sums (Dao et al. 2022, section 3.1)."""
+
+    def part(first: int, end: int, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        keys = slice(first, end)
+        result, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            query[None], key[None, :, keys], value[None, :, keys], 0.0, False, attn_mask=mask, scale=scale
+        )
+        return result[0], log_sum[0]
+
+    out, log_sum = part(tile.start, tile.end, mask[None, None])
+    touching = tile.before == tile.after
+    unmasked = [(tile.first, tile.start)] if touching else [(tile.first, tile.before), (tile.after, tile.start)]
+    for first, end in unmasked:
+        if first < end:
+            other, other_sum = part(first, end, None)
+            share = torch.sigmoid(log_sum - other_sum).unsqueeze(-1).to(out.dtype)
+            out, log_sum = torch.lerp(other, out, share), torch.logaddexp(log_sum, other_sum)
+    return out
 
 
 def _tiles(span: Span, skipped: int) -> list[_Tile]:
