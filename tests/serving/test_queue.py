@@ -21,8 +21,9 @@ from touchstone.groups import Message
 from touchstone.model.scores import Item
 from touchstone.model.scoring import Scorer
 from touchstone.model.templating import EncodedGroup
-from touchstone.serving.batching import Batcher, EngineError, QueueFullError, Result, StoppingError
+from touchstone.serving.batching import Batcher
 from touchstone.serving.cost import Coefficients, Cost, Lateness, Size
+from touchstone.serving.jobs import EngineError, QueueFullError, Result, StoppingError
 
 ASK = (Message("user", "2+2?"),)
 KNOWN = Coefficients(call=0.0, completion=0.01, token=1e-6, attention=0.0)

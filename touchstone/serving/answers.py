@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from touchstone.model.scores import ChainScore, Ranked, Score
 from touchstone.model.templating import Unit
-from touchstone.serving.batching import Scores
+from touchstone.serving.jobs import Scores
 
 
 @dataclass(frozen=True)

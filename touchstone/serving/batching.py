@@ -13,45 +13,40 @@ there several batches are scored at once, each by a thread of its own (docs/thre
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, InvalidStateError
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from touchstone.errors import ModelError
-from touchstone.model.scores import Score
 from touchstone.model.scoring import Scorer
 from touchstone.model.templating import EncodedGroup
 from touchstone.serving.cost import LONGEST, Cost, Lateness, Rate, Size, costs_alike, measure
-from touchstone.serving.exchange import Exchange, current, done
+from touchstone.serving.exchange import done
 from touchstone.serving.gaps import Gaps, Value
 from touchstone.serving.health import Health
+from touchstone.serving.jobs import (
+    Encode,
+    EngineError,
+    Job,
+    Piece,
+    QueueFullError,
+    Result,
+    Scores,
+    StoppingError,
+    Text,
+    cut_into_pieces,
+    settle,
+)
 from touchstone.serving.turns import Backlog, Turns
 from touchstone.settings.serve import Serve
 
 log = logging.getLogger(__name__)
-
-Scores = list[list[Score]]
-"""Per item one score per completion, in their order."""
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What came of a submission: per item its token ids, and one score per completion."""
-
-    groups: list[EncodedGroup]
-    scores: Scores
-
-
-Encode = Callable[[Sequence[Any]], list[EncodedGroup]]
-"""Makes token ids of items, a group of each; several threads call it."""
 
 TOKENISING_THREADS = 2
 """A tokenizer lets other threads run meanwhile; with one alone, a client's long text would hold up all others."""
@@ -64,78 +59,6 @@ TEXT_CHARACTERS = 50
 
 GAP_SECONDS = 0.02
 """How often a thread without requests looks whether it is time for work beside those of the others."""
-
-PIECE_SECONDS = 0.5
-"""A group that would keep the others waiting for longer is scored in pieces, as long as that isn't much dearer."""
-
-DIVIDED_SECONDS, DIVIDED_SHARE = 0.02, 0.75
-"""Where threads are idle, a group of at least so many seconds is divided among them if it is done in such a share."""
-
-
-class QueueFullError(Exception):
-    """More work waits than may.
-
-    Attributes:
-        wait: predicted seconds until what waits now is done.
-        retry_after: the same in whole seconds.
-    """
-
-    def __init__(self, wait: float) -> None:
-        super().__init__(f"{wait:.1f} s of work wait")
-        self.wait = wait
-        self.retry_after = max(1, math.ceil(wait))
-
-
-class StoppingError(Exception):
-    """The endpoint ends, and there is no time left for this job."""
-
-
-class EngineError(Exception):
-    """A forward pass or a tokenizer raised. Says with what type only: a library's message may quote its input."""
-
-
-@dataclass(eq=False)
-class _Job:
-    """One submission: its items, first as texts, then as token ids, then as scores."""
-
-    scorer: Scorer
-    client: str
-    items: Sequence[Any]
-    encode: Encode
-    seconds: float  # predicted, of what is left
-    groups: list[Any]  # EncodedGroup, or None where there is none yet
-    missing: int  # items without ids, later pieces without scores
-    wait: float  # predicted, from `begun` on
-    begun: float = field(default_factory=time.perf_counter)
-    length: int = 0
-    scores: list[list[Any]] = field(default_factory=list)
-    future: Future[Result] = field(default_factory=Future)
-    exchange: Exchange | None = field(default_factory=current.get)
-
-
-@dataclass(frozen=True, slots=True)
-class _Text:
-    """An item of a job that is to be tokenised."""
-
-    job: _Job
-    number: int
-    characters: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """Some completions of an item of a job that are to be scored, and the predicted seconds of that."""
-
-    job: _Job
-    number: int
-    completions: range
-    size: Size
-    seconds: float
-
-    def group(self) -> EncodedGroup:
-        """The ids of these completions and their prompt."""
-        group: EncodedGroup = self.job.groups[self.number]
-        return group if len(self.completions) == len(group.completion_ids) else group.take(self.completions)
 
 
 class Batcher:
@@ -158,10 +81,10 @@ class Batcher:
         self._max_wait = settings.max_wait_seconds
 
         # What waits. A lane per version: batches of two can't be mixed, and they take turns.
-        self._jobs: set[_Job] = set()
+        self._jobs: set[Job] = set()
         self._backlog = Backlog(settings.batch_seconds)
-        self._texts: Turns[_Text] = Turns()
-        self._lanes: dict[Scorer, Turns[_Piece]] = {}
+        self._texts: Turns[Text] = Turns()
+        self._lanes: dict[Scorer, Turns[Piece]] = {}
         self._gaps = Gaps()
         self._scoring_now = 0
         self.queued_tokens = 0
@@ -244,7 +167,7 @@ class Batcher:
             self._stopping = True
             jobs = list(self._jobs)
         for job in jobs:
-            _settle(job, StoppingError())
+            settle(job, StoppingError())
 
     def check_room(self, client: str, characters: int) -> None:
         """Refuse early what `submit` would refuse in any case; `characters` is all that a request may hold.
@@ -276,14 +199,14 @@ class Batcher:
         with self._lock:
             seconds = self._predicted(scorer, sizes)
             wait = self._claim(client, seconds)
-            job = _Job(scorer, client, items, encode, seconds, [None] * len(items), len(items), wait)
+            job = Job(scorer, client, items, encode, seconds, [None] * len(items), len(items), wait)
             if not any(size.completions for size in sizes):
                 job.future.set_result(Result([], [[] for _ in items]))
                 return job.future
             job.length = self._backlog.add(client, seconds)
             self._jobs.add(job)
             parts = [
-                (size.total + TEXT_CHARACTERS, _Text(job, number, size.total)) for number, size in enumerate(sizes)
+                (size.total + TEXT_CHARACTERS, Text(job, number, size.total)) for number, size in enumerate(sizes)
             ]
             self._texts.put(client, parts)
             self._to_encode.notify(len(parts))
@@ -318,9 +241,9 @@ class Batcher:
             cost.seconds(Size(tokens(size.prompt), tuple(map(tokens, size.completions)))) for size in sizes
         )
 
-    def _take_texts(self) -> list[tuple[_Text, Any]]:
+    def _take_texts(self) -> list[tuple[Text, Any]]:
         """The next texts for one call of one tokenizer, each with its item."""
-        chosen: list[tuple[_Text, Any]] = []
+        chosen: list[tuple[Text, Any]] = []
         characters = 0.0
         while self._texts:
             cost, text = self._texts.peek()
@@ -333,11 +256,11 @@ class Batcher:
             characters += cost
         return chosen
 
-    def _queue_pieces(self, job: _Job) -> None:
+    def _queue_pieces(self, job: Job) -> None:
         """Queue a job, all of whose items are tokenised, for scoring, at its real cost."""
         done("tokenise", job.exchange)
         idle = 0 if self._lanes else len(self._scoring) - self._scoring_now
-        pieces = list(_pieces(job, self._cost(job.scorer), idle // len(job.groups)))
+        pieces = list(cut_into_pieces(job, self._cost(job.scorer), idle // len(job.groups)))
         self.queued_tokens += sum(piece.size.total for piece in pieces)
         self._backlog.remove(job.client, job.length, job.seconds)
         job.seconds = sum(piece.seconds for piece in pieces)
@@ -347,14 +270,14 @@ class Batcher:
         turns.put(job.client, ((piece.seconds, piece) for piece in pieces))
         self._to_score.notify(len(pieces))
 
-    def _take_batch(self) -> tuple[Scorer, list[tuple[_Piece, EncodedGroup]]]:
+    def _take_batch(self) -> tuple[Scorer, list[tuple[Piece, EncodedGroup]]]:
         """The next pieces of one version, cut where they would take too long together; each with its ids.
 
         A thread that is idle too gets its share of them.
         """
         scorer = next(iter(self._lanes))
         turns = self._lanes.pop(scorer)
-        batch: list[tuple[_Piece, EncodedGroup]] = []
+        batch: list[tuple[Piece, EncodedGroup]] = []
         call = total = self._cost(scorer).call
         share = turns.cost / (len(self._scoring) - self._scoring_now) * (1 - 1e-6)  # sums of costs are rounded
         while turns:
@@ -408,7 +331,7 @@ class Batcher:
     def _ended(self) -> bool:
         return self._stopping and not self._jobs
 
-    def _encode(self, chosen: Sequence[tuple[_Text, Any]]) -> None:
+    def _encode(self, chosen: Sequence[tuple[Text, Any]]) -> None:
         """Tokenise some items; a job that has all of its ids goes on to be scored."""
         job = chosen[0][0].job
         began = time.perf_counter()
@@ -419,7 +342,7 @@ class Batcher:
                 for pair in chosen:
                     self._encode([pair])
                 return
-            _settle(job, error if isinstance(error, ModelError) else _engine_error("tokenising", error))
+            settle(job, error if isinstance(error, ModelError) else _engine_error("tokenising", error))
             return
         seconds = time.perf_counter() - began
         with self._lock:
@@ -435,7 +358,7 @@ class Batcher:
                 if not job.missing:
                     self._queue_pieces(job)
 
-    def _score(self, scorer: Scorer, batch: Sequence[tuple[_Piece, EncodedGroup]]) -> None:
+    def _score(self, scorer: Scorer, batch: Sequence[tuple[Piece, EncodedGroup]]) -> None:
         """Score some pieces; a job that has all of its scores is done."""
         for piece, _ in batch:
             done("wait", piece.job.exchange)
@@ -455,7 +378,7 @@ class Batcher:
                     self._score(scorer, [(piece, group)])
             return
         if failure is not None:
-            _settle(batch[0][0].job, _engine_error("scoring", failure))
+            settle(batch[0][0].job, _engine_error("scoring", failure))
             self.health.failed(scorer)
             return
         self.health.succeeded()
@@ -478,11 +401,11 @@ class Batcher:
         for piece, _ in batch:
             done("forward", piece.job.exchange)
         for job in finished:
-            _settle(job, Result(job.groups, job.scores))
+            settle(job, Result(job.groups, job.scores))
         texts = sum(len(piece.completions) for piece, _ in batch)
         self.on_batch(texts, sum(piece.size.total for piece, _ in batch), seconds)
 
-    def _forget(self, job: _Job) -> None:
+    def _forget(self, job: Job) -> None:
         """A job is done, or nobody waits for it any more: what it holds is freed, its parts are passed over."""
         with self._lock:
             self._jobs.discard(job)
@@ -490,39 +413,6 @@ class Batcher:
             job.items, job.groups = (), []
             if self._ended():
                 self._wake_all()
-
-
-def _pieces(job: _Job, cost: Cost, idle: int) -> Iterable[_Piece]:
-    """A job's groups, those that take long divided among their completions; lays out room for the scores.
-
-    Args:
-        idle: threads that have nothing else to do than each of the groups.
-    """
-    for number, group in enumerate(job.groups):
-        size = Size.of(group)
-        count = len(size.completions)
-        job.scores.append([None] * count)
-        # The prompt is computed again for each piece.
-        room = max(PIECE_SECONDS, 4 * cost.seconds(Size(size.prompt, ())))
-        seconds = cost.seconds(size)
-        step = max(1, int(count * min(1.0, room / max(seconds, 1e-9))))
-        if idle > 1 and seconds >= DIVIDED_SECONDS:
-            share = math.ceil(count / idle)
-            if cost.seconds(Size(size.prompt, size.completions[:share])) <= DIVIDED_SHARE * seconds:
-                step = min(step, share)
-        for start in range(0, count, step):
-            completions = range(start, min(start + step, count))
-            part = Size(size.prompt, size.completions[start : start + step])
-            yield _Piece(job, number, completions, part, cost.seconds(part))
-
-
-def _settle(job: _Job, outcome: Result | Exception) -> None:
-    """Give a job its outcome, unless somebody was faster."""
-    with contextlib.suppress(InvalidStateError):
-        if isinstance(outcome, Exception):
-            job.future.set_exception(outcome)
-        else:
-            job.future.set_result(outcome)
 
 
 def _engine_error(doing: str, error: Exception) -> EngineError:

@@ -13,8 +13,8 @@ from touchstone.model.rendered import Conversation, Rendered
 from touchstone.model.scores import Item
 from touchstone.model.scoring import Scorer
 from touchstone.model.templating import EncodedGroup
-from touchstone.serving.batching import Encode
 from touchstone.serving.cost import Size
+from touchstone.serving.jobs import Encode
 from touchstone.serving.refusals import Refusal
 from touchstone.serving.shadow import EncodeBy
 from touchstone.settings.serve import Serve

@@ -20,12 +20,13 @@ from touchstone.model.rendered import Conversation, Reading, Rendered, encode_re
 from touchstone.model.scores import Item, Score, rank
 from touchstone.model.scoring import Scorer
 from touchstone.serving.answers import Answer, Comparison, RankedAnswer, Stamp, StepsAnswer, TextsAnswer
-from touchstone.serving.batching import Batcher, Encode, EngineError, QueueFullError, Result, StoppingError
+from touchstone.serving.batching import Batcher
 from touchstone.serving.bounds import OverLongError, check_items, check_texts, item_size, size_of, whole
 from touchstone.serving.caller import CALLER, Caller
 from touchstone.serving.combination import NO_NUMBER, PARTS, Combination, Combined
 from touchstone.serving.cost import Size
 from touchstone.serving.exchange import Scored, done, scored
+from touchstone.serving.jobs import Encode, EngineError, QueueFullError, Result, StoppingError
 from touchstone.serving.live import Live, Served
 from touchstone.serving.pins import DIGEST_HEADER, Pin, pinned
 from touchstone.serving.refusals import Refusal

@@ -31,9 +31,10 @@ from touchstone.model.prefix_cache import digest_ids
 from touchstone.model.scores import Score
 from touchstone.model.scoring import Scorer
 from touchstone.model.templating import EncodedGroup
-from touchstone.serving.batching import Batcher, Encode, EngineError, QueueFullError, Result, Scores, StoppingError
+from touchstone.serving.batching import Batcher
 from touchstone.serving.cost import Size
 from touchstone.serving.exchange import current
+from touchstone.serving.jobs import Encode, EngineError, QueueFullError, Result, Scores, StoppingError
 from touchstone.serving.live import Live, Served
 from touchstone.serving.origins import SealedVersion
 from touchstone.settings.serve import Shadow as ShadowSettings
