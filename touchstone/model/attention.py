@@ -423,12 +423,12 @@ def _fused(query: Tensor, key: Tensor, value: Tensor, tile: _Tile, mask: Tensor,
 
     out, log_sum = part(tile.start, tile.end, mask[None, None])
     touching = tile.before == tile.after
-    unmasked = [(tile.first, tile.start)] if touching else [(tile.first, tile.before), (tile.after, tile.start)]
-    for first, end in unmasked:
+    ranges = [(tile.first, tile.start)] if touching else [(tile.first, tile.before), (tile.after, tile.start)]
+    for first, end in ranges:
         if first < end:
-            other, other_sum = part(first, end, None)
-            share = torch.sigmoid(log_sum - other_sum).unsqueeze(-1).to(out.dtype)
-            out, log_sum = torch.lerp(other, out, share), torch.logaddexp(log_sum, other_sum)
+            unmasked_out, unmasked_sum = part(first, end, None)
+            share = torch.sigmoid(log_sum - unmasked_sum).unsqueeze(-1).to(out.dtype)
+            out, log_sum = torch.lerp(unmasked_out, out, share), torch.logaddexp(log_sum, unmasked_sum)
     return out
 
 
