@@ -231,7 +231,9 @@ def test_a_small_run_ends_with_a_verdict_and_is_not_run_again(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGTERM, signal.SIGKILL]
+)
 def test_a_stopped_flow_leaves_no_process(tmp_path: Path, number: int) -> None:
     root = copy_product(tmp_path / "product")
     program = subprocess.Popen(

@@ -14,6 +14,7 @@ from tests.places import ROOT
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_releases_can_be_computed_again_and_no_byte_can_be_changed_unseen(tmp_path: Path) -> None:
     found = releases.run(tmp_path, holdout=600, count=10, positions=5)
     assert (len(found["verdicts"]), found["recomputed"], found["verified"]) == (10, 10, 10)

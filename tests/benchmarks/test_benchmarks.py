@@ -54,6 +54,7 @@ def test_each_token_that_must_be_computed_is_computed_once(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_every_planted_fault_of_the_data_benchmark_is_found(tmp_path: Path) -> None:
     """20,000 groups: enough for several processes."""
     last = run("benchmarks.data", "--groups", "20000", "--out", str(tmp_path))

@@ -15,12 +15,12 @@ from tests.places import ROOT
 @pytest.mark.parametrize(
     ("cells", "count"),
     [
-        (["release", "--every", "6"], 5),
+        (["release", "--every", "12"], 3),
         (["inbox", "--every", "6"], 2),
         # Landed, and killed before anything says so: the run that finishes it is another than the one that landed.
-        (["release", "--at", "steps:release"], 2),
+        pytest.param(["release", "--at", "steps:release"], 2, marks=pytest.mark.long),
         # A move of the champion that was decided, and not made.
-        (["release", "--at", "set_registered_model_alias"], 4),
+        pytest.param(["release", "--at", "set_registered_model_alias"], 4, marks=pytest.mark.long),
         # A command of a person, who gives it again.
         (["promote", "--at", "create_model_version"], 1),
     ],

@@ -419,7 +419,9 @@ def ranks_of(launcher: subprocess.Popen[str], workspace: Path, rows: int) -> lis
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("how", "rank"), [(signal.SIGSTOP, 0), (signal.SIGKILL, 1)])
+@pytest.mark.parametrize(
+    ("how", "rank"), [pytest.param(signal.SIGSTOP, 0, marks=pytest.mark.long), (signal.SIGKILL, 1)]
+)
 def test_a_lost_rank_ends_in_an_error_in_time(tmp_path: Path, base: Path, how: signal.Signals, rank: int) -> None:
     workspace = make_workspace(tmp_path / "workspace", base, epochs=1000, checkpoint_steps=5, timeout_seconds=5)
     launcher = launch(workspace)
