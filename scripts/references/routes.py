@@ -70,11 +70,13 @@ def description_of_http() -> dict[str, Any]:
 
     from touchstone.serving import status
     from touchstone.serving.app import PROTOCOLS
+    from touchstone.serving.metrics import Metrics
 
     app = FastAPI(title="Touchstone", docs_url=None, redoc_url=None)
     unused: Any = None  # a route's service is asked when a request comes
     for protocol in (*PROTOCOLS, status):
         app.include_router(protocol.router(unused))
+    app.include_router(Metrics.router(unused))
     return app.openapi()
 
 
@@ -122,7 +124,8 @@ def _type(field: dict[str, Any]) -> str:
 
 def refusals() -> set[tuple[str, str]]:
     """Every status and kind that the serving code refuses with."""
-    found = {("422", "invalid_request")}  # pydantic's findings, worded by touchstone/serving/refusals.py
+    # pydantic's findings and the framework's own, worded by serving/refusals.py; and what serving/keys.py answers.
+    found = {("422", "invalid_request"), ("404 or 405", "http_error"), ("401", "unauthorized")}
     for path in sorted((ROOT / "touchstone" / "serving").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and len(node.args) >= 2 and isinstance(node.args[1], ast.Constant):

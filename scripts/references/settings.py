@@ -96,11 +96,9 @@ def _plain(annotation: Any) -> str:
 
 
 def _value(value: object) -> str:
-    return (
-        {True: "true", False: "false", None: "null"}.get(value, str(value))
-        if not value or value is True
-        else str(value)
-    )
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    return str(value)
 
 
 def _default(value: object) -> str:

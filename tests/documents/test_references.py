@@ -26,6 +26,13 @@ def test_every_setting_has_its_row_and_every_choice_its_name() -> None:
             assert f"`{path.parent.name}={path.stem}`" in page
 
 
+def test_a_number_s_default_is_a_number() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| `([^`]*)` \| ([^|]*)", (FOLDER / "settings.md").read_text(), re.MULTILINE)
+    numbers = [(name, default) for name, default, kind in rows if kind.startswith(("number", "whole number"))]
+    assert len(numbers) > 100
+    assert [row for row in numbers if row[1] in ("true", "false")] == []
+
+
 def test_every_error_has_its_row() -> None:
     page = (FOLDER / "errors.md").read_text(encoding="utf-8")
     for name, value in vars(errors).items():

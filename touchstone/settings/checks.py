@@ -84,6 +84,7 @@ class Split(Section):
     """How clusters are placed into the seven sets."""
 
     salt: str
+    """A cluster's set follows from it and the cluster's id. `touchstone-1` for all data but the sandbox's."""
     near_duplicate: Annotated[float, Field(gt=0, le=1)]
     """Prompts whose sets of five-word sequences have at least this Jaccard similarity are near duplicates: in one set
     they are one family, of two sets the later one gives way."""
