@@ -158,6 +158,17 @@ def test_bf16_keeps_scores_in_fp32() -> None:
     assert float((low.double() - exact).abs().max().detach()) < 0.02
 
 
+@pytest.mark.parametrize("rows", [[(60, (30, 20)), (5, (3,))], [(300, (40, 30))]], ids=["products", "fused"])
+def test_autocast_takes_no_score_back_to_bf16(rows: list[tuple[int, tuple[int, ...]]]) -> None:
+    """Else a text's score would depend on whether its row is short, which goes by its siblings."""
+    packing = pack(*rows)
+    inputs = tuple((8 * part).detach().to(torch.bfloat16) for part in states(packing))  # sharp: scores of some size
+    plain = attend(LAYER, *inputs, None, packing=packing)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = attend(LAYER, *inputs, None, packing=packing)[0]
+    assert torch.equal(cast, plain)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")  # compiled on a GPU only
 def test_flex_attention_has_the_same_mask() -> None:

@@ -9,6 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     CTRLConfig,
     GPT2Config,
@@ -55,6 +57,33 @@ def test_a_saved_model_scores_the_same(base: Path, trained: Path) -> None:
     assert torch.equal(score(model), score(load_base(base, max_tokens=64, seed=4)))
     assert model.rule.max_tokens == 64
     assert load_reward_model(trained, rule=model.rule).rule == model.rule
+
+
+LONGROPE = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [3.0] * 4, "factor": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("kind", "rope", "positions"),
+    [
+        ("llama", {"rope_type": "dynamic", "factor": 2.0}, {"max_position_embeddings": 64}),
+        (
+            "phi3",
+            {**LONGROPE, "original_max_position_embeddings": 64},
+            {"max_position_embeddings": 256, "original_max_position_embeddings": 64},
+        ),
+    ],
+)
+def test_angles_that_follow_a_batch_s_longest_text_limit_the_texts(
+    tmp_path: Path, kind: str, rope: dict[str, object], positions: dict[str, int]
+) -> None:
+    """Beyond that length a short text's score would depend on its neighbours, and on what another thread scores."""
+    shape = {**DECODERS[kind], **positions, "rope_parameters": {**rope, "rope_theta": 10_000.0}}
+    tokenizer = make_tiny_tokenizer()
+    config = CONFIG_MAPPING[kind](vocab_size=len(tokenizer), pad_token_id=None, bos_token_id=None, **shape)
+    write(AutoModelForCausalLM.from_config(config), tokenizer, tmp_path / "base")
+    with pytest.raises(ModelError, match=r"beyond 64 tokens .* neighbours"):
+        load_base(tmp_path / "base", max_tokens=65, seed=4)
+    assert load_base(tmp_path / "base", max_tokens=64, seed=4).rule.max_tokens == 64
 
 
 def test_the_head_follows_the_seed_alone(base: Path) -> None:

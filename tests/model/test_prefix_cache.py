@@ -265,7 +265,7 @@ DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 2.0}
     [
         (QWEN, True),
         (Qwen3Config(**SHAPE, head_dim=8, use_sliding_window=True, sliding_window=16, max_window_layers=1), True),
-        (LlamaConfig(**SHAPE, rope_parameters=DYNAMIC), False),
+        (LlamaConfig(**SHAPE, rope_parameters=DYNAMIC), True),
         (BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=2, n_head=4, num_labels=1, pad_token_id=0), False),
     ],
     ids=["qwen3", "window", "angles-by-length", "own-attention"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -112,6 +112,15 @@ def test_punctual_work_is_not_promised_earlier_than_predicted_and_lateness_has_a
         late.observe(1.0, begun=100 * number, ended=100 * number + 90)
     assert punctual.factor == 1.0
     assert late.factor == MOST_LATE
+
+
+@pytest.mark.parametrize("late", [lambda number: True, lambda number: number % 2 == 0], ids=["all", "every second"])
+def test_lasting_lateness_is_learnt_although_jobs_overlap(late: Callable[[int], bool]) -> None:
+    lateness = Lateness()
+    for number in range(20_000):
+        begun = number / 10
+        lateness.observe(1.0, begun=begun, ended=begun + (4.0 if late(number) else 0.9))
+    assert lateness.factor > 2.5
 
 
 def test_all_that_waited_in_one_stall_is_late_once() -> None:

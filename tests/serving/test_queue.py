@@ -6,6 +6,7 @@ import itertools
 import math
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
@@ -360,6 +361,59 @@ def test_after_a_stall_as_much_is_taken_as_before() -> None:
             future.result(60)
         for future in [submit(batcher, scorer, item) for item in texts(30, "water")]:
             future.result(60)
+
+
+def test_a_bulk_job_s_own_work_is_not_lateness() -> None:
+    """It comes when it was to come, again and again: others are let in as before."""
+    scorer = slowed(0.02)
+    patient = Cost(Coefficients(call=0.0, completion=0.02, token=0.0, attention=0.0))
+    with working(scorer, batch_seconds=0.05, max_wait_seconds=1.0) as batcher:
+        batcher.prepare(scorer, patient)
+        for number in range(10):
+            first = submit(batcher, scorer, *texts(4, f"first {number}"), client="one")
+            bulk = submit(batcher, scorer, *texts(25, f"bulk {number}"), client="bulk")
+            first.result(60)
+            bulk.result(60)
+        for future in [submit(batcher, scorer, item) for item in texts(18, "water")]:
+            future.result(60)
+
+
+class Panic(BaseException):
+    """What a panic in Rust is in Python."""
+
+
+@pytest.mark.parametrize("where", ["tokenising", "scoring", "a gap"])
+def test_a_panic_of_a_library_costs_its_request_and_no_thread(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer = slowed(0.0)
+
+    def panic(*_: object, **__: object) -> Any:
+        raise Panic
+
+    with working(scorer) as batcher:
+        for _ in range(4):
+            if where == "a gap":
+                with pytest.raises(Panic):
+                    batcher.in_gap(panic)
+                continue
+            with monkeypatch.context() as patched:
+                if where == "scoring":
+                    patched.setattr(scorer, "score_encoded", panic)
+                future = submit(batcher, scorer, *texts(1), encode=panic if where == "tokenising" else None)
+                with pytest.raises(EngineError, match="Panic"):
+                    future.result(60)
+        assert len(submit(batcher, scorer, *texts(2)).result(60).scores) == 2
+        assert not batcher.health.broken
+
+
+def test_who_is_served_no_more_is_freed_while_nothing_comes() -> None:
+    with working(slowed(0.0), at_once=2) as batcher:
+        scorer = slowed(0.0, seed=1)
+        batcher.prepare(scorer, Cost(KNOWN))
+        for item in texts(6):
+            submit(batcher, scorer, item).result(60)
+        gone = weakref.ref(scorer)
+        del scorer
+        until(lambda: gone() is None, seconds=10)
 
 
 def test_work_beside_requests_is_done_although_one_thread_always_scores() -> None:

@@ -298,9 +298,11 @@ def attend(
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1:
         key, value = (part.repeat_interleave(repeats, dim=1) for part in (key, value))
-    out = _Tiled.apply(  # type: ignore[no-untyped-call]  # untyped in torch
-        query[0], key[0], value[0], packing, scale, sliding_window
-    )
+    # Autocast would take the scores back to the narrow type.
+    with torch.autocast(query.device.type, enabled=False):
+        out = _Tiled.apply(  # type: ignore[no-untyped-call]  # untyped in torch
+            query[0], key[0], value[0], packing, scale, sliding_window
+        )
     return out.transpose(0, 1).unsqueeze(0), None
 
 

@@ -55,6 +55,8 @@ transformers_logging.set_verbosity_error()
 MODEL_TYPE = "touchstone_ensemble"
 """What the config.json of several models in one names, so that stock loaders refuse it."""
 
+ANGLES_BY_LENGTH = ("dynamic", "longrope")
+"""Rotary embeddings whose angles follow the longest text of a batch where one is longer than the first training's."""
 _TEMPLATES = {"last": "chat template", "mean": "template for pairs"}
 UNIT, AGGREGATION, CLASSES = "touchstone_unit", "touchstone_aggregation", "touchstone_classes"
 """Keys of config.json under which a checkpoint says what its head is read for."""
@@ -405,6 +407,13 @@ def rule_of(
     Raises:
         ModelError: the tokenizer can't write what the rule needs, or `max_tokens` is too few or too many.
     """
+    backbone: Any = config.backbone if isinstance(config, EncoderConfig) else config.get_text_config()
+    fixed = _longest_of_fixed_angles(backbone)
+    if fixed is not None and max_tokens > fixed:
+        raise ModelError(
+            f"model.max_tokens ({max_tokens}) is too many for this model: beyond {fixed} tokens its rotary angles "
+            f"follow the longest text of a batch, and a score would depend on its neighbours; say {fixed} or fewer"
+        )
     reading: dict[str, Any] = {
         name: getattr(config, key)
         for name, key in (("unit", UNIT), ("aggregation", AGGREGATION), ("classes", CLASSES))
@@ -416,6 +425,20 @@ def rule_of(
     if longest is not None and max_tokens > longest:
         raise ModelError(f"model.max_tokens ({max_tokens}) exceeds the {longest} positions of this encoder; lower it")
     return replace(scoring_rule(tokenizer, max_tokens, "mean", text_form), **reading)
+
+
+def _longest_of_fixed_angles(config: PretrainedConfig) -> int | None:
+    """Most tokens of a text up to which a backbone's rotary angles are the same in every batch; None: always are."""
+    parameters: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
+    layers = [value for value in parameters.values() if isinstance(value, dict)] or [parameters]
+    return min(
+        (
+            int(layer.get("original_max_position_embeddings") or config.max_position_embeddings)
+            for layer in layers
+            if layer.get("rope_type") in ANGLES_BY_LENGTH
+        ),
+        default=None,
+    )
 
 
 def _network_class(config: PretrainedConfig) -> Any:

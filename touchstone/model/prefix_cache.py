@@ -37,15 +37,12 @@ SEEN = 2**14
 """Prompts of which it is known that they came before: the second time one is remembered. Most of a bulk request's
 prompts never come back; writing them down would cost memory, and several percent of the time."""
 
-BY_LENGTH = ("dynamic", "longrope")
-"""Rotary embeddings whose angles depend on the longest text of a batch: keys of one batch don't fit another."""
-
 
 class PrefixCache:
     """What one model makes of prompts that came more than once. Safe to use from several threads.
 
     Attributes:
-        limit: most bytes that are held between two calls. During one, as many may be written beside them.
+        limit: most bytes that are held between calls. Each call may write as many beside them.
         bytes: that are held now.
         hits, misses: how often a prompt of at least LEAST_TOKENS tokens was known, and how often not.
     """
@@ -142,8 +139,6 @@ def _key(group: EncodedGroup) -> bytes:
 def _bytes_per_token(model: RewardModel) -> int:
     """Bytes that the layers' keys and values of one token take in fp32; 0 for a model that can't reuse them."""
     config = model.network.config.get_text_config()
-    if any(kind in str(getattr(config, "rope_parameters", "")) for kind in BY_LENGTH):
-        return 0
     size = min(50, config.vocab_size - 1)
     ids = [1 + (7 * number) % size for number in range(24)]
     groups = [EncodedGroup(ids[start : start + 9], [ids[9:14], ids[14:15]], [0, 0], [False] * 2) for start in (0, 5)]

@@ -18,8 +18,10 @@ import math
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -210,7 +212,9 @@ class Batcher:
             ]
             self._texts.put(client, parts)
             self._to_encode.notify(len(parts))
-        job.future.add_done_callback(lambda _: self._forget(job))
+        job.future.add_done_callback(
+            partial(self._forget, weakref.ref(job))
+        )  # no circle: who is done is freed at once
         return job.future
 
     # --- under the lock ----------------------------------------------------------------------------------------------
@@ -264,6 +268,7 @@ class Batcher:
         self.queued_tokens += sum(piece.size.total for piece in pieces)
         self._backlog.remove(job.client, job.length, job.seconds)
         job.seconds = sum(piece.seconds for piece in pieces)
+        job.work = job.seconds
         job.length = self._backlog.add(job.client, job.seconds)
         job.missing = len(pieces)
         turns = self._lanes.setdefault(job.scorer, Turns(self._batch_seconds))
@@ -300,33 +305,43 @@ class Batcher:
     # --- in the threads ----------------------------------------------------------------------------------------------
 
     def _encode_always(self) -> None:
-        while True:
-            with self._lock:
-                self._to_encode.wait_for(lambda: self._texts or self._ended())
-                if not self._texts:
-                    return
-                chosen = self._take_texts()
-            if chosen:
-                self._encode(chosen)
+        while self._encode_next():
+            pass  # what a call held is freed before the thread waits again
+
+    def _encode_next(self) -> bool:
+        """Wait for texts and tokenise them; False: there will be none."""
+        with self._lock:
+            self._to_encode.wait_for(lambda: self._texts or self._ended())
+            if not self._texts:
+                return False
+            chosen = self._take_texts()
+        if chosen:
+            self._encode(chosen)
+        return True
 
     def _score_always(self) -> None:
-        while True:
-            with self._lock:
-                while not (self._lanes or self._ended() or self._gaps.due(busy=self._scoring_now > 0)):
-                    self._to_score.wait(GAP_SECONDS if self._gaps else None)
-                busy = bool(self._lanes) or self._scoring_now > 0
-                piece = self._gaps.take(busy=busy and not self._ended())
-                if piece is None and not self._lanes:
-                    return
-                if piece is None:
-                    scorer, batch = self._take_batch()
-                self._scoring_now += 1
-            if piece is not None:
-                self._gaps.do(*piece)
-            elif batch:
-                self._score(scorer, batch)
-            with self._lock:
-                self._scoring_now -= 1
+        while self._score_next():
+            pass  # as above: a version that is served no more stays in no idle thread
+
+    def _score_next(self) -> bool:
+        """Wait for pieces or for work beside requests, and do it; False: there will be none."""
+        with self._lock:
+            while not (self._lanes or self._ended() or self._gaps.due(busy=self._scoring_now > 0)):
+                self._to_score.wait(GAP_SECONDS if self._gaps else None)
+            busy = bool(self._lanes) or self._scoring_now > 0
+            piece = self._gaps.take(busy=busy and not self._ended())
+            if piece is None and not self._lanes:
+                return False
+            if piece is None:
+                scorer, batch = self._take_batch()
+            self._scoring_now += 1
+        if piece is not None:
+            self._gaps.do(*piece)
+        elif batch:
+            self._score(scorer, batch)
+        with self._lock:
+            self._scoring_now -= 1
+        return True
 
     def _ended(self) -> bool:
         return self._stopping and not self._jobs
@@ -337,7 +352,7 @@ class Batcher:
         began = time.perf_counter()
         try:
             groups = job.encode([item for _, item in chosen])
-        except Exception as error:  # whatever a tokenizer or the memory raises, the thread lives on
+        except BaseException as error:  # whatever a tokenizer or the memory raises, a panic too, the thread lives on
             if len(chosen) > 1:  # one request's fault is not its neighbours'
                 for pair in chosen:
                     self._encode([pair])
@@ -363,11 +378,11 @@ class Batcher:
         for piece, _ in batch:
             done("wait", piece.job.exchange)
         rows: Scores = []
-        failure: Exception | None = None
+        failure: BaseException | None = None
         began = time.perf_counter()
         try:
             rows = scorer.score_encoded([group for _, group in batch], values=True)
-        except Exception as error:  # whatever a kernel or the memory raises, the thread lives on
+        except BaseException as error:  # whatever a kernel or the memory raises, the thread lives on
             failure = error
         seconds = time.perf_counter() - began
 
@@ -397,7 +412,8 @@ class Batcher:
                 if not job.missing:
                     finished.append(job)
                     if job.wait > self._batch_seconds:
-                        self._lateness.observe(job.wait, job.begun, time.perf_counter() - self._batch_seconds)
+                        work = max(self._batch_seconds, job.work)
+                        self._lateness.observe(job.wait, job.begun, time.perf_counter() - work)
         for piece, _ in batch:
             done("forward", piece.job.exchange)
         for job in finished:
@@ -405,8 +421,11 @@ class Batcher:
         texts = sum(len(piece.completions) for piece, _ in batch)
         self.on_batch(texts, sum(piece.size.total for piece, _ in batch), seconds)
 
-    def _forget(self, job: Job) -> None:
+    def _forget(self, reference: weakref.ref[Job], _: Future[Result]) -> None:
         """A job is done, or nobody waits for it any more: what it holds is freed, its parts are passed over."""
+        job = reference()
+        if job is None:
+            return
         with self._lock:
             self._jobs.discard(job)
             self._backlog.remove(job.client, job.length, job.seconds)
@@ -415,7 +434,7 @@ class Batcher:
                 self._wake_all()
 
 
-def _engine_error(doing: str, error: Exception) -> EngineError:
+def _engine_error(doing: str, error: BaseException) -> EngineError:
     frame = traceback.extract_tb(error.__traceback__)[-1]
     log.error("%s failed: %s in %s, line %s", doing, type(error).__name__, frame.filename, frame.lineno)
     return EngineError(type(error).__name__)

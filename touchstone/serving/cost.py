@@ -97,9 +97,9 @@ class Lateness:
         """A job was to wait for so many seconds; when it came, and when it was done, by the same clock."""
         actual = ended - begun
         if actual > predicted * MOST_LATE:
-            known, self._stalled = begun < self._stalled, ended
-            if known:
+            if begun < self._stalled:
                 return
+            self._stalled = ended
         late = actual > predicted * self.factor
         self.factor = min(MOST_LATE, max(1.0, self.factor * math.exp(LATE_STEP * (0.99 if late else -0.01))))
 

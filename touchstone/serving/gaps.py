@@ -48,7 +48,7 @@ class Gaps:
         began = time.monotonic()
         try:
             future.set_result(work())
-        except Exception as error:  # it belongs to whoever asked for the piece
+        except BaseException as error:  # it belongs to whoever asked; a panic of a library in Rust is no Exception
             future.set_exception(error)
         now = time.monotonic()
         self._not_before = now + (now - began) * (1 / SHARE - 1)

@@ -8,6 +8,7 @@ starts another.
 from __future__ import annotations
 
 import logging
+import threading
 
 from touchstone.model.scoring import Scorer
 
@@ -18,7 +19,7 @@ SUSPICIOUS = 3
 
 
 class Health:
-    """What came of the last forward passes. All but `broken` is for the thread that scores.
+    """What came of the last forward passes. Told by the threads that score.
 
     Attributes:
         broken: the engine fails at what it could do before.
@@ -27,6 +28,7 @@ class Health:
     def __init__(self) -> None:
         self.broken = False
         self._failures = 0
+        self._lock = threading.Lock()
 
     def succeeded(self) -> None:
         """A forward pass gave scores."""
@@ -35,13 +37,15 @@ class Health:
 
     def failed(self, scorer: Scorer) -> None:
         """A forward pass of a single request raised."""
-        self._failures += 1
-        if self._failures % SUSPICIOUS:
+        with self._lock:
+            self._failures += 1
+            suspicious = self._failures % SUSPICIOUS == 0
+        if not suspicious:
             return
         vector = scorer.card.self_test[0]
         try:
             scorer.raw([(vector.messages(), [vector.completion])])
-        except Exception as error:
+        except BaseException as error:
             if not self.broken:
                 log.error("the engine is broken: a sealed text gives %s; restart the endpoint", type(error).__name__)
             self.broken = True

@@ -73,6 +73,7 @@ class Job:
     missing: int  # items without ids, later pieces without scores
     wait: float  # predicted, from `begun` on
     begun: float = field(default_factory=time.perf_counter)
+    work: float = 0.0  # predicted seconds of its pieces
     length: int = 0
     scores: list[list[Any]] = field(default_factory=list)
     future: Future[Result] = field(default_factory=Future)

@@ -203,7 +203,8 @@ class Limits:
         """What hasn't arrived when the endpoint ends isn't waited for."""
         now = asyncio.get_running_loop().time()
         for limit in self._reading:
-            limit.reschedule(now)
+            if not limit.expired():  # its time came by itself just now
+                limit.reschedule(now)
 
 
 @lru_cache(maxsize=256)

@@ -175,7 +175,7 @@ class Live:
         while not stop.wait(seconds):
             try:
                 self.refresh()
-            except Exception as error:  # whatever a store raises, the next look may succeed
+            except BaseException as error:  # whatever a store raises, a library's panic too, the next look may succeed
                 log.error("%s: looking at the aliases failed: %s", self.name, type(error).__name__)
 
     def refresh(self) -> None:
@@ -274,7 +274,9 @@ class Live:
                 self.loading = number
                 served = self._verified(number)
                 self._prepare(served.scorer)
-        except Exception as error:  # whatever a disk, a library or the memory raises, the present version serves on
+        except (
+            BaseException
+        ) as error:  # whatever a disk, a library (a panic too) or the memory raises, the present one serves
             reason = str(error) if isinstance(error, TouchstoneError) else f"{type(error).__name__} while loading it"
             tries = 1 if failure is None else failure.tries + 1
             wait = min(RETRY_SECONDS * 2 ** (tries - 1), LONGEST_RETRY_SECONDS)

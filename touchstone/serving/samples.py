@@ -142,7 +142,8 @@ class Samples:
             # Old parts go while nothing comes, too.
             if time.monotonic() - swept > SWEEP_SECONDS:
                 swept = time.monotonic()
-                self._sweep()
+                with contextlib.suppress(OSError):  # a folder that can't be read now may be at the next sweep
+                    self._sweep()
             try:
                 sample = self._waiting.get(timeout=SWEEP_SECONDS)
             except queue.Empty:
@@ -283,5 +284,5 @@ def _order(path: Path) -> tuple[int, ...]:
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
-    except FileNotFoundError:  # another endpoint's sweep took it
+    except OSError:  # another endpoint's sweep took it, or the folder is somewhere that doesn't answer
         return 0

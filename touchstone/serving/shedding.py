@@ -117,7 +117,7 @@ class Shedding:
         lines = [line.partition(b":") for line in head[2].split(b"\r\n")[:-1]]
         headers = [(name.lower(), value.strip()) for name, _, value in lines]
         lengths = [value for name, value in headers if name == b"content-length"]
-        complete = len(lengths) == 1 and lengths[0].isdigit() and len(data) == head.end() + int(lengths[0])
+        complete = len(lengths) == 1 and lengths[0] == str(len(data) - head.end()).encode()
         if not complete or any(name in _UNUSUAL for name, _ in headers):
             return b""
         scope: Scope = {"method": "POST", "headers": headers, "client": client, "server": server, "state": {}}
