@@ -359,23 +359,22 @@ def test_after_a_stall_as_much_is_taken_as_before() -> None:
         scorer.seconds = 0.0
         for future in waiting:
             future.result(60)
-        for future in [submit(batcher, scorer, item) for item in texts(30, "water")]:
+        for future in [submit(batcher, scorer, item) for item in texts(10, "water")]:
             future.result(60)
 
 
 def test_a_bulk_job_s_own_work_is_not_lateness() -> None:
     """It comes when it was to come, again and again: others are let in as before."""
-    scorer = slowed(0.02)
-    patient = Cost(Coefficients(call=0.0, completion=0.02, token=0.0, attention=0.0))
-    with working(scorer, batch_seconds=0.05, max_wait_seconds=1.0) as batcher:
-        batcher.prepare(scorer, patient)
-        for number in range(10):
-            first = submit(batcher, scorer, *texts(4, f"first {number}"), client="one")
-            bulk = submit(batcher, scorer, *texts(25, f"bulk {number}"), client="bulk")
+    scorer = slowed(0.05)
+    with working(scorer, batch_seconds=0.03, max_wait_seconds=2.5) as batcher:
+        batcher.prepare(scorer, Cost(Coefficients(call=0.0, completion=0.05, token=0.0, attention=0.0)))
+        for number in range(12):
+            first = submit(batcher, scorer, *texts(2, f"first {number}"), client="one")
+            bulk = submit(batcher, scorer, *texts(5, f"bulk {number}"), client="bulk")
             first.result(60)
             bulk.result(60)
-        for future in [submit(batcher, scorer, item) for item in texts(18, "water")]:
-            future.result(60)
+        for item in texts(28, "water"):
+            submit(batcher, scorer, item)
 
 
 class Panic(BaseException):
