@@ -212,9 +212,8 @@ class Batcher:
             ]
             self._texts.put(client, parts)
             self._to_encode.notify(len(parts))
-        job.future.add_done_callback(
-            partial(self._forget, weakref.ref(job))
-        )  # no circle: who is done is freed at once
+        # No circle of references: a job that is done is freed at once, and its scorer with it.
+        job.future.add_done_callback(partial(self._forget, weakref.ref(job)))
         return job.future
 
     # --- under the lock ----------------------------------------------------------------------------------------------

@@ -274,9 +274,7 @@ class Live:
                 self.loading = number
                 served = self._verified(number)
                 self._prepare(served.scorer)
-        except (
-            BaseException
-        ) as error:  # whatever a disk, a library (a panic too) or the memory raises, the present one serves
+        except BaseException as error:  # whatever a disk, a library or the memory raises, the old version serves on
             reason = str(error) if isinstance(error, TouchstoneError) else f"{type(error).__name__} while loading it"
             tries = 1 if failure is None else failure.tries + 1
             wait = min(RETRY_SECONDS * 2 ** (tries - 1), LONGEST_RETRY_SECONDS)
