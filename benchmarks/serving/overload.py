@@ -40,6 +40,8 @@ CLIENTS = 64
 SAMPLE_SECONDS = 0.5
 CALM_SECONDS = 6.0
 CAPACITY_SECONDS = 5.0
+REFUSED_SECONDS = 0.2
+"""So long a client that looks for the capacity stays away after a refusal."""
 LAST_SECONDS = 3.0
 """Of load before SIGTERM; as long it goes on behind it."""
 
@@ -168,15 +170,17 @@ async def _scenario(
 
 
 async def _busy(load: OpenLoad, contents: Iterator[tuple[Any, bytes]], seconds: float) -> float:
-    """Requests a second that are answered where so many clients always wait for one."""
+    """Requests a second that are scored where so many clients always wait for one; who is refused waits a little."""
     first, begin = len(load.outcomes), time.perf_counter()
 
     async def client() -> None:
         while time.perf_counter() < begin + seconds:
-            await load.ask(*next(contents))
+            outcome = await load.ask(*next(contents))
+            if outcome.status != 200:
+                await asyncio.sleep(REFUSED_SECONDS)
 
     await asyncio.gather(*(client() for _ in range(CLIENTS)))
-    return len(load.outcomes[first:]) / (time.perf_counter() - begin)
+    return len(_split(load.outcomes[first:])[0]) / (time.perf_counter() - begin)
 
 
 async def _phase(load: OpenLoad, contents: Iterator[tuple[Any, bytes]], rate: float, seconds: float) -> list[Outcome]:
