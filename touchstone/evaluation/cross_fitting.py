@@ -14,8 +14,10 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,7 @@ from touchstone.model import card as cards
 from touchstone.model.scores import RawScore, read_scores, scored_by
 from touchstone.runtime import processes
 from touchstone.runtime.files import digest_value, write_folder
+from touchstone.runtime.parallel import cores
 from touchstone.runtime.places import PACKAGE
 from touchstone.runtime.progress import progress
 from touchstone.settings import Settings, dump, project_root
@@ -46,6 +49,9 @@ FOLDS = 5
 POOLED = ("train", "validation", "calibration", "holdout", "confirm")
 BASELINES = ("longer_wins", "linear", BEST_POSSIBLE)
 SCORES = "scores.parquet"
+
+LOOK_SECONDS = 0.2
+"""So often is looked whether a stage of a fold has ended, or must."""
 
 Scores = list[list[RawScore]]
 Families = Mapping[str, str]
@@ -133,8 +139,9 @@ def cross_fit(build: Path, settings: Settings, work: Path, folds: int = FOLDS) -
         missing = [fold for fold in range(folds) if not _finished(folder, fold).exists()]
         for fold in set(range(folds)) - set(missing):
             shutil.rmtree(_training(folder, fold), ignore_errors=True)  # stopped between keeping the one and this
-        for fold in progress(missing, "cross-fit", folds, done=folds - len(missing)):
-            _fit(build, settings, divided[fold], families, folder, fold)
+        fitted = _fit_all(build, settings, divided, families, folder, missing)
+        for _ in progress(fitted, "cross-fit", folds, done=folds - len(missing)):
+            pass
         results = [_read(_finished(folder, fold), parts) for fold, parts in enumerate(divided)]
     scores = _in_order(fold_of, [scores for _, scores in results])
     telling = told_apart(pool, scores)
@@ -295,10 +302,45 @@ def _without_held_out(group: Group, split: Split) -> Group:
     return replace(group, comparisons=tuple(comparisons))
 
 
-def _fit(build: Path, settings: Settings, parts: Parts, families: Families, folder: Path, fold: int) -> None:
+def _fit_all(
+    build: Path, settings: Settings, divided: Sequence[Parts], families: Families, folder: Path, missing: Sequence[int]
+) -> Iterator[int]:
+    """Fit the missing folds, as many at once as the cores have room for; gives each as it is done.
+
+    If one fails, or whoever waits is stopped, the others end too; what they have done is gone on with next time.
+    """
+    on_cpu = settings.train.accelerate == "cpu"
+    at_once = max(1, cores() // settings.training_threads) if on_cpu else 1
+    ended = threading.Event()
+
+    def fit(fold: int) -> int:
+        if not ended.is_set():
+            _fit(build, settings, divided[fold], families, folder, fold, ended)
+        return fold
+
+    with ThreadPoolExecutor(at_once) as pool:
+        try:
+            for done in as_completed([pool.submit(fit, fold) for fold in missing]):
+                yield done.result()
+        finally:
+            ended.set()
+
+
+def _fit(
+    build: Path,
+    settings: Settings,
+    parts: Parts,
+    families: Families,
+    folder: Path,
+    fold: int,
+    ended: threading.Event,
+) -> None:
     """Train, seal and score in a folder laid out like a project; what counts is kept, the weights are not.
 
     A training that was killed goes on from its checkpoint.
+
+    Args:
+        ended: set where nobody waits for the fold any more.
     """
     place = _training(folder, fold)
     names = ["train", "calibration", *(["validation"] if parts.validation else [])]
@@ -313,7 +355,7 @@ def _fit(build: Path, settings: Settings, parts: Parts, families: Families, fold
     if settings.model.kind == "pretrained":
         shutil.copytree(build / "base", place / "build" / "base", dirs_exist_ok=True)
     for words, command in _stages(settings):
-        _run(f"{words} fold {fold + 1}", command, place)
+        _run(f"{words} fold {fold + 1}", command, place, ended)
 
     def fill(partial: Path) -> None:
         shutil.copyfile(place / "build" / "artifact" / cards.FILE, partial / cards.FILE)
@@ -352,8 +394,8 @@ def _stages(settings: Settings) -> list[tuple[str, list[str]]]:
     ]
 
 
-def _run(what: str, command: list[str], place: Path) -> None:
-    """Run a stage in `place`, its output to a file; whatever ends this call ends the stage."""
+def _run(what: str, command: list[str], place: Path, ended: threading.Event) -> None:
+    """Run a stage in `place`, its output to a file; whatever ends this call ends the stage, and `ended` ends both."""
     code = str(PACKAGE.parent)  # the code that judges, whatever folder a stage runs in
     env = {
         **os.environ,
@@ -363,8 +405,12 @@ def _run(what: str, command: list[str], place: Path) -> None:
         "TOUCHSTONE_CHECKPOINTS": "",
     }
     log = place / "log.txt"
-    finished = processes.run(command, cwd=place, env=env, log=log)
-    if finished.code:
+    with processes.background(command, cwd=place, env=env, log=log) as poll:
+        while (exit_code := poll()) is None:
+            if ended.wait(LOOK_SECONDS):
+                raise GateError(f"{what} was stopped")
+    if exit_code:
+        finished = processes.Finished(exit_code, processes.plain_text(log.read_bytes()))
         raise GateError(f"{what} failed: {finished.complaint} (all that it said: {log})")
 
 

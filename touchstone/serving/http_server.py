@@ -263,6 +263,8 @@ class Server(uvicorn.Server):
             await asyncio.sleep(FAREWELL_SECONDS)
         for listener in sockets or ():
             await self._accept_last(listener)
+        if self.server_state.connections:
+            await asyncio.sleep(FAREWELL_SECONDS)  # who was let in last has connected and not asked yet
         # A few at once: asyncio reads no more from a connection that is to be closed, and closes it a round later.
         for number, connection in enumerate(list(self.server_state.connections)):
             connection.shutdown()
