@@ -353,7 +353,9 @@ def test_processes_that_come_first_together_make_one_sound_database(tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_a_teams_server_gives_and_takes_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_teams_server_gives_and_takes_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     open_registry(tmp_path / "server")
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
@@ -391,6 +393,7 @@ def test_a_teams_server_gives_and_takes_the_same(tmp_path: Path, monkeypatch: py
         run_id = registry.start_run(NAME, "f1", {"a": 1})
         assert registry.log_curve(run_id, [{"step": n, "loss": 0.5} for n in range(3)]) == 3
         assert registry.log_curve(run_id, [{"step": n, "loss": 0.5} for n in range(4)]) == 1
+        assert capsys.readouterr().out == ""  # a command's stdout is for what was asked
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(30)

@@ -15,10 +15,12 @@ before it is made.
 import os
 
 # Before mlflow is imported: it reads some of these at import. `true` is the only spelling that it understands, and the
-# last two are one switch under its names before and after 3.18: no pickle, no code from an artifact.
+# last two are one switch under its names before and after 3.18: no pickle, no code from an artifact. Addresses on
+# stdout, which it writes where the registry is a server, would stand in the middle of what a program reads.
 os.environ.update(
     DO_NOT_TRACK="true",
     MLFLOW_DISABLE_TELEMETRY="true",
+    MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT="true",
     MLFLOW_ALLOW_PICKLE_DESERIALIZATION="false",
     MLFLOW_ALLOW_MODEL_CODE_EXECUTION="false",
 )
