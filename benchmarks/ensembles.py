@@ -6,9 +6,13 @@
 All of them learn from the same set and the same base, and are sealed, calibrated and scored as the pipeline does; the
 single model is the first of the seeds. On the holdout: accuracy, the calibration error, and whether the spread over
 the members tells where the model errs, as the area under the curve of errors against the spread that is served with
-each score (0.5 says nothing), beside that against the distance of the two rewards, which any model has. Every cluster
-counts once and intervals resample clusters. Costs: seconds of the processor for training, texts scored in one beside
-the single model (medians of three interleaved rounds), the artifact's size. Writes results/ensembles.json and .svg.
+each score (0.5 says nothing), beside that against the distance of the two rewards, which any model has. Far rewards
+have a large spread and few errors, so two more questions are asked: among pairs of like distance (tenths of them),
+does the spread of their difference find the errors; and is a text's spread larger where its reward is far off the
+known one (the quarter of the texts furthest from the line through reward and gold, less their prompts' means)? Every
+cluster counts once and intervals resample clusters. Costs: seconds of the processor for training, texts scored in one
+beside the single model (medians of three interleaved rounds), the artifact's size. Writes results/ensembles.json and
+.svg.
 """
 
 from __future__ import annotations
@@ -27,23 +31,26 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
 from benchmarks.agreement import LIBRARIES, RESULTS, ROOT, SEED
 from benchmarks.machine import hardware
 from touchstone import statistics as st
 from touchstone.data.sources import read_source
+from touchstone.data.sources.sandbox_gold import gold
 from touchstone.data.splits import split_groups
 from touchstone.evaluation.baselines import baseline_differences
 from touchstone.evaluation.metrics import measure
 from touchstone.evaluation.rows import Row, score_rows
 from touchstone.groups import Group, read_parquet, write_parquet
 from touchstone.model.base import build_base
-from touchstone.model.combining import Combination, combine
+from touchstone.model.combining import Combination, combine, spread_of
 from touchstone.model.scores import RawScore, as_item
 from touchstone.model.scoring import Scorer
 from touchstone.model.sealing import seal
 from touchstone.pages.figures import BLUE, GREY, INK, ORANGE
 from touchstone.settings import Settings, compose
+from touchstone.statistics import Floats
 from touchstone.training.run import train
 
 SHARES = "split.shares={train:0.56,validation:0.02,calibration:0.1,holdout:0.2,confirm:0.01,reference:0.1,canary:0.01}"
@@ -55,6 +62,8 @@ KINDS = {
     "adapters": ["ensemble=adapters", "train.method=lora", "train.learning_rate=3e-3", "train.lora_rank=32"],
 }
 """Adapters with ten times the learning rate of full training (configs/train/lora.yaml)."""
+LIKE = 10
+"""Parts of the pairs, by the distance of their rewards."""
 RULES: tuple[Combination, ...] = ("mean", "worst", "uncertainty")
 ROUNDS = 3
 TIMED_TEXTS = 400
@@ -111,6 +120,41 @@ def most_disputed(rows: Sequence[Row]) -> float:
     return float(st.credit([row.difference for row in worst]).mean())
 
 
+def beyond_distance(rows: Sequence[Row]) -> dict[str, float]:
+    """The area of errors against the spread of the difference, ranked among pairs whose rewards lie as far apart."""
+    decided = [row for row in rows if row.chosen is not None]
+    differences = np.array([row.difference for row in decided])
+    spreads = np.array([row.spread_difference for row in decided], dtype=np.float64)
+    ranks = np.empty(len(decided))
+    for part in np.array_split(np.argsort(np.abs(differences), kind="stable"), LIKE):
+        ranks[part] = np.argsort(np.argsort(spreads[part], kind="stable")) / len(part)
+    return _area("beyond", ranks, st.credit(differences), [row.cluster_id for row in decided])
+
+
+def far_from_gold(groups: Sequence[Group], scores: list[list[RawScore]]) -> dict[str, float]:
+    """The area of the texts whose rewards are furthest off the known one, against their spread."""
+    rewards: list[float] = []
+    known: list[float] = []
+    spreads: list[float] = []
+    clusters: list[str] = []
+    for group, row in zip(groups, scores, strict=True):
+        # What a prompt adds to all of its completions is nobody's choice.
+        values = np.array([gold(group.prompt, completion.text) for completion in group.completions])
+        given = np.array([score.reward for score in row])
+        known.extend(values - values.mean())
+        rewards.extend(given - given.mean())
+        spreads.extend(spread_of(score.members) or 0.0 for score in row)
+        clusters.extend([group.cluster_id] * len(row))
+    off = np.abs(np.array(rewards) - np.polyval(np.polyfit(known, rewards, 1), known))
+    return _area("gold", np.array(spreads), off <= np.quantile(off, 0.75), clusters)
+
+
+def _area(name: str, values: Floats, right: ArrayLike, clusters: Sequence[str]) -> dict[str, float]:
+    area = st.error_area(values, right, clusters, 0.95, 2_000, SEED)
+    assert area is not None
+    return {f"{name}_area": area.area, f"{name}_area_low": area.interval.low, f"{name}_area_high": area.interval.high}
+
+
 def assess(scorer: Scorer, groups: Sequence[Group], baselines: dict[str, Any]) -> dict[str, Any]:
     """Everything about the scores."""
     scores = scorer.raw([as_item(group) for group in groups])
@@ -119,6 +163,8 @@ def assess(scorer: Scorer, groups: Sequence[Group], baselines: dict[str, Any]) -
     measured = measure(rows, baselines, calibration.map, calibration.map_error)
     names = ("accuracy", "accuracy_low", "accuracy_high", "calibration_error", "calibration_error_null", "log_loss")
     spread = measured.get("spread")
+    if spread is not None:
+        spread = {**spread, **beyond_distance(rows), **far_from_gold(groups, scores)}
     return {
         **{name: measured[name] for name in names},
         "temperature": calibration.temperature,
@@ -182,23 +228,30 @@ def draw(rows: dict[str, Any], path: Path) -> None:
 def table(rows: dict[str, Any]) -> str:
     """One line each."""
     lines = [
-        f"{'':<10}{'accuracy':<24}{'calibration':>12}  {'errors by spread':<24}{'by distance':>12}"
-        f"{'worst':>8}{'uncert.':>9}{'train s':>9}{'texts/s':>9}{'MB':>7}"
+        f"{'':<10}{'accuracy':<24}{'calibration':>12}  "
+        + "".join(f"{head:<24}" for head in ("errors by spread", "at like distance", "far from gold"))
+        + f"{'by distance':>12}{'worst':>8}{'uncert.':>9}{'train s':>9}{'texts/s':>9}{'MB':>7}"
     ]
     for name, row in rows.items():
         spread, rules = row["spread"], row["rules"]
         cells = (
             f"{row['accuracy']:.3f} ({row['accuracy_low']:.3f} to {row['accuracy_high']:.3f})",
-            "-" if spread is None
-            else f"{spread['error_area']:.3f} ({spread['error_area_low']:.3f} to {spread['error_area_high']:.3f})",
-        )  # fmt: skip
+            *(_shown(spread, kind) for kind in ("error", "beyond", "gold")),
+        )
         margin = (spread or row["margins"])["margin_area"]
         worst, uncertainty = (f"{rules[rule]:.3f}" if rules else "-" for rule in ("worst", "uncertainty"))
         lines.append(
-            f"{name:<10}{cells[0]:<24}{row['calibration_error']:>12.3f}  {cells[1]:<24}{margin:>12.3f}{worst:>8}"
-            f"{uncertainty:>9}{row['train_seconds']:>9.0f}{row['throughput_ratio']:>9.2f}{row['megabytes']:>7.1f}"
+            f"{name:<10}{cells[0]:<24}{row['calibration_error']:>12.3f}  {cells[1]:<24}{cells[2]:<24}{cells[3]:<24}"
+            f"{margin:>12.3f}{worst:>8}{uncertainty:>9}{row['train_seconds']:>9.0f}{row['throughput_ratio']:>9.2f}{row['megabytes']:>7.1f}"
         )
     return "\n".join(lines)
+
+
+def _shown(areas: dict[str, float] | None, kind: str) -> str:
+    """An area with its interval."""
+    if areas is None:
+        return "-"
+    return f"{areas[f'{kind}_area']:.3f} ({areas[f'{kind}_area_low']:.3f} to {areas[f'{kind}_area_high']:.3f})"
 
 
 def main() -> None:
@@ -257,11 +310,13 @@ def main() -> None:
     (arguments.out / "ensembles.json").write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
     draw(rows, arguments.out / "ensembles.svg")
     print(table(rows))
-    best = max(("heads", "adapters", "seeds"), key=lambda name: rows[name]["spread"]["error_area"])
-    spread = rows[best]["spread"]
+    spread = rows["seeds"]["spread"]
     print(
-        f"RESULT single={rows['single']['accuracy']:.4f} seeds={rows['seeds']['accuracy']:.4f} best_spread={best} "
-        f"area={spread['error_area']:.4f} low={spread['error_area_low']:.4f} high={spread['error_area_high']:.4f}"
+        f"RESULT single={rows['single']['accuracy']:.4f} seeds={rows['seeds']['accuracy']:.4f} "
+        + " ".join(
+            f"{kind}_area={spread[f'{kind}_area']:.4f} {kind}_low={spread[f'{kind}_area_low']:.4f}"
+            for kind in ("error", "beyond", "gold")
+        )
     )
 
 
@@ -271,11 +326,7 @@ def _margins(scorer: Scorer, groups: Sequence[Group]) -> dict[str, float]:
         row for row in score_rows(groups, scorer.raw([as_item(group) for group in groups])) if row.chosen is not None
     ]
     differences = [row.difference for row in rows]
-    area = st.error_area(
-        -np.abs(differences), st.credit(differences), [row.cluster_id for row in rows], 0.95, 2_000, SEED
-    )
-    assert area is not None
-    return {"margin_area": area.area, "margin_area_low": area.interval.low, "margin_area_high": area.interval.high}
+    return _area("margin", -np.abs(differences), st.credit(differences), [row.cluster_id for row in rows])
 
 
 if __name__ == "__main__":
