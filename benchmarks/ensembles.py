@@ -48,7 +48,7 @@ from touchstone.model.combining import Combination, combine, spread_of
 from touchstone.model.scores import RawScore, as_item
 from touchstone.model.scoring import Scorer
 from touchstone.model.sealing import seal
-from touchstone.pages.figures import BLUE, GREY, INK, ORANGE
+from touchstone.pages.figures import BLUE, GREEN, GREY, INK, ORANGE
 from touchstone.settings import Settings, compose
 from touchstone.statistics import Floats
 from touchstone.training.run import train
@@ -193,9 +193,9 @@ def throughput(scorers: dict[str, Scorer], groups: Sequence[Group]) -> dict[str,
 
 
 def draw(rows: dict[str, Any], path: Path) -> None:
-    """Accuracy, and the area of errors against spread and against the distance of the rewards, as SVG."""
+    """Accuracy, and the areas of errors against spread and against the distance of the rewards, as SVG."""
     matplotlib.rcParams["svg.hashsalt"] = "touchstone"
-    figure = Figure(figsize=(10, 3.4), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(10, 3.6), layout="constrained", facecolor="white")
     left, right = figure.subplots(1, 2, sharey=True)
     names = list(rows)
     for place, name in enumerate(names):
@@ -208,6 +208,7 @@ def draw(rows: dict[str, Any], path: Path) -> None:
         series = [("margin", ORANGE, 0.16, "against the distance of the two rewards")]
         if row["spread"]:
             series.append(("error", BLUE, -0.16, "against the spread that is served"))
+            series.append(("gold", GREEN, 0.0, "of texts far from gold, against their spread"))
         for kind, colour, offset, label in series:
             bounds = [areas[f"{kind}_area_low"], areas[f"{kind}_area_high"]]
             right.plot(bounds, [place + offset] * 2, color=colour, linewidth=3, alpha=0.45)
@@ -218,7 +219,7 @@ def draw(rows: dict[str, Any], path: Path) -> None:
     right.axvline(0.5, color=INK, linewidth=1, linestyle=":")
     left.set_xlabel("accuracy on the holdout; beside the names: training time")
     right.set_xlabel("area under the curve of errors; dotted: says nothing")
-    right.legend(frameon=False, fontsize=9, loc="lower right")
+    figure.legend(frameon=False, fontsize=9, loc="outside lower right", ncols=len(series))
     for axis in (left, right):
         axis.spines[["top", "right"]].set_visible(False)
         axis.spines[["left", "bottom"]].set_color(GREY)
