@@ -2,7 +2,13 @@
 
 import gc
 
-import touchstone  # noqa: F401
+import touchstone  # noqa: F401  # isort: skip
+
+from hypothesis import settings
+
+# A busy machine takes longer over an example, and that is no failure.
+settings.register_profile("touchstone", deadline=None)
+settings.load_profile("touchstone")
 
 # Each full collection would walk over everything that five thousand tests and their imports hold: a tenth of the time.
 gc.disable()
