@@ -119,6 +119,7 @@ def test_equal_models_are_promoted_as_rarely_as_the_gate_says(shape: simulations
 
 
 @pytest.mark.slow
+@pytest.mark.long  # the benchmark of the same, at full size, says more
 def test_a_gain_of_three_points_is_found_with_the_default_data(shape: simulations.Shape) -> None:
     found = simulations.promote3(shape, LIMITS, 60, None)
     assert found["safety_share"] == pytest.approx(0.2, abs=0.03)
@@ -127,6 +128,7 @@ def test_a_gain_of_three_points_is_found_with_the_default_data(shape: simulation
 
 
 @pytest.mark.slow
+@pytest.mark.long  # the benchmark of the same, at full size, says more
 def test_the_size_that_is_asked_for_gives_the_power_that_is_promised(shape: simulations.Shape) -> None:
     for name, row in simulations.asked_sizes(shape, LIMITS, 120, None, prompts=600).items():
         if row["undecided"] >= 30:

@@ -26,6 +26,7 @@ def seen(looks: list[Floats], rate: float = 0.05) -> Fall:
 
 
 @pytest.mark.slow
+@pytest.mark.long  # the benchmark of the same, at full size, says more
 def test_an_unchanged_mean_is_alarmed_no_more_often_than_was_asked() -> None:
     """Nominal 10% for ever; the known mean has its own error, and 40 looks of 50 are seen by each of 300."""
     generator = np.random.default_rng(1)
