@@ -17,7 +17,6 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ from touchstone.model import card as cards
 from touchstone.model.scores import RawScore, read_scores, scored_by
 from touchstone.runtime import processes
 from touchstone.runtime.files import digest_value, write_folder
-from touchstone.runtime.parallel import cores
+from touchstone.runtime.parallel import cores, map_threads
 from touchstone.runtime.places import PACKAGE
 from touchstone.runtime.progress import progress
 from touchstone.settings import Settings, dump, project_root
@@ -304,8 +303,8 @@ def _without_held_out(group: Group, split: Split) -> Group:
 
 def _fit_all(
     build: Path, settings: Settings, divided: Sequence[Parts], families: Families, folder: Path, missing: Sequence[int]
-) -> Iterator[int]:
-    """Fit the missing folds, as many at once as the cores have room for; gives each as it is done.
+) -> Iterator[None]:
+    """Fit the missing folds, as many at once as the cores have room for; gives nothing for each as it is done.
 
     If one fails, or whoever waits is stopped, the others end too; what they have done is gone on with next time.
     """
@@ -313,17 +312,10 @@ def _fit_all(
     at_once = max(1, cores() // settings.training_threads) if on_cpu else 1
     ended = threading.Event()
 
-    def fit(fold: int) -> int:
-        if not ended.is_set():
-            _fit(build, settings, divided[fold], families, folder, fold, ended)
-        return fold
+    def fit(fold: int) -> None:
+        _fit(build, settings, divided[fold], families, folder, fold, ended)
 
-    with ThreadPoolExecutor(at_once) as pool:
-        try:
-            for done in as_completed([pool.submit(fit, fold) for fold in missing]):
-                yield done.result()
-        finally:
-            ended.set()
+    return map_threads(fit, missing, at_once, ended)
 
 
 def _fit(

@@ -81,10 +81,15 @@ def map_ordered(function: Callable[[Item], Result], items: Iterable[Item]) -> It
         pool.shutdown(cancel_futures=True)
 
 
-def map_threads(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
+def map_threads(
+    function: Callable[[Item], Result], items: Iterable[Item], threads: int, ended: threading.Event | None = None
+) -> Iterator[Result]:
     """`function(item)` for every item, in their order, by so many threads; a few results are computed ahead.
 
     For functions that let Python's lock go while they compute.
+
+    Args:
+        ended: set where nobody waits for results any more, for functions that can stop in the middle.
     """
     if threads == 1:
         yield from map(function, items)
@@ -99,6 +104,8 @@ def map_threads(function: Callable[[Item], Result], items: Iterable[Item], threa
             while waiting:
                 yield waiting.popleft().result()
         finally:
+            if ended is not None:
+                ended.set()
             for future in waiting:
                 future.cancel()
 
