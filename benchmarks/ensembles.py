@@ -62,8 +62,6 @@ KINDS = {
     "adapters": ["ensemble=adapters", "train.method=lora", "train.learning_rate=3e-3", "train.lora_rank=32"],
 }
 """Adapters with ten times the learning rate of full training (configs/train/lora.yaml)."""
-LIKE = 10
-"""Parts of the pairs, by the distance of their rewards."""
 RULES: tuple[Combination, ...] = ("mean", "worst", "uncertainty")
 ROUNDS = 3
 TIMED_TEXTS = 400
@@ -120,15 +118,11 @@ def most_disputed(rows: Sequence[Row]) -> float:
     return float(st.credit([row.difference for row in worst]).mean())
 
 
-def beyond_distance(rows: Sequence[Row]) -> dict[str, float]:
-    """The area of errors against the spread of the difference, ranked among pairs whose rewards lie as far apart."""
+def margins(rows: Sequence[Row]) -> dict[str, float]:
+    """The area of errors against the distance of the two rewards, which any model has."""
     decided = [row for row in rows if row.chosen is not None]
-    differences = np.array([row.difference for row in decided])
-    spreads = np.array([row.spread_difference for row in decided], dtype=np.float64)
-    ranks = np.empty(len(decided))
-    for part in np.array_split(np.argsort(np.abs(differences), kind="stable"), LIKE):
-        ranks[part] = np.argsort(np.argsort(spreads[part], kind="stable")) / len(part)
-    return _area("beyond", ranks, st.credit(differences), [row.cluster_id for row in decided])
+    differences = [row.difference for row in decided]
+    return _area("margin", -np.abs(differences), st.credit(differences), [row.cluster_id for row in decided])
 
 
 def far_from_gold(groups: Sequence[Group], scores: list[list[RawScore]]) -> dict[str, float]:
@@ -164,11 +158,12 @@ def assess(scorer: Scorer, groups: Sequence[Group], baselines: dict[str, Any]) -
     names = ("accuracy", "accuracy_low", "accuracy_high", "calibration_error", "calibration_error_null", "log_loss")
     spread = measured.get("spread")
     if spread is not None:
-        spread = {**spread, **beyond_distance(rows), **far_from_gold(groups, scores)}
+        spread = {**spread, **far_from_gold(groups, scores)}
     return {
         **{name: measured[name] for name in names},
         "temperature": calibration.temperature,
         "spread": spread,
+        "margins": margins(rows),
         "accuracy_of_the_most_disputed_tenth": None if spread is None else most_disputed(rows),
         "rules": by_rule(scorer, groups, scores),
         "pairs": measured["pairs"],
@@ -204,7 +199,7 @@ def draw(rows: dict[str, Any], path: Path) -> None:
         left.plot([row["accuracy"]], [place], "o", color=BLUE, markersize=8)
         left.annotate(f"{row['accuracy']:.3f}", (row["accuracy"], place), xytext=(0, 8), textcoords="offset points",
                       ha="center", color=BLUE)  # fmt: skip
-        areas = row["spread"] or row["margins"]
+        areas = {**row["margins"], **(row["spread"] or {})}
         series = [("margin", ORANGE, 0.16, "against the distance of the two rewards")]
         if row["spread"]:
             series.append(("error", BLUE, -0.16, "against the spread that is served"))
@@ -237,9 +232,9 @@ def table(rows: dict[str, Any]) -> str:
         spread, rules = row["spread"], row["rules"]
         cells = (
             f"{row['accuracy']:.3f} ({row['accuracy_low']:.3f} to {row['accuracy_high']:.3f})",
-            *(_shown(spread, kind) for kind in ("error", "beyond", "gold")),
+            *(_shown(spread, kind) for kind in ("error", "like", "gold")),
         )
-        margin = (spread or row["margins"])["margin_area"]
+        margin = row["margins"]["margin_area"]
         worst, uncertainty = (f"{rules[rule]:.3f}" if rules else "-" for rule in ("worst", "uncertainty"))
         lines.append(
             f"{name:<10}{cells[0]:<24}{row['calibration_error']:>12.3f}  {cells[1]:<24}{cells[2]:<24}{cells[3]:<24}"
@@ -293,7 +288,6 @@ def main() -> None:
                 "throughput_ratio": ratios[name],
                 "megabytes": sum(path.stat().st_size for path in files) / 2**20,
             }
-        rows["single"]["margins"] = _margins(scorers["single"], holdout)
         labelled = score_rows(holdout, [[RawScore(0.0, False, 1)] * len(group.completions) for group in holdout])
         decided = np.array([row.chosen is not None for row in labelled])
         clusters = np.array([row.cluster_id for row in labelled])[decided]
@@ -316,18 +310,9 @@ def main() -> None:
         f"RESULT single={rows['single']['accuracy']:.4f} seeds={rows['seeds']['accuracy']:.4f} "
         + " ".join(
             f"{kind}_area={spread[f'{kind}_area']:.4f} {kind}_low={spread[f'{kind}_area_low']:.4f}"
-            for kind in ("error", "beyond", "gold")
+            for kind in ("error", "like", "gold")
         )
     )
-
-
-def _margins(scorer: Scorer, groups: Sequence[Group]) -> dict[str, float]:
-    """Of a single model the area of errors against the distance of its rewards."""
-    rows = [
-        row for row in score_rows(groups, scorer.raw([as_item(group) for group in groups])) if row.chosen is not None
-    ]
-    differences = [row.difference for row in rows]
-    return _area("margin", -np.abs(differences), st.credit(differences), [row.cluster_id for row in rows])
 
 
 if __name__ == "__main__":

@@ -54,3 +54,25 @@ def test_the_interval_covers_as_often_as_it_says() -> None:
         assert found is not None
         covered += found.interval.low <= truth <= found.interval.high
     assert 82 <= covered <= 97
+
+
+def test_a_number_that_repeats_the_distance_says_nothing_at_like_distance() -> None:
+    """Far pairs have a large spread and few errors: over all pairs the area reads low, among like pairs one half."""
+    generator = np.random.default_rng(5)
+    distances = np.abs(generator.normal(size=4_000))
+    credits = (generator.random(4_000) < 1 / (1 + np.exp(-2 * distances))).astype(float)
+    for tells, low, high in ((False, 0.46, 0.54), (True, 0.7, 0.9)):
+        spreads = distances + generator.normal(size=4_000) * 0.05 + (0.1 * (credits == 0) if tells else 0.0)
+        plain = st.error_area(spreads, credits, range(4_000), 0.95, 50, 17)
+        like = st.error_area(st.ranks_at_like(spreads, distances, 200), credits, range(4_000), 0.95, 50, 17)
+        assert plain is not None
+        assert like is not None
+        assert plain.area < 0.45
+        assert low < like.area < high
+
+
+def test_ranks_at_like_distance_are_those_inside_each_part_and_equal_values_share_theirs() -> None:
+    ranks = st.ranks_at_like([5.0, 1.0, 1.0, 30.0, 10.0, 20.0], [0.1, 0.2, 0.3, 9.0, 8.0, 7.0], 2)
+    assert ranks.tolist() == pytest.approx([1.0, 0.5, 0.5, 1.0, 1 / 3, 2 / 3])
+    assert st.ranks_at_like([2.0], [1.0], 10).tolist() == [1.0]
+    assert st.ranks_at_like([], [], 10).tolist() == []

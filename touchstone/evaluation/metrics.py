@@ -20,6 +20,8 @@ from touchstone.model.scores import RawScore
 LEVEL = 0.95
 DRAWS = 2_000
 SEED = 17
+LIKE = 10
+"""Parts of the comparisons, by the distance of their rewards: each is a tenth of them."""
 DIGITS = 6
 """Digits after the point in metrics.json: below them two machines differ."""
 
@@ -107,24 +109,18 @@ def spread_metrics(decided: Sequence[Row]) -> dict[str, float | None] | None:
     Returns:
         mean: of the completions' spreads, in standard deviations of the reference set. Then areas under the curve of
         errors against a number, with 95% intervals: error_area, against the spread that is served with each score
-        (of both completions, root of the sum of squares), pair_area, against the spread of their difference, and
-        margin_area, against minus the distance of the two rewards, which any model has. None: there is no error.
+        (of both completions, root of the sum of squares), pair_area, against the spread of their difference,
+        margin_area, against minus the distance of the two rewards, which any model has, and like_area, against the
+        spread of the difference among comparisons of like distance (tenths of them): far rewards have large spreads
+        and few errors, so the first two read low whatever the spread says. None: there is no error.
     """
     if not decided or any(row.spread_difference is None for row in decided):
         return None
     clusters = [row.cluster_id for row in decided]
     credits = st.credit([row.difference for row in decided])
-    first, second, difference = (
-        np.array([getattr(row, f"spread_{name}") for row in decided], dtype=np.float64)
-        for name in ("first", "second", "difference")
-    )
-    numbers = {
-        "error": np.hypot(first, second),
-        "pair": difference,
-        "margin": -np.abs([row.difference for row in decided]),
-    }
-    results: dict[str, float | None] = {"mean": float(np.mean(np.concatenate([first, second])))}
-    for name, values in numbers.items():
+    both = [(row.spread_first, row.spread_second) for row in decided]
+    results: dict[str, float | None] = {"mean": float(np.mean(np.array(both, dtype=np.float64)))}
+    for name, values in signs_of_error(decided).items():
         area = st.error_area(values, credits, clusters, LEVEL, DRAWS, SEED)
         results |= {
             f"{name}_area": None if area is None else area.area,
@@ -132,6 +128,25 @@ def spread_metrics(decided: Sequence[Row]) -> dict[str, float | None] | None:
             f"{name}_area_high": None if area is None else area.interval.high,
         }
     return results
+
+
+def signs_of_error(decided: Sequence[Row]) -> dict[str, st.Floats]:
+    """The numbers whose areas `spread_metrics` gives, one of each per row, larger where an error is expected.
+
+    Args:
+        decided: rows with a preferred side, with spreads.
+    """
+    first, second, difference = (
+        np.array([getattr(row, f"spread_{name}") for row in decided], dtype=np.float64)
+        for name in ("first", "second", "difference")
+    )
+    distances = np.abs([row.difference for row in decided])
+    return {
+        "error": np.hypot(first, second),
+        "pair": difference,
+        "margin": -distances,
+        "like": st.ranks_at_like(difference, distances, LIKE),
+    }
 
 
 def _accuracy(differences: st.Floats, clusters: Sequence[str]) -> dict[str, float]:

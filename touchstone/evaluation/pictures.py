@@ -166,25 +166,38 @@ def paint_margins(axis: Axes, differences: ArrayLike, champion: ArrayLike | None
     axis.yaxis.set_major_locator(MaxNLocator(5, integer=True))
 
 
-def spread_chart(spreads: ArrayLike, credits: ArrayLike, areas: Mapping[str, float | None], *, subject: str) -> bytes:
+def spread_chart(
+    signs: Mapping[str, ArrayLike], credits: ArrayLike, areas: Mapping[str, float | None], *, subject: str
+) -> bytes:
     """Accuracy in tenths of the comparisons by how far the members of an ensemble are apart, with Wilson intervals.
 
+    Once by the spread that is served, and once by the spread among comparisons whose rewards lie as far apart.
+
     Args:
-        spreads, credits: one per comparison with a preferred side.
+        signs: from `metrics.signs_of_error`, one number per comparison with a preferred side.
+        credits: of the same comparisons.
         areas: from `metrics.spread_metrics`.
     """
-    values, right = np.asarray(spreads, dtype=np.float64), np.asarray(credits, dtype=np.float64)
+    right = np.asarray(credits, dtype=np.float64)
     figure, (axis,) = figure_of()
-    for run in np.array_split(np.argsort(values, kind="stable"), min(10, len(values))):
-        middle, accuracy = float(np.median(values[run])), float(right[run].mean())
-        axis.plot([middle] * 2, wilson_interval(right[run].sum(), len(run), 0.95), color=BLUE, linewidth=2, alpha=0.45)
-        axis.plot([middle], [accuracy], "o", color=BLUE, markersize=7)
-    axis.set_xlabel("spread of the members about the two completions, in standard deviations", fontsize=10)
+    series = (
+        ("error", BLUE, -0.1, "the two scores' spread"),
+        ("like", ORANGE, 0.1, "among comparisons of like distance"),
+    )
+    for name, colour, offset, label in series:
+        order = np.argsort(np.asarray(signs[name], dtype=np.float64), kind="stable")
+        for place, run in enumerate(np.array_split(order, min(10, len(order))), start=1):
+            ends = wilson_interval(right[run].sum(), len(run), 0.95)
+            axis.plot([place + offset] * 2, ends, color=colour, linewidth=2, alpha=0.45)
+            axis.plot([place + offset], [right[run].mean()], "o", color=colour, markersize=7)
+        area = areas[f"{name}_area"]
+        axis.plot([], [], "o", color=colour, label=label if area is None else f"{label}: area {area:.3f}")
+    axis.set_xlabel("tenths of the comparisons, the members' largest spread on the right", fontsize=10)
     axis.set_ylabel("accuracy", fontsize=10)
     axis.grid(color=GRID)
-    area = areas["error_area"]
-    words = "there is no error" if area is None else f"area under the curve of errors {area:.3f}; 0.5 says nothing"
-    add_title(axis, f"Where the members disagree on {subject}", f"{words}; lines: 95% intervals")
+    axis.legend(frameon=False, fontsize=10, loc="lower left")
+    words = "areas under the curve of errors, 0.5 says nothing; lines: 95% intervals"
+    add_title(axis, f"Where the members disagree on {subject}", words)
     return to_png(figure)
 
 

@@ -8,7 +8,6 @@ plots that stand in git (`headline`). The holdout is the gate's, which computes 
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -37,7 +36,7 @@ from touchstone.evaluation.headline import (
     reliability_table,
 )
 from touchstone.evaluation.headline import write as write_headline
-from touchstone.evaluation.metrics import by_annotators, measure, rounded
+from touchstone.evaluation.metrics import by_annotators, measure, rounded, signs_of_error
 from touchstone.evaluation.outcomes import labelled, measure_outcomes, of_labelled, outcome_table, rewards_of
 from touchstone.evaluation.pictures import (
     accuracy_chart,
@@ -106,7 +105,7 @@ def draw(
         **(
             {
                 "spread.png": spread_chart(
-                    [math.hypot(row.spread_first or 0.0, row.spread_second or 0.0) for row in spreads],
+                    signs_of_error(spreads),
                     st.credit([row.difference for row in spreads]),
                     metrics["spread"],
                     subject=pairs,
@@ -181,7 +180,7 @@ def table(metrics: Mapping[str, Any]) -> str:
         lines.append(f"{key.replace('_', ' '):<24}{shown}".rstrip())
     if "spread" in metrics and metrics["spread"]["error_area"] is not None:
         areas = metrics["spread"]
-        for name, words in (("error", "errors by spread"), ("margin", "errors by margin")):
+        for name, words in (("error", "errors by spread"), ("like", "at like margin"), ("margin", "errors by margin")):
             interval = (
                 f"{areas[f'{name}_area_low']:.3f} to {areas[f'{name}_area_high']:.3f} (no sign of an error: 0.5)"
             )

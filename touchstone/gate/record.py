@@ -109,6 +109,10 @@ class SpreadMetrics(Part):
     margin_area: float | None
     margin_area_low: float | None
     margin_area_high: float | None
+    # Of a record from before these were measured: None.
+    like_area: float | None = None
+    like_area_low: float | None = None
+    like_area_high: float | None = None
 
 
 class ClassifierMetrics(Part):

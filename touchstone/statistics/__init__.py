@@ -73,7 +73,7 @@ from touchstone.statistics.clusters import (
     wilson_interval,
     worse_than,
 )
-from touchstone.statistics.errors_by_spread import ErrorArea, error_area
+from touchstone.statistics.errors_by_spread import ErrorArea, error_area, ranks_at_like
 from touchstone.statistics.rewards import (
     PERCENTILE_DIGITS,
     QUANTILE_LEVELS,
@@ -147,6 +147,7 @@ __all__ = [
     "percentile",
     "probability",
     "quantile_table",
+    "ranks_at_like",
     "relative_spread",
     "reliability",
     "sign_test",

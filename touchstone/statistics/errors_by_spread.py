@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import stats
 
 from touchstone.statistics.arrays import BOOTSTRAP_CELLS, Clusters, Floats, cluster_index, floats
 from touchstone.statistics.clusters import Interval
@@ -61,6 +62,27 @@ def error_area(
         return None
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     return ErrorArea(area, Interval(float(low), float(high)))
+
+
+def ranks_at_like(values: ArrayLike, distances: ArrayLike, parts: int) -> Floats:
+    """What a number says beyond another: its rank among the rows that lie alike in that one, in (0, 1].
+
+    Rows are ordered by `distances` and cut into `parts` of one size (fewer where there are fewer rows); ranks are
+    taken inside a part and divided by its size, equal values share theirs. Whatever the two numbers have in common
+    is the same for all of a part, so the area under the curve of errors against these ranks is 1/2 for a number that
+    only repeats the other.
+
+    Args:
+        values, distances: finite, shape (n,) each.
+
+    Returns:
+        Shape (n,).
+    """
+    numbers, far = floats(values), floats(distances)
+    ranks = np.empty(len(numbers))
+    for part in np.array_split(np.argsort(far, kind="stable"), max(1, min(parts, len(numbers)))):
+        ranks[part] = stats.rankdata(numbers[part]) / max(1, len(part))
+    return ranks
 
 
 def _areas(times: Floats, wrong: Floats, good: Floats, starts: np.ndarray) -> Floats:

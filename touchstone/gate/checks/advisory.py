@@ -29,22 +29,29 @@ RARE = 0.01
 def spread(rows: Sequence[Row]) -> Check:
     """Whether the members of an ensemble are further apart where it errs: a warning where nothing shows it.
 
+    Asked among comparisons whose rewards lie about as far apart: a large distance comes with a large spread and with
+    few errors, so that over all comparisons even a telling spread reads low.
+
     Args:
         rows: of the holdout, with spreads.
     """
     decided = [row for row in rows if row.chosen is not None]
     areas = spread_metrics(decided) or {}
-    area, low, high = (areas.get(f"error_area{end}") for end in ("", "_low", "_high"))
+    area, low, high = (areas.get(f"like_area{end}") for end in ("", "_low", "_high"))
     if area is None or low is None or high is None:
         return Check("spread", "not_run", "There is no error, so nothing to find one by.", required=False)
     details: Details = {**areas}
     reason = (
-        f"Of an error and a right answer the error has the larger spread of members in {area:.0%} of the cases; the "
-        f"smaller distance of the two rewards finds it in {areas['margin_area']:.0%}."
+        f"Of an error and a right answer whose rewards lie as far apart the error has the larger spread of members in "
+        f"{area:.0%} of the cases ({low:.0%} to {high:.0%}); over all comparisons in {areas['error_area']:.0%}, and "
+        f"the smaller distance of the two rewards finds it in {areas['margin_area']:.0%}."
     )
     status: Status = "pass" if low > BLIND else "warn"
     if status == "warn":
-        reason += " Nothing shows that the spread says where the model errs: don't steer by it."
+        reason += (
+            " Nothing shows that the spread says more of a comparison than the distance does: don't choose by it "
+            "which answers of the model to trust."
+        )
     clusters = len({row.cluster_id for row in decided})
     return Check("spread", status, reason, area, (low, high), BLIND, clusters, required=False, details=details)
 
