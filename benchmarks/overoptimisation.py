@@ -1,20 +1,24 @@
 """How far can a small reward model be optimised before gold falls, and what moves that point?
 
-    python -m benchmarks.overoptimisation                      # five seeds
-    python -m benchmarks.overoptimisation --seeds 1 --prompts 60 --samples 256 --sizes 250 1000
+    python -m benchmarks.overoptimisation                      # fifteen seeds, some 40 minutes of one core
+    python -m benchmarks.overoptimisation --seeds 1 --bases 2 --prompts 60 --samples 256 --sizes 250 1000
 
 The sandbox knows its gold reward of any text. Proxies are heads on one frozen base, fitted to 250 to 8,000 of the
 sandbox's comparisons, each seed to comparisons of a world of its own. A wandering policy writes many completions to
 prompts that nobody trains on; the best of n by a proxy is measured in gold for n up to 256, by the unbiased estimator
 from all samples, and fitted with Gao et al.'s R(d) = d (alpha - beta d), d = sqrt(KL). Then, at one size:
 
-ensemble   five members, each fitted to a resample of the same comparisons: the mean, the worst case (least of the
-           members) and the uncertainty-weighted (mean less the variance) reward, beside the single proxy.
+ensemble   five members on bases of their own, warmed up from five seeds and fitted to the same comparisons: the mean,
+           the worst case (least of the members) and the uncertainty-weighted (mean less the variance) reward, beside
+           what its members reach one by one (Coste et al. 2310.02743; that members who share a base share its blind
+           spots: Eisenstein et al. 2312.09244).
+heads      the cheap kind: five heads on one base, each fitted to a resample, beside the single proxy.
 refresh    the single proxy's own best completions on other prompts, beside random ones; pairs chosen by the ensemble's
            doubts are judged by the sandbox's annotators and added. Beside it, as many further comparisons of the old
            kind: what the same number of labels gives off policy.
 
-Peaks are compared in d, seed by seed; a peak beyond the best of 256 counts as there, so shifts are read too small.
+Peaks are compared in d, seed by seed, each the top of the parabola through the largest of a curve's points and its
+neighbours; a peak beyond the best of 256 counts as there, so shifts are read too small.
 Writes results/overoptimisation.json and .svg. Never evidence about real people.
 """
 
@@ -25,7 +29,7 @@ import json
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from random import Random
@@ -63,7 +67,7 @@ SEED = 17
 SIZES = (250, 500, 1000, 2000, 4000, 8000)
 """Comparisons that a proxy learns from."""
 GRID = (1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64, 91, 128, 181, 256)
-"""The n's of every curve: steps of about sqrt(2), so that a measured peak is known to about a tenth."""
+"""The n's of every curve, in steps of about sqrt(2)."""
 CHANCE = sandbox_policies.WANDERING
 """Of each further excess of the policy."""
 MEMBERS = 5
@@ -71,7 +75,9 @@ MIDDLE = 1000
 """Comparisons of the proxies that ensembles and refreshes are compared with."""
 REFRESHED = 500
 """Comparisons that a refresh adds."""
-VARIANTS = ("single", "mean", "worst", "uncertainty", "more", "refresh")
+RULES = ("mean", "worst", "uncertainty")
+VARIANTS = ("single", *(f"heads_{rule}" for rule in RULES), "alone", *RULES, "more", "refresh")
+"""`alone`: the ensemble's members one by one, their curves averaged."""
 LIBRARIES = ("torch", "transformers", "numpy", "scipy")
 FEATURES_AT_ONCE = 16
 """Prompts whose completions are embedded in one go."""
@@ -105,12 +111,17 @@ def make_world(model: RewardModel, data: SandboxData, first: int, prompts: int, 
             make_group(prompt=task.prompt, completions=completions, comparisons=(), source="samples", axis=task.axis)
         )
     values = np.array([[completion.ratings["gold"] for completion in group.completions] for group in groups])
+    return World(groups, values, embed_all(model, groups))
+
+
+def embed_all(model: RewardModel, groups: Sequence[Group]) -> Tensor:
+    """The base's embeddings of all completions, (groups, completions, hidden)."""
     starts = range(0, len(groups), FEATURES_AT_ONCE)
     parts = [
         embed(model, [(g.prompt, [c.text for c in g.completions]) for g in groups[start : start + FEATURES_AT_ONCE]])
         for start in progress(starts, "embed samples", len(starts))
     ]
-    return World(groups, values, torch.cat(parts))
+    return torch.cat(parts)
 
 
 def embed(model: RewardModel, items: Sequence[Item]) -> Tensor:
@@ -148,6 +159,14 @@ def with_comparisons(groups: Sequence[Group], count: int) -> list[Group]:
 def resampled(groups: Sequence[Group], generator: Random) -> list[Group]:
     """As many groups, drawn with replacement."""
     return [groups[int(generator.random() * len(groups))] for _ in groups]
+
+
+def combined(rewards: Sequence[Floats]) -> dict[str, Floats]:
+    """The rewards of an ensemble by each rule, from those of its members, each in its own standard deviations."""
+    scores = np.stack(rewards)
+    scores = (scores - scores.mean(axis=(1, 2), keepdims=True)) / scores.std(axis=(1, 2), keepdims=True)
+    mean = scores.mean(axis=0)
+    return {"mean": mean, "worst": scores.min(axis=0), "uncertainty": mean - scores.var(axis=0)}
 
 
 def curves(rewards: Floats, world: World, grid: Sequence[int]) -> tuple[Floats, Floats]:
@@ -189,8 +208,13 @@ def _places(short: Group, whole: Group) -> list[int]:
 
 
 def peak(mean_gold: Floats, grid: Sequence[int]) -> float:
-    """The d at which a measured curve is largest."""
-    return distance(grid[int(np.argmax(mean_gold))])
+    """The d at which a measured curve is largest: of the parabola through its largest point and the two beside it."""
+    steps, top = [distance(n) for n in grid], int(np.argmax(mean_gold))
+    if not 0 < top < len(grid) - 1:
+        return steps[top]
+    three = slice(top - 1, top + 2)
+    square, slope, _ = np.polyfit(steps[three], mean_gold[three], 2)
+    return float(-slope / (2 * square))
 
 
 def shift_of(peaks: dict[str, list[float]], variant: str, beside: str) -> dict[str, Any]:
@@ -231,19 +255,19 @@ def draw(record: dict[str, Any], path: Path) -> None:
         left.plot(fine, fine * (row["alpha"] - row["beta"] * fine), color=BLUE, alpha=shade, linewidth=1.2)
     left.set_title("Proxy (dashed) and gold of the best of n", loc="left", fontsize=12, fontweight="bold", color=INK)
     left.legend(frameon=False, fontsize=9, title="gold, with its fit; proxies of")
-    colours = {"single": INK, "mean": GREY, "worst": GREEN, "uncertainty": BLUE, "more": "#CC79A7", "refresh": ORANGE}
-    words = {
-        "single": f"one proxy, {record['middle']:,} comparisons",
-        "mean": "ensemble, mean",
-        "worst": "ensemble, worst case",
-        "uncertainty": "ensemble, mean less variance",
-        "more": f"one proxy, {record['refreshed']:,} more of the old kind",
-        "refresh": f"one proxy, {record['refreshed']:,} more on policy",
+    series = {
+        "single": (INK, f"one proxy, {record['middle']:,} comparisons"),
+        "heads_worst": (GREY, "five heads on its base, worst case"),
+        "worst": (GREEN, "five bases, worst case"),
+        "uncertainty": (BLUE, "five bases, mean less variance"),
+        "more": ("#CC79A7", f"one proxy, {record['refreshed']:,} more of the old kind"),
+        "refresh": (ORANGE, f"one proxy, {record['refreshed']:,} more on policy"),
     }
-    for variant, row in record["variants"].items():
+    for variant, (colour, words) in series.items():
+        row = record["variants"][variant]
         low, high = np.array(row["gold_interval"]).T
-        right.fill_between(steps, low, high, color=colours[variant], alpha=0.12, linewidth=0)
-        right.plot(steps, row["gold"], "o-", color=colours[variant], markersize=3, linewidth=1.4, label=words[variant])
+        right.fill_between(steps, low, high, color=colour, alpha=0.12, linewidth=0)
+        right.plot(steps, row["gold"], "o-", color=colour, markersize=3, linewidth=1.4, label=words)
     right.set_title("What moves the peak of gold", loc="left", fontsize=12, fontweight="bold", color=INK)
     right.legend(frameon=False, fontsize=9)
     for axis in (left, right):
@@ -262,12 +286,13 @@ def main() -> None:
     """Fit, score, and write what was found."""
     first = str(__doc__).splitlines()[0]
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overoptimisation", description=first)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=15)
+    parser.add_argument("--bases", type=int, default=MEMBERS, help="of the ensemble, one each for its members")
     parser.add_argument("--prompts", type=int, default=120)
     parser.add_argument("--samples", type=int, default=1024, help="of each prompt; four times the largest n")
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
     parser.add_argument("--base-groups", type=int, default=6000, help="that the base's language is learnt from")
-    parser.add_argument("--base", type=Path, help="keep the base here, or take it from here")
+    parser.add_argument("--keep", type=Path, help="keep the bases here, or take them from here")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     began = time.monotonic()
@@ -277,16 +302,20 @@ def main() -> None:
     grid = [n for n in GRID if 4 * n <= arguments.samples]
     prepare(settings.training_threads)
     with tempfile.TemporaryDirectory(prefix="touchstone-overoptimisation-") as folder:
-        base = arguments.base or Path(folder) / "base"
-        if not base.exists():
-            texts = [sandbox.make(data, index) for index in range(arguments.base_groups)]
-            build_base(texts, settings.model, seed=SEED, threads=settings.training_threads, folder=base)  # type: ignore[arg-type]
-        model = load_base(base, max_tokens=settings.model.max_tokens, seed=SEED, keep_head=True)
-    model.network.train(False)
-    print(f"base after {time.monotonic() - began:.0f} s", flush=True)
+        texts = [sandbox.make(data, index) for index in range(arguments.base_groups)]
+        models = []
+        for number in range(arguments.bases):
+            base = (arguments.keep or Path(folder)) / f"base-{number}"
+            if not base.exists():
+                build_base(texts, settings.model, seed=SEED + number, threads=settings.training_threads, folder=base)  # type: ignore[arg-type]
+            models.append(load_base(base, max_tokens=settings.model.max_tokens, seed=SEED, keep_head=True))
+            models[-1].network.train(False)
+            print(f"base {number} after {time.monotonic() - began:.0f} s", flush=True)
+    model = models[0]
 
     # The prompts lie behind all that a default sandbox holds: nothing is trained on them.
     world = make_world(model, data, 50_000, arguments.prompts, arguments.samples)
+    worlds = [world, *(replace(world, embeddings=embed_all(other, world.groups)) for other in models[1:])]
     elsewhere = make_world(model, data, 60_000, 2 * REFRESHED, 32)
     print(
         f"samples after {time.monotonic() - began:.0f} s; gold {world.gold.mean():+.2f}, sd {world.gold.std():.2f}",
@@ -307,26 +336,26 @@ def main() -> None:
             proxies[size].append(proxy_gain)
             golds[size].append(gold_gain)
 
-        # At one size: the ensemble, more labels of the old kind, and as many on policy.
+        # At one size: the ensembles, more labels of the old kind, and as many on policy.
         training = with_comparisons(groups, MIDDLE)
         single = train_proxy(model, training, settings)
         generator = Random(f"{seed}:members")
-        members = [train_proxy(model, resampled(training, generator), settings) for _ in range(MEMBERS)]
-        scores = np.stack([world.rewards(head) for head in members])
-        scores = (scores - scores.mean(axis=(1, 2), keepdims=True)) / scores.std(axis=(1, 2), keepdims=True)
+        heads = [train_proxy(model, resampled(training, generator), settings) for _ in range(MEMBERS)]
+        others = [train_proxy(other, training, settings) for other in models[1:]]
+        members = [place.rewards(head) for place, head in zip(worlds, [single, *others], strict=True)]
         more = train_proxy(model, with_comparisons(groups, MIDDLE + REFRESHED), settings)
-        labelled = refresh_groups(members, single, elsewhere, own, REFRESHED, seed)
+        labelled = refresh_groups(heads, single, elsewhere, own, REFRESHED, seed)
         refreshed = train_proxy(model, [*training, *labelled], settings)
         rewards = {
-            "single": world.rewards(single),
-            "mean": scores.mean(axis=0),
-            "worst": scores.min(axis=0),
-            "uncertainty": scores.mean(axis=0) - scores.var(axis=0),
+            "single": members[0],
+            **{f"heads_{rule}": values for rule, values in combined([world.rewards(head) for head in heads]).items()},
+            **combined(members),
             "more": world.rewards(more),
             "refresh": world.rewards(refreshed),
         }
         for name, values in rewards.items():
             variants[name].append(curves(values, world, grid)[1])
+        variants["alone"].append(np.mean([curves(values, world, grid)[1] for values in members], axis=0))
         peaks = {name: peak(rows[-1].mean(axis=0), grid) for name, rows in variants.items()}
         labels = sum(len(group.comparisons) for group in labelled)
         print(
@@ -392,9 +421,10 @@ def summarise(
         "refreshed": REFRESHED,
         "peak_error": float(np.mean(inside)) if inside else float("nan"),
         "peak_errors": inside,
-        "ensemble_shift": shift_of(peaks, "worst", "single"),
-        "uncertainty_shift": shift_of(peaks, "uncertainty", "single"),
-        "mean_shift": shift_of(peaks, "mean", "single"),
+        "ensemble_shift": shift_of(peaks, "worst", "alone"),
+        "uncertainty_shift": shift_of(peaks, "uncertainty", "alone"),
+        "mean_shift": shift_of(peaks, "mean", "alone"),
+        "heads_shift": shift_of(peaks, "heads_worst", "single"),
         "refresh_shift": shift_of(peaks, "refresh", "more"),
         "refresh_shift_to_single": shift_of(peaks, "refresh", "single"),
     }
@@ -416,7 +446,7 @@ def table(record: dict[str, Any]) -> str:
         bounds = f"{low:.2f} to {high:.2f}"
         cells = (f"{row['measured_peak']:.2f}", f"{fitted:.2f}", bounds, f"{max(row['gold']):+.3f}")
         lines.append(f"{name:<32}" + "".join(f"{cell:>15}" for cell in (*cells, f"{row['gold'][-1]:+.3f}")))
-    for name in ("ensemble_shift", "uncertainty_shift", "mean_shift", "refresh_shift", "refresh_shift_to_single"):
+    for name in (name for name in record if "_shift" in name):
         shift = record[name]
         bounds = "" if shift["interval"] is None else " ({:+.2f} to {:+.2f})".format(*shift["interval"])
         lines.append(f"{name:<32}{shift['shift']:>+15.3f}{bounds}")
