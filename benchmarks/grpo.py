@@ -52,7 +52,10 @@ RESULTS = ROOT / "benchmarks" / "results"
 SEED = 17
 BUDGET = 4.0
 """Nats. Best of 128: on the sandbox proxies of this size are good for less; see overoptimisation.json."""
-COMPARISONS = 1000
+GROUPS, COMPARISONS = 6500, 8000
+"""That base and policy learn from, and the comparisons among them that a proxy does. Other prompts are asked."""
+LEARNING_RATE = 5e-5
+"""Ten times as much is 40 nats away after six steps."""
 PROMPTS, SAMPLES = 64, 4
 """Held-out prompts, and samples of each at every look."""
 LIBRARIES = ("torch", "transformers", "trl")
@@ -158,7 +161,7 @@ def optimise(
             per_device_train_batch_size=32,
             num_generations=8,
             max_completion_length=policies.LONGEST,
-            learning_rate=5e-4,
+            learning_rate=LEARNING_RATE,
             beta=0.0,
             max_steps=steps,
             logging_steps=steps,
@@ -186,18 +189,18 @@ def optimise(
 def lay(settings: Settings, build: Path) -> tuple[list[Group], list[policies.Chat], list[policies.Chat]]:
     """Base, training set and policy; the policy's prompts and held-out ones."""
     assert isinstance(settings.data, SandboxData)
-    groups = [sandbox.make(settings.data, number) for number in range(4000)]
-    build_base(groups[:3000], settings.model, seed=SEED, threads=1, folder=build / "base")  # type: ignore[arg-type]
-    policies.fine_tune(build / "base", groups[:3000], build / "policy", 150)
+    groups = [sandbox.make(settings.data, number) for number in range(GROUPS + 1000)]
+    build_base(groups[:GROUPS], settings.model, seed=SEED, threads=1, folder=build / "base")  # type: ignore[arg-type]
+    policies.fine_tune(build / "base", groups[:GROUPS], build / "policy", 300)
     few, held = [], 0
-    for group in groups:
+    for group in groups[:GROUPS]:
         if held >= COMPARISONS:
             break
         few.append(group)
         held += len(group.comparisons)
     (build / "splits").mkdir()
     write_parquet(build / "splits" / "train.parquet", few)
-    chats = [policies.chat_of(group.prompt) for group in groups[3000:]]
+    chats = [policies.chat_of(group.prompt) for group in groups[GROUPS:]]
     chats = [chat for chat in chats if sum(len(turn["content"]) for turn in chat) < 400]
     return few, chats[PROMPTS:], chats[:PROMPTS]
 

@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--nights", type=int, default=60)
     parser.add_argument("--groups", type=int, default=17_500, help="of the first night: a holdout of 3,000 prompts")
     parser.add_argument("--nightly", type=int, default=400, help="groups of each later night")
-    parser.add_argument("--week", type=int, default=7, help="nights from one scheduled retrain to the next")
+    parser.add_argument("--week", type=int, default=5, help="nights from one scheduled retrain to the next")
     parser.add_argument("--gold-groups", type=int, default=4000)
     parser.add_argument("--traffic", type=int, default=600)
     parser.add_argument("--holdout-uses", type=int, default=8)

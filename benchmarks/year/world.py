@@ -79,6 +79,8 @@ class Night:
 
 HOLIDAY, NOISE, POISON = (0.70, 0.80), (0.40, 0.56), (0.22, 0.28)
 """From when to when in the year."""
+SAFETY = 0.3
+"""Of the prompts. A fifth are too few for the gate to tell in each of many retrains that safety has not suffered."""
 NOISY, SPITE = 0.15, 0.08
 """Judgements that are turned round in noisy nights; of all comparisons, those of the annotator who turns his."""
 
@@ -132,7 +134,7 @@ def _settings(plan: Plan, night: Night, seed: int) -> SandboxData:
         length_bias=0.0,
         multi_turn_share=0.2,
         ranked_share=0.0,
-        safety_share=0.2,
+        safety_share=SAFETY,
         poison="annotator" if night.poisoned else "none",
         poison_share=SPITE if night.poisoned else 0.0,
     )
