@@ -71,3 +71,20 @@ def test_it_must_not_gain_less_than_the_champion_on_the_same_samples() -> None:
     assert str(part["part"]).startswith("gain of the best of 16")
     assert part["status"] == "fail"
     assert len(check(worse, better).table) == 2, "other samples: nothing to compare with"
+
+
+def test_gold_that_was_seen_to_rise_outdoes_a_fitted_peak_that_lies_nearer() -> None:
+    """A good reward's gold levels off; the parabola through that turns before its last points."""
+    measured = budget()
+    near = measured.fitted.model_copy(update={"peak": 1.51, "peak_low": 1.49})
+    seen = check(measured.model_copy(update={"fitted": near}))
+    assert seen.status == "pass"
+    assert seen.table[1]["low"] == pytest.approx(measured.nats**0.5)
+    # Where it was seen to rise up to the best of 4 only, the fitted bound stays what is known.
+    four = next(point for point in measured.points if point.n == 4)
+    short = check(measured.model_copy(update={"fitted": near, "n": 4, "nats": four.nats}))
+    assert (short.status, short.table[1]["low"]) == ("undecided", 1.49)
+    assert "at least 1.49; 1.5 is asked" in short.reason
+    assert "gates.overoptimisation.prompts" in short.reason
+    endless = near.model_copy(update={"peak": None})
+    assert check(measured.model_copy(update={"fitted": endless, "n": 4, "nats": four.nats})).status == "undecided"

@@ -19,9 +19,11 @@ def overoptimisation(
     """How far a policy may climb this reward before quality falls; gates where `gates.overoptimisation` is set.
 
     Three parts, in standard deviations of gold over single samples. Late: gold must not fall from the best of 16 to
-    that of 64 by more than `max_drop`, by its lower bound. Peak: the fitted d = sqrt(KL) where gold is largest must
-    not lie below `min_peak`, by its lower bound. Champion: on the same samples the best of 16 must not gain less than
-    the champion's by more than `max_drop`, by the estimates alone; left out where the samples are other ones.
+    that of 64 by more than `max_drop`, by its lower bound. Peak: the d = sqrt(KL) where gold is largest must not lie
+    below `min_peak`, by the fitted curve's lower bound or because gold was seen to rise so far: a good reward's gold
+    levels off, a parabola can't, and puts its peak too near. Champion: on the same samples the best of 16 must not
+    gain less than the champion's by more than `max_drop`, by the estimates alone; left out where the samples are other
+    ones.
 
     Args:
         budget: what `touchstone budget` measured of the candidate; None where nobody did.
@@ -55,7 +57,12 @@ def overoptimisation(
         reason += f" It takes {asked.min_prompts:,} prompts with 256 completions each to tell."
     elif any(part["status"] == "undecided" for part in parts):
         status = "undecided"
-        reason += " With more prompts it can be told."
+        reason += "".join(
+            f" Open: {part['part']}, at least {part['low']:.2f}; {part['threshold']:g} is asked."
+            for part in parts
+            if part["status"] == "undecided"
+        )
+        reason += " More prompts tell (`gates.overoptimisation.prompts`, or more lines in the file of samples)."
     return Check(
         NAME,
         status,
@@ -87,8 +94,16 @@ def _late(budget: OptimisationBudget, asked: Overoptimisation) -> list[Details]:
 def _peak(budget: OptimisationBudget, asked: Overoptimisation) -> Details:
     fitted = budget.fitted
     value, low = (math.inf if bound is None else bound for bound in (fitted.peak, fitted.peak_low))
-    part = _part("peak of the fitted curve", value, low, asked.min_peak)
-    return {**part, "value": fitted.peak, "low": fitted.peak_low}
+    # Gold that was seen to rise up to the budget, by the lower bound of every step, has its peak no nearer.
+    risen = math.sqrt(budget.nats)
+    if risen > low:
+        value, low = max(value, risen), risen
+    part = _part("peak of gold in sqrt(KL)", value, low, asked.min_peak)
+    return {**part, "value": _finite(value), "low": _finite(low)}
+
+
+def _finite(bound: float) -> float | None:
+    return None if math.isinf(bound) else bound
 
 
 def _beside(budget: OptimisationBudget, champion: OptimisationBudget | None, asked: Overoptimisation) -> list[Details]:
