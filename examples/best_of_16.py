@@ -1,7 +1,7 @@
 """Best of 16 in ten lines: a policy writes sixteen completions, the champion takes the best.
 
     make retrain && make serve                            # once, and in a second terminal: the champion on port 8100
-    source .venv/bin/activate
+    make data && source .venv/bin/activate
     dvc repro base                                        # a policy: the sandbox's small language model
     python examples/best_of_16.py "How do I make a soup?"
     python examples/best_of_16.py "How do I make a soup?" --url http://127.0.0.1:8100 --policy build/policy

@@ -2,7 +2,7 @@
 
     make retrain                                          # once: a champion in the registry
     make serve                                            # in a second terminal: the champion on port 8100
-    source .venv/bin/activate
+    make data && source .venv/bin/activate
     dvc repro base                                        # the policy and its prompts, from the run's cache
     python examples/grpo.py                               # rewards over HTTP
     dvc repro seal
@@ -71,7 +71,7 @@ def main() -> None:
     given = parser.parse_args()
     for path in (given.policy, given.prompts):
         if not path.exists():
-            parser.error(f"{path} isn't there; `dvc repro base` makes it")
+            parser.error(f"{path} isn't there; `make data && dvc repro base` makes it")
 
     # The policy: a base from scratch lies on disk with a head for rewards, and its output embedding is its input's.
     torch.manual_seed(17)

@@ -1,7 +1,7 @@
 """How far may your own reward model be optimised? Samples, a gold reward, the curve and its peak.
 
+    make data && source .venv/bin/activate
     dvc repro seal                                        # or `touchstone seal FOLDER-OR-HUB-ID`
-    source .venv/bin/activate
     python examples/overoptimisation.py --artifact build/artifact              # curve.png
     python examples/overoptimisation.py --artifact build/artifact --samples rollouts.jsonl
 
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, default=Path("curve.png"))
     given = parser.parse_args()
     if not given.artifact.exists():
-        parser.error(f"{given.artifact} isn't there; `dvc repro seal` makes it")
+        parser.error(f"{given.artifact} isn't there; `make data && dvc repro seal` makes it")
 
     # Many completions of each prompt, with their gold rewards.
     if given.samples is not None:

@@ -1,6 +1,6 @@
 """A tiny policy of your own: a language model trained on the sandbox's texts, and its samples.
 
-    source .venv/bin/activate
+    make data && source .venv/bin/activate
     dvc repro base                                        # the sandbox's language model, from the run's cache or anew
     python examples/policy.py                             # supervised fine-tuning by TRL; build/policy
     python examples/policy.py --sample "How do I make a soup?"
@@ -39,6 +39,8 @@ LONGEST = 48
 
 def load(folder: Path) -> tuple[Any, Any]:
     """A language model and its tokenizer, padded on the left as `generate` wants it."""
+    if not folder.exists():
+        raise SystemExit(f"{folder} isn't there; the head of this file says what makes it")
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     # A base from scratch lies on disk with a head for rewards; its output embedding is its input's.
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, tie_word_embeddings=True)
@@ -137,7 +139,7 @@ def main() -> None:
         return
     for path in (given.base, given.prompts):
         if not path.exists():
-            parser.error(f"{path} isn't there; `dvc repro base` makes it")
+            parser.error(f"{path} isn't there; `make data && dvc repro base` makes it")
     groups = read_parquet(given.prompts)
     chats = short_chats(given.prompts, 64)
     before = mean_gold(*load(given.base), chats)

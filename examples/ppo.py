@@ -1,7 +1,7 @@
 """PPO with a KL budget: a short one, as TRL has none any more. It ends where its KL or a held-out evaluation says so.
 
     make retrain                                          # once
-    source .venv/bin/activate
+    make data && source .venv/bin/activate
     dvc repro base seal
     python examples/policy.py                             # a tiny policy, build/policy
     python examples/ppo.py --artifact build/artifact      # rewards in this process

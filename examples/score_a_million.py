@@ -1,7 +1,7 @@
 """Score a million completions: a file of rollouts in, a table of rewards out, killed and gone on with.
 
+    make data && source .venv/bin/activate
     dvc repro seal
-    source .venv/bin/activate
     python examples/score_a_million.py                    # 50,000 of them
     python examples/score_a_million.py --count 1000000    # the million
 
@@ -48,6 +48,8 @@ def main() -> None:
     data = load().data
     if not isinstance(data, SandboxData):
         parser.error("this example writes its rollouts for the sandbox; give your own file to `touchstone score`")
+    if not given.artifact.exists():
+        parser.error(f"{given.artifact} isn't there; `make data && dvc repro seal` makes it")
     given.folder.mkdir(parents=True, exist_ok=True)
     rollouts, table = given.folder / "rollouts.jsonl", given.folder / "scores.parquet"
     write_rollouts(rollouts, data, given.count)

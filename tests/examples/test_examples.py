@@ -123,3 +123,23 @@ def test_the_curve_of_ones_own_model_and_many_scores(world: Path) -> None:
     words = run(world, "score_a_million.py", "--count", "600")
     assert "completions a second" in words
     assert (world / "build" / "scored" / "scores.parquet").exists()
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_a_head_that_reproduces_a_stage_brings_the_data_first(path: Path) -> None:
+    """`make retrain` works on a copy: a fresh clone has no data/ afterwards, and `dvc repro` wants it."""
+    head = path.read_text(encoding="utf-8").split('"""')[1]
+    if "dvc repro" in head:
+        assert "make data" in head.partition("dvc repro")[0]
+    assert "source .venv/bin/activate" in head.partition("dvc repro")[0] or "dvc repro" not in head
+
+
+@pytest.mark.slow
+def test_what_is_missing_is_said_in_a_sentence(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for words in (["best_of_16.py", PROMPT], ["grpo.py"]):
+        command = [sys.executable, str(ROOT / "examples" / words[0]), *words[1:]]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode != 0
+        assert "isn't there" in done.stderr.splitlines()[-1]
+        assert "Traceback" not in done.stderr
