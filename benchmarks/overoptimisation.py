@@ -258,6 +258,7 @@ def draw(record: dict[str, Any], path: Path) -> None:
     series = {
         "single": (INK, f"one proxy, {record['middle']:,} comparisons"),
         "heads_worst": (GREY, "five heads on its base, worst case"),
+        "alone": ("#56B4E9", "five bases, one by one"),
         "worst": (GREEN, "five bases, worst case"),
         "uncertainty": (BLUE, "five bases, mean less variance"),
         "more": ("#CC79A7", f"one proxy, {record['refreshed']:,} more of the old kind"),
