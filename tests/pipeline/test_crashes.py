@@ -22,7 +22,7 @@ from tests.places import ROOT
         # A move of the champion that was decided, and not made.
         pytest.param(["release", "--at", "set_registered_model_alias"], 4, marks=pytest.mark.long),
         # A command of a person, who gives it again.
-        (["promote", "--at", "create_model_version"], 1),
+        pytest.param(["promote", "--at", "create_model_version"], 1, marks=pytest.mark.long),
     ],
 )
 def test_a_rerun_makes_good_what_a_kill_left(tmp_path: Path, cells: list[str], count: int) -> None:

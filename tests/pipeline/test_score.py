@@ -166,6 +166,7 @@ for rows, out in ((sys.argv[1], "few.parquet"), (sys.argv[2], "many.parquet")):
 
 
 @pytest.mark.slow
+@pytest.mark.long  # the benchmark of the same, at full size, says more
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     few, many = many_rows(tmp_path / "few.jsonl", 3000), many_rows(tmp_path / "many.jsonl", 30_000)
     answer = subprocess.run(
