@@ -9,7 +9,7 @@ KL to where it began. "Within the budget" is the last of these looks whose KL is
 beforehand and not chosen by gold; "stopped" is the last look before one first lies beyond it, where a training that
 minds its budget ends; "far beyond" is the last look of all. Gold is compared with the fine-tuned policy's,
 paired over prompts, each prompt's mean over seeds; the curve is fitted with R(d) = d (alpha - beta log d).
-Writes results/grpo.json. Never evidence about real people.
+Writes results/grpo.json and .svg. Never evidence about real people.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 
 from benchmarks.machine import hardware
 from examples import policy as policies
@@ -37,6 +39,7 @@ from touchstone.model.base import build_base
 from touchstone.model.network import load_reward_model
 from touchstone.model.processor import prepare
 from touchstone.model.scoring import raw_scores
+from touchstone.pages.figures import BLUE, GREY, INK, ORANGE
 from touchstone.serving.shaping import kl
 from touchstone.settings import Settings, compose
 from touchstone.settings.data import SandboxData
@@ -237,6 +240,32 @@ def summarise(runs: Sequence[Sequence[dict[str, Any]]]) -> dict[str, Any]:
     return {**{name: compared(places) for name, places in ends.items()}, "fitted": curve}
 
 
+def draw(record: dict[str, Any], path: Path) -> None:
+    """Gold and proxy of every seed's policy over sqrt(KL), with the budget."""
+    matplotlib.rcParams["svg.hashsalt"] = "touchstone"
+    figure = Figure(figsize=(9, 4), layout="constrained", facecolor="white")
+    axis = figure.subplots()
+    for place, run in enumerate(record["runs"]):
+        looks = sorted(run, key=lambda look: look["kl"])
+        steps = [max(0.0, look["kl"]) ** 0.5 for look in looks]
+        for name, colour in (("proxy", ORANGE), ("gold", BLUE)):
+            values = np.array([np.mean(look[name]) for look in looks]) - np.mean(run[0][name])
+            label = f"{name}, a line a seed" if place == 0 else None
+            axis.plot(steps, values, "o-", color=colour, markersize=3, linewidth=1, alpha=0.75, label=label)
+    axis.axvline(
+        record["budget"] ** 0.5, color=INK, linewidth=1, linestyle=":", label=f"budget, {record['budget']:g} nats"
+    )
+    axis.axhline(0, color=GREY, linewidth=0.8)
+    axis.set_xscale("symlog", linthresh=2)
+    axis.set_xticks([0, 1, 2, 4, 8], ["0", "1", "2", "4", "8"])
+    axis.set_xlabel("sqrt(KL) to the fine-tuned policy")
+    axis.set_ylabel("gain over the fine-tuned policy")
+    axis.set_title("GRPO on a reward model", loc="left", fontsize=12, fontweight="bold", color=INK)
+    axis.legend(frameon=False, fontsize=9)
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
+
+
 def main() -> None:
     """Train, look, and write what was found."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.grpo", description=str(__doc__).splitlines()[0])
@@ -262,6 +291,7 @@ def main() -> None:
     record |= {"versions": {name: version(name) for name in LIBRARIES}}
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "grpo.json").write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    draw(record, arguments.out / "grpo.svg")
     shown = []
     for part in ("within", "stopped", "beyond"):
         gain, (low, high) = record[part]["gain"], record[part]["interval"]
