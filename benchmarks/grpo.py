@@ -252,14 +252,13 @@ def draw(record: dict[str, Any], path: Path) -> None:
             values = np.array([np.mean(look[name]) for look in looks]) - np.mean(run[0][name])
             label = f"{name}, a line a seed" if place == 0 else None
             axis.plot(steps, values, "o-", color=colour, markersize=3, linewidth=1, alpha=0.75, label=label)
-    axis.axvline(
-        record["budget"] ** 0.5, color=INK, linewidth=1, linestyle=":", label=f"budget, {record['budget']:g} nats"
-    )
+    budget = record["budget"]
+    axis.axvline(budget**0.5, color=INK, linewidth=1, linestyle=":", label=f"budget, {budget:g} nats")
     axis.axhline(0, color=GREY, linewidth=0.8)
     axis.set_xscale("symlog", linthresh=2)
     axis.set_xticks([0, 1, 2, 4, 8], ["0", "1", "2", "4", "8"])
     axis.set_xlabel("sqrt(KL) to the fine-tuned policy")
-    axis.set_ylabel("gain over the fine-tuned policy")
+    axis.set_ylabel("gain over the fine-tuned policy,\neach in its own units")
     axis.set_title("GRPO on a reward model", loc="left", fontsize=12, fontweight="bold", color=INK)
     axis.legend(frameon=False, fontsize=9)
     axis.spines[["top", "right"]].set_visible(False)
