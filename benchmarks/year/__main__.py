@@ -30,6 +30,7 @@ from benchmarks.machine import hardware
 from benchmarks.year import nights as year
 from benchmarks.year import picture, project
 from benchmarks.year.world import Plan, night_of
+from touchstone.pipeline import runs
 from touchstone.runtime.files import write_atomic, write_json
 from touchstone.settings import compose
 
@@ -73,7 +74,9 @@ def main() -> None:
     healthy = project.run(root, "touchstone.cli", "doctor")
     drawn = at_scores(folder / "monitoring.json", arguments.periods, arguments.falls, arguments.seed)
 
-    summary = summarise(lived, drawn) | {"doctor": healthy.code}
+    # A kill that came when the run had ended is none.
+    kills = sum(run["status"] == "interrupted" for run in runs.history(root))
+    summary = summarise(lived, drawn) | {"kills": kills, "doctor": healthy.code}
     result = {"summary": summary, "nights": lived, "monitoring": drawn, "plan": vars(plan), "hardware": hardware()}
     arguments.result.parent.mkdir(parents=True, exist_ok=True)
     write_json(arguments.result, result)
@@ -118,7 +121,6 @@ def summarise(nights: list[dict[str, Any]], drawn: dict[str, Any]) -> dict[str, 
     retrains = [retrain for night in nights for retrain in night["retrains"]]
     promoted = [r for r in retrains if r.get("promoted") and r["champion_before"] is not None]
     gains = [retrain["gold"] - retrain["gold_before"] for retrain in promoted]
-    killed = [night for night in nights if night["trouble"] == "kill"]
     return {
         "nights": len(nights) - 1,
         "retrains": len(retrains),
@@ -127,7 +129,6 @@ def summarise(nights: list[dict[str, Any]], drawn: dict[str, Any]) -> dict[str, 
         "deserved_promotions": sum(gain > 0 for gain in gains),
         "bad_promotions": sum(gain < -BAD for gain in gains),
         "gains": [round(gain, 4) for gain in gains],
-        "kills": len(killed),
         "double_triggers": sum(night["trouble"] == "double" for night in nights),
         "orphans": sum(len(night["strays"]) for night in nights),
         "rotations": sum(night["rotated"] for night in nights),
