@@ -9,7 +9,6 @@ It needs .venv-docs/ (`make docs`); the commands in its cells are those of .venv
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
@@ -38,8 +37,8 @@ def main() -> None:
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # times of the clock
     if given.update:
-        text = json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True)
-        given.notebook.write_text(text + "\n", encoding="utf-8")
+        notebook.metadata["language_info"] = {"name": "python"}  # and not the version of this machine's
+        nbformat.write(notebook, given.notebook)
         return
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
