@@ -160,7 +160,7 @@ def strays(root: Path) -> list[str]:
         words = " ".join(process.info["cmdline"] or [])
         here = str(root) in words or str(process.info["cwd"]).startswith(str(root))
         if here and process.info["pid"] not in ours:
-            found.append(words[:100])
+            found.append(" ".join(Path(word).name for word in process.info["cmdline"])[:100])
     return found
 
 
