@@ -32,6 +32,13 @@ def test_what_isn_t_named_stays_as_it_was(project: Path) -> None:
     assert not any(line.startswith("  data") for line in words.splitlines())
 
 
+def test_what_was_not_set_is_said_in_words_and_what_still_is_not_is_left_out(project: Path) -> None:
+    words = configure(project, ["data=preference", "data.path=pairs.jsonl"], reset=False).render()
+    assert "  data.path: not set -> pairs.jsonl" in words.splitlines()
+    assert "  data.groups: 12000 -> not set" in words.splitlines()
+    assert "None" not in words
+
+
 def test_the_same_again_changes_nothing_and_says_so(project: Path) -> None:
     before = (project / "params.yaml").read_bytes()
     assert "nothing has changed" in configure(project, ["objective=bradley_terry"], reset=False).render()

@@ -92,10 +92,18 @@ class Configured:
     def render(self) -> str:
         """For people."""
         lines = [f"params.yaml: {self.name}, data {self.data}, model {self.model}"]
-        lines += [f"  {change.setting}: {change.before} -> {change.after}" for change in self.changes or ()]
+        lines += [
+            f"  {change.setting}: {_said(change.before)} -> {_said(change.after)}"
+            for change in self.changes or ()
+            if (change.before, change.after) != (None, None)  # a setting that has come, or gone, without a value
+        ]
         if self.changes == ():
             lines.append("  nothing has changed; `touchstone configure --help` shows an example")
         return "\n".join(lines)
+
+
+def _said(value: Any) -> str:
+    return "not set" if value is None else str(value)
 
 
 def configure(root: Path, overrides: list[str], *, reset: bool) -> Configured:
