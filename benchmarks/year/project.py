@@ -157,10 +157,10 @@ def strays(root: Path) -> list[str]:
     ours = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
     found = []
     for process in psutil.process_iter(["pid", "cmdline", "cwd"]):
-        words = " ".join(process.info["cmdline"] or [])
-        here = str(root) in words or str(process.info["cwd"]).startswith(str(root))
+        words = process.info["cmdline"] or []  # None where it may not be read
+        here = str(root) in " ".join(words) or str(process.info["cwd"]).startswith(str(root))
         if here and process.info["pid"] not in ours:
-            found.append(" ".join(Path(word).name for word in process.info["cmdline"])[:100])
+            found.append(" ".join(Path(word).name for word in words)[:100])
     return found
 
 

@@ -80,8 +80,8 @@ def ranks_at_like(values: ArrayLike, distances: ArrayLike, parts: int) -> Floats
     """
     numbers, far = floats(values), floats(distances)
     ranks = np.empty(len(numbers))
-    for part in np.array_split(np.argsort(far, kind="stable"), max(1, min(parts, len(numbers)))):
-        ranks[part] = stats.rankdata(numbers[part]) / max(1, len(part))
+    for part in np.array_split(np.argsort(far, kind="stable"), parts):
+        ranks[part] = stats.rankdata(numbers[part]) / len(part)
     return ranks
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from touchstone.gate.checks.check import Check, Details, Status
-from touchstone.model.optimisation_budget import OptimisationBudget
+from touchstone.model.optimisation_budget import OptimisationBudget, finite
 from touchstone.settings.gates import Gates, Overoptimisation
 
 NAME = "overoptimisation"
@@ -96,14 +96,9 @@ def _peak(budget: OptimisationBudget, asked: Overoptimisation) -> Details:
     value, low = (math.inf if bound is None else bound for bound in (fitted.peak, fitted.peak_low))
     # Gold that was seen to rise up to the budget, by the lower bound of every step, has its peak no nearer.
     risen = math.sqrt(budget.nats)
-    if risen > low:
-        value, low = max(value, risen), risen
+    value, low = max(value, risen), max(low, risen)
     part = _part("peak of gold in sqrt(KL)", value, low, asked.min_peak)
-    return {**part, "value": _finite(value), "low": _finite(low)}
-
-
-def _finite(bound: float) -> float | None:
-    return None if math.isinf(bound) else bound
+    return {**part, "value": finite(value), "low": finite(low)}
 
 
 def _beside(budget: OptimisationBudget, champion: OptimisationBudget | None, asked: Overoptimisation) -> list[Details]:
