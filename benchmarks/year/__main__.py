@@ -3,12 +3,13 @@
     python -m benchmarks.year --folder ../year         # the same again goes on where it was stopped
     python -m benchmarks.year --nights 6 --groups 10000 --week 2 --folder ../week --result week.json
 
-A clone of this repository is the project. Each night a batch of comparisons comes in (policies that learn from night
-to night; a spiteful annotator, flipped labels, a holiday), is taken by `touchstone inbox take`, the endpoint serves
-the night's traffic, `touchstone monitor` looks at the champion, and `touchstone retrain --plain` runs by the week and
-where monitoring asks for it: killed with kill -9, started twice at once, or left alone. Only what monitoring calls
-"now" is told (benchmarks/year/clock.py). Gold accuracy is measured beside, and enters nothing. The gate is the
-default one, but that a holdout is spent after fewer uses, so that a year sees that, too.
+A clone of this repository is the project, and its models start from one base that is made before, as from an SFT model.
+Each night a batch of comparisons comes in (policies that learn from night to night; a spiteful annotator, flipped
+labels, a holiday), is taken by `touchstone inbox take`, the endpoint serves the night's traffic, `touchstone monitor`
+looks at the champion, and `touchstone retrain --plain` runs by the week and where monitoring asks for it: killed with
+kill -9, started twice at once, or left alone. Only what monitoring calls "now" is told (benchmarks/year/clock.py). Gold
+accuracy is measured beside, and enters nothing. The gate is the default one, but that a holdout is spent after fewer
+uses, so that a year sees that, too.
 
 Then, at the level of scores, the delay of alarms and the false retrains of benchmarks/monitoring.py. Writes
 results/year.json and year.svg.
@@ -32,6 +33,7 @@ from benchmarks.year import picture, project
 from benchmarks.year.world import Plan, night_of
 from touchstone.pipeline import runs
 from touchstone.runtime.files import write_atomic, write_json
+from touchstone.runtime.processes import stopped_by_sigterm
 from touchstone.settings import compose
 
 RESULT = project.ROOT / "benchmarks" / "results" / "year.json"
@@ -44,13 +46,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="where the year is lived, and goes on")
     parser.add_argument("--nights", type=int, default=60)
-    parser.add_argument("--groups", type=int, default=17_500, help="of the first night: a holdout of 3,000 prompts")
-    parser.add_argument("--nightly", type=int, default=400, help="groups of each later night")
+    parser.add_argument("--groups", type=int, default=12_500, help="of the first night: a holdout of 3,000 prompts")
+    parser.add_argument("--nightly", type=int, default=600, help="groups of each later night")
     parser.add_argument("--week", type=int, default=5, help="nights from one scheduled retrain to the next")
     parser.add_argument("--gold-groups", type=int, default=4000)
     parser.add_argument("--traffic", type=int, default=600)
     parser.add_argument("--holdout-uses", type=int, default=8)
-    parser.add_argument("--warmup-steps", type=int, default=400)
+    parser.add_argument("--warmup-steps", type=int, default=800, help="of the base, made once")
     parser.add_argument("--periods", type=int, default=1000, help="quiet periods at the level of scores")
     parser.add_argument("--falls", type=int, default=60)
     parser.add_argument("--seed", type=int, default=17)
@@ -70,7 +72,8 @@ def main() -> None:
     folder = arguments.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     root = project.make_project(folder, plan)
-    lived = live(root, plan, folder / "nights.jsonl")
+    with stopped_by_sigterm():
+        lived = live(root, plan, folder / "nights.jsonl")
     healthy = project.run(root, "touchstone.cli", "doctor")
     drawn = at_scores(folder / "monitoring.json", arguments.periods, arguments.falls, arguments.seed)
 

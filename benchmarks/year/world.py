@@ -20,8 +20,9 @@ from touchstone.settings.data import SandboxData
 
 START = datetime(2026, 1, 5, 3, tzinfo=UTC)
 """A Monday at three in the morning."""
-GOLD_SEED, TRAFFIC_SEED = 1001, 2002
-"""Worlds of their own: what is measured and what is served was never labelled."""
+GOLD_SEED, TRAFFIC_SEED, BASE_SEED = 1001, 2002, 3003
+"""Worlds of their own: what is measured, what is served and what the base has read was never labelled."""
+BASE_GROUPS = 8000
 
 Trouble = Literal["none", "double", "kill"]
 
@@ -37,6 +38,7 @@ class Plan:
         gold_groups: pairs that the gold reward judges a model on.
         traffic: prompts that the endpoint serves in a night.
         holdout_uses: after so many the holdout gives way to other prompts.
+        warmup_steps: of the base that all of the year's models start from.
     """
 
     nights: int
@@ -145,6 +147,12 @@ def batch(plan: Plan, night: Night) -> list[Group]:
     begin = 0 if night.number == 0 else plan.first + (night.number - 1) * plan.nightly
     settings, present = _settings(plan, night, plan.seed), policies(night.progress)
     return [sandbox.make(settings, index, present) for index in range(begin, begin + night.groups)]
+
+
+def base_texts(plan: Plan) -> list[Group]:
+    """What the year's base has read: the first policies', on prompts of its own."""
+    settings, present = _settings(plan, night_of(plan, 0), BASE_SEED), policies(0.0)
+    return [sandbox.make(settings, index, present) for index in range(BASE_GROUPS)]
 
 
 def write_batch(path: Path, groups: Sequence[Group], night: Night) -> None:
