@@ -33,7 +33,7 @@ SHARES = {
     "train": 0.16, "validation": 0.01, "calibration": 0.12, "holdout": 0.28, "confirm": 0.05, "reference": 0.28,
     "canary": 0.10,
 }  # fmt: skip
-"""A young project: what it learns from grows fourfold in the year, and a model of more is worth a release now and then.
+"""A young project: what it learns from grows fourfold in the year, and more of it is worth a release now and then.
 Holdout and reference are of one size, so that one can take the other's place. With half of that calibration set the
 temperature is known so badly that the check of calibration waits for more prompts."""
 
