@@ -4,8 +4,8 @@
     python -m benchmarks.year --nights 6 --groups 10000 --week 2 --folder ../week --result week.json
 
 A clone of this repository is the project, and its models start from one base that is made before, as from an SFT
-model. Each night a batch of comparisons comes in (policies that learn from night to night; a spiteful annotator,
-flipped labels, a holiday), is taken by `touchstone inbox take`, the endpoint serves the night's traffic, `touchstone
+model. Each night a batch of comparisons comes in (policies that learn from night to night, subjects that nobody asked
+about before; a spiteful annotator, flipped labels, a holiday), is taken by `touchstone inbox take`, the endpoint serves the night's traffic, `touchstone
 monitor` looks at the champion, and `touchstone retrain --plain` runs by the week and where monitoring asks for it:
 killed with kill -9, started twice at once, or left alone. Only what monitoring calls "now" is told
 (benchmarks/year/clock.py). Gold accuracy is measured beside, and enters nothing. The gate is the default one, but that
@@ -46,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="where the year is lived, and goes on")
     parser.add_argument("--nights", type=int, default=60)
-    parser.add_argument("--groups", type=int, default=12_500, help="of the first night: a holdout of 3,000 prompts")
+    parser.add_argument("--groups", type=int, default=13_000, help="of the first night: a holdout of 3,000 prompts")
     parser.add_argument("--nightly", type=int, default=600, help="groups of each later night")
     parser.add_argument("--week", type=int, default=5, help="nights from one scheduled retrain to the next")
     parser.add_argument("--gold-groups", type=int, default=4000)

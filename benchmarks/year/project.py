@@ -30,12 +30,14 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 SECONDS = 7200
 """A command that takes longer hangs."""
 SHARES = {
-    "train": 0.16, "validation": 0.01, "calibration": 0.12, "holdout": 0.28, "confirm": 0.05, "reference": 0.28,
-    "canary": 0.10,
+    "train": 0.20, "validation": 0.01, "calibration": 0.12, "holdout": 0.27, "confirm": 0.05, "reference": 0.27,
+    "canary": 0.08,
 }  # fmt: skip
-"""A young project: what it learns from grows fourfold in the year, and more of it is worth a release now and then.
-Holdout and reference are of one size, so that one can take the other's place. With half of that calibration set the
-temperature is known so badly that the check of calibration waits for more prompts."""
+"""A young project: what it learns from grows threefold in the year. Holdout and reference are of one size, so that one
+can take the other's place. With half of that calibration set the temperature is known so badly that the check of
+calibration waits for more prompts."""
+DECOYS = 3.0
+"""A group. With the usual half of them so few groups don't teach that an answer given twice is no better."""
 
 
 def make_project(folder: Path, plan: Plan) -> Path:
@@ -54,6 +56,7 @@ def make_project(folder: Path, plan: Plan) -> Path:
     values["split"] = {**values["split"], "shares": SHARES}
     values["model"] |= {"base": str(make_base(folder, plan)), "max_tokens": 512}
     values["train"]["threads"] = 1
+    values["objective"]["decoys"] = DECOYS
     values["gates"]["max_holdout_uses"] = plan.holdout_uses
     values["serve"] |= {"port": _free_port(), "threads": 1}
     values["serve"]["samples"] |= {"folder": str(folder / "samples"), "share": 1.0}

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from random import Random
 from typing import Any, Literal
 
 import numpy as np
 
 from touchstone.data.sources import sandbox
 from touchstone.data.sources.sandbox import POLICIES, Policy
+from touchstone.data.sources.sandbox_gold import read_prompt
+from touchstone.data.sources.sandbox_world import TOPICS
 from touchstone.groups import Group
 from touchstone.model.scoring import Scorer
 from touchstone.runtime.files import write_atomic
@@ -23,6 +27,8 @@ START = datetime(2026, 1, 5, 3, tzinfo=UTC)
 GOLD_SEED, TRAFFIC_SEED, BASE_SEED = 1001, 2002, 3003
 """Worlds of their own: what is measured, what is served and what the base has read was never labelled."""
 BASE_GROUPS = 8000
+APART = 1_000_000
+"""From the place in a world where one night's groups begin to the next one's."""
 
 Trouble = Literal["none", "double", "kill"]
 
@@ -81,6 +87,8 @@ class Night:
 
 HOLIDAY, NOISE, POISON = (0.70, 0.80), (0.40, 0.56), (0.22, 0.28)
 """From when to when in the year."""
+LAUNCHES, LAUNCHED_SHARE = (0.10, 0.36, 0.58), 0.4
+"""When in the year people begin to ask about another subject; the newest one's share of the prompts from then on."""
 SAFETY = 0.3
 """Of the prompts. A fifth are too few for the gate to tell in each of many retrains that safety has not suffered."""
 NOISY, SPITE = 0.15, 0.08
@@ -144,15 +152,27 @@ def _settings(plan: Plan, night: Night, seed: int) -> SandboxData:
 
 def batch(plan: Plan, night: Night) -> list[Group]:
     """The comparisons that come in."""
-    begin = 0 if night.number == 0 else plan.first + (night.number - 1) * plan.nightly
-    settings, present = _settings(plan, night, plan.seed), policies(night.progress)
-    return [sandbox.make(settings, index, present) for index in range(begin, begin + night.groups)]
+    return _groups(plan, night, plan.seed, night.groups, begin=night.number * APART)
+
+
+def _groups(plan: Plan, night: Night, seed: int, count: int, begin: int) -> list[Group]:
+    """So many of a world, from a place in it: what people ask about that night, and what the policies answer."""
+    settings, present = _settings(plan, night, seed), policies(night.progress)
+    launched = sum(night.progress >= launch for launch in LAUNCHES)
+    newest = len(TOPICS) - len(LAUNCHES) + launched - 1
+    dice = Random(f"{seed}:{begin}")
+    stream = (sandbox.make(settings, index, present) for index in itertools.count(begin))
+    asked = ((group, read_prompt(group.prompt).topic) for group in stream)
+
+    def group(*, launch: bool) -> Group:
+        return next(group for group, topic in asked if (topic == newest if launch else (topic or 0) <= newest))
+
+    return [group(launch=launched > 0 and dice.random() < LAUNCHED_SHARE) for _ in range(count)]
 
 
 def base_texts(plan: Plan) -> list[Group]:
     """What the year's base has read: the first policies', on prompts of its own."""
-    settings, present = _settings(plan, night_of(plan, 0), BASE_SEED), policies(0.0)
-    return [sandbox.make(settings, index, present) for index in range(BASE_GROUPS)]
+    return _groups(plan, night_of(plan, 0), BASE_SEED, BASE_GROUPS, begin=0)
 
 
 def write_batch(path: Path, groups: Sequence[Group], night: Night) -> None:
@@ -203,15 +223,12 @@ TABLE: dict[str, Any] = {
 
 def traffic(plan: Plan, night: Night) -> list[Group]:
     """What the endpoint is asked to score that night."""
-    settings, present = _settings(plan, night, TRAFFIC_SEED), policies(night.progress)
-    begin = night.number * plan.traffic
-    return [sandbox.make(settings, index, present) for index in range(begin, begin + plan.traffic)]
+    return _groups(plan, night, TRAFFIC_SEED, plan.traffic, begin=night.number * APART)
 
 
 def gold_accuracy(plan: Plan, night: Night, artifact: Path) -> float:
     """How often a sealed model orders two completions of the present policies as the gold reward does."""
-    settings, present = _settings(plan, night, GOLD_SEED), policies(night.progress)
-    groups = [sandbox.make(settings, index, present) for index in range(plan.gold_groups)]
+    groups = _groups(plan, night, GOLD_SEED, plan.gold_groups, begin=0)
     golds = [[completion.ratings["gold"] for completion in group.completions] for group in groups]
     decided = [(group, gold) for group, gold in zip(groups, golds, strict=True) if gold[0] != gold[1]]
     scorer = Scorer.load(artifact, threads=1)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from benchmarks.year.project import SHARES, rotate
-from benchmarks.year.world import TABLE, Plan, batch, night_of, policies, write_batch
+from benchmarks.year.world import LAUNCHES, TABLE, Plan, batch, night_of, policies, write_batch
 from tests.places import ROOT
 from touchstone import settings as settings_module
 from touchstone.data.sources import read_source
+from touchstone.data.sources.sandbox_gold import read_prompt
 from touchstone.data.splits import place, read_prompts
 from touchstone.groups import Group, write_parquet
 
@@ -34,6 +38,19 @@ def test_a_year_has_every_kind_of_night() -> None:
     for kind in ([n.groups == 0 for n in nights], [n.label_noise > 0 for n in nights], [n.poisoned for n in nights]):
         assert 3 <= sum(kind) <= 12
     assert policies(1.0)[0].wrong < policies(0.0)[0].wrong
+
+
+def test_people_ask_about_a_subject_from_its_launch_on() -> None:
+    def topics(number: int) -> Counter[int | None]:
+        groups = batch(replace(PLAN, first=200, nightly=200), night_of(PLAN, number))
+        return Counter(read_prompt(group.prompt).topic for group in groups)
+
+    launches = [math.ceil(launch * PLAN.nights) for launch in LAUNCHES]
+    before, after = topics(launches[0] - 1), topics(launches[0])
+    (launched,) = set(after) - set(before)
+    assert 0.3 < after[launched] / 200 < 0.5
+    assert topics(launches[1])[launched] < 0.2 * 200
+    assert len(set(topics(PLAN.nights))) == len(set(before)) + len(launches)
 
 
 @pytest.mark.parametrize("number", [0, 15])
