@@ -5,11 +5,11 @@
 
 A clone of this repository is the project, and its models start from one base that is made before, as from an SFT
 model. Each night a batch of comparisons comes in (policies that learn from night to night, subjects that nobody asked
-about before; a spiteful annotator, flipped labels, a holiday), is taken by `touchstone inbox take`, the endpoint serves the night's traffic, `touchstone
-monitor` looks at the champion, and `touchstone retrain --plain` runs by the week and where monitoring asks for it:
-killed with kill -9, started twice at once, or left alone. Only what monitoring calls "now" is told
-(benchmarks/year/clock.py). Gold accuracy is measured beside, and enters nothing. The gate is the default one, but that
-a holdout is spent after fewer uses, so that a year sees that, too.
+about before; a spiteful annotator, flipped labels, a holiday) and is taken by `touchstone inbox take`, the endpoint
+serves the night's traffic, `touchstone monitor` looks at the champion, and `touchstone retrain --plain` runs by the
+week and where monitoring asks for it: killed with kill -9, started twice at once, or left alone. Only what monitoring
+calls "now" is told (benchmarks/year/clock.py). Gold accuracy is measured beside, and enters nothing. The gate is the
+default one, but that a holdout is spent after fewer uses, so that a year sees that, too.
 
 Then, at the level of scores, the delay of alarms and the false retrains of benchmarks/monitoring.py. Writes
 results/year.json and year.svg.

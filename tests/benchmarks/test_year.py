@@ -41,8 +41,10 @@ def test_a_year_has_every_kind_of_night() -> None:
 
 
 def test_people_ask_about_a_subject_from_its_launch_on() -> None:
+    plan = replace(PLAN, nightly=200)
+
     def topics(number: int) -> Counter[int | None]:
-        groups = batch(replace(PLAN, first=200, nightly=200), night_of(PLAN, number))
+        groups = batch(plan, night_of(plan, number))
         return Counter(read_prompt(group.prompt).topic for group in groups)
 
     launches = [math.ceil(launch * PLAN.nights) for launch in LAUNCHES]
