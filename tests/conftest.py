@@ -1,6 +1,11 @@
-"""Before any test imports torch: how its threads wait is read when it is loaded."""
+"""Before any test imports numpy or torch: how many threads, and how they wait, is read when those are loaded."""
 
 import gc
+import os
+
+# As in a stage (`touchstone.runtime.parallel.one_algebra_thread`): two workers with two threads each take three times
+# the processor for a fit of two coefficients.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import touchstone  # noqa: F401  # isort: skip
 

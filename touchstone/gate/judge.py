@@ -44,6 +44,7 @@ from touchstone.gate.rows import Rows
 from touchstone.gate.summary import summarise
 from touchstone.model import optimisation_budget
 from touchstone.runtime.files import write_atomic, write_folder
+from touchstone.runtime.parallel import one_algebra_thread
 from touchstone.settings import Settings
 
 LIBRARIES = ("numpy", "pyarrow", "scikit-learn", "scipy", "statsmodels", "tokenizers", "torch", "transformers")
@@ -54,6 +55,7 @@ def ledger_file(state: Path) -> Path:
     return state / "ledger" / "holdout_use.jsonl"
 
 
+@one_algebra_thread()
 def judge(
     *,
     build: Path,

@@ -9,12 +9,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import chain, islice
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController, threadpool_limits
 
 from touchstone.errors import DataError
 
@@ -32,6 +33,9 @@ QUOTA = Path("/sys/fs/cgroup/cpu.max")
 ALGEBRA_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 """What the algebra libraries behind numpy read when they are loaded."""
 
+OPENBLAS_THREADS = ALGEBRA_THREADS[0]
+"""What numpy's and scipy's own library reads."""
+
 Threads = int | Literal["auto"]
 """Threads of a process, or "auto": as many as it has cores."""
 
@@ -41,6 +45,24 @@ def cores() -> int:
     allowed = len(os.sched_getaffinity(0))
     quota, _, period = QUOTA.read_text(encoding="ascii").partition(" ") if QUOTA.exists() else ("max", "", "")
     return allowed if quota == "max" else max(1, min(allowed, int(quota) // int(period)))
+
+
+@contextmanager
+def one_algebra_thread() -> Iterator[None]:
+    """Within, numpy and scipy compute in one thread, unless the environment says how many; torch isn't touched.
+
+    What is fitted here has a few coefficients: a second thread computes nothing, and spins on a core that others need
+    (docs/threads.md). What is loaded meanwhile, and the processes that are started, do the same.
+    """
+    if OPENBLAS_THREADS in os.environ:
+        yield
+        return
+    os.environ[OPENBLAS_THREADS] = "1"
+    try:
+        with ThreadpoolController().select(internal_api="openblas").limit(limits=1):
+            yield
+    finally:
+        del os.environ[OPENBLAS_THREADS]
 
 
 def threads_of(setting: Threads) -> int:

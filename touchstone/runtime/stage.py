@@ -11,6 +11,7 @@ from pathlib import Path
 
 from touchstone.errors import SettingsError, TouchstoneError
 from touchstone.runtime import installed
+from touchstone.runtime.parallel import one_algebra_thread
 
 
 def run_stage(main: Callable[[], None]) -> None:
@@ -22,7 +23,8 @@ def run_stage(main: Callable[[], None]) -> None:
     try:
         if stage := os.environ.get("DVC_STAGE"):
             installed.check(Path.cwd(), stage)
-        main()
+        with one_algebra_thread():
+            main()
     except SettingsError as error:
         fail(f"{error}{_undone()}")
     except TouchstoneError as error:

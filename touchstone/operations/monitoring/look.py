@@ -28,6 +28,7 @@ from touchstone.operations.monitoring.page import write_page
 from touchstone.pipeline import lease
 from touchstone.registry import Registry, Version
 from touchstone.runtime.files import write_json
+from touchstone.runtime.parallel import one_algebra_thread
 from touchstone.serving import Client, Reply, samples
 from touchstone.settings import Settings, load_project
 from touchstone.settings.monitor import Monitor
@@ -38,6 +39,7 @@ PATIENCE_SECONDS = 10.0
 FIRST = "1970-01-01T00:00:00+00:00"
 
 
+@one_algebra_thread()
 def look(root: Path, settings: Settings, *, canary_file: Path | None = None, traffic: Path | None = None) -> Window:
     """Look at what the endpoint serves, decide, and write it down.
 
