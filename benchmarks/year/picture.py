@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from benchmarks.year.world import LAUNCHES
 from touchstone.pages.figures import BLUE, GREEN, GREY, INK, ORANGE
 
 MARKERS = {
@@ -65,7 +67,10 @@ def draw(nights: Sequence[dict[str, Any]], path: Path) -> None:
     lower.set_xlabel("night")
     lower.set_title("What monitoring saw, as far back as a fall is likeliest", **_TITLE)
 
+    launches = [math.ceil(launch * nights[-1]["night"]) for launch in LAUNCHES]
     for axis in (upper, lower):
+        axis.vlines(launches, 0, 1, transform=axis.get_xaxis_transform(), color=INK, linestyle=":", linewidth=1,
+                    label="a new subject" if axis is lower else None)  # fmt: skip
         for words, colour, belongs in SHADES:
             for night in nights:
                 if night["night"] and belongs(night):
