@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import threading
@@ -70,23 +71,26 @@ def test_a_killed_process_is_an_error_and_no_score(tmp_path: Path, generation: i
     """The one that imports, below its supervisor, and one that scores, below that."""
 
     older = set(psutil.Process().children())
+    ended = threading.Event()
 
     def kill() -> None:
-        while True:
-            processes = [child for child in psutil.Process().children() if child not in older]
-            for _ in range(generation):
-                processes = [child for process in processes for child in process.children()]
-            if processes:
-                processes[0].kill()
-                return
-            time.sleep(0.001)
+        while not ended.wait(0.001):  # one that is found may just have done its work
+            with contextlib.suppress(psutil.NoSuchProcess):
+                processes = [child for child in psutil.Process().children() if child not in older]
+                for _ in range(generation):
+                    processes = [child for process in processes for child in process.children()]
+                for process in processes:
+                    process.kill()
 
     with fresh_processes() as scoring:
         thread = threading.Thread(target=kill)
         thread.start()
-        with pytest.raises(GateError, match="scoring in a fresh process failed: "):
-            scoring({way: job(0) for way in map(str, range(20))}, tmp_path)
-        thread.join()
+        try:
+            with pytest.raises(GateError, match="scoring in a fresh process failed: "):
+                scoring({way: job(0) for way in map(str, range(20))}, tmp_path)
+        finally:
+            ended.set()
+            thread.join()
 
 
 @pytest.mark.slow
