@@ -9,7 +9,8 @@ about before; a spiteful annotator, flipped labels, a holiday) and is taken by `
 serves the night's traffic, `touchstone monitor` looks at the champion, and `touchstone retrain --plain` runs by the
 week and where monitoring asks for it: killed with kill -9, started twice at once, or left alone. Only what monitoring
 calls "now" is told (benchmarks/year/clock.py). Gold accuracy is measured beside, and enters nothing. The gate is the
-default one, but that a holdout is spent after fewer uses, so that a year sees that, too.
+default one, but that a holdout is spent after fewer uses, so that a year sees that, too; what `gates=refresh` would
+have said of each candidate is computed from the same evidence.
 
 Then, at the level of scores, the delay of alarms and the false retrains of benchmarks/monitoring.py. Writes
 results/year.json and year.svg.
@@ -80,7 +81,8 @@ def main() -> None:
     # A kill that came when the run had ended is none.
     kills = sum(run["status"] == "interrupted" for run in runs.history(root))
     summary = summarise(lived, drawn) | {"kills": kills, "doctor": healthy.code}
-    result = {"summary": summary, "nights": lived, "monitoring": drawn, "plan": vars(plan), "hardware": hardware()}
+    result = {"summary": summary, "nights": lived, "refresh": refreshes(root, lived), "monitoring": drawn}
+    result |= {"plan": vars(plan), "hardware": hardware()}
     arguments.result.parent.mkdir(parents=True, exist_ok=True)
     write_json(arguments.result, result)
     picture.draw(lived, arguments.result.with_suffix(".svg"))
@@ -117,6 +119,21 @@ def at_scores(path: Path, periods: int, falls: int, seed: int) -> dict[str, Any]
         write_json(path, {**quiet, "delays": monitoring.delays_of(generator, settings, falls)})
     found: dict[str, Any] = json.loads(path.read_text())
     return found
+
+
+def refreshes(root: Path, nights: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of each candidate that had a champion to face: what it gains, the verdict, and that of `gates=refresh`."""
+    return [
+        {
+            "night": night["night"],
+            "gain": round(retrain["gold"] - retrain["gold_before"], 4),
+            "strict": retrain["verdict"],
+            "refresh": year.as_refresh(root, retrain["run"]),
+        }
+        for night in nights
+        for retrain in night["retrains"]
+        if "run" in retrain and retrain["champion_before"] is not None
+    ]
 
 
 def summarise(nights: list[dict[str, Any]], drawn: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from benchmarks.year import project
 from benchmarks.year.world import Night, Plan, batch, gold_accuracy, traffic, write_batch
 from touchstone import settings as settings_module
 from touchstone.client import Client
+from touchstone.gate import checks
+from touchstone.gate.examination import examine, on_holdout
 from touchstone.gate.record import load_decision
 from touchstone.operations.monitoring import history
 from touchstone.operations.monitoring.history import Window
@@ -153,6 +155,14 @@ def _retrain(root: Path, plan: Plan, night: Night, why: str, before: int | None)
     return made
 
 
+def as_refresh(root: Path, run_id: str) -> str:
+    """The verdict of the same evidence under `gates=refresh`; the reserved set isn't asked."""
+    folder = runs.folder_of(root) / run_id / "decision"
+    decided = load_decision(folder).record
+    limits = decided.limits.model_copy(update={"policy": "refresh"})
+    return str(checks.verdict(examine(folder, decided.facts, limits), on_holdout(decided.facts.learns)))
+
+
 def _usual_seconds(root: Path) -> float:
     """What the last run that ended took."""
     ended = [run for run in runs.history(root) if run["status"] == "finished"]
@@ -160,4 +170,4 @@ def _usual_seconds(root: Path) -> float:
 
 
 def _is_spent(retrain: dict[str, Any]) -> bool:
-    return retrain.get("not_passed", {}).get("holdout_use") == "undecided"
+    return "holdout_use" in retrain.get("not_passed", {})
