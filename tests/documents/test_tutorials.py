@@ -56,8 +56,7 @@ def test_what_differs_is_seen_and_figures_may_vary_where_a_page_says_so() -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.long
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(1800)
 def test_the_tutorials_run_word_for_word_from_a_fresh_clone() -> None:
     command = [sys.executable, str(ROOT / "scripts" / "tutorials.py"), *map(str, PAGES)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
