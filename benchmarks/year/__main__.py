@@ -73,8 +73,12 @@ def main() -> None:
     folder = arguments.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     root = project.make_project(folder, plan)
-    with stopped_by_sigterm():
-        lived = live(root, plan, folder / "nights.jsonl")
+    try:
+        with stopped_by_sigterm():
+            lived = live(root, plan, folder / "nights.jsonl")
+    except BaseException:
+        project.stop_commands()
+        raise
     healthy = project.run(root, "touchstone.cli", "doctor")
     drawn = at_scores(folder / "monitoring.json", arguments.periods, arguments.falls, arguments.seed)
 

@@ -111,17 +111,14 @@ def start(root: Path, *command: str) -> subprocess.Popen[bytes]:
 def run(root: Path, *command: str) -> Ended:
     """Run a command of the project to its end."""
     began = time.monotonic()
-    code = _end(start(root, *command))
+    code = start(root, *command).wait(SECONDS)
     return Ended(code, round(time.monotonic() - began, 1), _last_line(root))
 
 
-def _end(process: subprocess.Popen[bytes]) -> int:
-    """A command's exit code; it doesn't outlive the year that started it."""
-    try:
-        return process.wait(SECONDS)
-    finally:
-        if process.poll() is None:
-            process.terminate()
+def stop_commands() -> None:
+    """End what was started here and still runs."""
+    for process in psutil.Process().children():
+        process.terminate()
 
 
 def _last_line(root: Path) -> str:
@@ -147,7 +144,7 @@ def retrain_twice(root: Path, *command: str) -> tuple[Ended, int]:
     while all(process.poll() is None for process in pair):
         time.sleep(0.1)
     other, worker = sorted(pair, key=lambda process: process.poll() is None)
-    code = _end(worker)
+    code = worker.wait(SECONDS)
     return Ended(code, round(time.monotonic() - began, 1), _last_line(root)), other.wait()
 
 
